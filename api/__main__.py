@@ -1,0 +1,94 @@
+"""The console script `threadwell`: flags over environment over defaults, then `api.commands`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from api import __version__, commands, logs
+from api.embedded import EmbeddedServerError
+from api.settings import Settings, environment_names
+
+COMMANDS = {
+    "serve": (
+        "serve the API and work on runs, on embedded servers unless others are named",
+        ["host", "port", "config", "data_dir", "slots"],
+    ),
+    "worker": ("work on runs without serving the API", ["config", "data_dir", "slots"]),
+    "migrate": ("bring the database's schema up to date", ["data_dir"]),
+    "project": ("check the message table against the checkpoints", ["data_dir"]),
+}
+FLAG_TYPES = {"port": int, "slots": int, "config": Path, "data_dir": Path}
+EPILOG = """\
+Every setting is also an environment variable, and there are more of them: docs/settings.md.
+A flag wins over the environment, the environment over the default. DATABASE_URL and REDIS_URL
+name servers of yours; without them an embedded PostgreSQL and Valkey are started.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; give the exit status: 0 done, 1 failed, 2 not understood."""
+    arguments = vars(_parser().parse_args(argv))
+    command = arguments.pop("command")
+    options = {"rebuild": arguments.pop("rebuild")} if command == "project" else {}
+    try:
+        settings = Settings(**arguments)
+    except ValidationError as exc:
+        return _complain(str(exc), status=2)
+    logs.configure(level=settings.log_level, json=settings.log_json)
+    try:
+        getattr(commands, command)(settings, **options)
+    except EmbeddedServerError as exc:
+        return _complain(str(exc), status=1)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="threadwell", description="A self-hosted LangGraph agent server.", epilog=EPILOG
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (about, fields) in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            # What is not given must not hide the environment's value.
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+        for field in fields:
+            _add_setting(subparser, field)
+        if name == "project":
+            subparser.add_argument(
+                "--rebuild",
+                action="store_true",
+                default=False,
+                help="make the table anew from the checkpoints, instead of checking it",
+            )
+    return parser
+
+
+def _add_setting(parser: argparse.ArgumentParser, field: str) -> None:
+    """Give a setting its flag; the help repeats its own description, with unit and default."""
+    declared = Settings.model_fields[field]
+    parser.add_argument(
+        f"--{field.replace('_', '-')}",
+        type=FLAG_TYPES.get(field, str),
+        metavar=field.rpartition("_")[2].upper(),
+        help=f"{declared.description} Default: {declared.default} (${environment_names(field)[0]})",
+    )
+
+
+def _complain(message: str, *, status: int) -> int:
+    sys.stderr.write(f"threadwell: {message}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""How the process logs: structlog and the standard library's loggers, one form, to stderr."""
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from api.settings import without_password
+
+# Also what callers put into an event by mistake; compared in lower case.
+SECRET_KEYS = frozenset(
+    {"api_key", "authorization", "cookie", "password", "secret", "token", "x-api-key"}
+)
+
+
+def configure(*, level: str, json: bool) -> None:
+    """
+    Send every logger's events to stderr, from now on.
+
+    Guarantees that a password in a URL and the values of `SECRET_KEYS` are not written.
+
+    Args:
+        level: The least severe level written, as in `Settings.log_level`.
+
+        json: One JSON object a line, for collectors; otherwise text for people.
+    """
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _without_secrets,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(json=json),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    # They log each call to a model, with its URL, at info.
+    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.root.level))
+
+
+def _renderers(*, json: bool) -> list[Processor]:
+    if json:
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    ]
+
+
+def _without_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    # uvicorn sends each of its messages a second time, with colours.
+    event.pop("color_message", None)
+    for key, value in event.items():
+        if key.lower() in SECRET_KEYS:
+            event[key] = "***"
+        elif isinstance(value, str) and "://" in value:
+            event[key] = without_password(value)
+    return event

@@ -1,0 +1,263 @@
+"""
+Everything that can be set, its unit and its default.
+
+Only this module reads the environment; what it finds is passed down as values. A flag of the
+command line wins over the environment, the environment over the default.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+POSTGRES_SCHEMES = {"postgresql", "postgres"}
+REDIS_SCHEMES = {"redis", "rediss", "unix"}
+
+
+def _split_commas(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+
+
+def _env(*names: str, default: Any, about: str, **constraints: Any) -> Any:
+    """Declare a setting; the first name is the one documented, the others are accepted too."""
+    alias = AliasChoices(*names)
+    return Field(default=default, validation_alias=alias, description=about, **constraints)
+
+
+class Settings(BaseSettings):
+    """
+    The settings of one process; frozen.
+
+    Raises:
+        pydantic.ValidationError: A value is wrong. The error names the setting, not the value.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", validate_by_name=True, hide_input_in_errors=True
+    )
+
+    # Servers it uses
+    database_url: str | None = _env(
+        "DATABASE_URL",
+        "DATABASE_URI",
+        "POSTGRES_URI",
+        default=None,
+        about="PostgreSQL >= 15 that holds everything durable; unset: the embedded one.",
+        repr=False,
+    )
+    redis_url: str | None = _env(
+        "REDIS_URL",
+        "REDIS_URI",
+        default=None,
+        about="Redis >= 7 or Valkey >= 8 for the event log; unset: the embedded one; empty: none, "
+        "which suits a single process only.",
+        repr=False,
+    )
+    data_dir: Path = _env(
+        "THREADWELL_DATA_DIR",
+        default=Path(".threadwell"),
+        about="Directory of the embedded servers' data.",
+    )
+    database_pool_min_size: int = _env(
+        "DATABASE_POOL_MIN_SIZE",
+        default=2,
+        about="Connections to PostgreSQL that are kept open.",
+        ge=0,
+    )
+    database_pool_max_size: int = _env(
+        "DATABASE_POOL_MAX_SIZE",
+        default=20,
+        about="Connections to PostgreSQL at most, each process.",
+        ge=1,
+    )
+    database_pool_timeout_seconds: float = _env(
+        "DATABASE_POOL_TIMEOUT_SECONDS",
+        default=10.0,
+        about="Seconds to wait for a free connection to PostgreSQL, then 503.",
+        gt=0,
+    )
+    database_statement_timeout_seconds: float = _env(
+        "DATABASE_STATEMENT_TIMEOUT_SECONDS",
+        default=30.0,
+        about="Seconds one SQL statement may take.",
+        gt=0,
+    )
+    redis_pool_max_size: int = _env(
+        "REDIS_POOL_MAX_SIZE",
+        default=50,
+        about="Connections to Redis at most, each process.",
+        ge=1,
+    )
+
+    # HTTP
+    host: str = _env("THREADWELL_HOST", default="127.0.0.1", about="Address to listen on.")
+    port: int = _env(
+        "THREADWELL_PORT", default=2024, about="TCP port to listen on.", ge=0, le=65535
+    )
+    cors_allow_origins: CommaSeparated = _env(
+        "CORS_ALLOW_ORIGINS",
+        default=("*",),
+        about="Origins that browsers may call from, separated by commas; `*`: all.",
+    )
+    request_body_max_bytes: int = _env(
+        "HTTP_MAX_REQUEST_BODY_BYTES",
+        default=300 * 1024 * 1024,
+        about="Bytes of the largest request body, then 413.",
+        ge=1,
+    )
+    sse_heartbeat_seconds: float = _env(
+        "SSE_HEARTBEAT_SECONDS",
+        default=5.0,
+        about="Seconds of silence on a stream after which a comment keeps it alive.",
+        gt=0,
+    )
+
+    stream_end_event: bool = _env(
+        "STREAM_END_EVENT",
+        default=True,
+        about="End the stream of a run with an `end` event, which saves the SDKs a request.",
+    )
+
+    # Runs
+    config: Path = _env(
+        "THREADWELL_CONFIG",
+        default=Path("langgraph.json"),
+        about="File that names the graphs.",
+    )
+    slots: int = _env(
+        "N_JOBS_PER_WORKER",
+        default=100,
+        about="Runs at once, each process.",
+        ge=1,
+    )
+    run_timeout_seconds: float = _env(
+        "BG_JOB_TIMEOUT_SECS",
+        default=86400.0,
+        about="Seconds one run may take, then it ends as `timeout`.",
+        gt=0,
+    )
+    shutdown_grace_seconds: float = _env(
+        "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS",
+        default=8.0,
+        about="Seconds that runs may go on after SIGTERM or Ctrl-C; what is unfinished then goes "
+        "back to the queue and is resumed. Below the 10 seconds that `docker stop` waits.",
+        ge=0,
+    )
+    lease_seconds: float = _env(
+        "LEASE_SECONDS",
+        default=20.0,
+        about="Seconds without a heartbeat after which a process counts as dead and its runs are "
+        "resumed elsewhere; at least three heartbeats.",
+        gt=0,
+    )
+    heartbeat_seconds: float = _env(
+        "HEARTBEAT_SECONDS",
+        default=5.0,
+        about="Seconds between two heartbeats of a process.",
+        gt=0,
+    )
+
+    # Events of a stream
+    event_log_ttl_seconds: int = _env(
+        "RESUMABLE_STREAM_TTL_SECONDS",
+        default=600,
+        about="Seconds that a stream's events can be replayed after its run has ended.",
+        ge=1,
+    )
+    event_log_max_events: int = _env(
+        "EVENT_LOG_MAX_EVENTS",
+        default=10_000,
+        about="Events of one thread kept in Redis, about.",
+        ge=1,
+    )
+    event_log_max_bytes: int = _env(
+        "EVENT_LOG_MAX_BYTES",
+        default=16 * 1024 * 1024,
+        about="Bytes of one thread's events kept in Redis, about.",
+        ge=1,
+    )
+    event_ring_max_events: int = _env(
+        "EVENT_RING_MAX_EVENTS",
+        default=10_000,
+        about="Events of one thread kept in the process that runs it.",
+        ge=1,
+    )
+    event_ring_max_bytes: int = _env(
+        "EVENT_RING_MAX_BYTES",
+        default=16 * 1024 * 1024,
+        about="Bytes of one thread's events kept in the process that runs it.",
+        ge=1,
+    )
+
+    # Logs
+    log_level: Literal["debug", "info", "warning", "error"] = _env(
+        "LOG_LEVEL",
+        default="info",
+        about="Least severe level logged: debug, info, warning or error.",
+    )
+    log_json: bool = _env(
+        "LOG_JSON",
+        default=False,
+        about="Log a JSON object a line instead of text.",
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres_url(cls, url: str | None) -> str | None:
+        # Compose files pass an unset variable on as an empty one.
+        return _checked_scheme(url, POSTGRES_SCHEMES) if url else None
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, url: str | None) -> str | None:
+        return _checked_scheme(url, REDIS_SCHEMES) if url else url
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower_case(cls, level: object) -> object:
+        return level.lower() if isinstance(level, str) else level
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.lease_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError("LEASE_SECONDS must be at least three times HEARTBEAT_SECONDS")
+        if self.database_pool_max_size < self.database_pool_min_size:
+            raise ValueError("DATABASE_POOL_MAX_SIZE is smaller than DATABASE_POOL_MIN_SIZE")
+        return self
+
+
+def set_environment(values: Mapping[str, str]) -> None:
+    """Set variables for the graphs of this process; those that are set already stay."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+
+
+def environment_names(field_name: str) -> list[str]:
+    """Name the environment variables that set a field of `Settings`, the documented one first."""
+    alias = Settings.model_fields[field_name].validation_alias
+    if not isinstance(alias, AliasChoices):
+        raise TypeError(f"{field_name} has no environment variable")
+    return [str(name) for name in alias.choices]
+
+
+def without_password(url: str) -> str:
+    """Render a server's URL for logs and people: a password in it becomes ``***``."""
+    # Up to the last @: rather too much is hidden than a password that is not escaped shown.
+    url = re.sub(r"(://[^:/?#@]*):.+@", r"\1:***@", url)
+    return re.sub(r"([?&]password=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
+
+
+def _checked_scheme(url: str, schemes: set[str]) -> str:
+    if urlsplit(url).scheme not in schemes:
+        raise ValueError(f"must be a URL that starts with one of {sorted(schemes)} and ://")
+    return url

@@ -1,0 +1,60 @@
+"""Real servers for every test that asks for them, and a database of its own for each test."""
+
+import asyncio
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from api.embedded import Servers, embedded_servers
+from api.settings import Settings
+from store.database import Database, open_database
+from store.migrate import migrate
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """The servers DATABASE_URL and REDIS_URL name; embedded ones where they are unset."""
+    named = Settings()
+    with (
+        tempfile.TemporaryDirectory(prefix="threadwell-") as directory,
+        embedded_servers(
+            Path(directory),
+            postgres=named.database_url is None,
+            valkey=named.redis_url is None,
+            durable=False,
+        ) as started,
+    ):
+        yield Servers(
+            named.database_url or started.database_url, named.redis_url or started.redis_url
+        )
+
+
+@pytest.fixture(scope="session")
+def template(servers: Servers) -> Iterator[str]:
+    """The name of a migrated database that tests clone."""
+    name = f"template_{uuid.uuid4().hex}"
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        asyncio.run(migrate(make_conninfo(servers.database_url, dbname=name)))
+        yield name
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database_url(servers: Servers, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        yield make_conninfo(servers.database_url, dbname=name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    async with open_database(database_url) as database:
+        yield database
