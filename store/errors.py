@@ -1,0 +1,133 @@
+"""
+Every error raised on purpose, in one tree.
+
+    Error                      message names the thing: "Thread 7f… is busy"; `code` is for programs
+    ├─ NotFoundError           missing, or not the caller's
+    ├─ ConflictError           the state of the thing forbids it
+    │  ├─ AlreadyExistsError
+    │  ├─ ThreadBusyError      a run holds the thread
+    │  └─ LeaseLostError       the run belongs to another process now; nothing was written
+    ├─ InvalidInputError       understood, and wrong
+    │  └─ BadRequestError      contradicts itself, or does not fit the thread's state
+    ├─ TooLargeError           beyond a bound
+    ├─ AuthenticationError
+    ├─ PermissionDeniedError
+    ├─ UnsupportedError        a part of the contract that is not built
+    ├─ RunFailedError          the run that an answer was waited for failed
+    ├─ UnavailableError        PostgreSQL or Redis did not answer; safe to retry
+    └─ RunError                never an HTTP answer: stored on the run, sent as its `error` event
+
+HTTP statuses are known to `api/errors.py` alone.
+"""
+
+from typing import ClassVar
+
+
+class Error(Exception):
+    """
+    Base of the tree.
+
+    Args:
+        message: What happened, for a person. Holds no secret.
+        code: What happened, for a program; the class's own unless given.
+    """
+
+    default_code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+
+
+class NotFoundError(Error):
+    """Missing, or not the caller's: a stranger cannot tell which."""
+
+    default_code = "not_found"
+
+
+class ConflictError(Error):
+    """The state of the thing forbids what was asked."""
+
+    default_code = "conflict"
+
+
+class AlreadyExistsError(ConflictError):
+    """The id is taken."""
+
+    default_code = "already_exists"
+
+
+class ThreadBusyError(ConflictError):
+    """A run is pending or running on the thread."""
+
+    default_code = "thread_busy"
+
+
+class LeaseLostError(ConflictError):
+    """Another process owns the thread now, or the thread is gone; nothing was written."""
+
+    default_code = "lease_lost"
+
+
+class InvalidInputError(Error):
+    """The input was understood and is wrong."""
+
+    default_code = "invalid_input"
+
+
+class BadRequestError(InvalidInputError):
+    """The input contradicts itself, or does not fit the state of the thread."""
+
+    default_code = "bad_request"
+
+
+class TooLargeError(Error):
+    """The input is beyond a bound."""
+
+    default_code = "too_large"
+
+
+class AuthenticationError(Error):
+    """Who is calling is not known."""
+
+    default_code = "unauthenticated"
+
+
+class PermissionDeniedError(Error):
+    """The caller is known and may not do this as who they are."""
+
+    default_code = "permission_denied"
+
+
+class UnsupportedError(Error):
+    """A part of the contract that this server does not have."""
+
+    default_code = "unsupported"
+
+
+class RunFailedError(Error):
+    """The run that an answer was waited for ended without one."""
+
+    default_code = "run_failed"
+
+
+class UnavailableError(Error):
+    """PostgreSQL or Redis did not answer in time; calling again is safe."""
+
+    default_code = "unavailable"
+
+
+class RunError(Error):
+    """
+    How a run failed: stored on the run and sent as its `error` event, never an HTTP answer.
+
+    Args:
+        kind: The name of the error as clients see it, e.g. ``ValueError`` or ``WorkerLost``.
+    """
+
+    default_code = "run_failed"
+
+    def __init__(self, message: str, *, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind

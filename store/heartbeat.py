@@ -1,0 +1,103 @@
+"""
+The beat that keeps a worker's leases.
+
+It has a thread and a connection of its own, so that a graph that blocks the event loop does not
+lose them.
+"""
+
+import threading
+import time
+from types import TracebackType
+from typing import LiteralString
+
+import psycopg
+
+_BEAT: LiteralString = (
+    "UPDATE worker SET last_seen_at = now() WHERE worker_id = %(worker_id)s::uuid"
+)
+
+
+class Heartbeat:
+    """
+    Beats for one worker from `start` to `stop`.
+
+    Args:
+        conninfo: A libpq URL or conninfo string.
+        worker_id: A worker that is registered.
+        interval_seconds: Between two beats.
+        fence_seconds: How long after the last beat that PostgreSQL confirmed the worker still
+            takes itself for the owner of its runs. Shorter than the lease by a beat, so that it
+            stops writing before another worker may start.
+    """
+
+    def __init__(
+        self, conninfo: str, worker_id: str, *, interval_seconds: float, fence_seconds: float
+    ) -> None:
+        self.worker_id = worker_id
+        self._conninfo = conninfo
+        self._interval_seconds = interval_seconds
+        self._fence_seconds = fence_seconds
+        self._confirmed_at = time.monotonic()
+        self._buried = False
+        self._renewed = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def alive(self) -> bool:
+        """Whether this worker may write: no other can have been given its runs yet."""
+        return not self._buried and time.monotonic() - self._confirmed_at < self._fence_seconds
+
+    @property
+    def buried(self) -> bool:
+        """Whether PostgreSQL said that this worker is gone: its runs belong to others for good."""
+        return self._buried
+
+    def renew(self, worker_id: str) -> None:
+        """Beat for another worker that is registered, after this one was buried."""
+        self.worker_id = worker_id
+        self._confirmed_at = time.monotonic()
+        self._buried = False
+        self._renewed.set()
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        self._renewed.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._beat_until_it_fails()
+                self._renewed.wait()
+                self._renewed.clear()
+            except psycopg.Error:
+                # Whatever it is, a standby that is no primary yet among it: it may pass.
+                self._stopping.wait(0.2)
+
+    def _beat_until_it_fails(self) -> None:
+        with psycopg.connect(
+            self._conninfo,
+            autocommit=True,
+            connect_timeout=3,
+            options="-c statement_timeout=5s",
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=2,
+        ) as connection:
+            while not self._stopping.is_set():
+                sent_at = time.monotonic()
+                cursor = connection.execute(_BEAT, {"worker_id": self.worker_id})
+                if cursor.rowcount == 0:
+                    self._buried = True
+                    return
+                self._confirmed_at = sent_at
+                self._stopping.wait(self._interval_seconds)

@@ -1,0 +1,109 @@
+"""
+Bring a database to the schema of this code.
+
+Plain numbered files, forward only, each in a transaction with its ledger row; then LangGraph's
+own tables. All of it under one advisory lock that is polled, never waited for: a waiter would
+hold a snapshot, and LangGraph's ``CREATE INDEX CONCURRENTLY`` waits for snapshots.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import LiteralString, cast
+
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.store.postgres.aio import AsyncPostgresStore
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row
+
+from store.database import translated_errors
+from store.errors import ConflictError, UnavailableError
+
+#: Any number, the same in every process that migrates one of our databases.
+LOCK_ID = 7_241_015_318
+
+_LEDGER = """
+CREATE TABLE IF NOT EXISTS schema_migration (
+    version int PRIMARY KEY,
+    name text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+
+def migrations() -> Iterator[tuple[int, str, LiteralString]]:
+    """Every migration file in order: version, name, text."""
+    folder = files("store.migrations")
+    for name in sorted(f.name for f in folder.iterdir() if f.name.endswith(".sql")):
+        text = folder.joinpath(name).read_text("utf-8")
+        # Our own files, never a caller's text.
+        yield int(name.split("_", 1)[0]), name, cast("LiteralString", text)  # type: ignore[redundant-cast]
+
+
+async def migrate(url: str, *, timeout_seconds: float = 60.0) -> list[str]:
+    """
+    Apply what is missing; safe from any number of processes at once.
+
+    Args:
+        url: A libpq URL or conninfo string of a direct connection, not of a pooler's.
+        timeout_seconds: How long to wait for another process that is migrating.
+
+    Returns:
+        The names of the files applied, oldest first.
+
+    Raises:
+        UnavailableError: PostgreSQL did not answer, or another process held the lock too long.
+        ConflictError: The database is newer than this code.
+    """
+    with translated_errors():
+        async with await AsyncConnection[DictRow].connect(
+            url, autocommit=True, row_factory=dict_row, connect_timeout=10, prepare_threshold=None
+        ) as connection:
+            await _lock(connection, time.monotonic() + timeout_seconds)
+            applied = await _apply(connection)
+            await AsyncPostgresSaver(connection).setup()
+            await AsyncPostgresStore(connection).setup()
+            return applied
+
+
+async def _lock(connection: AsyncConnection[DictRow], deadline: float) -> None:
+    """Hold the lock until the connection closes."""
+    while True:
+        cursor = await connection.execute("SELECT pg_try_advisory_lock(%s) AS got", (LOCK_ID,))
+        row = await cursor.fetchone()
+        if row and row["got"]:
+            return
+        if time.monotonic() > deadline:
+            raise UnavailableError("Another process is still migrating the database")
+        await asyncio.sleep(0.1)
+
+
+async def _apply(connection: AsyncConnection[DictRow]) -> list[str]:
+    await connection.execute(_LEDGER)
+    cursor = await connection.execute("SELECT version FROM schema_migration")
+    done = {row["version"] for row in await cursor.fetchall()}
+    known = list(migrations())
+    if unknown := done - {version for version, _, _ in known}:
+        raise ConflictError(
+            f"The database has migration {max(unknown)}, which this version does not know",
+            code="database_is_newer",
+        )
+    missing = [m for m in known if m[0] not in done]
+    for version, name, text in missing:
+        await _apply_one(connection, version, name, text)
+    return [name for _, name, _ in missing]
+
+
+async def _apply_one(
+    connection: AsyncConnection[DictRow], version: int, name: str, text: LiteralString
+) -> None:
+    record: LiteralString = "INSERT INTO schema_migration (version, name) VALUES (%s, %s)"
+    if text.startswith("-- no transaction"):
+        await connection.execute(text)
+        await connection.execute(record, (version, name))
+        return
+    async with connection.transaction():
+        await connection.execute("SET LOCAL lock_timeout = '5s'")
+        await connection.execute(text)
+        await connection.execute(record, (version, name))

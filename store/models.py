@@ -1,0 +1,118 @@
+"""The nouns, as they lie in the database. Rows are frozen; every time is UTC."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
+ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
+MultitaskStrategy = Literal["reject", "enqueue", "interrupt", "rollback"]
+CancelAction = Literal["interrupt", "rollback"]
+
+#: A JSON object.
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assistant:
+    """A graph with a configuration; its newest version."""
+
+    assistant_id: str
+    graph_id: str
+    name: str
+    description: str | None
+    config: JsonObject
+    context: JsonObject
+    metadata: JsonObject
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thread:
+    """A conversation. Its values are not here: the newest checkpoint has them."""
+
+    thread_id: str
+    status: ThreadStatus
+    metadata: JsonObject
+    config: JsonObject
+    interrupts: JsonObject
+    error: JsonObject | None
+    created_at: datetime
+    updated_at: datetime
+    state_updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One execution of a graph on a thread; `kwargs` is what was asked for."""
+
+    run_id: str
+    thread_id: str
+    assistant_id: str
+    status: RunStatus
+    multitask_strategy: MultitaskStrategy
+    metadata: JsonObject
+    kwargs: JsonObject
+    attempt: int
+    #: The epoch of its first attempt; None while it has not begun.
+    first_epoch: int | None
+    #: Its events are in this epoch of the thread's log and after, or will be.
+    log_epoch: int
+    temporary: bool
+    error: JsonObject | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """
+    The right to write to a thread.
+
+    Every claim of a thread raises its epoch by one; what a holder of a lower epoch writes is
+    refused, in SQL and in Redis.
+    """
+
+    thread_id: str
+    epoch: int
+    #: The newest checkpoint of the root namespace when the lease was taken.
+    head_checkpoint_id: str | None
+    #: How many messages the thread has ever had: the next one's place in the history.
+    message_count: int
+    #: The checkpoint that the message table mirrors.
+    projected_checkpoint_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """A message of a conversation, as its checkpoints last had it."""
+
+    id: str
+    conversation_id: str
+    seq: int
+    role: str
+    content: str
+    message_type: str
+    meta_data: JsonObject
+    run_id: str | None
+    in_context: bool
+    on_branch: bool
+    create_time: datetime
+    update_time: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """A thread, as people who think in conversations see it."""
+
+    id: str
+    user_id: str | None
+    name: str
+    chat_type: str | None
+    status: str
+    metadata: JsonObject
+    thread_status: ThreadStatus
+    create_time: datetime
+    update_time: datetime

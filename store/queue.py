@@ -1,0 +1,488 @@
+"""
+The queue of runs: the run's row is its entry.
+
+Whoever changes the status of a run does it here, in one transaction, guarded: by the thread's
+row lock, by the run's epoch, and in the end by the index that allows one running run a thread.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+
+from store.database import Database, Transaction
+from store.errors import ConflictError, NotFoundError, ThreadBusyError
+from store.models import (
+    CancelAction,
+    JsonObject,
+    Lease,
+    MultitaskStrategy,
+    Run,
+    RunStatus,
+    ThreadStatus,
+)
+from store.signals import READY, notify_ended, notify_ready, notify_stop
+from store.sql import load
+from store.threads import not_found
+
+SQL = load("queue")
+
+BUSY = (
+    "Thread is already running a task. Wait for it to finish or choose a different "
+    "multitask strategy."
+)
+WORKER_LOST: JsonObject = {
+    "error": "WorkerLost",
+    "message": "The process that ran this was lost too often",
+}
+CANCELLED: JsonObject = {
+    "error": "UserInterrupt",
+    "message": "interrupt requested via POST /threads/{thread_id}/runs/{run_id}/cancel",
+}
+#: How often a claim is tried again that met another one.
+CLAIM_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewRun:
+    """A run as it was asked for."""
+
+    run_id: str
+    thread_id: str
+    assistant_id: str
+    multitask_strategy: MultitaskStrategy
+    metadata: JsonObject
+    kwargs: JsonObject
+    #: Merged into the thread's metadata.
+    thread_metadata: JsonObject
+    temporary: bool = False
+    after_seconds: float = 0.0
+
+    def row(self, **more: Any) -> JsonObject:
+        """Parameters of the statements that insert it."""
+        return {
+            "run_id": self.run_id,
+            "thread_id": self.thread_id,
+            "assistant_id": self.assistant_id,
+            "multitask_strategy": self.multitask_strategy,
+            "metadata": self.metadata,
+            "kwargs": self.kwargs,
+            "thread_metadata": self.thread_metadata,
+            "temporary": self.temporary,
+            **more,
+        }
+
+    def run(self, created_at: datetime, *, epoch: int, begun: bool) -> Run:
+        """The row that was just inserted, without reading it again."""
+        return Run(
+            run_id=self.run_id,
+            thread_id=self.thread_id,
+            assistant_id=self.assistant_id,
+            status="running" if begun else "pending",
+            multitask_strategy=self.multitask_strategy,
+            metadata=self.metadata,
+            kwargs=self.kwargs,
+            attempt=1 if begun else 0,
+            first_epoch=epoch if begun else None,
+            log_epoch=epoch,
+            temporary=self.temporary,
+            error=None,
+            created_at=created_at,
+            updated_at=created_at,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A run that is ours to execute, and the right to write to its thread."""
+
+    run: Run
+    lease: Lease
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """A running run, and the epoch of its lease."""
+
+    run_id: str
+    thread_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenUp:
+    """A run that lost its lease, and what became of it."""
+
+    run_id: str
+    thread_id: str
+    status: RunStatus
+    error: JsonObject | None
+    #: In which no run writes: what is to be told of the end goes here.
+    epoch: int
+    #: The run and its checkpoints are gone and the message table of the thread is stale.
+    rolled_back: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Started:
+    thread_id: str
+    epoch: int
+    head_checkpoint_id: str | None
+    message_count: int
+    projected_checkpoint_id: str | None
+    created_at: datetime
+
+    def claim(self, new: NewRun) -> Claim:
+        lease = Lease(
+            thread_id=self.thread_id,
+            epoch=self.epoch,
+            head_checkpoint_id=self.head_checkpoint_id,
+            message_count=self.message_count,
+            projected_checkpoint_id=self.projected_checkpoint_id,
+        )
+        run = new.run(self.created_at, epoch=self.epoch, begun=True)
+        return Claim(run=run, lease=lease)
+
+
+async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
+    """
+    Start the run at once on a thread that has none in flight; the caller executes it.
+
+    Returns:
+        The claim; None if the thread is busy or missing, or the worker: then `enqueue` decides.
+    """
+    started = await db.one(_Started, SQL["start"], new.row(worker_id=worker_id))
+    return started.claim(new) if started else None
+
+
+async def enqueue(db: Database, new: NewRun) -> Run:
+    """
+    Queue the run behind those of its thread, as its multitask strategy says.
+
+    ``interrupt`` and ``rollback`` end the queued runs here and tell the owner of the running one
+    to stop; the new run starts when that one has ended.
+
+    Raises:
+        NotFoundError: There is no such thread.
+        ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+    """
+    async with db.transaction() as tx:
+        await _lock(tx, new.thread_id)
+        in_flight = await tx.tuples(SQL["in_flight"], {"thread_id": new.thread_id})
+        if in_flight and new.multitask_strategy == "reject":
+            raise ThreadBusyError(BUSY)
+        if in_flight and new.multitask_strategy in ("interrupt", "rollback"):
+            await _stop(tx, new.thread_id, None, new.multitask_strategy)
+        rows = await tx.tuples(SQL["enqueue"], new.row(after_seconds=new.after_seconds))
+        if new.after_seconds <= 0:
+            await notify_ready(tx)
+        if not rows:  # it was made for a run that has just been cancelled
+            raise not_found(new.thread_id)
+        created_at, epoch = rows[0]
+        return new.run(created_at, epoch=epoch, begun=False)
+
+
+async def claim(db: Database, *, worker_id: str, slots: int) -> list[Claim]:
+    """
+    Lease the runs that are due longest and whose threads are free, `slots` at the most.
+
+    One statement, so two workers never get the same run and two runs of a thread never overlap.
+    Does not wait for a run to appear. A run whose owner dies right after is reaped like any other.
+    """
+    for _ in range(CLAIM_ATTEMPTS):
+        # Another process may take up a run of one of the threads while we wait for its row.
+        with suppress(ConflictError):
+            rows = await db.tuples(SQL["claim"], {"worker_id": worker_id, "slots": slots})
+            return [_claimed(row) for row in rows]
+    return []
+
+
+def _claimed(row: tuple[Any, ...]) -> Claim:
+    run_columns = tuple(Run.__dataclass_fields__)
+    run = Run(**dict(zip(run_columns, row[: len(run_columns)], strict=True)))
+    epoch, head, count, projected = row[len(run_columns) :]
+    lease = Lease(
+        thread_id=run.thread_id,
+        epoch=epoch,
+        head_checkpoint_id=head,
+        message_count=count,
+        projected_checkpoint_id=projected,
+    )
+    return Claim(run=run, lease=lease)
+
+
+async def finish(
+    db: Database,
+    claimed: Claim,
+    *,
+    status: RunStatus,
+    thread_status: ThreadStatus,
+    interrupts: JsonObject,
+    error: JsonObject | None = None,
+    thread_error: JsonObject | None = None,
+) -> bool:
+    """
+    End a run that is ours and settle its thread; the next run of the thread is announced.
+
+    Returns:
+        False if the run was not ours any more: then nothing was changed.
+    """
+    params = {
+        "run_id": claimed.run.run_id,
+        "thread_id": claimed.run.thread_id,
+        "epoch": claimed.lease.epoch,
+        "status": status,
+        "error": error,
+        "thread_status": thread_status,
+        "interrupts": interrupts,
+        "thread_error": thread_error,
+        "signal": READY,
+    }
+    # A pipeline is one transaction and one round trip; the second statement sees what was
+    # committed before the first one got its lock.
+    async with db.connection() as connection, connection.pipeline():
+        await connection.execute(SQL["lock"], params)
+        cursor = await connection.execute(SQL["finish"], params)
+        row = await cursor.fetchone()
+    return row is not None
+
+
+async def finish_temporary(db: Database, claimed: Claim) -> bool:
+    """
+    End a run that is ours by deleting its thread, which was made for it alone.
+
+    Returns:
+        False if the run was not ours any more.
+    """
+    params = {"run_id": claimed.run.run_id, "epoch": claimed.lease.epoch}
+    return bool(await db.execute(SQL["finish_temporary"], params))
+
+
+async def undo(db: Database, claimed: Claim) -> bool:
+    """
+    Delete every checkpoint that a run of ours wrote. It keeps its thread.
+
+    The message table is stale afterwards: the caller has it projected again before it lets the
+    next run begin, by `discard`.
+
+    Returns:
+        False if the run was not ours any more.
+    """
+    async with db.transaction() as tx:
+        await _lock(tx, claimed.run.thread_id)
+        params = {"run_id": claimed.run.run_id, "epoch": claimed.lease.epoch}
+        if not await tx.tuples(SQL["held"], params):
+            return False
+        await _forget(tx, claimed.run.run_id, claimed.run.thread_id)
+    return True
+
+
+async def discard(db: Database, claimed: Claim) -> bool:
+    """
+    Delete a run that is ours; the thread is as before it.
+
+    Returns:
+        False if the run was not ours any more.
+    """
+    async with db.transaction() as tx:
+        await _lock(tx, claimed.run.thread_id)
+        params = {"run_id": claimed.run.run_id, "epoch": claimed.lease.epoch}
+        if not await tx.tuples(SQL["discard"], params):
+            return False
+        await tx.execute(SQL["settle"], {"thread_id": claimed.run.thread_id})
+        await notify_ready(tx)
+    return True
+
+
+async def _forget(tx: Transaction, run_id: str, thread_id: str) -> None:
+    """Delete what a run that is gone wrote, and settle the thread on what was before."""
+    params = {"run_id": run_id, "thread_id": thread_id}
+    await tx.execute(SQL["forget_checkpoints"], params)
+    await tx.execute(SQL["forget_blobs"], params)
+    await tx.execute(SQL["forget_messages"], params)
+    await tx.execute(SQL["reset_head"], params)
+    await tx.execute(SQL["settle"], params)
+
+
+async def hand_back(db: Database, claimed: Claim) -> GivenUp | None:
+    """
+    Give up a run unfinished, for another worker to resume from its last checkpoint.
+
+    It counts as no attempt. A run that somebody wants stopped ends instead.
+
+    Returns:
+        None if the run was not ours any more.
+    """
+    run = claimed.run
+    held = Held(run_id=run.run_id, thread_id=run.thread_id, epoch=claimed.lease.epoch)
+    return await _give_up(db, held, max_attempts=None)
+
+
+async def cancel(
+    db: Database, thread_id: str, run_ids: list[str] | None, *, action: CancelAction
+) -> list[str]:
+    """
+    Stop runs of a thread, all in flight if none are named.
+
+    Queued ones end here. The owner of a running one is told; if it is dead, reaping ends the run.
+
+    Returns:
+        The ids of the runs that were in flight.
+
+    Raises:
+        NotFoundError: There is no such thread.
+    """
+    async with db.transaction() as tx:
+        await _lock(tx, thread_id)
+        stopped = await _stop(tx, thread_id, run_ids, action)
+        if stopped:
+            await tx.execute(SQL["settle"], {"thread_id": thread_id})
+        return stopped
+
+
+async def _stop(
+    tx: Transaction, thread_id: str, run_ids: list[str] | None, action: CancelAction
+) -> list[str]:
+    params = {"thread_id": thread_id, "run_ids": run_ids, "action": action}
+    cancelled = await tx.tuples(SQL["cancel_pending"], params)
+    ended = [run_id for run_id, _ in cancelled]
+    stopping = [row[0] for row in await tx.tuples(SQL["cancel_running"], params)]
+    if ended and action == "rollback":
+        await tx.execute(SQL["delete_run"], {"thread_id": thread_id, "run_ids": ended})
+    if any(temporary for _, temporary in cancelled):
+        await tx.execute(SQL["delete_thread"], {"thread_id": thread_id})
+    for run_id in ended:
+        await notify_ended(tx, run_id)
+    for run_id in stopping:
+        await notify_stop(tx, run_id, action)
+    return ended + stopping
+
+
+async def delete(db: Database, thread_id: str, run_id: str) -> None:
+    """
+    Delete a run that has ended, with every checkpoint it wrote.
+
+    The message table is stale afterwards: the caller has it projected again.
+
+    Raises:
+        NotFoundError: There is no such run on the thread.
+        ConflictError: A run is in flight on the thread, and may build on those checkpoints.
+    """
+    async with db.transaction() as tx:
+        await _lock(tx, thread_id)
+        if await tx.tuples(SQL["in_flight"], {"thread_id": thread_id}):
+            raise ConflictError(f"Thread {thread_id} has a run in flight", code="run_in_flight")
+        if not await tx.execute(SQL["delete_run"], {"thread_id": thread_id, "run_ids": [run_id]}):
+            raise NotFoundError(f"Run {run_id} not found")
+        await _forget(tx, run_id, thread_id)
+
+
+async def reap(
+    db: Database,
+    *,
+    worker_id: str,
+    lease_seconds: float,
+    max_attempts: int,
+    strays: Sequence[Held] = (),
+) -> list[GivenUp]:
+    """
+    Take the runs of dead workers away from them.
+
+    A run goes back to the queue, or ends: as it was being cancelled, or with ``error`` after its
+    last attempt.
+
+    Args:
+        worker_id: Who asks; it is alive.
+        lease_seconds: A worker that did not beat for so long, by the database's clock, is dead.
+        max_attempts: How often a run may be started.
+        strays: Runs that are to be taken away too, because their owner does not execute them.
+    """
+    await db.execute(SQL["bury"], {"lease_seconds": lease_seconds, "worker_id": worker_id})
+    lost = [*strays, *await db.all(Held, SQL["lost"], {})]
+    reaped = [await _give_up(db, held, max_attempts=max_attempts) for held in lost]
+    return [given_up for given_up in reaped if given_up]
+
+
+async def _give_up(db: Database, held: Held, *, max_attempts: int | None) -> GivenUp | None:
+    params = {
+        "run_id": held.run_id,
+        "thread_id": held.thread_id,
+        "epoch": held.epoch,
+        "max_attempts": max_attempts,
+        "error": WORKER_LOST,
+    }
+    async with db.transaction() as tx:
+        await tx.execute(SQL["lock"], params)
+        rows = await tx.tuples(SQL["give_up"], params)
+        if not rows:
+            return None
+        status, cancel_action, temporary, epoch = rows[0]
+        if status != "pending":
+            await _end_given_up(tx, held, status, cancel_action, temporary=temporary)
+        await notify_ready(tx)
+    return GivenUp(
+        run_id=held.run_id,
+        thread_id=held.thread_id,
+        status=status,
+        error=WORKER_LOST if status == "error" else None,
+        epoch=epoch,
+        rolled_back=status != "pending" and cancel_action == "rollback" and not temporary,
+    )
+
+
+async def _end_given_up(
+    tx: Transaction,
+    held: Held,
+    status: RunStatus,
+    cancel_action: CancelAction | None,
+    *,
+    temporary: bool,
+) -> None:
+    params = {"run_id": held.run_id, "thread_id": held.thread_id}
+    if temporary:
+        await tx.execute(SQL["delete_thread"], params)
+    elif cancel_action == "rollback":
+        await tx.execute(SQL["delete_run"], {**params, "run_ids": [held.run_id]})
+        await _forget(tx, held.run_id, held.thread_id)
+    else:
+        error = WORKER_LOST if status == "error" else CANCELLED
+        await tx.execute(SQL["settle_given_up"], {**params, "status": status, "error": error})
+        await tx.execute(SQL["settle"], params)
+
+
+async def register(
+    db: Database, *, worker_id: str, host: str, pid: int, version: str, slots: int
+) -> None:
+    """Announce a worker; from now on it must beat."""
+    await db.execute(
+        SQL["register"],
+        {"worker_id": worker_id, "host": host, "pid": pid, "version": version, "slots": slots},
+    )
+
+
+async def drain(db: Database, worker_id: str) -> None:
+    """Say that the worker takes no more runs."""
+    await db.execute(SQL["drain"], {"worker_id": worker_id})
+
+
+async def retire(db: Database, worker_id: str) -> None:
+    """Take the worker off the list; a run it still has is reaped at once."""
+    await db.execute(SQL["retire"], {"worker_id": worker_id})
+
+
+async def to_stop(db: Database, worker_id: str) -> list[tuple[str, CancelAction]]:
+    """Which of the worker's runs somebody wants stopped."""
+    rows = await db.tuples(SQL["to_stop"], {"worker_id": worker_id})
+    return [(run_id, action) for run_id, action in rows]
+
+
+async def owned(db: Database, worker_id: str) -> list[Held]:
+    """The runs that are the worker's by the database; one it executes beside these is lost."""
+    return await db.all(Held, SQL["owned"], {"worker_id": worker_id})
+
+
+async def _lock(tx: Transaction, thread_id: str) -> None:
+    query: LiteralString = SQL["lock"]
+    if not await tx.tuples(query, {"thread_id": thread_id}):
+        raise not_found(thread_id)

@@ -1,0 +1,82 @@
+"""Sessions: threads, as people who think in conversations list, name and delete them."""
+
+from datetime import datetime
+
+from store import threads
+from store.database import Database
+from store.errors import NotFoundError
+from store.models import JsonObject, Session
+from store.sql import load
+
+SQL = load("sessions")
+
+
+async def create(db: Database, session_id: str, *, metadata: JsonObject) -> Session:
+    """
+    Create a session.
+
+    Args:
+        metadata: Its attributes, ``user_id`` and ``name`` among them, and whatever else is kept.
+
+    Raises:
+        AlreadyExistsError: The id is taken.
+    """
+    await threads.create(db, session_id, metadata=metadata)
+    return await get(db, session_id)
+
+
+async def get(db: Database, session_id: str) -> Session:
+    """
+    Read a session.
+
+    Raises:
+        NotFoundError: There is none with this id.
+    """
+    found = await db.one(Session, SQL["get"], {"id": session_id})
+    if found is None:
+        raise NotFoundError(f"Session {session_id} not found")
+    return found
+
+
+async def list_page(
+    db: Database,
+    *,
+    user_id: str | None = None,
+    status: str | None = "active",
+    chat_type: str | None = None,
+    before: tuple[datetime, str] | None = None,
+    limit: int,
+) -> tuple[list[Session], bool]:
+    """
+    A page of sessions, the one touched last first.
+
+    Args:
+        before: Time of the last change and id of the last session that the client has.
+        limit: Rows at the most.
+
+    Returns:
+        The page, and whether there is more.
+    """
+    query = SQL["list"] if user_id is None else SQL["list_of_user"]
+    before_time, before_id = before or (None, None)
+    params = {
+        "user_id": user_id,
+        "status": status,
+        "chat_type": chat_type,
+        "before_time": before_time,
+        "before_id": before_id,
+        "limit": limit + 1,
+    }
+    rows = await db.all(Session, query, params)
+    return rows[:limit], len(rows) > limit
+
+
+async def update(db: Database, session_id: str, *, changes: JsonObject) -> Session:
+    """
+    Change attributes of a session.
+
+    Raises:
+        NotFoundError: There is no such session.
+    """
+    await threads.update(db, session_id, metadata=changes)
+    return await get(db, session_id)

@@ -1,0 +1,91 @@
+"""
+Wake-ups between processes, through LISTEN and NOTIFY.
+
+They are rare and small: a run is ready, a run must stop, a queued run has ended. None is relied
+upon: whoever waits for one also looks for itself from time to time.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal, LiteralString, cast
+
+import orjson
+from psycopg import AsyncConnection
+
+from store.database import Transaction, translated_errors
+from store.models import CancelAction
+
+_NOTIFY: LiteralString = "SELECT pg_notify('threadwell', %(payload)s)"
+
+#: What wakes the workers, for statements that do it themselves.
+READY = '{"kind":"ready"}'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signal:
+    """
+    One wake-up.
+
+    ``ready``: a run can be claimed. ``stop``: whoever runs `run_id` must stop it. ``ended``:
+    `run_id` ended, and its log does not tell: it was still queued, or deleted with its thread.
+    """
+
+    kind: Literal["ready", "stop", "ended"]
+    run_id: str = ""
+    action: CancelAction = "interrupt"
+
+
+async def notify_ready(tx: Transaction) -> None:
+    """Wake every worker when this transaction commits."""
+    await tx.execute(_NOTIFY, {"payload": READY})
+
+
+async def notify_stop(tx: Transaction, run_id: str, action: CancelAction) -> None:
+    """Tell the run's owner to stop it when this transaction commits."""
+    await _notify(tx, {"kind": "stop", "run_id": run_id, "action": action})
+
+
+async def notify_ended(tx: Transaction, run_id: str) -> None:
+    """Tell those who follow a run that it has ended, when this transaction commits."""
+    await _notify(tx, {"kind": "ended", "run_id": run_id})
+
+
+async def _notify(tx: Transaction, payload: dict[str, str]) -> None:
+    await tx.execute(_NOTIFY, {"payload": orjson.dumps(payload).decode()})
+
+
+@asynccontextmanager
+async def listen(conninfo: str) -> AsyncIterator[AsyncIterator[Signal]]:
+    """
+    Open a connection of its own and yield what is signalled from now on.
+
+    Raises:
+        UnavailableError: The connection failed, at once or later.
+    """
+    with translated_errors():
+        connection = await AsyncConnection.connect(
+            conninfo,
+            autocommit=True,
+            connect_timeout=5,
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
+        try:
+            await connection.execute("LISTEN threadwell")
+            yield _signals(connection)
+        finally:
+            # As a context manager it would wait for its lock, which the iteration may still hold.
+            await connection.close()
+
+
+async def _signals(connection: AsyncConnection[tuple[object, ...]]) -> AsyncIterator[Signal]:
+    with translated_errors():
+        async for notification in connection.notifies():
+            payload = orjson.loads(notification.payload)
+            yield Signal(
+                kind=payload["kind"],
+                run_id=payload.get("run_id", ""),
+                action=cast("CancelAction", payload.get("action", "interrupt")),
+            )

@@ -1,0 +1,307 @@
+-- The only writers of a run's status. docs/runs.md draws the machine.
+
+-- name: start
+-- The fast way: an idle thread becomes busy and the run starts, in one statement. An UPDATE that
+-- waited for the row looks at its newest version again, so two starters never both succeed.
+-- A worker that was buried and does not know it yet gets nothing: it would be lost at once.
+WITH taken AS (
+    UPDATE thread
+    SET status = 'busy', epoch = epoch + 1, updated_at = now(),
+        metadata = metadata || %(thread_metadata)s::jsonb
+    WHERE thread_id = %(thread_id)s AND status <> 'busy'
+        AND EXISTS (SELECT FROM worker WHERE worker_id = %(worker_id)s::uuid)
+    RETURNING thread_id, epoch, head_checkpoint_id, message_count, projected_checkpoint_id
+), started AS (
+    INSERT INTO run (run_id, thread_id, assistant_id, status, multitask_strategy, metadata,
+        kwargs, temporary, attempt, epoch, first_epoch, worker_id, started_at)
+    SELECT %(run_id)s::uuid, thread_id, %(assistant_id)s::uuid, 'running',
+        %(multitask_strategy)s, %(metadata)s::jsonb, %(kwargs)s::jsonb, %(temporary)s,
+        1, epoch, epoch, %(worker_id)s::uuid, now()
+    FROM taken
+    RETURNING created_at
+)
+SELECT taken.thread_id, epoch, head_checkpoint_id, message_count, projected_checkpoint_id,
+    started.created_at
+FROM taken, started;
+
+-- name: lock
+SELECT thread_id, status FROM thread WHERE thread_id = %(thread_id)s FOR UPDATE;
+
+-- name: in_flight
+SELECT run_id
+FROM run
+WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running');
+
+-- name: enqueue
+-- The clock is read under the thread's lock, so that of two runs the later one is also due later.
+WITH queued AS (
+    UPDATE thread
+    SET status = 'busy', updated_at = now(), metadata = metadata || %(thread_metadata)s::jsonb
+    WHERE thread_id = %(thread_id)s
+    RETURNING thread_id, epoch,
+        clock_timestamp() + make_interval(secs => %(after_seconds)s) AS due_at
+), pending AS (
+    INSERT INTO run (run_id, thread_id, assistant_id, status, multitask_strategy, metadata,
+        kwargs, temporary, not_before, created_at)
+    SELECT %(run_id)s::uuid, thread_id, %(assistant_id)s::uuid, 'pending',
+        %(multitask_strategy)s, %(metadata)s::jsonb, %(kwargs)s::jsonb, %(temporary)s,
+        due_at, due_at
+    FROM queued
+    RETURNING created_at
+)
+SELECT pending.created_at, queued.epoch + 1 FROM pending, queued;
+
+-- name: claim
+-- The runs that are due longest and whose threads are free. What it read may be stale by the time it
+-- holds the row's lock; then the index run_one_running refuses, and the caller asks again.
+WITH next AS MATERIALIZED (
+    SELECT r.run_id, r.thread_id
+    FROM run r
+    JOIN thread t ON t.thread_id = r.thread_id
+    WHERE r.status = 'pending' AND r.not_before <= now()
+        AND EXISTS (SELECT FROM worker WHERE worker_id = %(worker_id)s::uuid)
+        AND NOT EXISTS (
+            SELECT FROM run o
+            WHERE o.thread_id = r.thread_id AND o.status IN ('pending', 'running')
+                AND (o.status = 'running' OR (o.not_before, o.seq) < (r.not_before, r.seq))
+        )
+    ORDER BY r.not_before, r.seq
+    LIMIT %(slots)s
+    FOR UPDATE OF t, r SKIP LOCKED
+), leased AS (
+    UPDATE thread t
+    SET epoch = epoch + 1, status = 'busy'
+    FROM next
+    WHERE t.thread_id = next.thread_id
+    RETURNING t.thread_id, t.epoch, t.head_checkpoint_id, t.message_count,
+        t.projected_checkpoint_id
+), claimed AS (
+    UPDATE run r
+    SET status = 'running', worker_id = %(worker_id)s::uuid, attempt = attempt + 1,
+        epoch = leased.epoch, first_epoch = coalesce(r.first_epoch, leased.epoch),
+        started_at = coalesce(r.started_at, now()), updated_at = now()
+    FROM next
+    JOIN leased ON leased.thread_id = next.thread_id
+    WHERE r.run_id = next.run_id
+    RETURNING r.run_id, r.thread_id, r.assistant_id, r.status, r.multitask_strategy, r.metadata,
+        r.kwargs, r.attempt, r.first_epoch, r.first_epoch AS log_epoch, r.temporary, r.error,
+        r.created_at, r.updated_at
+)
+SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
+    claimed.multitask_strategy, claimed.metadata, claimed.kwargs, claimed.attempt,
+    claimed.first_epoch, claimed.log_epoch, claimed.temporary, claimed.error, claimed.created_at,
+    claimed.updated_at, leased.epoch, leased.head_checkpoint_id, leased.message_count,
+    leased.projected_checkpoint_id
+FROM claimed
+JOIN leased ON leased.thread_id = claimed.thread_id;
+
+-- name: finish
+-- Fenced by the epoch; the thread's row is locked already. Workers are woken as this commits.
+WITH done AS (
+    UPDATE run
+    SET status = %(status)s, error = %(error)s::jsonb, worker_id = NULL, ended_at = now(),
+        updated_at = now()
+    WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
+    RETURNING thread_id
+), waiting AS (
+    -- not now(): this transaction may have waited for the lock while a run was queued
+    SELECT r.not_before <= clock_timestamp() AS due
+    FROM run r, done
+    WHERE r.thread_id = done.thread_id AND r.status = 'pending'
+), settled AS (
+    UPDATE thread
+    SET status = CASE WHEN EXISTS (SELECT FROM waiting) THEN 'busy' ELSE %(thread_status)s END,
+        settled_status = %(thread_status)s,
+        interrupts = %(interrupts)s::jsonb,
+        error = %(thread_error)s::jsonb,
+        updated_at = now(),
+        state_updated_at = now()
+    FROM done
+    WHERE thread.thread_id = done.thread_id
+    RETURNING EXISTS (SELECT FROM waiting WHERE due) AS ready
+)
+SELECT CASE WHEN ready THEN pg_notify('threadwell', %(signal)s) END FROM settled;
+
+-- name: finish_temporary
+-- The thread goes with its run, fenced by the epoch like any end.
+DELETE FROM thread
+USING run
+WHERE thread.thread_id = run.thread_id AND run.run_id = %(run_id)s::uuid
+    AND run.epoch = %(epoch)s AND run.status = 'running';
+
+-- name: cancel_pending
+UPDATE run
+SET status = 'interrupted', ended_at = now(), updated_at = now()
+WHERE thread_id = %(thread_id)s AND status = 'pending'
+    AND (%(run_ids)s::uuid[] IS NULL OR run_id = ANY(%(run_ids)s::uuid[]))
+RETURNING run_id, temporary;
+
+-- name: cancel_running
+-- Of two wishes the one that leaves less counts: 'rollback' is the greater word too.
+UPDATE run
+SET cancel_action = greatest(cancel_action, %(action)s), updated_at = now()
+WHERE thread_id = %(thread_id)s AND status = 'running'
+    AND (%(run_ids)s::uuid[] IS NULL OR run_id = ANY(%(run_ids)s::uuid[]))
+RETURNING run_id;
+
+-- name: held
+SELECT run_id
+FROM run
+WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running';
+
+-- name: discard
+DELETE FROM run
+WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
+RETURNING run_id;
+
+-- name: delete_run
+DELETE FROM run
+WHERE run_id = ANY(%(run_ids)s::uuid[]) AND thread_id = %(thread_id)s
+    AND status NOT IN ('pending', 'running');
+
+-- name: delete_thread
+DELETE FROM thread WHERE thread_id = %(thread_id)s;
+
+-- name: settle
+-- Runs are gone that the thread was busy with: it is again what the last one left, if no other is
+-- in flight.
+UPDATE thread
+SET status = CASE
+        WHEN EXISTS (
+            SELECT FROM run
+            WHERE run.thread_id = thread.thread_id AND run.status IN ('pending', 'running')
+        ) THEN 'busy'
+        ELSE settled_status
+    END,
+    updated_at = now()
+WHERE thread_id = %(thread_id)s;
+
+-- name: forget_checkpoints
+-- What a rolled-back run wrote. Its lease is the thread's, so nobody writes meanwhile.
+WITH gone AS (
+    DELETE FROM checkpoints
+    WHERE thread_id = %(thread_id)s AND metadata ->> 'run_id' = %(run_id)s
+    RETURNING checkpoint_ns, checkpoint_id
+)
+DELETE FROM checkpoint_writes w
+USING gone
+WHERE w.thread_id = %(thread_id)s
+    AND w.checkpoint_ns = gone.checkpoint_ns
+    AND w.checkpoint_id = gone.checkpoint_id;
+
+-- name: forget_blobs
+WITH kept AS MATERIALIZED (
+    SELECT c.checkpoint_ns, v.key AS channel, v.value AS version
+    FROM checkpoints AS c
+    CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') AS v
+    WHERE c.thread_id = %(thread_id)s
+)
+DELETE FROM checkpoint_blobs b
+WHERE b.thread_id = %(thread_id)s
+    AND (b.checkpoint_ns, b.channel, b.version) NOT IN (
+        SELECT checkpoint_ns, channel, version FROM kept
+    );
+
+-- name: forget_messages
+-- What it only changed or took out is put right when the thread is projected again.
+DELETE FROM message WHERE conversation_id = %(thread_id)s AND run_id = %(run_id)s::uuid;
+
+-- name: reset_head
+-- The projection is stale until it is made again.
+UPDATE thread
+SET head_checkpoint_id = (
+        SELECT max(checkpoint_id)
+        FROM checkpoints
+        WHERE checkpoints.thread_id = thread.thread_id AND checkpoint_ns = ''
+    ),
+    projected_checkpoint_id = NULL
+WHERE thread_id = %(thread_id)s;
+
+-- name: register
+INSERT INTO worker (worker_id, host, pid, version, slots)
+VALUES (%(worker_id)s::uuid, %(host)s, %(pid)s, %(version)s, %(slots)s);
+
+-- name: drain
+UPDATE worker SET draining = true WHERE worker_id = %(worker_id)s::uuid;
+
+-- name: retire
+DELETE FROM worker WHERE worker_id = %(worker_id)s::uuid;
+
+-- name: to_stop
+-- Runs of a worker that someone wants stopped; also asked on every beat, should a signal get lost.
+SELECT run_id, cancel_action
+FROM run
+WHERE worker_id = %(worker_id)s::uuid AND status = 'running' AND cancel_action IS NOT NULL;
+
+-- name: owned
+SELECT run_id, thread_id, epoch
+FROM run
+WHERE worker_id = %(worker_id)s::uuid AND status = 'running';
+
+-- name: bury
+-- Workers that stopped beating; their runs are reaped by whoever sees them first.
+-- Never oneself: a process that slept with its machine finds its runs still its own.
+DELETE FROM worker
+WHERE last_seen_at < now() - make_interval(secs => %(lease_seconds)s)
+    AND worker_id <> %(worker_id)s::uuid;
+
+-- name: lost
+SELECT run_id, thread_id, epoch
+FROM run
+WHERE status = 'running'
+    AND NOT EXISTS (SELECT FROM worker WHERE worker.worker_id = run.worker_id)
+ORDER BY seq
+LIMIT 100;
+
+-- name: give_up
+-- Take a run from its lease, which its epoch names: nobody else can have given it up, and nobody
+-- holds it after this. The thread's row is locked, and gets a new epoch, so that the owner writes
+-- nothing from here on. Without max_attempts the attempt does not count.
+WITH given AS (
+    UPDATE run
+    SET worker_id = NULL, updated_at = now(),
+        attempt = attempt - (%(max_attempts)s::int IS NULL)::int,
+        status = CASE
+            WHEN cancel_action IS NOT NULL THEN 'interrupted'
+            WHEN attempt >= %(max_attempts)s::int THEN 'error'
+            ELSE 'pending'
+        END,
+        error = CASE
+            WHEN cancel_action IS NULL AND attempt >= %(max_attempts)s::int
+                THEN %(error)s::jsonb
+        END,
+        ended_at = CASE
+            WHEN cancel_action IS NOT NULL OR attempt >= %(max_attempts)s::int THEN now()
+        END
+    WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
+    RETURNING thread_id, status, cancel_action, temporary
+), fenced AS (
+    UPDATE thread
+    SET epoch = epoch + 1
+    FROM given
+    WHERE thread.thread_id = given.thread_id
+    RETURNING epoch
+)
+SELECT given.status, given.cancel_action, given.temporary, fenced.epoch
+FROM given, fenced;
+
+-- name: settle_given_up
+-- What a run that nobody will go on with leaves: after a checkpoint of its own something is next.
+UPDATE thread
+SET settled_status = CASE
+        WHEN %(status)s = 'error' THEN 'error'
+        WHEN wrote.anything THEN 'interrupted'
+        ELSE settled_status
+    END,
+    interrupts = CASE WHEN wrote.anything THEN '{}' ELSE interrupts END,
+    error = %(error)s::jsonb,
+    state_updated_at = now()
+FROM (
+    SELECT EXISTS (
+        SELECT FROM checkpoints c
+        JOIN thread t ON t.thread_id = c.thread_id AND t.head_checkpoint_id = c.checkpoint_id
+        WHERE c.thread_id = %(thread_id)s AND c.checkpoint_ns = ''
+            AND c.metadata ->> 'run_id' = %(run_id)s::text
+    ) AS anything
+) wrote
+WHERE thread.thread_id = %(thread_id)s;

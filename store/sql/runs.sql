@@ -1,0 +1,42 @@
+-- name: get
+SELECT r.run_id, r.thread_id, r.assistant_id, r.status, r.multitask_strategy, r.metadata,
+    r.kwargs, r.attempt, r.first_epoch, coalesce(r.first_epoch, t.epoch + 1) AS log_epoch,
+    r.temporary, r.error, r.created_at, r.updated_at
+FROM run r
+JOIN thread t ON t.thread_id = r.thread_id
+WHERE r.run_id = %(run_id)s::uuid
+    AND (%(thread_id)s::text IS NULL OR r.thread_id = %(thread_id)s::text);
+
+-- name: list
+SELECT r.run_id, r.thread_id, r.assistant_id, r.status, r.multitask_strategy, r.metadata,
+    r.kwargs, r.attempt, r.first_epoch, coalesce(r.first_epoch, t.epoch + 1) AS log_epoch,
+    r.temporary, r.error, r.created_at, r.updated_at
+FROM run r
+JOIN thread t ON t.thread_id = r.thread_id
+WHERE r.thread_id = %(thread_id)s
+    AND (%(status)s::text IS NULL OR r.status = %(status)s::text)
+ORDER BY r.created_at DESC, r.seq DESC
+LIMIT %(limit)s OFFSET %(offset)s;
+
+-- name: in_flight
+SELECT run_id, thread_id
+FROM run
+WHERE status IN ('pending', 'running') AND status = ANY(%(statuses)s::text[])
+ORDER BY seq
+LIMIT 1000;
+
+-- name: assistant_and_thread
+-- All that a new run is made of, in one round trip.
+SELECT a.assistant_id, a.graph_id, a.config, a.context, a.metadata,
+    t.thread_id, t.config AS thread_config, t.metadata AS thread_metadata
+FROM assistant a
+LEFT JOIN thread t ON t.thread_id = %(thread_id)s
+WHERE a.assistant_id = %(assistant_id)s;
+
+-- name: ended
+-- Which of these are in flight no more, deleted ones among them.
+SELECT asked.run_id
+FROM unnest(%(run_ids)s::uuid[]) AS asked (run_id)
+WHERE NOT EXISTS (
+    SELECT FROM run WHERE run.run_id = asked.run_id AND run.status IN ('pending', 'running')
+);

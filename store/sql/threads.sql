@@ -1,0 +1,72 @@
+-- name: create
+INSERT INTO thread (thread_id, metadata, config)
+VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb)
+ON CONFLICT (thread_id) DO NOTHING
+RETURNING thread_id, status, metadata, config, interrupts, error,
+    created_at, updated_at, state_updated_at;
+
+-- name: get
+SELECT thread_id, status, metadata, config, interrupts, error,
+    created_at, updated_at, state_updated_at
+FROM thread
+WHERE thread_id = %(thread_id)s;
+
+-- name: search
+SELECT thread_id, status, metadata, config, interrupts, error,
+    created_at, updated_at, state_updated_at
+FROM thread
+WHERE metadata @> %(metadata)s::jsonb
+    AND (%(status)s::text IS NULL OR status = %(status)s::text)
+    AND (%(ids)s::text[] IS NULL OR thread_id = ANY(%(ids)s::text[]));
+
+-- name: count
+SELECT count(*)
+FROM thread
+WHERE metadata @> %(metadata)s::jsonb
+    AND (%(status)s::text IS NULL OR status = %(status)s::text);
+
+-- name: update
+UPDATE thread
+SET metadata = metadata || %(metadata)s::jsonb, updated_at = now()
+WHERE thread_id = %(thread_id)s
+RETURNING thread_id, status, metadata, config, interrupts, error,
+    created_at, updated_at, state_updated_at;
+
+-- name: lease
+-- A new epoch for a writer that is no run. It holds nothing: whoever comes next takes a higher one.
+UPDATE thread
+SET epoch = epoch + 1
+WHERE thread_id = %(thread_id)s AND status <> 'busy'
+RETURNING thread_id, epoch, head_checkpoint_id, message_count, projected_checkpoint_id;
+
+-- name: settle
+UPDATE thread
+SET status = %(status)s,
+    settled_status = %(status)s,
+    interrupts = %(interrupts)s::jsonb,
+    metadata = metadata || %(metadata)s::jsonb,
+    error = NULL,
+    updated_at = now(),
+    state_updated_at = now()
+WHERE thread_id = %(thread_id)s AND epoch = %(epoch)s AND status <> 'busy';
+
+-- name: lock
+SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s FOR UPDATE;
+
+-- name: delete
+-- Runs and messages go with the row; a write that comes late finds no row to be fenced by.
+WITH gone AS (
+    DELETE FROM thread WHERE thread_id = %(thread_id)s RETURNING thread_id
+), checkpoint_gone AS (
+    DELETE FROM checkpoints WHERE thread_id = %(thread_id)s
+), blob_gone AS (
+    DELETE FROM checkpoint_blobs WHERE thread_id = %(thread_id)s
+), write_gone AS (
+    DELETE FROM checkpoint_writes WHERE thread_id = %(thread_id)s
+)
+SELECT thread_id FROM gone;
+
+-- name: in_flight
+SELECT run_id
+FROM run
+WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running');

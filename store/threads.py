@@ -1,0 +1,160 @@
+"""Threads: the state lines that conversations are kept on."""
+
+from typing import Literal
+
+from store.database import Database
+from store.errors import AlreadyExistsError, LeaseLostError, NotFoundError, ThreadBusyError
+from store.models import JsonObject, Lease, Thread, ThreadStatus
+from store.ordering import Order, ordered
+from store.signals import notify_ended, notify_stop
+from store.sql import load
+
+SQL = load("threads")
+
+SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"]
+
+
+def not_found(thread_id: str) -> NotFoundError:
+    """The error for a thread that is not there."""
+    return NotFoundError(f"Thread with ID {thread_id} not found")
+
+
+async def create(
+    db: Database,
+    thread_id: str,
+    *,
+    metadata: JsonObject | None = None,
+    config: JsonObject | None = None,
+    if_exists: Literal["raise", "do_nothing"] = "raise",
+) -> Thread:
+    """
+    Create a thread, or find it when `if_exists` says so.
+
+    Raises:
+        AlreadyExistsError: The id is taken and `if_exists` is ``raise``.
+    """
+    params = {"thread_id": thread_id, "metadata": metadata or {}, "config": config or {}}
+    created = await db.one(Thread, SQL["create"], params)
+    if created is not None:
+        return created
+    if if_exists == "raise":
+        raise AlreadyExistsError(f"Thread {thread_id} already exists")
+    return await get(db, thread_id)
+
+
+async def get(db: Database, thread_id: str) -> Thread:
+    """
+    Read a thread.
+
+    Raises:
+        NotFoundError: There is none with this id.
+    """
+    found = await db.one(Thread, SQL["get"], {"thread_id": thread_id})
+    if found is None:
+        raise not_found(thread_id)
+    return found
+
+
+async def search(
+    db: Database,
+    *,
+    metadata: JsonObject,
+    status: ThreadStatus | None = None,
+    ids: list[str] | None = None,
+    limit: int = 10,
+    offset: int = 0,
+    sort_by: SortBy = "updated_at",
+    order: Order = "desc",
+) -> list[Thread]:
+    """List the threads whose metadata contains `metadata`."""
+    return await db.all(
+        Thread,
+        ordered(SQL["search"], sort_by, order, tie_break="thread_id"),
+        {"metadata": metadata, "status": status, "ids": ids, "limit": limit, "offset": offset},
+    )
+
+
+async def count(db: Database, *, metadata: JsonObject, status: ThreadStatus | None = None) -> int:
+    """How many threads `search` would find."""
+    rows = await db.tuples(SQL["count"], {"metadata": metadata, "status": status})
+    return int(rows[0][0])
+
+
+async def update(db: Database, thread_id: str, *, metadata: JsonObject) -> Thread:
+    """
+    Merge `metadata` into the thread's, key by key.
+
+    Raises:
+        NotFoundError: There is no such thread.
+    """
+    updated = await db.one(Thread, SQL["update"], {"thread_id": thread_id, "metadata": metadata})
+    if updated is None:
+        raise not_found(thread_id)
+    return updated
+
+
+async def delete(db: Database, thread_id: str) -> None:
+    """
+    Delete a thread with its runs, messages, checkpoints and writes, in one transaction.
+
+    A run that is still going is told to stop; whatever it writes afterwards is refused. Those who
+    follow one are told that it has ended.
+
+    Raises:
+        NotFoundError: There is no such thread.
+    """
+    async with db.transaction() as tx:
+        # The lock waits for a commit of the run that is under way, so that its rows go too.
+        if not await tx.tuples(SQL["lock"], {"thread_id": thread_id}):
+            raise not_found(thread_id)
+        in_flight = await tx.tuples(SQL["in_flight"], {"thread_id": thread_id})
+        await tx.execute(SQL["delete"], {"thread_id": thread_id})
+        for (run_id,) in in_flight:
+            await notify_stop(tx, run_id, "interrupt")
+            await notify_ended(tx, run_id)
+
+
+async def lease(db: Database, thread_id: str) -> Lease:
+    """
+    Take the right to write to an idle thread, for a change of state that is no run.
+
+    It is held until a run or another change takes the thread, and then lost: there is nothing
+    to give back.
+
+    Raises:
+        NotFoundError: There is no such thread.
+        ThreadBusyError: A run is pending or running on it.
+    """
+    leased = await db.one(Lease, SQL["lease"], {"thread_id": thread_id})
+    if leased is not None:
+        return leased
+    await get(db, thread_id)
+    raise ThreadBusyError(f"Thread {thread_id} has a run in flight")
+
+
+async def settle(
+    db: Database,
+    lease: Lease,
+    *,
+    status: ThreadStatus,
+    interrupts: JsonObject,
+    metadata: JsonObject | None = None,
+) -> None:
+    """
+    Record what a change of state left the thread in.
+
+    Raises:
+        LeaseLostError: Another writer took the thread meanwhile.
+    """
+    changed = await db.execute(
+        SQL["settle"],
+        {
+            "thread_id": lease.thread_id,
+            "epoch": lease.epoch,
+            "status": status,
+            "interrupts": interrupts,
+            "metadata": metadata or {},
+        },
+    )
+    if not changed:
+        raise LeaseLostError(f"Thread {lease.thread_id} was taken by another writer")

@@ -1,0 +1,86 @@
+"""The plans of the queries that a busy server lives by, on tables of some size."""
+
+import re
+from typing import Any, LiteralString
+
+from store.database import Database
+from store.ordering import ordered
+from store.sql import load
+
+ROWS = 20_000
+
+FILL: tuple[LiteralString, ...] = (
+    """
+    INSERT INTO thread (thread_id, metadata, updated_at)
+    SELECT i::text, jsonb_build_object('user_id', 'u' || mod(i, 200)), now() - make_interval(secs => i)
+    FROM generate_series(1, %(rows)s) AS i
+    """,
+    """
+    INSERT INTO run (run_id, thread_id, assistant_id, status, multitask_strategy, metadata, kwargs,
+        not_before, worker_id)
+    SELECT gen_random_uuid(), i::text, gen_random_uuid(),
+        CASE WHEN mod(i, 4) = 0 THEN 'pending' WHEN mod(i, 100) = 1 THEN 'running' ELSE 'success' END,
+        'enqueue', '{}', '{}', now() - make_interval(secs => i - 100), gen_random_uuid()
+    FROM generate_series(1, %(rows)s) AS i
+    """,
+    """
+    INSERT INTO worker (worker_id, host, pid, version, slots)
+    VALUES ('00000000-0000-0000-0000-000000000001', 'h', 1, '0', 1)
+    """,
+    "ANALYZE",
+)
+
+WORKER = "00000000-0000-0000-0000-000000000001"
+PAGE: dict[str, Any] = {
+    "limit": 21, "status": "active", "chat_type": None, "before_id": "9000", "user_id": "u7"
+}  # fmt: skip
+SEARCH: dict[str, Any] = {"metadata": {}, "status": None, "ids": None, "limit": 10, "offset": 0}
+
+Plan = tuple[str, LiteralString, dict[str, Any]]
+
+PLANS: list[Plan] = [
+    ("run_", load("queue")["lost"], {}),
+    ("run_in_flight", load("queue")["in_flight"], {"thread_id": "7"}),
+    ("run_running_by_worker", load("queue")["owned"], {"worker_id": WORKER}),
+    ("run_running_by_worker", load("queue")["to_stop"], {"worker_id": WORKER}),
+    ("run_by_thread", load("runs")["list"], {"thread_id": "7", "status": None, "limit": 10, "offset": 0}),
+    ("run_", load("runs")["in_flight"], {"statuses": ["running"]}),
+    ("thread_updated", load("sessions")["list"], PAGE),
+    ("thread_user", load("sessions")["list_of_user"], PAGE),
+]  # fmt: skip
+
+#: Their plans for parameters that are not known cost so much more that they are never chosen.
+CUSTOM_PLANS: list[Plan] = [
+    ("run_due", load("queue")["claim"], {"worker_id": WORKER, "slots": 10}),
+    (
+        "thread_updated",
+        ordered(load("threads")["search"], "updated_at", "desc", tie_break="thread_id"),
+        SEARCH,
+    ),
+]
+
+
+async def test_hot_queries_read_by_their_index(db: Database) -> None:
+    """Also when PostgreSQL does not know the parameters: psycopg prepares what is repeated."""
+    for fill in FILL:
+        await db.execute(fill, {"rows": ROWS})
+    rows = await db.tuples("SELECT updated_at FROM thread WHERE thread_id = '9000'", {})
+    for index, query, params in (*PLANS, *CUSTOM_PLANS):
+        known = await _plan(db, f"EXPLAIN {query}", {**params, "before_time": rows[0][0]})
+        unknown = await _plan(db, f"EXPLAIN (GENERIC_PLAN) {_numbered(query)}", None)
+
+        for plan in (known,) if (index, query, params) in CUSTOM_PLANS else (known, unknown):
+            assert index in plan, plan
+            assert "Seq Scan on thread" not in plan, plan
+            assert "Seq Scan on run" not in plan, plan
+
+
+def _numbered(query: str) -> str:
+    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", query)))
+    return re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", query)
+
+
+async def _plan(db: Database, query: str, params: dict[str, Any] | None) -> str:
+    async with db.connection() as connection:
+        cursor = await connection.execute(query.encode(), params)
+        return "\n".join(row[0] for row in await cursor.fetchall())

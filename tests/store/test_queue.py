@@ -1,0 +1,761 @@
+"""The queue of runs: who gets a run, in which order, and how it ends."""
+
+import asyncio
+import random
+import uuid
+from contextlib import suppress
+from typing import Any, get_args
+
+import pytest
+
+from store import queue, runs, threads
+from store.database import Database, open_database
+from store.errors import ConflictError, NotFoundError, ThreadBusyError, UnavailableError
+from store.models import CancelAction, MultitaskStrategy
+from store.queue import CANCELLED, WORKER_LOST, Claim, Held
+from tests.store.queues import (
+    a_thread,
+    a_worker,
+    begin,
+    checkpoint,
+    claim_all,
+    end,
+    lose,
+    new_run,
+    put,
+    reap,
+    status,
+    thread,
+    together,
+)
+
+# ------------------------------------------------------------------ starting
+
+
+async def roll_back(db: Database, claim: Claim) -> bool:
+    return await queue.undo(db, claim) and await queue.discard(db, claim)
+
+
+async def test_a_run_starts_at_once_on_an_idle_thread(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+
+    claimed = await begin(db, thread_id, worker_id)
+
+    assert claimed.run == await runs.get(db, claimed.run.run_id)
+    assert (claimed.run.status, claimed.run.attempt) == ("running", 1)
+    assert (claimed.lease.epoch, claimed.run.first_epoch, claimed.run.log_epoch) == (1, 1, 1)
+    found = await thread(db, thread_id)
+    assert (found.status, found.metadata) == ("busy", {"graph_id": "g"})
+
+
+async def test_nothing_starts_at_once_on_a_busy_or_missing_thread(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    await put(db, thread_id)
+
+    assert await queue.start(db, new_run(thread_id), worker_id=worker_id) is None
+    assert await queue.start(db, new_run("none"), worker_id=worker_id) is None
+
+
+async def test_of_many_starters_of_a_thread_one_wins(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+
+    claims = await together(
+        *(queue.start(db, new_run(thread_id), worker_id=worker_id) for _ in range(12))
+    )
+
+    assert len([claimed for claimed in claims if claimed]) == 1
+    assert len(await runs.in_flight(db, ["running"])) == 1
+
+
+async def test_starters_and_enqueuers_never_make_two_runs_run(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+
+    async def submit() -> None:
+        new = new_run(thread_id)
+        if await queue.start(db, new, worker_id=worker_id) is None:
+            await queue.enqueue(db, new)
+
+    await together(*(submit() for _ in range(8)), *(put(db, thread_id) for _ in range(8)))
+
+    assert len(await runs.in_flight(db, ["running"])) <= 1
+    assert len(await runs.in_flight(db, ["pending", "running"])) == 16
+    assert (await thread(db, thread_id)).status == "busy"
+
+
+# ----------------------------------------------------------------- enqueuing
+
+
+async def test_an_enqueued_run_is_what_its_row_is(db: Database) -> None:
+    thread_id = await a_thread(db)
+
+    run = await put(db, thread_id, metadata={"a": 1})
+
+    stored = await runs.get(db, run.run_id)
+    assert run.created_at == stored.created_at
+    assert (stored.status, stored.log_epoch, stored.metadata) == ("pending", 1, {"a": 1})
+    assert (await thread(db, thread_id)).status == "busy"
+
+
+@pytest.mark.parametrize("strategy", get_args(MultitaskStrategy))
+async def test_nothing_is_enqueued_on_a_missing_thread(
+    db: Database, strategy: MultitaskStrategy
+) -> None:
+    with pytest.raises(NotFoundError):
+        await put(db, "none", multitask_strategy=strategy)
+
+
+async def test_reject_refuses_beside_a_run_in_flight_only(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    await put(db, thread_id, multitask_strategy="reject")
+
+    with pytest.raises(ThreadBusyError):
+        await put(db, thread_id, multitask_strategy="reject")
+    (claimed,) = await queue.claim(db, worker_id=worker_id, slots=1)
+    with pytest.raises(ThreadBusyError):
+        await put(db, thread_id, multitask_strategy="reject")
+
+    await end(db, claimed)
+    assert (await put(db, thread_id, multitask_strategy="reject")).status == "pending"
+
+
+async def test_interrupt_ends_the_queued_runs_and_stops_the_running_one(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    queued = await put(db, thread_id)
+
+    newest = await put(db, thread_id, multitask_strategy="interrupt")
+
+    assert await status(db, queued.run_id) == "interrupted"
+    assert await queue.to_stop(db, worker_id) == [(claimed.run.run_id, "interrupt")]
+    await end(db, claimed, status="interrupted")
+    assert await claim_all(db, worker_id) == [newest.run_id]
+
+
+async def test_rollback_deletes_the_queued_runs(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    queued = await put(db, thread_id)
+
+    await put(db, thread_id, multitask_strategy="rollback")
+
+    assert await status(db, queued.run_id) is None
+    assert await queue.to_stop(db, worker_id) == [(claimed.run.run_id, "rollback")]
+
+
+# ------------------------------------------------------------------ claiming
+
+
+async def test_a_claim_takes_one_run_of_each_thread_oldest_first(db: Database) -> None:
+    first, second, worker_id = await a_thread(db), await a_thread(db), await a_worker(db)
+    one = await put(db, first)
+    await put(db, first)
+    two = await put(db, second)
+
+    assert await claim_all(db, worker_id, slots=1) == [one.run_id]
+    assert await claim_all(db, worker_id) == [two.run_id]
+    assert await claim_all(db, worker_id) == []
+
+
+async def test_a_claim_knows_where_the_thread_stands(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    before = await begin(db, thread_id, worker_id)
+    await checkpoint(db, before)
+    run = await put(db, thread_id)
+    await end(db, before)
+
+    (claimed,) = await queue.claim(db, worker_id=worker_id, slots=5)
+
+    assert claimed.run == await runs.get(db, run.run_id)
+    assert (claimed.run.status, claimed.run.attempt) == ("running", 1)
+    assert (claimed.lease.epoch, claimed.lease.head_checkpoint_id) == (2, "1")
+    assert (claimed.run.first_epoch, run.log_epoch) == (2, 2)
+
+
+async def test_runs_of_a_thread_are_taken_up_in_order(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    wanted = [(await put(db, thread_id)).run_id for _ in range(5)]
+
+    taken = []
+    for _ in wanted:
+        (claimed,) = await queue.claim(db, worker_id=worker_id, slots=5)
+        taken.append(claimed.run.run_id)
+        await end(db, claimed)
+
+    assert taken == wanted
+
+
+async def test_a_delayed_run_waits_and_blocks_nobody(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    delayed = await put(db, thread_id, after_seconds=3600)
+    later = await put(db, thread_id)
+
+    (claimed,) = await queue.claim(db, worker_id=worker_id, slots=5)
+    await end(db, claimed)
+
+    assert claimed.run.run_id == later.run_id
+    assert (await thread(db, thread_id)).status == "busy"
+    assert await claim_all(db, worker_id) == []
+    await db.execute("UPDATE run SET not_before = now() WHERE status = 'pending'", {})
+    assert await claim_all(db, worker_id) == [delayed.run_id]
+
+
+async def test_a_delayed_run_goes_behind_those_that_were_due_before_it(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    delayed = await put(db, thread_id, after_seconds=3600)
+    waiting = await put(db, thread_id)
+    await db.execute(
+        "UPDATE run SET not_before = now() WHERE run_id = %(id)s::uuid", {"id": delayed.run_id}
+    )
+
+    assert await claim_all(db, worker_id) == [waiting.run_id]
+
+
+async def test_a_worker_that_was_buried_gets_nothing(db: Database) -> None:
+    idle, busy, dead = await a_thread(db), await a_thread(db), await a_worker(db)
+    await put(db, busy)
+    await queue.retire(db, dead)
+
+    assert await queue.start(db, new_run(idle), worker_id=dead) is None
+    assert await claim_all(db, dead) == []
+    assert (await thread(db, idle)).status == "idle"
+
+
+async def test_many_claimers_share_the_runs_out_without_overlap(db: Database) -> None:
+    workers = [await a_worker(db) for _ in range(6)]
+    of_thread: dict[str, list[str]] = {}
+    for thread_id in [await a_thread(db) for _ in range(8)]:
+        of_thread[thread_id] = [(await put(db, thread_id)).run_id for _ in range(4)]
+    taken: dict[str, list[str]] = {thread_id: [] for thread_id in of_thread}
+    running: set[str] = set()
+
+    async def work(worker_id: str) -> None:
+        while sum(map(len, taken.values())) < 32:
+            for claimed in await queue.claim(db, worker_id=worker_id, slots=2):
+                assert claimed.run.thread_id not in running
+                running.add(claimed.run.thread_id)
+                taken[claimed.run.thread_id].append(claimed.run.run_id)
+                await asyncio.sleep(0)
+                running.discard(claimed.run.thread_id)
+                assert await end(db, claimed)
+
+    await together(*(work(worker_id) for worker_id in workers))
+
+    assert taken == of_thread
+
+
+async def test_a_claim_passes_by_a_thread_that_is_locked(db: Database) -> None:
+    locked, free, worker_id = await a_thread(db), await a_thread(db), await a_worker(db)
+    await put(db, locked)
+    run = await put(db, free)
+
+    async with db.transaction() as tx:
+        await tx.tuples("SELECT 1 FROM thread WHERE thread_id = %(id)s FOR UPDATE", {"id": locked})
+        async with asyncio.timeout(5):
+            assert await claim_all(db, worker_id) == [run.run_id]
+
+
+async def test_a_claim_that_meets_a_running_run_is_refused_by_the_index(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    await begin(db, thread_id, worker_id)
+    run = await put(db, thread_id)
+
+    with pytest.raises(ConflictError):
+        await db.execute(
+            "UPDATE run SET status = 'running' WHERE run_id = %(id)s::uuid", {"id": run.run_id}
+        )
+
+
+# ----------------------------------------------------------------- finishing
+
+
+async def test_a_finished_run_leaves_its_thread_as_told(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    error = {"error": "ValueError", "message": "boom"}
+
+    assert await end(
+        db,
+        claimed,
+        status="error",
+        thread_status="error",
+        interrupts={"t": []},
+        error=error,
+        thread_error=error,
+    )
+
+    run, found = await runs.get(db, claimed.run.run_id), await thread(db, thread_id)
+    assert (run.status, run.error) == ("error", error)
+    assert (found.status, found.interrupts, found.error) == ("error", {"t": []}, error)
+
+
+async def test_a_run_is_finished_once(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+
+    assert await end(db, claimed)
+    assert not await end(db, claimed, status="error")
+    assert not await roll_back(db, claimed)
+    assert await queue.hand_back(db, claimed) is None
+    assert await status(db, claimed.run.run_id) == "success"
+
+
+async def test_a_run_of_an_earlier_lease_is_finished_by_nobody(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    zombie = await begin(db, thread_id, worker_id, temporary=True)
+    await queue.hand_back(db, zombie)
+    (claimed,) = await queue.claim(db, worker_id=worker_id, slots=1)
+
+    assert not await end(db, zombie)
+    assert not await roll_back(db, zombie)
+    assert not await queue.finish_temporary(db, zombie)
+    assert await queue.hand_back(db, zombie) is None
+    assert await status(db, claimed.run.run_id) == "running"
+
+
+async def test_nothing_is_finished_on_a_deleted_thread(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    await threads.delete(db, thread_id)
+
+    assert not await end(db, claimed)
+    assert not await queue.finish_temporary(db, claimed)
+    assert await queue.hand_back(db, claimed) is None
+    with pytest.raises(NotFoundError):
+        await roll_back(db, claimed)
+
+
+async def test_a_thread_whose_run_ends_beside_an_enqueue_stays_busy(db: Database) -> None:
+    worker_id = await a_worker(db)
+    for _ in range(10):
+        thread_id = await a_thread(db)
+        claimed = await begin(db, thread_id, worker_id)
+
+        _, run = await together(end(db, claimed), put(db, thread_id))
+
+        assert (await thread(db, thread_id)).status == "busy"
+        assert await claim_all(db, worker_id) == [run.run_id]
+
+
+async def test_a_temporary_thread_goes_with_its_run(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id, temporary=True)
+
+    assert await queue.finish_temporary(db, claimed)
+
+    assert await status(db, claimed.run.run_id) is None
+    with pytest.raises(NotFoundError):
+        await threads.get(db, thread_id)
+
+
+async def test_rolling_back_leaves_the_thread_as_it_was(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    first = await begin(db, thread_id, worker_id)
+    await checkpoint(db, first, "1")
+    # As interrupt_before leaves it: waiting, and nothing is asked.
+    await end(db, first, thread_status="interrupted")
+    second = await begin(db, thread_id, worker_id)
+    await checkpoint(db, second, "2")
+
+    assert await roll_back(db, second)
+
+    assert await status(db, second.run.run_id) is None
+    assert (await thread(db, thread_id)).status == "interrupted"
+    left = await db.tuples("SELECT checkpoint_id FROM checkpoints", {})
+    blobs = await db.tuples("SELECT version FROM checkpoint_blobs", {})
+    head = await db.tuples("SELECT head_checkpoint_id FROM thread", {})
+    assert left == blobs == head == [("1",)]
+
+
+# ---------------------------------------------------------------- cancelling
+
+
+async def test_a_queued_run_is_cancelled_at_once_and_the_thread_is_as_before(
+    db: Database,
+) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    # A cancelled run leaves its error on a thread that is idle.
+    await end(
+        db,
+        await begin(db, thread_id, worker_id),
+        status="interrupted",
+        thread_error=CANCELLED,
+    )
+    run = await put(db, thread_id)
+
+    assert await queue.cancel(db, thread_id, [run.run_id], action="interrupt") == [run.run_id]
+
+    assert await status(db, run.run_id) == "interrupted"
+    assert (await thread(db, thread_id)).status == "idle"
+    assert await queue.cancel(db, thread_id, [run.run_id], action="interrupt") == []
+
+
+async def test_cancelling_names_what_was_in_flight(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    queued = await put(db, thread_id)
+    other = await put(db, await a_thread(db))
+
+    assert await queue.cancel(db, thread_id, [other.run_id], action="interrupt") == []
+    stopped = await queue.cancel(db, thread_id, None, action="rollback")
+
+    assert sorted(stopped) == sorted([claimed.run.run_id, queued.run_id])
+    assert await status(db, queued.run_id) is None
+    assert await status(db, other.run_id) == "pending"
+    assert (await thread(db, thread_id)).status == "busy"
+
+
+async def test_nothing_is_cancelled_on_a_missing_thread(db: Database) -> None:
+    with pytest.raises(NotFoundError):
+        await queue.cancel(db, "none", None, action="interrupt")
+
+
+@pytest.mark.parametrize("wishes", [("rollback", "interrupt"), ("interrupt", "rollback")])
+async def test_of_two_wishes_rollback_counts(db: Database, wishes: list[CancelAction]) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+
+    for action in wishes:
+        await queue.cancel(db, thread_id, None, action=action)
+
+    assert await queue.to_stop(db, worker_id) == [(claimed.run.run_id, "rollback")]
+
+
+@pytest.mark.parametrize("action", get_args(CancelAction))
+async def test_a_temporary_run_that_is_cancelled_in_the_queue_takes_its_thread_along(
+    db: Database, action: CancelAction
+) -> None:
+    thread_id = await a_thread(db)
+    await put(db, thread_id, temporary=True)
+
+    await queue.cancel(db, thread_id, None, action=action)
+
+    with pytest.raises(NotFoundError):
+        await threads.get(db, thread_id)
+
+
+async def test_a_run_is_claimed_or_cancelled_but_not_both(db: Database) -> None:
+    worker_id = await a_worker(db)
+    for _ in range(10):
+        thread_id = await a_thread(db)
+        run = await put(db, thread_id)
+
+        claimed, stopped = await together(
+            claim_all(db, worker_id), queue.cancel(db, thread_id, None, action="interrupt")
+        )
+
+        assert stopped == [run.run_id]
+        if claimed:
+            assert await queue.to_stop(db, worker_id) == [(run.run_id, "interrupt")]
+            await queue.retire(db, worker_id)
+            worker_id = await a_worker(db)
+        else:
+            assert await status(db, run.run_id) == "interrupted"
+
+
+# ------------------------------------------------------------------ deleting
+
+
+async def test_only_a_run_that_has_ended_is_deleted(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    queued = await put(db, thread_id)
+    for run_id in (claimed.run.run_id, queued.run_id):
+        with pytest.raises(ConflictError):
+            await queue.delete(db, thread_id, run_id)
+
+    await end(db, claimed)
+    await queue.cancel(db, thread_id, None, action="interrupt")
+    await queue.delete(db, thread_id, claimed.run.run_id)
+
+    assert await status(db, claimed.run.run_id) is None
+
+
+async def test_a_run_is_deleted_on_its_own_thread_only(db: Database) -> None:
+    thread_id, other, worker_id = await a_thread(db), await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    await end(db, claimed)
+
+    with pytest.raises(NotFoundError):
+        await queue.delete(db, other, claimed.run.run_id)
+    with pytest.raises(NotFoundError):
+        await queue.delete(db, "none", claimed.run.run_id)
+    assert await status(db, claimed.run.run_id) == "success"
+
+
+# --------------------------------------------------------------- giving back
+
+
+async def test_a_run_that_is_handed_back_loses_no_attempt(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    behind = await put(db, thread_id)
+
+    given_up = await queue.hand_back(db, claimed)
+
+    assert given_up is not None
+    assert (given_up.status, given_up.rolled_back) == ("pending", False)
+    (again,) = await queue.claim(db, worker_id=worker_id, slots=5)
+    assert again.run.run_id == claimed.run.run_id != behind.run_id
+    assert (again.run.attempt, again.run.first_epoch) == (1, 1)
+    assert again.lease.epoch > claimed.lease.epoch
+
+
+async def test_a_run_that_is_to_be_stopped_is_not_handed_back(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    await queue.cancel(db, thread_id, None, action="interrupt")
+
+    given_up = await queue.hand_back(db, claimed)
+
+    assert given_up is not None
+    assert given_up.status == await status(db, claimed.run.run_id) == "interrupted"
+    found = await thread(db, thread_id)
+    assert (found.status, found.error) == ("idle", CANCELLED)
+
+
+async def test_a_dead_workers_run_goes_back_to_the_front_of_the_queue(db: Database) -> None:
+    thread_id, dead, alive = await a_thread(db), await a_worker(db), await a_worker(db)
+    claimed = await begin(db, thread_id, dead)
+    await put(db, thread_id)
+    await lose(db, dead)
+
+    (reaped,) = await reap(db, alive)
+
+    assert (reaped.run_id, reaped.status) == (claimed.run.run_id, "pending")
+    assert (await thread(db, thread_id)).status == "busy"
+    (again,) = await queue.claim(db, worker_id=alive, slots=5)
+    assert (again.run.run_id, again.run.attempt) == (claimed.run.run_id, 2)
+    assert await reap(db, alive) == []
+
+
+async def test_a_run_whose_lease_was_taken_writes_nothing(db: Database) -> None:
+    thread_id, dead, alive = await a_thread(db), await a_worker(db), await a_worker(db)
+    claimed = await begin(db, thread_id, dead)
+    await lose(db, dead)
+
+    await reap(db, alive)
+
+    epochs = await db.tuples("SELECT epoch FROM thread", {})
+    assert epochs == [(claimed.lease.epoch + 1,)]
+    assert not await end(db, claimed)
+
+
+async def test_reaping_late_does_no_harm_to_the_next_owner(db: Database) -> None:
+    thread_id, dead, alive = await a_thread(db), await a_worker(db), await a_worker(db)
+    claimed = await begin(db, thread_id, dead)
+    held = Held(run_id=claimed.run.run_id, thread_id=thread_id, epoch=claimed.lease.epoch)
+    await lose(db, dead)
+    await reap(db, alive)
+    (again,) = await queue.claim(db, worker_id=alive, slots=1)
+
+    # As a second sweeper does that found the run lost before the first one took it.
+    assert await reap(db, alive, strays=[held]) == []
+
+    assert await db.tuples("SELECT epoch FROM thread", {}) == [(again.lease.epoch,)]
+    assert await end(db, again)
+
+
+async def test_many_sweepers_take_a_run_once(db: Database) -> None:
+    dead, alive = await a_worker(db), await a_worker(db)
+    for _ in range(5):
+        await begin(db, await a_thread(db), dead)
+    await lose(db, dead)
+
+    found = await together(*(reap(db, alive) for _ in range(6)))
+
+    assert sum(map(len, found)) == 5
+    assert set(await db.tuples("SELECT epoch FROM thread", {})) == {(2,)}
+
+
+async def test_a_run_that_ends_while_it_is_reaped_ends_or_is_queued(db: Database) -> None:
+    alive = await a_worker(db)
+    for _ in range(10):
+        thread_id, dead = await a_thread(db), await a_worker(db)
+        claimed = await begin(db, thread_id, dead)
+        await queue.retire(db, dead)
+
+        ended, reaped = await together(end(db, claimed), reap(db, alive))
+
+        assert ended != bool(reaped)
+        wanted = ("success", "idle") if ended else ("pending", "busy")
+        found = await status(db, claimed.run.run_id), (await thread(db, thread_id)).status
+        assert found == wanted
+        await threads.delete(db, thread_id)
+
+
+async def test_the_third_loss_ends_a_run(db: Database) -> None:
+    thread_id, alive = await a_thread(db), await a_worker(db)
+    run = await put(db, thread_id)
+    for _ in range(3):
+        dead = await a_worker(db)
+        await claim_all(db, dead)
+        await lose(db, dead)
+        (reaped,) = await reap(db, alive)
+
+    assert (reaped.status, reaped.error) == ("error", WORKER_LOST)
+    found = await thread(db, thread_id)
+    assert (found.status, found.error) == ("error", WORKER_LOST)
+    assert (await runs.get(db, run.run_id)).error == WORKER_LOST
+
+
+async def test_a_lost_run_that_was_being_cancelled_is_interrupted(db: Database) -> None:
+    thread_id, dead, alive = await a_thread(db), await a_worker(db), await a_worker(db)
+    claimed = await begin(db, thread_id, dead)
+    await checkpoint(db, claimed)
+    behind = await put(db, thread_id)
+    await queue.cancel(db, thread_id, [claimed.run.run_id], action="interrupt")
+    await queue.retire(db, dead)
+
+    (reaped,) = await reap(db, alive)
+
+    assert reaped.status == await status(db, claimed.run.run_id) == "interrupted"
+    assert (await thread(db, thread_id)).status == "busy"
+    await queue.cancel(db, thread_id, [behind.run_id], action="interrupt")
+    assert (await thread(db, thread_id)).status == "interrupted"
+
+
+async def test_a_lost_run_that_was_being_rolled_back_leaves_no_trace(db: Database) -> None:
+    thread_id, dead, alive = await a_thread(db), await a_worker(db), await a_worker(db)
+    claimed = await begin(db, thread_id, dead)
+    await checkpoint(db, claimed)
+    await queue.cancel(db, thread_id, None, action="rollback")
+    await lose(db, dead)
+
+    (reaped,) = await reap(db, alive)
+
+    assert reaped.rolled_back
+    assert await status(db, claimed.run.run_id) is None
+    assert await db.tuples("SELECT 1 FROM checkpoints", {}) == []
+    assert (await thread(db, thread_id)).status == "idle"
+
+
+async def test_a_temporary_run_that_ends_by_being_lost_takes_its_thread_along(
+    db: Database,
+) -> None:
+    thread_id, dead, alive = await a_thread(db), await a_worker(db), await a_worker(db)
+    await begin(db, thread_id, dead, temporary=True)
+    await lose(db, dead)
+
+    (reaped,) = await reap(db, alive, max_attempts=1)
+
+    assert (reaped.status, reaped.error, reaped.rolled_back) == ("error", WORKER_LOST, False)
+    with pytest.raises(NotFoundError):
+        await threads.get(db, thread_id)
+
+
+async def test_nobody_buries_itself(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    await lose(db, worker_id)
+
+    assert await reap(db, worker_id) == []
+    assert await queue.owned(db, worker_id) == [
+        Held(run_id=claimed.run.run_id, thread_id=thread_id, epoch=1)
+    ]
+
+
+async def test_a_stray_is_taken_from_a_worker_that_lives_and_counts_as_an_attempt(
+    db: Database,
+) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    await begin(db, thread_id, worker_id)
+
+    (reaped,) = await reap(db, worker_id, strays=await queue.owned(db, worker_id))
+    (again,) = await queue.claim(db, worker_id=worker_id, slots=1)
+
+    assert reaped.status == "pending"
+    assert again.run.attempt == 2
+
+
+# --------------------------------------------------------------- workers, errors
+
+
+async def test_a_worker_is_on_the_list_until_it_retires(db: Database) -> None:
+    worker_id = await a_worker(db)
+    await queue.drain(db, worker_id)
+    assert await db.tuples("SELECT draining, slots FROM worker", {}) == [(True, 9)]
+
+    await queue.retire(db, worker_id)
+
+    assert await db.tuples("SELECT 1 FROM worker", {}) == []
+
+
+async def _submit_some(db: Database, thread_ids: list[str]) -> None:
+    for _ in range(12):
+        strategy = random.choice(get_args(MultitaskStrategy))
+        with suppress(ThreadBusyError):
+            await put(db, random.choice(thread_ids), multitask_strategy=strategy)
+
+
+async def _work_some(db: Database, worker_id: str) -> None:
+    for _ in range(40):
+        for claimed in await queue.claim(db, worker_id=worker_id, slots=2):
+            wanted = dict(await queue.to_stop(db, worker_id)).get(claimed.run.run_id)
+            ending = "roll back" if wanted == "rollback" else random.choice(["finish", "hand back"])
+            if ending == "roll back":
+                assert await roll_back(db, claimed)
+            elif ending == "finish":
+                assert await end(db, claimed)
+            else:
+                assert await queue.hand_back(db, claimed)
+
+
+async def test_chaos_leaves_no_thread_busy_and_no_run_in_flight(db: Database) -> None:
+    """Everything at once; whatever the interleaving, the invariants hold in the end."""
+    thread_ids = [await a_thread(db) for _ in range(3)]
+    workers = [await a_worker(db) for _ in range(3)]
+
+    await together(
+        *(_submit_some(db, thread_ids) for _ in range(2)),
+        *(_work_some(db, worker_id) for worker_id in workers),
+    )
+    while claims := await queue.claim(db, worker_id=workers[0], slots=9):
+        for claimed in claims:
+            assert await end(db, claimed)
+
+    assert await runs.in_flight(db, ["pending", "running"]) == []
+    assert {(await thread(db, thread_id)).status for thread_id in thread_ids} == {"idle"}
+
+
+async def test_a_database_that_is_away_is_unavailable_to_all(
+    db: Database, database_url: str
+) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    async with open_database(database_url, timeout_seconds=0.2) as away:
+        await away.pool.close()
+        calls: list[Any] = [
+            queue.start(away, new_run(thread_id), worker_id=worker_id),
+            queue.enqueue(away, new_run(thread_id)),
+            queue.claim(away, worker_id=worker_id, slots=1),
+            end(away, claimed),
+            queue.finish_temporary(away, claimed),
+            roll_back(away, claimed),
+            queue.hand_back(away, claimed),
+            queue.cancel(away, thread_id, None, action="interrupt"),
+            queue.delete(away, thread_id, claimed.run.run_id),
+            reap(away, worker_id),
+            queue.drain(away, worker_id),
+            queue.retire(away, worker_id),
+            queue.to_stop(away, worker_id),
+            queue.owned(away, worker_id),
+            runs.ended(away, [str(uuid.uuid4())]),
+        ]
+        for call in calls:
+            with pytest.raises(UnavailableError):
+                await call
+
+
+async def test_a_connection_that_is_cut_is_unavailable(db: Database, database_url: str) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    async with open_database(database_url, min_size=1, max_size=1) as other:
+        await other.execute("SET application_name = 'victim'", {})
+        await db.tuples(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'victim'",
+            {},
+        )
+        with pytest.raises(UnavailableError):
+            await end(other, claimed)
+    assert await status(db, claimed.run.run_id) == "running"

@@ -1,0 +1,69 @@
+"""Sessions: threads, as people who think in conversations list and name them."""
+
+from datetime import datetime
+
+import pytest
+
+from store import sessions, threads
+from store.database import Database
+from store.errors import AlreadyExistsError, NotFoundError
+
+
+async def test_a_session_is_a_thread_with_a_name(db: Database) -> None:
+    made = await sessions.create(db, "会话-1", metadata={"user_id": "u", "extra": 1})
+
+    assert (made.name, made.status, made.user_id) == ("新对话", "active", "u")
+    assert made == await sessions.get(db, "会话-1")
+    assert (await threads.get(db, "会话-1")).metadata == {"user_id": "u", "extra": 1}
+    with pytest.raises(AlreadyExistsError):
+        await sessions.create(db, "会话-1", metadata={})
+
+
+async def test_what_is_missing_is_not_found(db: Database) -> None:
+    with pytest.raises(NotFoundError):
+        await sessions.get(db, "none")
+    with pytest.raises(NotFoundError):
+        await sessions.update(db, "none", changes={})
+
+
+async def test_a_session_is_renamed_and_archived(db: Database) -> None:
+    await sessions.create(db, "s", metadata={"name": "old", "chat_type": "c"})
+
+    changed = await sessions.update(db, "s", changes={"name": "new", "status": "archived"})
+
+    assert (changed.name, changed.status, changed.chat_type) == ("new", "archived", "c")
+    assert await sessions.list_page(db, limit=5) == ([], False)
+    assert (await sessions.list_page(db, status=None, limit=5))[0] == [changed]
+
+
+@pytest.mark.parametrize("user_id", [None, "u"])
+async def test_pages_hold_every_session_once_also_of_one_moment(
+    db: Database, user_id: str | None
+) -> None:
+    for n in range(7):
+        await sessions.create(db, f"s{n}", metadata={"user_id": "u", "chat_type": "c"})
+    await sessions.create(db, "archived", metadata={"user_id": "u", "status": "archived"})
+    await sessions.create(db, "other", metadata={"user_id": "v", "chat_type": "d"})
+    await db.execute("UPDATE thread SET updated_at = date_trunc('hour', now())", {})
+    before: tuple[datetime, str] | None = None
+    seen: list[str] = []
+    more = True
+
+    while more:
+        page, more = await sessions.list_page(
+            db, user_id=user_id, chat_type="c", before=before, limit=3
+        )
+        seen += [each.id for each in page]
+        before = page[-1].update_time, page[-1].id
+
+    assert seen == [f"s{n}" for n in reversed(range(7))]
+
+
+async def test_the_session_touched_last_comes_first(db: Database) -> None:
+    for name in "abc":
+        await sessions.create(db, name, metadata={})
+    await sessions.update(db, "a", changes={"name": "x"})
+
+    page, more = await sessions.list_page(db, limit=2)
+
+    assert ([each.id for each in page], more) == (["a", "c"], True)

@@ -1,0 +1,167 @@
+"""Threads: made, found, listed, changed, leased and deleted."""
+
+import uuid
+
+import pytest
+
+from store import queue, runs, threads
+from store.database import Database
+from store.errors import AlreadyExistsError, LeaseLostError, NotFoundError, ThreadBusyError
+from tests.store.queues import (
+    a_thread,
+    a_worker,
+    begin,
+    checkpoint,
+    claim_all,
+    end,
+    put,
+    thread,
+    together,
+)
+
+
+async def test_a_thread_is_made_once(db: Database) -> None:
+    made = await threads.create(db, "t", metadata={"a": 1}, config={"b": 2})
+
+    assert (made.status, made.metadata, made.config) == ("idle", {"a": 1}, {"b": 2})
+    with pytest.raises(AlreadyExistsError):
+        await threads.create(db, "t")
+    assert await threads.create(db, "t", if_exists="do_nothing") == made
+
+
+async def test_of_many_makers_one_makes_and_all_find(db: Database) -> None:
+    found = await together(
+        *(threads.create(db, "t", metadata={"n": n}, if_exists="do_nothing") for n in range(8))
+    )
+
+    assert len({each.created_at for each in found}) == 1
+
+
+async def test_what_is_missing_is_not_found(db: Database) -> None:
+    with pytest.raises(NotFoundError):
+        await threads.get(db, "none")
+    with pytest.raises(NotFoundError):
+        await threads.update(db, "none", metadata={})
+    with pytest.raises(NotFoundError):
+        await threads.delete(db, "none")
+    with pytest.raises(NotFoundError):
+        await threads.lease(db, "none")
+
+
+async def test_threads_are_found_by_what_they_have(db: Database) -> None:
+    for n in range(4):
+        await threads.create(db, f"t{n}", metadata={"n": n, "even": n % 2 == 0})
+    await put(db, "t2")
+
+    async def names(**query: object) -> list[str]:
+        found = await threads.search(db, **{"metadata": {}, "sort_by": "thread_id", **query})  # type: ignore[arg-type]
+        return [each.thread_id for each in found]
+
+    assert await names(metadata={"even": True}) == ["t2", "t0"]
+    assert await names(status="busy") == ["t2"]
+    assert await names(ids=["t1", "t3", "t9"], order="asc") == ["t1", "t3"]
+    assert await names(order="asc", limit=2, offset=1) == ["t1", "t2"]
+    assert await threads.count(db, metadata={"even": True}, status="idle") == 1
+
+
+async def test_metadata_is_merged_key_by_key(db: Database) -> None:
+    await threads.create(db, "t", metadata={"a": 1, "b": 1})
+
+    changed = await threads.update(db, "t", metadata={"b": 2})
+
+    assert changed.metadata == {"a": 1, "b": 2}
+
+
+async def test_a_thread_goes_with_all_that_it_has(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    await checkpoint(db, claimed)
+    queued = await put(db, thread_id)
+
+    await threads.delete(db, thread_id)
+
+    assert await runs.ended(db, [claimed.run.run_id, queued.run_id]) == [
+        claimed.run.run_id,
+        queued.run_id,
+    ]
+    for table in ("run", "checkpoints", "checkpoint_blobs", "checkpoint_writes", "message"):
+        assert await db.tuples(f"SELECT 1 FROM {table}", {}) == []
+
+
+async def test_a_thread_is_deleted_or_claimed_and_nothing_is_left_over(db: Database) -> None:
+    worker_id = await a_worker(db)
+    for _ in range(8):
+        thread_id = await a_thread(db)
+        await put(db, thread_id)
+
+        await together(threads.delete(db, thread_id), claim_all(db, worker_id))
+
+        assert await db.tuples("SELECT 1 FROM run", {}) == []
+
+
+async def test_an_idle_thread_is_leased_until_a_run_takes_it(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    lease = await threads.lease(db, thread_id)
+    await threads.settle(db, lease, status="interrupted", interrupts={"a": []}, metadata={"b": 1})
+    found = await thread(db, thread_id)
+    assert (found.status, found.interrupts, found.metadata) == ("interrupted", {"a": []}, {"b": 1})
+
+    claimed = await begin(db, thread_id, worker_id)
+
+    assert claimed.lease.epoch == lease.epoch + 1
+    with pytest.raises(ThreadBusyError):
+        await threads.lease(db, thread_id)
+    await end(db, claimed)
+    with pytest.raises(LeaseLostError):
+        await threads.settle(db, lease, status="idle", interrupts={})
+
+
+async def test_a_lease_and_a_start_never_share_an_epoch(db: Database) -> None:
+    worker_id = await a_worker(db)
+    for _ in range(8):
+        thread_id = await a_thread(db)
+
+        leased, claimed = await together(_lease(db, thread_id), begin(db, thread_id, worker_id))
+
+        assert leased is None or leased < claimed.lease.epoch
+
+
+async def _lease(db: Database, thread_id: str) -> int | None:
+    try:
+        return (await threads.lease(db, thread_id)).epoch
+    except ThreadBusyError:
+        return None
+
+
+async def test_a_cancelled_queue_leaves_the_status_that_a_change_of_state_set(
+    db: Database,
+) -> None:
+    thread_id = await a_thread(db)
+    lease = await threads.lease(db, thread_id)
+    # Something is next, and nothing is asked.
+    await threads.settle(db, lease, status="interrupted", interrupts={})
+    await put(db, thread_id)
+
+    await queue.cancel(db, thread_id, None, action="interrupt")
+
+    assert (await thread(db, thread_id)).status == "interrupted"
+
+
+async def test_runs_are_read_by_thread_status_and_page(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, thread_id, worker_id)
+    queued = [await put(db, thread_id) for _ in range(3)]
+
+    async def page(**query: object) -> list[str]:
+        options = {"status": None, "limit": 10, "offset": 0, **query}
+        return [run.run_id for run in await runs.list_of_thread(db, thread_id, **options)]  # type: ignore[arg-type]
+
+    newest_first = [run.run_id for run in reversed(queued)]
+    assert await page() == [*newest_first, claimed.run.run_id]
+    assert await page(status="running") == [claimed.run.run_id]
+    assert await page(limit=1, offset=1) == [queued[1].run_id]
+    assert [row[0] for row in await runs.in_flight(db, ["pending"])] == newest_first[::-1]
+    with pytest.raises(NotFoundError):
+        await runs.get(db, queued[0].run_id, thread_id="other")
+    assert await runs.find(db, str(uuid.uuid4())) is None
+    assert await runs.setting(db, assistant_id=str(uuid.uuid4()), thread_id=thread_id) is None
