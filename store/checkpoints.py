@@ -1,0 +1,551 @@
+"""
+LangGraph's checkpointer on our pool and our writer.
+
+The tables are those of `langgraph-checkpoint-postgres`, so any stock tool reads what is written
+here, and we read what it wrote. What differs: no lock, writes through the group commit, blobs read
+by primary key, values that JSONB cannot hold kept as blobs, and no secrets in the metadata.
+
+``LANGGRAPH_STRICT_MSGPACK=true`` must be in the environment before langgraph is first imported, or
+graphs will not add the types of their state to the allow-list that this saver decodes by.
+"""
+
+import asyncio
+import copy
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    EXCLUDED_METADATA_KEYS,
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    get_checkpoint_id,
+)
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow, dict_row
+
+from store.commits import Entry, Head
+from store.database import Database
+from store.models import Lease
+from store.projection import Change, Projector, dump, run_id_of
+from store.sql import load
+from store.writer import CheckpointWriter, open_writer
+
+_SQL: Final = load("checkpoints")
+#: What `select` is completed with for the newest checkpoint of each of many threads.
+_OF_HEADS: Final = """
+WHERE c.checkpoint_ns = '' AND (c.thread_id, c.checkpoint_id) IN (
+    SELECT t.thread_id, h.checkpoint_id
+    FROM unnest(%s::text[]) AS t (thread_id)
+    CROSS JOIN LATERAL (
+        SELECT n.checkpoint_id
+        FROM checkpoints AS n
+        WHERE n.thread_id = t.thread_id AND n.checkpoint_ns = ''
+        ORDER BY n.checkpoint_id DESC
+        LIMIT 1
+    ) AS h
+)
+"""
+#: Above this, (de)serialising leaves the event loop; below it, a thread costs more than it gives.
+_INLINE_BYTES: Final = 64 * 1024
+#: What of `configurable` may be seen in a checkpoint's metadata. The rest may hold secrets.
+_PUBLIC_CONFIGURABLE: Final = frozenset(
+    {"run_id", "graph_id", "assistant_id", "user_id", "langgraph_auth_user_id"}
+)
+
+
+@dataclass(eq=False, slots=True)
+class _Leased:
+    """What a saver holds for one lease; shared by its copies."""
+
+    lease: Lease
+    run_id: str | None
+    messages_channel: str | None
+    alive: Callable[[], bool]
+    projector: Projector
+    # Entries are queued in the order of the calls, also when one is serialised in a thread.
+    order: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Saver(AsyncPostgresSaver):
+    """
+    The checkpointer of a process; `leased` gives a run its own.
+
+    A checkpoint or a write that was acknowledged is on disk. Calls raise UnavailableError when
+    PostgreSQL does not answer in time and LeaseLostError when the lease no longer holds.
+
+    Args:
+        allowed_types: Types besides LangGraph's own that may be decoded: ``(module, name)``.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        writer: CheckpointWriter,
+        *,
+        allowed_types: Iterable[tuple[str, ...]] = (),
+    ) -> None:
+        serde = JsonPlusSerializer(allowed_msgpack_modules=tuple(allowed_types) or None)
+        super().__init__(cast("Any", database.pool), serde=serde)
+        self.database = database
+        self.writer = writer
+        self._leased: _Leased | None = None
+
+    def leased(
+        self,
+        lease: Lease,
+        *,
+        run_id: str | None,
+        messages_channel: str | None = "messages",
+        alive: Callable[[], bool],
+    ) -> "Saver":
+        """
+        A saver whose writes count only while the lease holds.
+
+        They also keep the thread's head and its messages, in the checkpoint's own transaction.
+
+        Args:
+            run_id: Who writes, for the metadata of checkpoints; None for an update of the state.
+            messages_channel: The channel whose list is the conversation, if the graph has one.
+            alive: Whether this process may still believe in the lease; False refuses everything.
+        """
+        clone = copy.copy(self)
+        clone._leased = _Leased(
+            lease, run_id, messages_channel, alive, Projector(lease.head_checkpoint_id)
+        )
+        return clone
+
+    def decode(self, type_: str, blob: bytes) -> object:
+        """The value of a blob; that of a snapshot of a DeltaChannel is the channel's."""
+        return _materialised(self.serde.loads_typed((type_, blob)))
+
+    # ------------------------------------------------------------------ writes
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Save a checkpoint; it is on disk when this returns."""
+        async with self._order():
+            entry = await self._checkpoint_entry(config, checkpoint, metadata, new_versions)
+            committed = await self.writer.write(entry)
+        await committed
+        if self._leased is not None and entry.head is not None:
+            self._leased.projector.committed(entry.head.checkpoint_id, entry.head.change)
+        configurable = _configurable(config)
+        return _address(
+            configurable["thread_id"], configurable.get("checkpoint_ns", ""), checkpoint["id"]
+        )
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Save the writes of a task; they are on disk when this returns."""
+        if not writes:
+            return
+        async with self._order():
+            committed = await self.writer.write(
+                await self._writes_entry(config, writes, task_id, task_path)
+            )
+        await committed
+
+    async def _checkpoint_entry(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> Entry:
+        configurable = _configurable(config)
+        entry = self._entry(configurable)
+        namespace = configurable.get("checkpoint_ns", "")
+        parent = configurable.get("checkpoint_id")
+        stored_metadata = self._metadata(config, metadata)
+        if self._leased is not None and namespace == "":
+            entry.head = Head(
+                checkpoint["id"],
+                parent,
+                checkpoint["ts"],
+                run_id_of(stored_metadata),
+                self._change(checkpoint, stored_metadata, parent, new_versions),
+            )
+        key = (entry.thread_id.encode(), entry.epoch, namespace.encode())
+        versions = {**checkpoint["channel_versions"], **new_versions}
+        inline, values = _placed(checkpoint, new_versions)
+        body = dump({**checkpoint, "channel_values": inline})
+        entry.checkpoint = (
+            *key,
+            checkpoint["id"].encode(),
+            None if parent is None else parent.encode(),
+            body,
+            dump(stored_metadata),
+        )
+        blobs = await self._dump(list(values.values()))
+        entry.blobs = [
+            (*key, channel.encode(), str(versions[channel]).encode(), type_.encode(), blob)
+            for channel, (type_, blob) in zip(values, blobs, strict=True)
+        ]
+        entry.size += len(body) + sum(len(blob) for _, blob in blobs)
+        return entry
+
+    async def _writes_entry(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str,
+    ) -> Entry:
+        configurable = _configurable(config)
+        entry = self._entry(configurable)
+        key = (
+            entry.thread_id.encode(),
+            entry.epoch,
+            configurable.get("checkpoint_ns", "").encode(),
+            configurable["checkpoint_id"].encode(),
+            task_id.encode(),
+            task_path.encode(),
+        )
+        values = await self._dump([value for _, value in writes])
+        entry.writes = [
+            (*key, WRITES_IDX_MAP.get(channel, i), channel.encode(), type_.encode(), blob)
+            for i, ((channel, _), (type_, blob)) in enumerate(zip(writes, values, strict=True))
+        ]
+        entry.size += sum(len(blob) for _, blob in values)
+        return entry
+
+    def _order(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._leased is None else self._leased.order
+
+    def _entry(self, configurable: Mapping[str, Any]) -> Entry:
+        leased = self._leased
+        thread_id = str(configurable["thread_id"])
+        if leased is None:
+            return Entry(thread_id, None, _always, size=256)
+        return Entry(thread_id, leased.lease.epoch, leased.alive, size=256)
+
+    async def _dump(self, values: Sequence[Any]) -> list[tuple[str, bytes]]:
+        serialise = self.serde.dumps_typed
+        if _exceeds(values, _INLINE_BYTES):
+            return await asyncio.to_thread(lambda: [serialise(value) for value in values])
+        return [serialise(value) for value in values]
+
+    def _change(
+        self,
+        checkpoint: Checkpoint,
+        metadata: Mapping[str, Any],
+        parent: str | None,
+        new_versions: ChannelVersions,
+    ) -> Change:
+        leased = cast("_Leased", self._leased)
+        channel = leased.messages_channel
+        if channel is None:
+            return Change()
+        value = checkpoint["channel_values"].get(channel)
+        if (
+            value is None
+            and channel in checkpoint["channel_versions"]
+            and channel in metadata.get("counters_since_delta_snapshot", ())
+        ):
+            # A DeltaChannel between its snapshots: the list is not here.
+            return Change(is_projected=False)
+        return leased.projector.project(
+            parent, _materialised(value), changed=channel in new_versions
+        )
+
+    def _metadata(self, config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:
+        """
+        The checkpoint's metadata: LangGraph's, the run's, and the public part of `configurable`.
+
+        LangChain copies configurable values into a config's metadata; what came that way is
+        treated as what it is.
+        """
+        stored: dict[str, Any] = {k: v for k, v in metadata.items() if k != "writes"}
+        configurable = _configurable(config)
+        for key, value in (config.get("metadata") or {}).items():
+            if key not in _PUBLIC_CONFIGURABLE and configurable.get(key) == value:
+                continue
+            if isinstance(value, str | int | float) and _is_public(key):
+                stored.setdefault(key, value)
+        for key in _PUBLIC_CONFIGURABLE & configurable.keys():
+            if isinstance(configurable[key], str | int | float):
+                stored.setdefault(key, configurable[key])
+        if self._leased is not None and self._leased.run_id is not None:
+            stored["run_id"] = self._leased.run_id
+        return stored
+
+    # ------------------------------------------------------------------ reads
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that the config names, else the newest of its namespace."""
+        configurable = _configurable(config)
+        namespace = configurable.get("checkpoint_ns", "")
+        where = "WHERE thread_id = %s AND checkpoint_ns = %s"
+        args = [str(configurable["thread_id"]), namespace]
+        if checkpoint_id := get_checkpoint_id(config):
+            where += " AND checkpoint_id = %s"
+            args.append(checkpoint_id)
+        rows = await self._rows(f"{where} ORDER BY checkpoint_id DESC LIMIT 1", args)
+        if not rows:
+            return None
+        found = await self._load_checkpoint_tuple(rows[0])
+        if self._leased is not None and namespace == "":
+            self._learn(self._leased, rows[0], found)
+        return found
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Checkpoints, newest first; no connection is held while the caller looks at them."""
+        where, args = self._search_where(config, filter, before)
+        where += " ORDER BY checkpoint_id DESC"
+        if limit is not None:
+            where += " LIMIT %s"
+            args.append(int(limit))
+        for row in await self._rows(where, args):
+            yield await self._load_checkpoint_tuple(row)
+
+    async def heads(self, thread_ids: Sequence[str]) -> list[CheckpointTuple]:
+        """
+        The newest checkpoint of each thread's root namespace, in one round trip.
+
+        In no order; threads without a checkpoint are missing.
+
+        Raises:
+            Exception: One of them cannot be decoded.
+        """
+        rows = await self._rows(_OF_HEADS, [list(thread_ids)])
+        return [await self._load_checkpoint_tuple(row) for row in rows]
+
+    async def _rows(self, where: str, args: Sequence[Any]) -> list[DictRow]:
+        async with self._cursor() as cursor:
+            await cursor.execute(cast("Any", _SQL["select"] + " " + where), args)
+            rows = await cursor.fetchall()
+            old = [r for r in rows if r["checkpoint"]["v"] < 4 and r["parent_checkpoint_id"]]
+            if old:
+                await self._add_pending_sends(cursor, old)
+        return rows
+
+    async def _add_pending_sends(
+        self, cursor: AsyncCursor[DictRow], rows: Sequence[DictRow]
+    ) -> None:
+        params = {
+            "thread_ids": list({row["thread_id"] for row in rows}),
+            "checkpoint_ids": list({row["parent_checkpoint_id"] for row in rows}),
+            "channel": TASKS,
+        }
+        await cursor.execute(_SQL["pending_sends"], params)
+        sends = {(r["thread_id"], r["checkpoint_id"]): r["sends"] async for r in cursor}
+        for row in rows:
+            row["channel_values"] = row["channel_values"] or []
+            self._migrate_pending_sends(
+                sends.get((row["thread_id"], row["parent_checkpoint_id"]), []),
+                row["checkpoint"],
+                row["channel_values"],
+            )
+
+    async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
+        values, writes = value["channel_values"], value["pending_writes"]
+        size = sum(len(v[2] or b"") for v in values or ()) + sum(len(w[3]) for w in writes or ())
+        if size > _INLINE_BYTES:
+            channels, pending = await asyncio.to_thread(
+                lambda: (self._load_blobs(values), self._load_writes(writes))
+            )
+        else:
+            channels, pending = self._load_blobs(values), self._load_writes(writes)
+        checkpoint = value["checkpoint"]
+        inline = checkpoint.get("channel_values") or {}
+        thread_id, namespace = value["thread_id"], value["checkpoint_ns"]
+        parent = value["parent_checkpoint_id"]
+        return CheckpointTuple(
+            _address(thread_id, namespace, value["checkpoint_id"]),
+            cast("Checkpoint", {**checkpoint, "channel_values": {**inline, **channels}}),
+            value["metadata"],
+            _address(thread_id, namespace, parent) if parent else None,
+            pending,
+        )
+
+    def _learn(self, leased: _Leased, row: DictRow, found: CheckpointTuple) -> None:
+        if leased.messages_channel and row["checkpoint_id"] == leased.lease.projected_checkpoint_id:
+            value = found.checkpoint["channel_values"].get(leased.messages_channel)
+            leased.projector.learn(row["checkpoint_id"], _materialised(value))
+
+    @asynccontextmanager
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
+        """A connection for one operation; nothing else waits for it."""
+        async with (
+            self.database.connection() as connection,
+            connection.pipeline() if pipeline else nullcontext(),
+            connection.cursor(binary=True, row_factory=dict_row) as cursor,
+        ):
+            yield cursor
+
+    # ------------------------------------------------------------------ whole threads
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """
+        Delete everything a thread has but its row, whose epoch rises.
+
+        A run that still writes is refused: nothing comes back.
+        """
+        params = {"thread_id": str(thread_id)}
+        async with self.database.transaction() as tx:
+            await tx.execute(_SQL["fence_thread"], params)
+            await tx.execute(_SQL["delete_thread"], params)
+
+    async def adelete_for_runs(
+        self, run_ids: Sequence[str], *, thread_id: str | None = None
+    ) -> None:
+        """
+        Delete the checkpoints and writes of runs; the thread's head moves back.
+
+        The messages have to be made again afterwards: `messages.rebuild`.
+
+        Args:
+            thread_id: The runs' thread. Without it every checkpoint of the database is looked at.
+        """
+        runs = {"run_ids": [str(run_id) for run_id in run_ids], "thread_id": thread_id}
+        async with self.database.transaction() as tx:
+            found = await tx.tuples(_SQL["threads_of_runs"], runs)
+            if not found:
+                return
+            params = {**runs, "thread_ids": [thread for (thread,) in found]}
+            await tx.execute(_SQL["lock_threads"], params)
+            await tx.execute(_SQL["delete_runs"], params)
+            await tx.execute(_SQL["delete_garbage_blobs"], params)
+            await tx.execute(_SQL["move_heads"], params)
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy checkpoints, writes and messages, as the source is at one moment."""
+        params = {"source": str(source_thread_id), "target": str(target_thread_id)}
+        await self.database.execute(_SQL["copy_thread"], params)
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """
+        Delete old checkpoints, or all; messages stay as history.
+
+        Raises:
+            NotImplementedError: A thread whose ancestors' writes are data (DeltaChannel).
+        """
+        await super().aprune(thread_ids, strategy=strategy)
+        if strategy == "delete":
+            await self.database.execute(_SQL["forget_context"], {"thread_ids": list(thread_ids)})
+
+
+@asynccontextmanager
+async def open_saver(
+    database: Database,
+    *,
+    allowed_types: Iterable[tuple[str, ...]] = (),
+    deadline_seconds: float = 30.0,
+) -> AsyncIterator[Saver]:
+    """
+    Open the process's checkpointer; on leaving, what is queued is committed first.
+
+    Args:
+        allowed_types: Types besides LangGraph's own that may be decoded: ``(module, name)``.
+        deadline_seconds: How long a write waits for PostgreSQL before UnavailableError.
+    """
+    async with open_writer(database, deadline_seconds=deadline_seconds) as writer:
+        yield Saver(database, writer, allowed_types=allowed_types)
+
+
+def _always() -> bool:
+    return True
+
+
+def _configurable(config: RunnableConfig) -> dict[str, Any]:
+    return config.get("configurable") or {}
+
+
+def _address(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfig:
+    return {
+        "configurable": {
+            "thread_id": thread_id,
+            "checkpoint_ns": namespace,
+            "checkpoint_id": checkpoint_id,
+        }
+    }
+
+
+def _materialised(value: object) -> object:
+    return value.value if isinstance(value, _DeltaSnapshot) else value
+
+
+def _is_public(key: str) -> bool:
+    return key not in EXCLUDED_METADATA_KEYS and not key.startswith("__")
+
+
+def _placed(
+    checkpoint: Checkpoint, new_versions: ChannelVersions
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Which values lie in the checkpoint's JSON, and which have a blob to be written."""
+    inline: dict[str, Any] = {}
+    blobs: dict[str, Any] = {}
+    for channel, value in checkpoint["channel_values"].items():
+        if value is None or isinstance(value, str | int | float):
+            if _is_exact_in_jsonb(value):
+                inline[channel] = value
+            elif channel in checkpoint["channel_versions"]:
+                # Also when it did not change: a stock tool may have written it inline.
+                blobs[channel] = value
+            continue
+        if isinstance(value, _DeltaSnapshot):
+            inline[channel] = True
+        if channel in new_versions:
+            blobs[channel] = value
+    return inline, blobs
+
+
+def _is_exact_in_jsonb(value: str | float | None) -> bool:
+    """Whether a scalar comes back from JSONB as it was."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+        return "\0" not in value
+    if isinstance(value, float):
+        # JSONB writes large floats without an exponent: they would come back as integers.
+        return math.isfinite(value) and abs(value) < 1e16
+    # An integer: LangGraph serialises none beyond 64 bits, so none comes here.
+    return True
+
+
+def _exceeds(value: object, size: int) -> bool:
+    """Whether a value is about that large; looks no further than it must."""
+    left = size
+    waiting: list[Any] = [value]
+    while waiting and left > 0:
+        item = waiting.pop()
+        kind = type(item)
+        left -= 16
+        if kind is str or kind is bytes:
+            left -= len(item)
+        elif kind is dict:
+            waiting.extend(item.values())
+        elif kind is list or kind is tuple:
+            waiting.extend(item)
+        elif item is not None and hasattr(item, "__dict__"):
+            waiting.extend(vars(item).values())
+    return left <= 0

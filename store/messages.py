@@ -1,0 +1,250 @@
+"""
+The conversation as rows: read, and made again from the checkpoints.
+
+Rows are written by `store.checkpoints` alone, in the checkpoints' own transactions. Made again, they
+come out the same.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, Protocol
+
+from store.database import Database, Transaction
+from store.models import Message
+from store.projection import History, Record, dump, run_id_of
+from store.sql import load
+
+_SQL: Final = load("messages")
+_NO_SEQ: Final = -1
+_MAX_SEQ: Final = 2**31 - 1
+_THREADS_PER_PAGE: Final = 100
+#: Each brings a whole list of messages.
+_CHECKPOINTS_PER_PAGE: Final = 20
+_ATTEMPTS: Final = 20
+_PAUSE_SECONDS: Final = 0.1
+
+
+class Decoder(Protocol):
+    """Reads the blobs of checkpoints: a `store.checkpoints.Saver`."""
+
+    def decode(self, type_: str, blob: bytes) -> object:
+        """The value of a blob."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rebuilt:
+    """
+    What `rebuild` did.
+
+    Attributes:
+        threads: Threads whose rows mirror their head now.
+        messages: Rows of those threads.
+        skipped: Threads that were locked or written to all the time; call again.
+        unreadable: Threads whose newest checkpoint does not hold its list (DeltaChannel).
+    """
+
+    threads: int = 0
+    messages: int = 0
+    skipped: int = 0
+    unreadable: int = 0
+
+
+async def list_page(
+    db: Database,
+    conversation_id: str,
+    *,
+    limit: int,
+    before_seq: int | None = None,
+    after_seq: int | None = None,
+    order: Literal["asc", "desc"] = "asc",
+    branch: Literal["active", "all"] = "active",
+) -> tuple[list[Message], bool]:
+    """
+    A page of the history: what was ever said, whether or not the model still sees it.
+
+    Args:
+        limit: The most messages to return.
+        before_seq: Only messages that stand before this place; exclusive.
+        after_seq: Only messages that stand after this place; exclusive.
+        order: Which end of the range the page begins at, and the order of its messages.
+        branch: ``active`` leaves out messages that only branches that were left have.
+
+    Returns:
+        The messages, and whether there are more beyond the page.
+    """
+    query = _SQL["page_forward" if order == "asc" else "page_backward"]
+    params = {
+        "conversation_id": conversation_id,
+        "after_seq": _NO_SEQ if after_seq is None else after_seq,
+        "before_seq": _MAX_SEQ if before_seq is None else before_seq,
+        "every_branch": branch == "all",
+        "limit": limit + 1,
+    }
+    rows = await db.all(Message, query, params)
+    return rows[:limit], len(rows) > limit
+
+
+async def of_run(db: Database, conversation_id: str, run_id: str) -> list[Message]:
+    """The messages that a run first brought into the conversation, in their order."""
+    params = {"conversation_id": conversation_id, "run_id": run_id}
+    return await db.all(Message, _SQL["of_run"], params)
+
+
+async def in_context(db: Database, conversation_id: str) -> list[Message]:
+    """The messages that the model sees next, in its order: the list of the thread's head."""
+    return await db.all(Message, _SQL["in_context"], {"conversation_id": conversation_id})
+
+
+def default_channel(thread_id: str) -> str | None:
+    """Where `MessagesState` keeps the conversation."""
+    return "messages"
+
+
+async def rebuild(
+    db: Database,
+    decoder: Decoder,
+    *,
+    thread_id: str | None = None,
+    everything: bool = False,
+    channel_of: Callable[[str], str | None] = default_channel,
+) -> Rebuilt:
+    """
+    Make the rows of messages again from the checkpoints.
+
+    Safe beside running servers: a thread is locked only to put its rows in place, in one
+    transaction, when nothing was written to it since its checkpoints were read. Rows of messages
+    that are older than every checkpoint which is left are kept.
+
+    Args:
+        thread_id: Only this thread.
+        everything: Every thread; else those whose rows do not mirror their head.
+        channel_of: The channel of a thread's messages; None for a thread that has none.
+    """
+    done = Rebuilt()
+    async for id_ in _threads(db, thread_id, everything=everything):
+        channel = channel_of(id_)
+        if channel is None:
+            continue
+        history = await _rebuild_thread(db, decoder, id_, channel)
+        if history is None:
+            done = _plus(done, skipped=1)
+        elif history.projected != history.head:
+            done = _plus(done, unreadable=1)
+        else:
+            done = _plus(done, threads=1, messages=len(history.records))
+    return done
+
+
+async def _threads(db: Database, thread_id: str | None, *, everything: bool) -> AsyncIterator[str]:
+    if thread_id is not None:
+        yield thread_id
+        return
+    after = ""
+    while True:
+        params = {"after": after, "everything": everything, "limit": _THREADS_PER_PAGE}
+        page = [id_ for (id_,) in await db.tuples(_SQL["threads_to_project"], params)]
+        for id_ in page:
+            yield id_
+        if len(page) < _THREADS_PER_PAGE:
+            return
+        after = page[-1]
+
+
+async def _rebuild_thread(
+    db: Database, decoder: Decoder, thread_id: str, channel: str
+) -> History | None:
+    """Replay, then put the rows in place; None if the thread was never free for it."""
+    replay = _Replay(db, decoder, thread_id, channel)
+    for _ in range(_ATTEMPTS):
+        history = await replay.catch_up()
+        async with db.transaction() as tx:
+            locked = await tx.tuples(_SQL["lock_thread"], {"thread_id": thread_id})
+            if locked and locked[0][0] == history.head:
+                await _replace(tx, thread_id, history)
+                return history
+        if not locked:
+            await asyncio.sleep(_PAUSE_SECONDS)
+    return None
+
+
+class _Replay:
+    """The checkpoints of a thread, read once each."""
+
+    def __init__(self, db: Database, decoder: Decoder, thread_id: str, channel: str) -> None:
+        self._db, self._decoder = db, decoder
+        self._thread_id, self._channel = thread_id, channel
+        self._history: History | None = None
+        self._version: str | None = None
+        self._value: object = None
+
+    async def catch_up(self) -> History:
+        """Apply the checkpoints that were written since."""
+        while True:
+            after = (self._history.head if self._history else None) or ""
+            params = {
+                "thread_id": self._thread_id,
+                "channel": self._channel,
+                "after": after,
+                "limit": _CHECKPOINTS_PER_PAGE,
+            }
+            page = await self._db.tuples(_SQL["root_checkpoints"], params)
+            if self._history is None:
+                self._history = await self._begin(page[0][0] if page else None)
+            for row in page:
+                self._apply(self._history, *row)
+            if len(page) < _CHECKPOINTS_PER_PAGE:
+                return self._history
+
+    async def _begin(self, first: str | None) -> History:
+        params = {"thread_id": self._thread_id, "first": first}
+        rows = await self._db.tuples(_SQL["messages_before"], params)
+        return History(_kept(*row) for row in rows)
+
+    def _apply(
+        self,
+        history: History,
+        checkpoint_id: str,
+        parent: str | None,
+        at: str,
+        metadata: dict[str, Any],
+        version: str | None,
+        type_: str | None,
+        blob: bytes | None,
+    ) -> None:
+        counters = metadata.get("counters_since_delta_snapshot", ())
+        if version is not None and type_ is None and self._channel in counters:
+            history.skip(checkpoint_id, parent)
+            return
+        if version is None or version != self._version:
+            self._version = version
+            self._value = (
+                None if type_ in (None, "empty") else self._decoder.decode(type_, blob or b"")
+            )
+        history.add(checkpoint_id, parent, self._value, at=at, run_id=run_id_of(metadata))
+
+
+def _kept(*row: Any) -> Record:
+    record = Record(*row)
+    record.meta_data = dump(record.meta_data)
+    record.created, record.updated = row[-2].isoformat(), row[-1].isoformat()
+    return record
+
+
+async def _replace(tx: Transaction, thread_id: str, history: History) -> None:
+    params: dict[str, Any] = {"thread_id": thread_id}
+    await tx.execute(_SQL["delete_messages"], params)
+    records = list(history.records.values())
+    columns = {f.name: [getattr(record, f.name) for record in records] for f in fields(Record)}
+    columns["meta_data"] = [record.meta_data.decode() for record in records]
+    await tx.execute(_SQL["insert_messages"], {**params, **columns})
+    progress = {
+        "head": history.head,
+        "projected": history.projected,
+        "message_count": history.count,
+    }
+    await tx.execute(_SQL["set_projected"], {**params, **progress})
+
+
+def _plus(done: Rebuilt, **more: int) -> Rebuilt:
+    return Rebuilt(**{f.name: getattr(done, f.name) + more.get(f.name, 0) for f in fields(done)})

@@ -1,0 +1,30 @@
+"""Every query in a .sql file is valid on the migrated schema, and some module uses it."""
+
+import re
+from importlib.resources import files
+
+import pytest
+
+from store.database import Database
+from store.sql import load
+
+FOLDER = files("store.sql")
+MODULES = sorted(f.name.removesuffix(".sql") for f in FOLDER.iterdir() if f.name.endswith(".sql"))
+QUERIES = [(module, name) for module in MODULES for name in load(module)]
+SOURCES = {f.name: f.read_text("utf-8") for f in files("store").iterdir() if f.name.endswith(".py")}
+
+
+@pytest.mark.parametrize(("module", "name"), QUERIES)
+async def test_query_is_valid_on_the_migrated_schema(db: Database, module: str, name: str) -> None:
+    query = re.sub(r"%\(\w+\)s|%s", "NULL", load(module)[name]).replace("%%", "%")
+    async with db.connection() as connection:
+        await connection.execute(f"EXPLAIN {query}".encode())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_query_is_used(module: str) -> None:
+    users = [text for text in SOURCES.values() if f'load("{module}")' in text]
+    unused = [name for name in load(module) if not any(f'"{name}"' in text for text in users)]
+
+    assert users
+    assert unused == []
