@@ -1,0 +1,316 @@
+"""
+Redis or Valkey: one stream for each thread's event log, with the log's own ids.
+
+An id that is not above the stream's last one is refused, so a writer whose lease is lost cannot
+get an event in once its successor has written one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from store.errors import InvalidInputError, UnavailableError
+from store.rings import START, Event, EventId
+
+#: How long Redis may take to answer, and to take a connection.
+ANSWER_SECONDS = 5.0
+CONNECT_SECONDS = 2.0
+
+#: How many readers ask at once; the others wait for their turn.
+READ_CONNECTIONS = 8
+
+Command = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """What is added to one thread's stream in a round trip."""
+
+    thread_id: str
+    events: Sequence[Event]
+    #: Whether the stream may be created; if not, a stream that is gone refuses the events.
+    create: bool
+    #: Drop what is older.
+    trim_before: EventId | None = None
+    #: When the stream expires, if nothing renews it; unchanged if None.
+    ttl_seconds: float | None = None
+    #: Whether to measure the stream.
+    weigh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What came of an `Append`."""
+
+    #: How many of the events are in the stream, counted from the first. Those after are not, if
+    #: there is no error: the stream is gone, or has a higher id already.
+    accepted: int
+    #: Why Redis would not take an event at all.
+    error: str | None
+    #: The stream's size, if it was asked for.
+    stream_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a stream, and the id of its first event."""
+
+    oldest: EventId | None
+    events: list[Event]
+
+
+@asynccontextmanager
+async def answered(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
+    """Raise UnavailableError if Redis takes longer, and for whatever the driver raises."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except (RedisError, OSError) as exc:
+        raise UnavailableError("Redis is not available") from exc
+
+
+class Line:
+    """
+    One connection, held for good: whoever uses it sees every loss of it as an error.
+
+    A pooled connection is replaced in silence, and with it a server that has lost its data.
+    """
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+
+    async def run(self, commands: Sequence[Command], timeout_seconds: float) -> list[Any]:
+        """
+        Send the commands in one go; their answers, a ResponseError in the place of its command.
+
+        Raises:
+            UnavailableError: Not all were answered; each may or may not have been executed.
+        """
+        if not commands:
+            return []
+        async with answered(timeout_seconds):
+            try:
+                packed = self._connection.pack_commands(commands)
+                await self._connection.send_packed_command(packed)
+                return [await self._answer() for _ in commands]
+            except BaseException:
+                # Answers that were not read would be taken for those of the next commands.
+                await self._connection.disconnect(nowait=True)
+                raise
+
+    async def _answer(self) -> Any:
+        try:
+            return await self._connection.read_response()
+        except ResponseError as exc:
+            return exc
+
+    async def close(self) -> None:
+        """Close the connection; the next command opens it again."""
+        await self._connection.disconnect(nowait=True)
+
+
+class Streams:
+    """The streams of all threads. Every method raises UnavailableError."""
+
+    def __init__(self, url: str, prefix: str, max_events: int) -> None:
+        options: dict[str, Any] = {
+            "protocol": 2,
+            # Driven by us: a driver that reconnects and tries again hides a lost stream.
+            "retry": Retry(NoBackoff(), 0),
+            # The driver's own time-outs lose a cancellation that comes while a command is sent
+            # (asyncio.wait_for of Python 3.11); `answered` has one for all answers together.
+            "socket_timeout": None,
+            "socket_connect_timeout": CONNECT_SECONDS,
+        }
+        try:
+            self._pool = BlockingConnectionPool.from_url(
+                url, max_connections=READ_CONNECTIONS, timeout=ANSWER_SECONDS, **options
+            )
+        except ValueError:
+            # Its message may hold a part of the password.
+            raise InvalidInputError("The Redis URL is not valid") from None
+        self._client = Redis(connection_pool=self._pool)
+        self._writer = self.line()
+        self._prefix = prefix
+        self._max_events = max_events
+
+    def key(self, thread_id: str) -> str:
+        """The key of a thread's stream."""
+        return f"{self._prefix}:ev:{{{thread_id}}}"
+
+    def line(self) -> Line:
+        """A connection of one's own."""
+        return Line(self._pool)
+
+    async def ping(self) -> None:
+        """Return if Redis answers."""
+        async with answered():
+            await self._client.ping()
+
+    async def append(self, appends: Sequence[Append]) -> list[Appended]:
+        """Add events to streams in one round trip. Only one task at a time may call it."""
+        commands = [self._commands(append) for append in appends]
+        flat = [command for some in commands for command in some]
+        answers = iter(await self._writer.run(flat, ANSWER_SECONDS))
+        return [
+            _appended(append, [next(answers) for _ in some])
+            for append, some in zip(appends, commands, strict=True)
+        ]
+
+    def _commands(self, append: Append) -> list[Command]:
+        key = self.key(append.thread_id)
+        head: Command = ("XADD", key) if append.create else ("XADD", key, "NOMKSTREAM")
+        bound: Command = ("MAXLEN", "~", self._max_events)
+        commands: list[Command] = [
+            (*head, event.id, "r", event.run_id, "e", event.name, "d", event.data)
+            for event in append.events
+        ]
+        if commands:
+            commands[-1] = (*head, *bound, *commands[-1][len(head) :])
+        if append.trim_before is not None:
+            commands.append(("XTRIM", key, "MINID", "~", _text(append.trim_before)))
+        if append.ttl_seconds is not None:
+            commands.append(("PEXPIRE", key, int(append.ttl_seconds * 1000)))
+        if append.weigh:
+            commands.append(("MEMORY", "USAGE", key, "SAMPLES", "0"))
+        return commands
+
+    async def ends(self, thread_ids: Sequence[str]) -> list[EventId | None]:
+        """
+        The highest id each stream ever had, START if it has none, None if it does not say.
+
+        On the connection of `append`; only one task at a time may call either.
+        """
+        commands = [("XINFO", "STREAM", self.key(thread_id)) for thread_id in thread_ids]
+        return [_end(answer) for answer in await self._writer.run(commands, ANSWER_SECONDS)]
+
+    async def disconnect(self) -> None:
+        """Have the next `append` or `ends` connect anew."""
+        await self._writer.close()
+
+    async def end(self, thread_id: str) -> EventId:
+        """The highest id the stream ever had; START if there is none."""
+        async with answered():
+            try:
+                info = await self._client.xinfo_stream(self.key(thread_id))
+            except ResponseError as exc:
+                if (end := _end(exc)) is None:
+                    raise
+                return end
+            return _position(info["last-generated-id"])
+
+    async def page(self, thread_id: str, after: EventId, count: int) -> Page:
+        """The first events after the cursor."""
+        key = self.key(thread_id)
+        async with answered():
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.xrange(key, "-", "+", count=1)
+            pipeline.xrange(key, f"({_text(after)}", "+", count=count)
+            oldest, entries = await pipeline.execute()
+        return Page(
+            oldest=_position(oldest[0][0]) if oldest else None,
+            events=[_event(event_id, fields) for event_id, fields in entries],
+        )
+
+    async def touch(self, key: str, ttl_seconds: float) -> None:
+        """Put an entry into a stream that holds one at most, to wake those who read it."""
+        async with answered():
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.xadd(key, {"w": 1}, maxlen=1, approximate=False)
+            pipeline.pexpire(key, int(ttl_seconds * 1000))
+            await pipeline.execute()
+
+    async def delete(self, thread_id: str) -> None:
+        """Delete the stream, if there is one."""
+        async with answered():
+            await self._client.unlink(self.key(thread_id))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._writer.close()
+        await self._client.aclose()
+        await self._pool.disconnect()
+
+
+@asynccontextmanager
+async def open_streams(url: str, prefix: str, max_events: int) -> AsyncIterator[Streams]:
+    """
+    The streams behind a URL; nothing is connected yet.
+
+    Raises:
+        InvalidInputError: The URL is none of redis://, rediss:// and unix://.
+    """
+    streams = Streams(url, prefix, max_events)
+    try:
+        yield streams
+    finally:
+        await streams.close()
+
+
+async def read_blocking(
+    line: Line, cursors: Mapping[str, str], *, count: int, block_seconds: float
+) -> dict[str, list[tuple[str, Event]]]:
+    """
+    Wait until one of the streams has something after its cursor.
+
+    Args:
+        cursors: An id for each key.
+        count: How many events at the most of each stream.
+
+    Returns:
+        What there is by key, each with its id; nothing after `block_seconds`.
+    """
+    block = int(block_seconds * 1000)
+    command = ("XREAD", "BLOCK", block, "COUNT", count, "STREAMS", *cursors, *cursors.values())
+    (answer,) = await line.run([command], block_seconds + ANSWER_SECONDS)
+    if isinstance(answer, ResponseError):
+        raise UnavailableError("Redis refused to be read") from answer
+    return {
+        key.decode(): [
+            (event_id.decode(), _event(event_id, dict(zip(flat[::2], flat[1::2], strict=True))))
+            for event_id, flat in entries
+        ]
+        for key, entries in answer or ()
+    }
+
+
+def _text(position: EventId) -> str:
+    return f"{position[0]}-{position[1]}"
+
+
+def _position(event_id: bytes) -> EventId:
+    epoch, seq = event_id.split(b"-")
+    return int(epoch), int(seq)
+
+
+def _event(event_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
+    run_id, name = fields.get(b"r", b""), fields.get(b"e", b"")
+    return Event(*_position(event_id), run_id.decode(), name.decode(), fields.get(b"d", b""))
+
+
+def _end(answer: Any) -> EventId | None:
+    if isinstance(answer, ResponseError):
+        return START if "no such key" in str(answer).lower() else None
+    return _position(answer[answer.index(b"last-generated-id") + 1])
+
+
+def _appended(append: Append, answers: list[Any]) -> Appended:
+    added = answers[: len(append.events)]
+    accepted = next((i for i, answer in enumerate(added) if not isinstance(answer, bytes)), None)
+    error = None
+    if accepted is not None and isinstance(added[accepted], ResponseError):
+        text = str(added[accepted])
+        error = None if "equal or smaller" in text else text
+    size = answers[-1] if append.weigh else 0
+    return Appended(
+        accepted=len(added) if accepted is None else accepted,
+        error=error,
+        stream_bytes=size if isinstance(size, int) else 0,
+    )
