@@ -1,0 +1,120 @@
+"""
+The bundled agent: a chat model with two tools, as plain LangGraph.
+
+It runs under any LangGraph server. The model is chosen when a run begins, by the environment:
+
+OPENAI_API_KEY      a key, or any word for a server that wants none; without it: the offline model
+OPENAI_BASE_URL     an OpenAI-compatible server, e.g. ``http://127.0.0.1:8000/v1``
+MODEL               the model's name there; default ``gpt-4.1-mini``
+MODEL_MAX_TOKENS    the longest answer, in tokens; default: the server's own
+MODEL_TOOLS         ``off`` for a server or model without tool calls, such as FastChat's
+"""
+
+import ast
+import operator
+import os
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import SystemMessage
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
+
+from graph.agents.offline import OfflineModel
+
+PROMPT = "You are a helpful assistant. Answer in the language of the question."
+
+_OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
+_EXPRESSION_LIMIT = 500
+
+
+@tool
+def current_time(timezone: str = "UTC") -> str:
+    """The date and time now, in an IANA time zone such as Asia/Shanghai."""
+    return datetime.now(ZoneInfo(timezone)).isoformat(timespec="seconds")
+
+
+@tool
+def calculate(expression: str) -> float:
+    """The value of an arithmetic expression of numbers, + - * / // % and parentheses."""
+    if len(expression) > _EXPRESSION_LIMIT:
+        raise ValueError("the expression is too long")
+    return _value(ast.parse(expression, mode="eval").body)
+
+
+TOOLS = [current_time, calculate]
+
+
+def _value(node: ast.AST) -> float:
+    # No powers, names or calls: an expression ends soon and reaches nothing.
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return number
+        case ast.UnaryOp(op=operation, operand=operand) if type(operation) in _OPERATORS:
+            return _OPERATORS[type(operation)](_value(operand))
+        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _OPERATORS:
+            return _OPERATORS[type(operation)](_value(left), _value(right))
+    raise ValueError(f"cannot calculate {ast.unparse(node)!r}")
+
+
+async def call_model(state: MessagesState) -> dict[str, Any]:
+    """Let the model answer, or call tools."""
+    model = _model()
+    messages = [SystemMessage(PROMPT), *state["messages"]]
+    if isinstance(model, OfflineModel) or os.environ.get("MODEL_TOOLS") == "off":
+        return {"messages": [await model.ainvoke(messages)]}
+    return {"messages": [await model.bind_tools(TOOLS).ainvoke(messages)]}
+
+
+def _model() -> BaseChatModel:
+    if not os.environ.get("OPENAI_API_KEY"):
+        return OfflineModel()
+    return _openai(
+        os.environ["OPENAI_API_KEY"],
+        os.environ.get("OPENAI_BASE_URL") or None,
+        os.environ.get("MODEL") or "gpt-4.1-mini",
+        int(os.environ.get("MODEL_MAX_TOKENS") or 0),
+    )
+
+
+@lru_cache(maxsize=8)
+def _openai(api_key: str, base_url: str | None, name: str, max_tokens: int) -> ChatOpenAI:
+    options: dict[str, Any] = {"api_key": api_key, "model": name, "stream_usage": True}
+    if base_url is None:
+        if max_tokens:
+            options["max_tokens"] = max_tokens
+        return ChatOpenAI(**options)
+    if max_tokens:
+        # As `max_tokens` it would be sent as `max_completion_tokens`, which FastChat, Ollama and
+        # older servers ignore.
+        options["extra_body"] = {"max_tokens": max_tokens}
+    # A model's name alone (codex-…, gpt-5-pro) would send it to /v1/responses, which they lack.
+    return ChatOpenAI(base_url=base_url, use_responses_api=False, **options)
+
+
+def _agent() -> StateGraph[MessagesState]:
+    builder = StateGraph(MessagesState)
+    builder.add_node("model", call_model)
+    builder.add_node("tools", ToolNode(TOOLS))
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", tools_condition)
+    builder.add_edge("tools", "model")
+    return builder
+
+
+graph = _agent().compile()
