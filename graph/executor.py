@@ -1,0 +1,389 @@
+"""
+One leased run: execute the graph, log its events, settle its end.
+
+What ends a run comes in two steps. `_stream` finds out how it ended and never fails; `_settle`
+writes that down, fenced by the lease, and only then tells those who follow.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+from langchain_core.runnables import RunnableConfig
+from langgraph.store.base import BaseStore
+
+from graph.encode import dumps, error_payload, plain
+from graph.registry import Registry
+from graph.requests import graph_input
+from graph.snapshots import interrupts_of, status_of
+from graph.stream import Outcome, StreamPlan, stream
+from store import messages, queue
+from store.checkpoints import Saver
+from store.database import Database
+from store.errors import LeaseLostError, UnavailableError
+from store.events import EventLog, ThreadWriter
+from store.models import JsonObject, RunStatus, ThreadStatus
+from store.queue import Claim
+
+log = structlog.get_logger(__name__)
+
+#: Why a run is stopped from outside: somebody cancelled it, this process is going, or it has lost
+#: the lease and must leave everything as it is.
+StopReason = Literal["interrupt", "rollback", "drain", "lost"]
+
+#: Of two reasons the later one here counts.
+_PRECEDENCE: tuple[StopReason, ...] = ("drain", "interrupt", "rollback", "lost")
+
+#: How long a run that was told to stop is waited for, and between two tries to write its end.
+STOP_SECONDS, RETRY_SECONDS = 10.0, 0.5
+
+#: What addresses another state than the newest of the root graph.
+_ADDRESS = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """How a run ended."""
+
+    status: RunStatus
+    #: It stopped before the graph's end, to be continued.
+    interrupted: bool = False
+    #: The output of the graph as it last was; None if nothing came.
+    values: Any = None
+    interrupts: tuple[Any, ...] = ()
+    error: JsonObject | None = None
+
+
+class Execution:
+    """A run under way in this process."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.ended = asyncio.Event()
+        self.result: Result | None = None
+        self.stop_reason: StopReason | None = None
+        self._streaming: asyncio.Task[Any] | None = None
+
+    def begin(self) -> None:
+        """Mark the part of the running task that `stop` may cancel."""
+        self._streaming = asyncio.current_task()
+        if self.stop_reason and self._streaming:
+            self._streaming.cancel()
+
+    def end(self) -> None:
+        """From here on the run settles, whatever comes."""
+        self._streaming = None
+
+    def stop(self, reason: StopReason) -> None:
+        """Have the graph cancelled, once; of several reasons the gravest counts."""
+        if self.stop_reason is None and self._streaming:
+            self._streaming.cancel()
+        self.stop_reason = max(self.stop_reason or reason, reason, key=_PRECEDENCE.index)
+
+
+class Executor:
+    """
+    The runs under way in this process, up to a number of slots.
+
+    Args:
+        slots: How many runs at once.
+        run_timeout_seconds: How long one run may take.
+        alive: Whether this process still owns its runs; see `store.heartbeat.Heartbeat.alive`.
+        on_free: Called whenever a slot comes free.
+    """
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        registry: Registry,
+        saver: Saver,
+        items: BaseStore,
+        events: EventLog,
+        slots: int,
+        run_timeout_seconds: float,
+        alive: Callable[[], bool],
+        on_free: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._db = db
+        self._registry = registry
+        self._saver = saver
+        self._items = items
+        self._events = events
+        self._run_timeout_seconds = run_timeout_seconds
+        self._alive = alive
+        self.on_free = on_free
+        self.slots = slots
+        self._reserved = 0
+        # A run can be here twice for a while: given up, and taken up again before it has stopped.
+        self._tasks: dict[Execution, asyncio.Task[None]] = {}
+        self._draining = False
+
+    @property
+    def free(self) -> int:
+        """How many more runs could start now."""
+        return self.slots - self._reserved - len(self._tasks)
+
+    @property
+    def running(self) -> dict[str, Execution]:
+        """The runs under way, by run id."""
+        return {execution.claim.run.run_id: execution for execution in self._tasks}
+
+    def reserve(self, slots: int = 1) -> bool:
+        """Keep slots for runs about to be claimed; `release` or `start` gives each back."""
+        if self.free < slots:
+            return False
+        self._reserved += slots
+        return True
+
+    def release(self, slots: int = 1) -> None:
+        """Give reserved slots back unused."""
+        self._reserved -= slots
+
+    def start(self, claim: Claim) -> Execution:
+        """Begin to execute a claimed run, in a slot that was reserved."""
+        self._reserved -= 1
+        run, lease = claim.run, claim.lease
+        execution = Execution(claim)
+        # Before anybody can ask for its events: whoever follows then reads them from memory.
+        writer = self._events.writer(lease.thread_id, lease.epoch, run.run_id)
+        writer.emit("metadata", dumps({"run_id": run.run_id, "attempt": run.attempt}))
+        task = asyncio.create_task(self._run(execution, writer), name=f"run {run.run_id}")
+        self._tasks[execution] = task
+        task.add_done_callback(lambda done: self._end(execution, writer, done))
+        if self._draining:
+            execution.stop("drain")
+        return execution
+
+    def stop(self, run_id: str, reason: StopReason) -> None:
+        """Stop a run, if it is here."""
+        if execution := self.running.get(run_id):
+            execution.stop(reason)
+
+    async def drain(self, *, grace_seconds: float) -> None:
+        """Let the runs finish for `grace_seconds`, then hand the rest back, and all that come."""
+        await self._wait(grace_seconds)
+        self._draining = True
+        for execution in self._tasks:
+            execution.stop("drain")
+        await self._wait(STOP_SECONDS)
+
+    async def _wait(self, seconds: float) -> None:
+        if self._tasks:
+            await asyncio.wait(set(self._tasks.values()), timeout=seconds)
+
+    def _end(self, execution: Execution, writer: ThreadWriter, task: asyncio.Task[None]) -> None:
+        """Free the slot, however the task has ended."""
+        if not task.cancelled() and (exc := task.exception()):
+            log.error("the end of a run was not written", run_id=writer.run_id, exc_info=exc)
+        writer.close()
+        del self._tasks[execution]
+        execution.ended.set()
+        self.on_free()
+
+    async def _run(self, execution: Execution, writer: ThreadWriter) -> None:
+        result = await self._stream(execution, writer)
+        try:
+            await self._settle(execution, writer, result)
+        except Exception as exc:
+            # One run still: the state that it left cannot be read by its graph, for example.
+            log.warning("run left its thread unreadable", run_id=writer.run_id, exc_info=True)
+            failed = Result(status="error", error=error_payload(exc))
+            await self._settle(execution, writer, failed)
+
+    async def _stream(self, execution: Execution, writer: ThreadWriter) -> Result:
+        """Execute the graph to its end, whichever it is."""
+        outcome = Outcome()
+        try:
+            execution.begin()
+            async with asyncio.timeout(self._run_timeout_seconds) as limit:
+                await self._execute(execution.claim, writer, outcome)
+        except asyncio.CancelledError as exc:
+            if not _is_cancelled():  # a node's own affair that nobody here wanted
+                return self._failed(exc, outcome, "error")
+            return _stopped(execution, outcome)
+        except (LeaseLostError, UnavailableError) as exc:
+            # What is written is safe and the rest is not ours to write: another attempt resumes.
+            log.warning("run left to another attempt", run_id=writer.run_id, reason=exc.message)
+            execution.stop("lost")
+            return Result(status="pending")
+        except Exception as exc:
+            # One run: whatever its graph raises ends it, and it alone.
+            if execution.stop_reason:  # in answer to being cancelled
+                return _stopped(execution, outcome)
+            log.warning("run failed", run_id=writer.run_id, exc_info=True)
+            return self._failed(exc, outcome, "timeout" if limit.expired() else "error")
+        finally:
+            execution.end()
+        return Result(
+            status="success",
+            interrupted=outcome.interrupted,
+            values=outcome.values,
+            interrupts=tuple(outcome.interrupts),
+        )
+
+    def _failed(self, exc: BaseException, outcome: Outcome, status: RunStatus) -> Result:
+        error: JsonObject = plain(error_payload(exc))
+        if status == "timeout":
+            message = f"The run took longer than {self._run_timeout_seconds:g} seconds"
+            error = {"error": "TimeoutError", "message": message}
+        return Result(status=status, values=outcome.values, error=error)
+
+    async def _execute(self, claim: Claim, writer: ThreadWriter, outcome: Outcome) -> None:
+        run, kwargs = claim.run, claim.run.kwargs
+        config = _config(claim)
+        graph_id = config["configurable"]["graph_id"]
+        saver = None if run.temporary else self._leased(claim, graph_id)
+        plan = StreamPlan.parse(kwargs["stream_mode"], subgraphs=kwargs["subgraphs"])
+        resumes = await self._resumes(claim)
+        if resumes:
+            config = _at_head(config)
+        async with self._registry.open(
+            graph_id, config, checkpointer=saver, store=self._items
+        ) as graph:
+            events = stream(
+                graph,
+                None if resumes else graph_input(kwargs),
+                config,
+                plan,
+                context=kwargs["context"],
+                interrupt_before=kwargs["interrupt_before"],
+                interrupt_after=kwargs["interrupt_after"],
+                durability=kwargs["durability"],
+                outcome=outcome,
+            )
+            async with aclosing(events):
+                async for name, data in events:
+                    writer.emit(name, data)
+                    if writer.fenced.is_set():
+                        raise LeaseLostError(f"Thread {run.thread_id} went on without this run")
+
+    def _leased(self, claim: Claim, graph_id: str) -> Saver:
+        return self._saver.leased(
+            claim.lease,
+            run_id=claim.run.run_id,
+            messages_channel=self._registry.messages_channel(graph_id),
+            alive=self._alive,
+        )
+
+    async def _resumes(self, claim: Claim) -> bool:
+        """Whether an earlier attempt of the run left a checkpoint to go on from."""
+        run = claim.run
+        if run.temporary or claim.lease.epoch == run.first_epoch:
+            return False
+        head: RunnableConfig = {"configurable": {"thread_id": run.thread_id, "checkpoint_ns": ""}}
+        found = await self._saver.aget_tuple(head)
+        return found is not None and found.metadata.get("run_id") == run.run_id
+
+    async def _settle(self, execution: Execution, writer: ThreadWriter, result: Result) -> None:
+        """Write the end of the run down, then tell; tell nothing if it is not ours to end."""
+        claim, reason = execution.claim, execution.stop_reason
+        if reason == "lost":
+            return
+        if reason == "drain" and result.status == "interrupted":
+            ended = await self._insist(lambda: self._hand_back(claim))
+        elif reason == "rollback":
+            # Whatever it came to meanwhile.
+            result = Result(status="interrupted", values=result.values)
+            ended = await self._insist(lambda: self._roll_back(claim))
+        else:
+            ended = await self._insist(lambda: self._finish(claim, result))
+        if ended:
+            execution.result = result
+            tell_end(writer, result.status, result.error)
+
+    async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Try until PostgreSQL answers, or the run may belong to somebody else."""
+        while self._alive():
+            try:
+                return await write()
+            except UnavailableError as exc:
+                log.warning("the end of a run could not be written yet", reason=exc.message)
+                await asyncio.sleep(RETRY_SECONDS)
+        return False
+
+    async def _hand_back(self, claim: Claim) -> bool:
+        """Whether that was the run's end, because somebody wants it stopped."""
+        given_up = await queue.hand_back(self._db, claim)
+        if given_up and given_up.rolled_back:
+            # The next writer to the thread does it, if this fails.
+            with suppress(UnavailableError):
+                await messages.rebuild(self._db, self._saver, thread_id=claim.run.thread_id)
+        return given_up is not None and given_up.status != "pending"
+
+    async def _finish(self, claim: Claim, result: Result) -> bool:
+        if claim.run.temporary:
+            return await queue.finish_temporary(self._db, claim)
+        status, interrupts = await self._thread_state(claim, result)
+        return await queue.finish(
+            self._db,
+            claim,
+            status=result.status,
+            thread_status=status,
+            interrupts=interrupts,
+            error=result.error,
+            thread_error=queue.CANCELLED if result.status == "interrupted" else result.error,
+        )
+
+    async def _roll_back(self, claim: Claim) -> bool:
+        if claim.run.temporary:
+            return await queue.finish_temporary(self._db, claim)
+        if not await queue.undo(self._db, claim):
+            return False
+        # While the thread is still ours: the next run projects onto what is there.
+        await messages.rebuild(self._db, self._saver, thread_id=claim.run.thread_id)
+        return await queue.discard(self._db, claim)
+
+    async def _thread_state(self, claim: Claim, result: Result) -> tuple[ThreadStatus, JsonObject]:
+        """What the run leaves its thread in; read back only if it did not run through."""
+        if result.status in ("error", "timeout"):
+            return "error", {}
+        if result.status == "success" and not result.interrupted:
+            return "idle", {}
+        config = _at_head(_config(claim))
+        graph_id = config["configurable"]["graph_id"]
+        async with self._registry.open(
+            graph_id, config, checkpointer=self._saver, store=self._items
+        ) as graph:
+            snapshot = await graph.aget_state(config)
+        return status_of(snapshot), interrupts_of(snapshot)
+
+
+def tell_end(writer: ThreadWriter, status: RunStatus, error: JsonObject | None) -> None:
+    """Log the end of a run, once it is written down."""
+    if error is not None:
+        writer.emit("error", dumps(error))
+    writer.emit("end", dumps({"run_id": writer.run_id, "status": status}))
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _stopped(execution: Execution, outcome: Outcome) -> Result:
+    task = asyncio.current_task()
+    if task:
+        task.uncancel()
+    if execution.stop_reason is None:  # not by us: the event loop is closing
+        execution.stop_reason = "drain"
+    return Result(status="interrupted", values=outcome.values)
+
+
+def _at_head(config: Any) -> Any:
+    """The config without the checkpoint that the run began from."""
+    configurable = {k: v for k, v in config["configurable"].items() if k not in _ADDRESS}
+    return {**config, "configurable": configurable}
+
+
+def _config(claim: Claim) -> Any:
+    """The config of one attempt: the run's own, never shared with its row."""
+    config = claim.run.kwargs["config"]
+    return {
+        **config,
+        "configurable": dict(config["configurable"]),
+        "metadata": {**config["metadata"], "run_attempt": claim.run.attempt},
+    }

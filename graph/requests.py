@@ -1,0 +1,177 @@
+"""What a run is asked for, and what it becomes with all that it inherits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID, uuid5
+
+from langgraph.types import Command, Send
+
+from store.errors import BadRequestError
+from store.models import JsonObject, MultitaskStrategy
+from store.runs import Setting
+
+#: The namespace of system assistants: ``uuid5(NAMESPACE, graph_id)``, as on every such server.
+NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+
+Durability = Literal["sync", "async", "exit"]
+
+#: Keys of ``configurable`` that only the server sets.
+RESERVED = frozenset(
+    {
+        "langgraph_auth_user",
+        "langgraph_auth_user_id",
+        "langgraph_auth_permissions",
+        "langgraph_request_id",
+        "__request_start_time_ms__",
+        "__after_seconds__",
+        "__pregel_node_finished",
+        "__context_provided__",
+    }
+)
+_RESERVED_PREFIXES = ("__langsmith_", "__otel_", "__dd_")
+#: Keys of ``metadata`` that only the server sets.
+RESERVED_METADATA = frozenset(
+    {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"}
+)
+
+
+def system_assistant_id(graph_id: str) -> str:
+    """The id of the assistant that every graph has."""
+    return str(uuid5(NAMESPACE, graph_id))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRequest:
+    """A run as a door decoded it; all of it is checked, none of it is merged."""
+
+    assistant_id: str
+    input: Any = None
+    command: JsonObject | None = None
+    checkpoint: JsonObject | None = None
+    metadata: JsonObject = field(default_factory=dict)
+    config: JsonObject = field(default_factory=dict)
+    context: JsonObject | None = None
+    stream_modes: Sequence[str] = ("values",)
+    stream_subgraphs: bool = False
+    resumable: bool = False
+    interrupt_before: str | list[str] | None = None
+    interrupt_after: str | list[str] | None = None
+    multitask_strategy: MultitaskStrategy = "enqueue"
+    if_not_exists: Literal["create", "reject"] = "reject"
+    after_seconds: float = 0.0
+    durability: Durability = "async"
+    #: Delete the thread when the run ends; nothing of it is checkpointed.
+    temporary: bool = False
+    #: Keys of ``configurable`` that the server adds: who is calling, and the request's id.
+    injected: JsonObject = field(default_factory=dict)
+
+
+def compose(
+    request: RunRequest, setting: Setting, *, run_id: str, thread_id: str
+) -> tuple[JsonObject, JsonObject]:
+    """
+    Merge what the run inherits: assistant, then thread, then request, the later one winning.
+
+    Returns:
+        The run's metadata, and the kwargs that its row keeps: what `graph.executor` executes.
+
+    Raises:
+        BadRequestError: Both ``context`` and ``config.configurable`` are given.
+    """
+    configurable, context = _configurable(request, setting)
+    ids = {
+        "run_id": run_id,
+        "thread_id": thread_id,
+        "graph_id": setting.graph_id,
+        "assistant_id": setting.assistant_id,
+    }
+    metadata = {
+        **setting.metadata,
+        **(setting.thread_metadata or {}),
+        **_without(request.config.get("metadata") or {}, RESERVED_METADATA),
+        **_without(request.metadata, RESERVED_METADATA),
+        "graph_id": setting.graph_id,
+        "assistant_id": setting.assistant_id,
+    }
+    config = {
+        **_plain(setting.config),
+        **_plain(request.config),
+        "configurable": {
+            **configurable,
+            **_checkpoint(request.checkpoint),
+            "user_id": configurable.get("user_id", ""),
+            **request.injected,
+            **ids,
+        },
+        "metadata": metadata,
+    }
+    kwargs = {
+        "input": request.input,
+        "command": request.command,
+        "config": config,
+        "context": context,
+        "stream_mode": list(request.stream_modes),
+        "interrupt_before": request.interrupt_before,
+        "interrupt_after": request.interrupt_after,
+        "webhook": None,
+        "feedback_keys": None,
+        "temporary": request.temporary,
+        "subgraphs": request.stream_subgraphs,
+        "resumable": request.resumable,
+        "checkpoint_during": request.durability != "exit",
+        "durability": request.durability,
+    }
+    return metadata, kwargs
+
+
+def _configurable(request: RunRequest, setting: Setting) -> tuple[JsonObject, JsonObject]:
+    """Context and configurable: two names of one thing, of which a request may use one."""
+    asked = {
+        key: value
+        for key, value in (request.config.get("configurable") or {}).items()
+        if key not in RESERVED and not key.startswith(_RESERVED_PREFIXES)
+    }
+    if asked and request.context:
+        raise BadRequestError(
+            "Cannot specify both configurable and context. Prefer setting context alone."
+        )
+    inherited = {
+        **(setting.config.get("configurable") or {}),
+        **((setting.thread_config or {}).get("configurable") or {}),
+    }
+    if request.context:
+        return {**inherited, **request.context}, {**setting.context, **request.context}
+    return {**inherited, **asked}, {**setting.context, **inherited, **asked}
+
+
+def _plain(config: JsonObject) -> JsonObject:
+    return {key: config[key] for key in ("tags", "recursion_limit") if config.get(key) is not None}
+
+
+def _checkpoint(checkpoint: JsonObject | None) -> JsonObject:
+    keys = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
+    return {key: checkpoint[key] for key in keys if checkpoint and checkpoint.get(key) is not None}
+
+
+def _without(values: JsonObject, keys: frozenset[str]) -> JsonObject:
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def graph_input(kwargs: JsonObject) -> Any:
+    """The input of the graph; a command wins over an input given beside it."""
+    command = kwargs.get("command")
+    return kwargs.get("input") if command is None else _command(command)
+
+
+def _command(command: JsonObject) -> Command[Any]:
+    update = command.get("update")
+    if isinstance(update, list):
+        update = [tuple(pair) for pair in update]
+    return Command(resume=command.get("resume"), update=update, goto=_targets(command.get("goto")))
+
+
+def _targets(goto: Any) -> Any:
+    if isinstance(goto, list):
+        return [_targets(target) for target in goto]
+    return Send(goto["node"], goto.get("input")) if isinstance(goto, dict) else goto

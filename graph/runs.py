@@ -1,0 +1,335 @@
+"""Commands on runs: submit, follow, join, cancel."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from uuid import UUID
+
+import orjson
+import structlog
+from langgraph.types import Interrupt
+from uuid_utils.compat import uuid7
+
+from graph.encode import dumps
+from graph.endings import Endings
+from graph.executor import Execution, Executor, Result
+from graph.registry import Registry
+from graph.requests import RunRequest, compose, system_assistant_id
+from graph.snapshots import open_interrupts
+from store import messages, queue, runs, threads
+from store.checkpoints import Saver
+from store.database import Database
+from store.errors import InvalidInputError, NotFoundError, UnavailableError
+from store.events import Event, EventId, EventLog, Gap
+from store.heartbeat import Heartbeat
+from store.models import CancelAction, JsonObject, Run
+from store.queue import NewRun
+from store.runs import Setting
+
+log = structlog.get_logger(__name__)
+
+#: The events that tell what a run came to, and the key under which two of them tell what it asks.
+_TELLING = frozenset({"values", "updates", "error", "end"})
+_INTERRUPT = "__interrupt__"
+
+#: Statuses after which a run never changes.
+ENDED = frozenset({"success", "error", "timeout", "interrupted"})
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A run that was taken in, and its execution if this process began it at once."""
+
+    run: Run
+    execution: Execution | None
+
+
+class Runs:
+    """
+    The one way to run a graph; every door submits here.
+
+    Args:
+        heartbeat: Who this process is in the queue.
+    """
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        registry: Registry,
+        events: EventLog,
+        executor: Executor,
+        endings: Endings,
+        saver: Saver,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self._db = db
+        self._registry = registry
+        self._events = events
+        self._executor = executor
+        self._endings = endings
+        self._saver = saver
+        self._heartbeat = heartbeat
+        #: Set when this process goes: then runs are queued for others.
+        self.draining = False
+        self._abandoning: set[asyncio.Task[None]] = set()
+
+    async def submit(
+        self, request: RunRequest, *, thread_id: str | None, attached: bool
+    ) -> Submitted:
+        """
+        Take a run in; once this returns, the run is not lost.
+
+        Args:
+            thread_id: The thread; None makes one.
+            attached: Somebody waits for it: start it here and now if the thread and a slot are
+                free, instead of by the queue.
+
+        Raises:
+            InvalidInputError: The assistant is no assistant's id and no graph's name.
+            NotFoundError: There is no such assistant or thread.
+            ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+        """
+        new_thread = thread_id is None
+        thread_id = thread_id or str(uuid7())
+        setting = await self._setting(request, thread_id)
+        run_id = str(uuid7())
+        metadata, kwargs = compose(request, setting, run_id=run_id, thread_id=thread_id)
+        if setting.thread_id is None:
+            if not new_thread and request.if_not_exists == "reject":
+                raise NotFoundError("Thread or assistant not found.")
+            await threads.create(self._db, thread_id, if_exists="do_nothing")
+        new = NewRun(
+            run_id=run_id,
+            thread_id=thread_id,
+            assistant_id=setting.assistant_id,
+            multitask_strategy=request.multitask_strategy,
+            metadata=metadata,
+            kwargs=kwargs,
+            thread_metadata={
+                "graph_id": setting.graph_id,
+                "assistant_id": setting.assistant_id,
+            },
+            temporary=request.temporary,
+            after_seconds=request.after_seconds,
+        )
+        if attached and (execution := await self._start(new)):
+            return Submitted(execution.claim.run, execution)
+        return Submitted(await queue.enqueue(self._db, new), None)
+
+    async def _setting(self, request: RunRequest, thread_id: str) -> Setting:
+        assistant_id = self._assistant_id(request.assistant_id)
+        setting = await runs.setting(self._db, assistant_id=assistant_id, thread_id=thread_id)
+        if setting is None:
+            raise NotFoundError("Thread or assistant not found.")
+        self._registry.entry(setting.graph_id)
+        return setting
+
+    def _assistant_id(self, text: str) -> str:
+        if text in self._registry.graph_ids:
+            return system_assistant_id(text)
+        try:
+            return str(UUID(text))
+        except ValueError:
+            names = ", ".join(self._registry.graph_ids)
+            raise InvalidInputError(
+                f"Invalid assistant: '{text}'. Must be either:\n- A valid assistant UUID, or\n"
+                f"- One of the registered graphs: {names}"
+            ) from None
+
+    async def _start(self, new: NewRun) -> Execution | None:
+        if self.draining or new.after_seconds > 0 or not self._heartbeat.alive():
+            return None
+        if not self._executor.reserve():
+            return None
+        try:
+            claim = await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
+        except BaseException:
+            self._executor.release()
+            raise
+        if claim is None:
+            self._executor.release()
+            return None
+        return self._executor.start(claim)
+
+    async def attach(self, run_id: str, *, thread_id: str | None = None) -> Submitted:
+        """
+        Find a run to follow it.
+
+        Raises:
+            NotFoundError: There is no such run on the thread.
+        """
+        run = await runs.get(self._db, run_id, thread_id=thread_id)
+        return Submitted(run, self._executor.running.get(run_id))
+
+    async def follow(
+        self, submitted: Submitted, *, after: tuple[int, int] | None = None
+    ) -> AsyncGenerator[list[Event] | Gap, None]:
+        """
+        Yield the events of a run after a position, in order, none missing and none twice.
+
+        Ends with the run, or when this process goes. Events come in lists: all that there were at
+        a time. A `Gap` says that the log does not reach back so far any more. Close it when done.
+
+        Args:
+            after: The last event that the client has; None for all of them.
+        """
+        run = submitted.run
+        position = max(after or (0, 0), (run.log_epoch, 0))
+        # Where the run is in the log, once it has begun.
+        place = position if run.first_epoch is not None else None
+        with self._endings.watch(run.run_id, ended=run.status in ENDED) as stop:
+            # From here on its end is noticed; it may have been cancelled in the queue before.
+            if run.status == "pending" and not await self._has_log(run.run_id):
+                return
+            events = self._events.follow(run.thread_id, position, stop=stop)
+            async with aclosing(events):
+                async for batch in events:
+                    ours = batch if isinstance(batch, Gap) else _of_run(batch, run.run_id)
+                    if ours:
+                        yield ours
+                    if self._endings.closed or _is_over(ours, stopped=stop.is_set()):
+                        return
+                    if isinstance(batch, Gap):
+                        continue
+                    place = ours[-1].position if isinstance(ours, list) and ours else place
+                    if place is None or batch[-1].epoch == place[0]:
+                        continue
+                    if told := await self._lost_end(run.run_id, place):
+                        yield told
+                        return
+
+    async def _has_log(self, run_id: str) -> bool:
+        """Whether the run has logged something, or will."""
+        run = await runs.find(self._db, run_id)
+        return run is not None and (run.status not in ENDED or run.first_epoch is not None)
+
+    async def _lost_end(self, run_id: str, place: EventId) -> list[Event]:
+        """
+        The end of a run that the next one of its thread overtook in the log.
+
+        A run's end is told after it is written down, and from then on another process may begin
+        the thread's next run: its first event closes the log to those of the epochs before it.
+        """
+        run = await runs.find(self._db, run_id)
+        if run is not None and run.status not in ENDED:
+            return []
+        told: JsonObject = {"error": run.error} if run and run.error else {}
+        told["end"] = {"run_id": run_id, "status": run.status if run else "interrupted"}
+        epoch, seq = place
+        return [
+            Event(epoch, seq + number, run_id, name, dumps(data))
+            for number, (name, data) in enumerate(told.items(), 1)
+        ]
+
+    async def join(self, submitted: Submitted) -> Result:
+        """
+        Wait for a run to end, wherever it is executed.
+
+        Raises:
+            UnavailableError: This process goes before the run ends.
+        """
+        execution = submitted.execution
+        if execution is not None:
+            await execution.ended.wait()
+            if execution.result is not None:
+                return execution.result
+        # Of each kind the last one.
+        heard: dict[str, bytes] = {}
+        async with aclosing(self.follow(submitted)) as batches:
+            async for batch in batches:
+                heard |= {} if isinstance(batch, Gap) else {e.name: e.data for e in batch}
+        if "end" in heard:
+            return _result(heard)
+        ended = await runs.find(self._db, submitted.run.run_id)
+        if ended is None:
+            return Result(status="interrupted")
+        if ended.status not in ENDED:
+            raise UnavailableError("The run goes on in another process")
+        thread = await threads.get(self._db, ended.thread_id)
+        return Result(
+            status=ended.status,
+            interrupted=thread.status == "interrupted",
+            interrupts=open_interrupts(thread.interrupts),
+            error=ended.error,
+        )
+
+    async def cancel(
+        self, thread_id: str, run_ids: list[str] | None, *, action: CancelAction
+    ) -> list[str]:
+        """
+        Stop runs of a thread, all in flight if none are named.
+
+        Returns:
+            The ids of those that were in flight.
+
+        Raises:
+            NotFoundError: There is no such thread.
+        """
+        stopped = await queue.cancel(self._db, thread_id, run_ids, action=action)
+        for run_id in stopped:
+            # The signal would reach us too; this is sooner.
+            self._executor.stop(run_id, action)
+        return stopped
+
+    def abandon(self, run: Run) -> None:
+        """Cancel a run because its client has left; by a task, for the client's is cancelled."""
+        task = asyncio.create_task(self._abandon(run), name=f"abandon {run.run_id}")
+        self._abandoning.add(task)
+        task.add_done_callback(self._abandoning.discard)
+
+    async def _abandon(self, run: Run) -> None:
+        with suppress(NotFoundError):
+            try:
+                await self.cancel(run.thread_id, [run.run_id], action="interrupt")
+            except UnavailableError as exc:
+                log.warning("abandoned run goes on", run_id=run.run_id, reason=exc.message)
+
+    async def delete(self, thread_id: str, run_id: str) -> None:
+        """
+        Delete a run that has ended, with what it wrote; the thread is as without it.
+
+        Raises:
+            NotFoundError: There is no such run on the thread.
+            ConflictError: A run is in flight on the thread.
+        """
+        await queue.delete(self._db, thread_id, run_id)
+        await messages.rebuild(self._db, self._saver, thread_id=thread_id)
+
+    async def delete_thread(self, thread_id: str) -> None:
+        """
+        Delete a thread with all that it has, its log too: another may come under its name.
+
+        Raises:
+            NotFoundError: There is no such thread.
+        """
+        await threads.delete(self._db, thread_id)
+        with suppress(UnavailableError):  # then it stays until it expires
+            await self._events.delete(thread_id)
+
+
+def _of_run(batch: list[Event], run_id: str) -> list[Event]:
+    return [event for event in batch if event.run_id == run_id]
+
+
+def _is_over(found: list[Event] | Gap, *, stopped: bool) -> bool:
+    """Whether nothing more of a run comes, after what was just found of it."""
+    if isinstance(found, Gap):
+        return False
+    return found[-1].name == "end" if found else stopped
+
+
+def _result(heard: dict[str, bytes]) -> Result:
+    """What a run came to, by the last events of its log."""
+    last = {name: orjson.loads(data) for name, data in heard.items() if name in _TELLING}
+    values, asked = last.get("values"), last.get("updates", {}).get(_INTERRUPT)
+    if isinstance(values, dict) and _INTERRUPT in values:
+        asked = values.pop(_INTERRUPT)
+    return Result(
+        status=last["end"]["status"],
+        interrupted=asked is not None,
+        values=values or None,
+        interrupts=tuple(Interrupt(found["value"], id=found["id"]) for found in asked or ()),
+        error=last.get("error"),
+    )

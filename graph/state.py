@@ -1,0 +1,282 @@
+"""
+The state of threads: read, listed, changed and forked through their graphs.
+
+A thread's values are in its checkpoints and nowhere else.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any
+
+import structlog
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.errors import InvalidUpdateError
+from langgraph.store.base import BaseStore
+from langgraph_sdk.runtime import AccessContext
+
+from graph.factory import AnyGraph, InvalidGraphError
+from graph.registry import Registry, UnknownGraphError
+from graph.snapshots import EMPTY, checkpoint_json, interrupts_of, state_json, status_of
+from store import threads
+from store.checkpoints import Saver
+from store.database import Database
+from store.errors import BadRequestError, ConflictError, NotFoundError
+from store.models import JsonObject, Thread
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: The channels that are a graph's values: one whose value is all, or several by name.
+_Output = str | Sequence[str]
+
+#: What decoding a checkpoint, or applying a client's values to one, may raise for its content.
+_CONTENT_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+
+
+class States:
+    """Reads and changes the states of threads; one for each process."""
+
+    def __init__(self, *, registry: Registry, saver: Saver, db: Database, items: BaseStore) -> None:
+        self._registry = registry
+        self._saver = saver
+        self._db = db
+        self._items = items
+
+    async def get(
+        self, thread_id: str, *, checkpoint: JsonObject | None = None, subgraphs: bool = False
+    ) -> JsonObject:
+        """
+        Read a state of a thread, as the API shows it; an empty one where there is none.
+
+        Args:
+            checkpoint: Which: ``checkpoint_id``, ``checkpoint_ns``, ``checkpoint_map``, each
+                optional; else the newest of the root graph.
+            subgraphs: With the states of the subgraphs under way, instead of their addresses.
+
+        Raises:
+            NotFoundError: There is no such thread, or its graph is not served any more.
+            BadRequestError: The namespace is none of the graph's.
+            ConflictError: The state cannot be read.
+        """
+        thread = await threads.get(self._db, thread_id)
+        if not _graph_id(thread):
+            return state_json(EMPTY)
+        config = _config(thread_id, checkpoint)
+        async with self._open(thread, self._saver, "threads.read") as graph:
+            with _readable(thread_id):
+                return state_json(await graph.aget_state(config, subgraphs=subgraphs))
+
+    async def history(
+        self,
+        thread_id: str,
+        *,
+        limit: int,
+        before: str | None = None,
+        metadata: JsonObject | None = None,
+        checkpoint: JsonObject | None = None,
+    ) -> list[JsonObject]:
+        """
+        List the states of a thread, newest first.
+
+        Args:
+            limit: States at the most.
+            before: The checkpoint that the first one comes before.
+            metadata: What the metadata of each contains.
+            checkpoint: Its ``checkpoint_ns`` names a subgraph.
+
+        Raises:
+            NotFoundError: There is no such thread, or its graph is not served any more.
+            BadRequestError: The namespace is none of the graph's.
+            ConflictError: A state cannot be read.
+        """
+        thread = await threads.get(self._db, thread_id)
+        if not _graph_id(thread):
+            return []
+        async with self._open(thread, self._saver, "threads.read") as graph:
+            with _readable(thread_id):
+                states = graph.aget_state_history(
+                    _config(thread_id, checkpoint),
+                    filter=metadata,
+                    before=_config(thread_id, {"checkpoint_id": before}) if before else None,
+                    limit=limit,
+                )
+                return [state_json(snapshot) async for snapshot in states]
+
+    async def update(
+        self,
+        thread_id: str,
+        values: Any,
+        *,
+        as_node: str | None = None,
+        checkpoint: JsonObject | None = None,
+    ) -> JsonObject:
+        """
+        Change the state of an idle thread, as if a node had returned `values`.
+
+        The new checkpoint follows the newest one, or `checkpoint`: a fork. It and the thread's
+        status are two transactions; whoever takes the thread in between settles its status.
+
+        Returns:
+            The address of the new checkpoint.
+
+        Raises:
+            NotFoundError: There is no such thread, graph or checkpoint.
+            ThreadBusyError: A run is pending or running on the thread.
+            LeaseLostError: A run took the thread meanwhile.
+            BadRequestError: No run gave the thread a graph yet, or the graph refuses the values.
+        """
+        thread = await threads.get(self._db, thread_id)
+        if not _graph_id(thread):
+            raise BadRequestError(
+                f"Thread {thread_id} has no graph yet: run one on it first, or set `graph_id` in "
+                "its metadata",
+                code="no_graph",
+            )
+        config = _config(thread_id, checkpoint)
+        await self._require(config)
+        lease = await threads.lease(self._db, thread_id)
+        saver = self._saver.leased(
+            lease,
+            run_id=None,
+            messages_channel=self._registry.messages_channel(_graph_id(thread)),
+            alive=lambda: True,
+        )
+        async with self._open(thread, saver, "threads.update") as graph:
+            # What a checkpoint's metadata says of its graph.
+            config["configurable"]["graph_id"] = _graph_id(thread)
+            with _applicable():
+                written = await graph.aupdate_state(config, values, as_node=as_node)
+            with _readable(thread_id):
+                snapshot = await graph.aget_state(_config(thread_id))
+        await threads.settle(
+            self._db, lease, status=status_of(snapshot), interrupts=interrupts_of(snapshot)
+        )
+        return checkpoint_json(written) or {}
+
+    async def values(self, thread_id: str) -> Any:
+        """
+        Read the values of a thread; None if it has none, or none that can be read.
+
+        Raises:
+            NotFoundError: There is no such thread.
+        """
+        thread = await threads.get(self._db, thread_id)
+        return (await self.values_of([thread])).get(thread_id)
+
+    async def values_of(self, found: Sequence[Thread]) -> dict[str, Any]:
+        """
+        Read the values of many threads, by their ids, in one round trip.
+
+        Missing are threads without a checkpoint or with one that cannot be read, and those whose
+        graph is not served: a list of threads is answered all the same.
+        """
+        outputs = await self._outputs(found)
+        values = {}
+        for head in await self._heads(list(outputs)):
+            thread_id = head.config["configurable"]["thread_id"]
+            channels, output = head.checkpoint["channel_values"], outputs[thread_id]
+            values[thread_id] = (
+                channels.get(output)
+                if isinstance(output, str)
+                else {name: channels[name] for name in output if name in channels}
+            )
+        return values
+
+    async def _outputs(self, found: Sequence[Thread]) -> dict[str, _Output]:
+        """What the values of each thread are; missing are those whose graph is not served."""
+        of_graphs: dict[str, _Output | None] = {}
+        for thread in found:
+            if _graph_id(thread) not in of_graphs:
+                of_graphs[_graph_id(thread)] = await self._output(thread)
+        of_threads = ((thread.thread_id, of_graphs[_graph_id(thread)]) for thread in found)
+        return {thread_id: output for thread_id, output in of_threads if output}
+
+    async def _output(self, thread: Thread) -> _Output | None:
+        try:
+            async with self._open(thread, self._saver, "threads.read") as graph:
+                return graph.stream_channels_asis
+        except UnknownGraphError:
+            return None
+        except (InvalidGraphError, OSError, RuntimeError, *_CONTENT_ERRORS) as exc:
+            log.warning("graph cannot be opened", graph_id=_graph_id(thread), error=repr(exc))
+            return None
+
+    async def _heads(self, thread_ids: list[str]) -> list[CheckpointTuple]:
+        try:
+            return await self._saver.heads(thread_ids)
+        except _CONTENT_ERRORS:
+            # One of them cannot be read; which one shows when each is read alone.
+            return [head for key in thread_ids for head in await self._readable_head(key)]
+
+    async def _readable_head(self, thread_id: str) -> list[CheckpointTuple]:
+        try:
+            return await self._saver.heads([thread_id])
+        except _CONTENT_ERRORS as exc:
+            log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
+            return []
+
+    async def _require(self, config: RunnableConfig) -> None:
+        """
+        Check that the checkpoint which is to be changed exists.
+
+        LangGraph would take a missing one for the beginning of a new history.
+        """
+        configurable = config["configurable"]
+        if "checkpoint_id" not in configurable:
+            return
+        with _readable(configurable["thread_id"]):
+            if await self._saver.aget_tuple(config) is None:
+                raise NotFoundError(f"Checkpoint {configurable['checkpoint_id']} not found")
+
+    def _open(
+        self, thread: Thread, saver: Saver, access_context: AccessContext
+    ) -> AbstractAsyncContextManager[AnyGraph]:
+        inherited = thread.config.get("configurable") or {}
+        about = {"thread_id": thread.thread_id, "graph_id": _graph_id(thread)}
+        return self._registry.open(
+            _graph_id(thread),
+            {"configurable": {**inherited, **about}},
+            checkpointer=saver,
+            store=self._items,
+            access_context=access_context,
+        )
+
+
+def _graph_id(thread: Thread) -> str:
+    """The graph that the thread's state belongs to; empty if no run chose one yet."""
+    graph_id = thread.metadata.get("graph_id")
+    return graph_id if isinstance(graph_id, str) else ""
+
+
+def _config(thread_id: str, checkpoint: JsonObject | None = None) -> RunnableConfig:
+    named = {key: value for key, value in (checkpoint or {}).items() if value is not None}
+    return {"configurable": {"checkpoint_ns": "", **named, "thread_id": thread_id}}
+
+
+@contextmanager
+def _readable(thread_id: str) -> Iterator[None]:
+    """Tell that a stored state cannot be read: code or types it was written with are gone."""
+    try:
+        yield
+    except _CONTENT_ERRORS as exc:
+        log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
+        raise ConflictError(
+            f"The state of thread {thread_id} cannot be read", code="unreadable_state"
+        ) from exc
+
+
+@contextmanager
+def _applicable() -> Iterator[None]:
+    """Tell that the graph refuses a client's values: its channels' reducers may raise anything."""
+    try:
+        yield
+    except (InvalidUpdateError, RuntimeError, *_CONTENT_ERRORS) as exc:
+        raise BadRequestError(str(exc) or type(exc).__name__, code="invalid_update") from exc

@@ -1,0 +1,279 @@
+"""
+What a process does for the queue: claim, listen, sweep.
+
+Each is a task that is started again when it fails: PostgreSQL may be away for a while, and none
+of them is needed to be right, only to be quick.
+"""
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from uuid import uuid4
+
+import structlog
+
+from graph.endings import Endings
+from graph.executor import Executor, tell_end
+from graph.runs import Runs
+from store import messages, queue
+from store.checkpoints import Saver
+from store.database import Database
+from store.errors import UnavailableError
+from store.events import EventLog
+from store.heartbeat import Heartbeat
+from store.queue import GivenUp, Held
+from store.signals import Signal, listen
+
+log = structlog.get_logger(__name__)
+
+#: How long a claim that is under way is waited for when the process goes.
+CLAIM_SECONDS = 5.0
+
+#: How long after a claim that a signal led to the next one follows.
+SECOND_LOOK_SECONDS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """The times of a worker, in seconds."""
+
+    #: A worker that did not beat for so long is dead.
+    lease_seconds: float = 20.0
+    #: Between two beats.
+    heartbeat_seconds: float = 5.0
+    #: Between two looks for runs that no signal announced: delayed ones, and lost signals.
+    poll_seconds: float = 1.0
+    #: Between two looks for what dead workers left.
+    sweep_seconds: float = 5.0
+    #: How long runs may go on when the process is told to stop.
+    grace_seconds: float = 20.0
+    #: How often a run may be started.
+    max_attempts: int = 3
+
+
+class Worker:
+    """
+    One process's part in the queue, from `open` to its end.
+
+    Args:
+        executor: Where claimed runs go.
+        runs: Told when this process drains.
+    """
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        executor: Executor,
+        runs: Runs,
+        endings: Endings,
+        saver: Saver,
+        events: EventLog,
+        heartbeat: Heartbeat,
+        timing: Timing,
+    ) -> None:
+        self._db = db
+        self._executor = executor
+        self._runs = runs
+        self._endings = endings
+        self._saver = saver
+        self._events = events
+        self._heartbeat = heartbeat
+        self._timing = timing
+        self._ready = asyncio.Event()
+        self._strays: set[Held] = set()
+        self._drained = False
+        executor.on_free = self._ready.set
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Work until the block ends; what is not finished or drained by then is handed back."""
+        jobs = {
+            "claim": self._claim_forever,
+            "listen": self._listen_forever,
+            "sweep": self._sweep_forever,
+            "endings": self._endings.watch_forever,
+        }
+        tasks = {
+            name: asyncio.create_task(_supervised(name, job), name=name)
+            for name, job in jobs.items()
+        }
+        try:
+            yield
+        finally:
+            self._claim_no_more()
+            # A claim under way is not torn from its runs.
+            await asyncio.wait({tasks["claim"]}, timeout=CLAIM_SECONDS)
+            await self.drain(grace_seconds=0)
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            with suppress(UnavailableError):
+                await queue.retire(self._db, self._heartbeat.worker_id)
+
+    async def drain(self, *, grace_seconds: float | None = None) -> None:
+        """
+        Take no more runs, let those under way finish within the grace, hand the rest back.
+
+        Afterwards every follower is let go: what it waits for happens in another process.
+
+        Args:
+            grace_seconds: The timing's, unless given.
+        """
+        if grace_seconds is None:
+            grace_seconds = self._timing.grace_seconds
+        if not self._drained:
+            self._drained = True
+            self._claim_no_more()
+            with suppress(UnavailableError):
+                await queue.drain(self._db, self._heartbeat.worker_id)
+        await self._executor.drain(grace_seconds=grace_seconds)
+        self._endings.close()
+
+    def _claim_no_more(self) -> None:
+        self._runs.draining = True
+        self._ready.set()
+
+    async def _claim_forever(self) -> None:
+        pause = self._timing.poll_seconds
+        while not self._runs.draining:
+            if await self._claim():
+                continue
+            # A claim passes by what is locked, be it for the moment that a checkpoint takes: so a
+            # signal is worth a second look.
+            signalled = await self._wait_until_ready(pause)
+            pause = SECOND_LOOK_SECONDS if signalled else self._timing.poll_seconds
+
+    async def _wait_until_ready(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ready.wait()
+        signalled = self._ready.is_set()
+        self._ready.clear()
+        return signalled
+
+    async def _claim(self) -> bool:
+        """Claim into the free slots; whether there may be more."""
+        free = self._executor.free
+        # One stays for a run that is to start at once meanwhile.
+        slots = free - 1 or free
+        if slots <= 0 or not self._heartbeat.alive() or not self._executor.reserve(slots):
+            return False
+        claims = []
+        try:
+            claims = await queue.claim(self._db, worker_id=self._heartbeat.worker_id, slots=slots)
+        finally:
+            self._executor.release(slots - len(claims))
+        for claim in claims:
+            self._executor.start(claim)
+        return len(claims) == slots
+
+    async def _listen_forever(self) -> None:
+        async with listen(self._db.conninfo) as signals:
+            # What was signalled while nobody listened is found by looking.
+            self._ready.set()
+            async for signal in signals:
+                self._heed(signal)
+
+    def _heed(self, signal: Signal) -> None:
+        if signal.kind == "ready":
+            self._ready.set()
+        elif signal.kind == "stop":
+            self._executor.stop(signal.run_id, signal.action)
+        else:
+            self._endings.ended(signal.run_id)
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await self._sweep()
+            # Replicas that started together drift apart.
+            await asyncio.sleep(self._timing.sweep_seconds * random.uniform(0.8, 1.2))
+
+    async def _sweep(self) -> None:
+        if self._heartbeat.buried:
+            await self._begin_anew()
+        for run_id, action in await queue.to_stop(self._db, self._heartbeat.worker_id):
+            self._executor.stop(run_id, action)
+        for given_up in await queue.reap(
+            self._db,
+            worker_id=self._heartbeat.worker_id,
+            lease_seconds=self._timing.lease_seconds,
+            max_attempts=self._timing.max_attempts,
+            strays=await self._find_strays(),
+        ):
+            await self._follow_up(given_up)
+
+    async def _find_strays(self) -> list[Held]:
+        """The runs that are ours by the database and that nobody here executes."""
+        owned = await queue.owned(self._db, self._heartbeat.worker_id)
+        running = self._executor.running
+        strays = {held for held in owned if held.run_id not in running}
+        # Twice in a row: one that is just being started is no stray.
+        before, self._strays = self._strays, strays
+        return list(strays & before)
+
+    async def _follow_up(self, given_up: GivenUp) -> None:
+        """Do for a run that was lost what its owner did not: tell those who follow of its end."""
+        log.warning("run without its worker", run_id=given_up.run_id, status=given_up.status)
+        if given_up.rolled_back:
+            await messages.rebuild(self._db, self._saver, thread_id=given_up.thread_id)
+        if given_up.status != "pending":
+            writer = self._events.writer(given_up.thread_id, given_up.epoch, given_up.run_id)
+            tell_end(writer, given_up.status, given_up.error)
+            writer.close()
+
+    async def _begin_anew(self) -> None:
+        """PostgreSQL has declared us dead: our runs are others' now, and we are somebody new."""
+        for run_id in list(self._executor.running):
+            self._executor.stop(run_id, "lost")
+        worker_id = str(uuid4())
+        log.warning("this worker was declared dead and begins anew", worker_id=worker_id)
+        await announce(self._db, worker_id, slots=self._executor.slots)
+        self._heartbeat.renew(worker_id)
+        # What the dead one could not claim is waiting.
+        self._ready.set()
+
+
+async def _supervised(name: str, job: Callable[[], Awaitable[None]]) -> None:
+    """Run a side task for ever; when it fails, say so and start it again after a while."""
+    while True:
+        try:
+            await job()
+        except UnavailableError as exc:
+            log.warning("side task waits for the database", task=name, reason=exc.message)
+        except Exception:
+            log.exception("side task failed", task=name)
+        else:
+            return
+        await asyncio.sleep(random.uniform(0.5, 1.5))
+
+
+async def announce(db: Database, worker_id: str, *, slots: int) -> None:
+    """Put a worker of this process on the list."""
+    await queue.register(
+        db,
+        worker_id=worker_id,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=version("threadwell"),
+        slots=slots,
+    )
+
+
+@asynccontextmanager
+async def registered(db: Database, *, slots: int, timing: Timing) -> AsyncIterator[Heartbeat]:
+    """Put this process on the list of workers and keep it there by its heartbeat."""
+    worker_id = str(uuid4())
+    await announce(db, worker_id, slots=slots)
+    with Heartbeat(
+        db.conninfo,
+        worker_id,
+        interval_seconds=timing.heartbeat_seconds,
+        fence_seconds=timing.lease_seconds - timing.heartbeat_seconds,
+    ) as heartbeat:
+        yield heartbeat

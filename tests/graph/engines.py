@@ -1,0 +1,226 @@
+"""Processes of a run engine, and graphs that stop where a test wants them to."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, TypedDict
+
+import orjson
+from langgraph.graph import END, START, StateGraph
+
+from graph.config import GraphEntry
+from graph.endings import Endings
+from graph.executor import Executor
+from graph.registry import Registry
+from graph.requests import RunRequest, system_assistant_id
+from graph.runs import Runs, Submitted
+from graph.worker import Timing, Worker, registered
+from store import assistants, runs, threads
+from store.assistants import SystemAssistant
+from store.checkpoints import open_saver
+from store.database import Database
+from store.events import Event, EventLog, Gap, open_event_log
+from store.heartbeat import Heartbeat
+from store.items import open_items
+from store.models import Run
+from tests.store.queues import a_thread
+
+DEADLINE_SECONDS = 20.0
+
+#: Everything soon, so that no test waits; nobody dies unless it is made to.
+TIMING = Timing(
+    lease_seconds=20.0,
+    heartbeat_seconds=0.1,
+    poll_seconds=0.1,
+    sweep_seconds=0.1,
+    grace_seconds=0.0,
+)
+
+
+class Steps(TypedDict, total=False):
+    text: str
+    log: Annotated[list[str], lambda left, right: left + right]
+
+
+@dataclass
+class Gate:
+    """What the nodes of `gated` did, and what the one in the middle waits for and then does."""
+
+    ran: list[str] = field(default_factory=list)
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    act: Callable[[], Any] = lambda: None
+    #: What it does when it is cancelled, before it lets that pass.
+    on_cancel: Callable[[], Any] = lambda: None
+
+    def reset(self) -> None:
+        self.entered.clear()
+        self.opened.clear()
+
+
+def gated(gate: Gate) -> Any:
+    """Three nodes; the second waits until the gate is open."""
+
+    async def first(state: Steps) -> Steps:
+        gate.ran.append("first")
+        return {"log": ["first"]}
+
+    async def wait(state: Steps) -> Steps:
+        gate.ran.append("wait")
+        gate.entered.set()
+        try:
+            await gate.opened.wait()
+        except asyncio.CancelledError:
+            gate.on_cancel()
+            raise
+        gate.act()
+        return {"log": ["wait"]}
+
+    async def last(state: Steps) -> Steps:
+        gate.ran.append("last")
+        return {"log": ["last"]}
+
+    builder = StateGraph(Steps)
+    for name, node in (("first", first), ("wait", wait), ("last", last)):
+        builder.add_node(name, node)
+    for source, target in ((START, "first"), ("first", "wait"), ("wait", "last"), ("last", END)):
+        builder.add_edge(source, target)
+    return builder.compile()
+
+
+@dataclass(kw_only=True)
+class Process:
+    """What one process has of the engine."""
+
+    db: Database
+    events: EventLog
+    executor: Executor
+    runs: Runs
+    endings: Endings
+    worker: Worker
+    heartbeat: Heartbeat
+
+    async def submit(
+        self, thread_id: str | None, *, attached: bool = True, graph: str = "gated", **more: Any
+    ) -> Submitted:
+        request = RunRequest(assistant_id=graph, **{"input": {"text": "x"}, **more})
+        return await self.runs.submit(request, thread_id=thread_id, attached=attached)
+
+    async def names(self, submitted: Submitted, after: tuple[int, int] | None = None) -> list[str]:
+        """The names of all events of a run up to its end."""
+        return [event.name for event in await self.heard(submitted, after)]
+
+    async def heard(
+        self, submitted: Submitted, after: tuple[int, int] | None = None
+    ) -> list[Event]:
+        found: list[Event] = []
+        async with (
+            asyncio.timeout(DEADLINE_SECONDS),
+            aclosing(self.runs.follow(submitted, after=after)) as batches,
+        ):
+            async for batch in batches:
+                assert not isinstance(batch, Gap)
+                found += batch
+        return found
+
+    async def thread(self) -> str:
+        return await a_thread(self.db)
+
+    async def run(self, submitted: Submitted) -> Run | None:
+        return await runs.find(self.db, submitted.run.run_id)
+
+    async def status(self, submitted: Submitted) -> str | None:
+        run = await self.run(submitted)
+        return run.status if run else None
+
+    async def thread_status(self, thread_id: str) -> str:
+        return (await threads.get(self.db, thread_id)).status
+
+
+@asynccontextmanager
+async def process(
+    db: Database,
+    graphs: dict[str, Any],
+    *,
+    redis_url: str | None = None,
+    slots: int = 3,
+    run_timeout_seconds: float = 60.0,
+    working: bool = True,
+    **timing: Any,
+) -> AsyncIterator[Process]:
+    """A process of the engine; without `working` it claims and sweeps nothing."""
+    registry = Registry({name: GraphEntry(name, f"tests:{name}") for name in graphs}, graphs, {})
+    await assistants.register_system(
+        db,
+        [
+            SystemAssistant(
+                assistant_id=system_assistant_id(name), graph_id=name, name=name, description=None
+            )
+            for name in graphs
+        ],
+    )
+    times = replace(TIMING, **timing)
+    async with (
+        open_event_log(redis_url) as events,
+        registered(db, slots=slots, timing=times) as heartbeat,
+        open_saver(db) as saver,
+        open_items(db) as items,
+    ):
+        executor = Executor(
+            db=db,
+            registry=registry,
+            saver=saver,
+            items=items,
+            events=events,
+            slots=slots,
+            run_timeout_seconds=run_timeout_seconds,
+            alive=heartbeat.alive,
+        )
+        endings = Endings(db, interval_seconds=0.2, grace_seconds=0.2)
+        commands = Runs(
+            db=db, registry=registry, events=events, executor=executor, endings=endings,
+            saver=saver, heartbeat=heartbeat,
+        )  # fmt: skip
+        worker = Worker(
+            db=db, executor=executor, runs=commands, endings=endings, saver=saver, events=events,
+            heartbeat=heartbeat, timing=times,
+        )  # fmt: skip
+        one = Process(
+            db=db,
+            events=events,
+            executor=executor,
+            runs=commands,
+            endings=endings,
+            worker=worker,
+            heartbeat=heartbeat,
+        )
+        if not working:
+            yield one
+            await executor.drain(grace_seconds=0)
+            return
+        async with worker.working():
+            yield one
+
+
+def last_values(events: list[Event]) -> Any:
+    return orjson.loads([event.data for event in events if event.name == "values"][-1])
+
+
+async def soon(event: asyncio.Event) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await event.wait()
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Return when the condition holds, which is asked of the database."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not await condition():  # noqa: ASYNC110 - PostgreSQL tells nobody
+            await asyncio.sleep(0.02)
+
+
+async def until_status(one: Process, submitted: Submitted, status: str | None) -> None:
+    async def reached() -> bool:
+        return await one.status(submitted) == status
+
+    await until(reached)

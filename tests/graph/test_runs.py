@@ -1,0 +1,419 @@
+"""Commands on runs: submitted, followed, joined, cancelled, from this process and from others."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+
+import pytest
+
+from api.embedded import Servers
+from graph.runs import Submitted
+from store import queue, runs, threads
+from store.database import Database
+from store.errors import (
+    BadRequestError,
+    InvalidInputError,
+    NotFoundError,
+    ThreadBusyError,
+    UnavailableError,
+)
+from store.events import Gap
+from tests.graph import sample_graphs
+from tests.graph.engines import DEADLINE_SECONDS, Gate, Process, gated, process, soon, until
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def one(db: Database, gate: Gate) -> AsyncIterator[Process]:
+    graphs = {"gated": gated(gate), "ask": sample_graphs.ask, "boom": sample_graphs.boom}
+    async with process(db, graphs, poll_seconds=30) as one:
+        yield one
+
+
+@pytest.fixture
+async def here(db: Database, servers: Servers, gate: Gate) -> AsyncIterator[Process]:
+    """A process that serves and never runs anything."""
+    graphs = {"gated": gated(gate), "ask": sample_graphs.ask, "boom": sample_graphs.boom}
+    async with process(db, graphs, redis_url=servers.redis_url, slots=0) as here:
+        yield here
+
+
+@pytest.fixture
+async def there(db: Database, servers: Servers, gate: Gate) -> AsyncIterator[Process]:
+    """A process that runs what others queue."""
+    graphs = {"gated": gated(gate), "ask": sample_graphs.ask, "boom": sample_graphs.boom}
+    async with process(db, graphs, redis_url=servers.redis_url) as there:
+        yield there
+
+
+async def _following(one: Process, submitted: Submitted) -> asyncio.Task[list[str]]:
+    """A follower that is known to wait."""
+    following = asyncio.create_task(one.names(submitted))
+    await until(lambda: _watched(one, submitted))
+    return following
+
+
+async def _watched(one: Process, submitted: Submitted) -> bool:
+    return submitted.run.run_id in one.endings._waiting
+
+
+# ---------------------------------------------------------------- submitting
+
+
+async def test_a_run_with_somebody_waiting_starts_here_and_at_once(
+    one: Process, gate: Gate
+) -> None:
+    submitted = await one.submit(await one.thread())
+
+    assert submitted.execution is not None
+    assert submitted.run.status == "running"
+    assert list(one.executor.running) == [submitted.run.run_id]
+
+
+async def test_a_run_is_queued_when_nobody_waits_or_the_thread_is_busy_or_it_is_delayed(
+    one: Process, gate: Gate
+) -> None:
+    thread_id = await one.thread()
+    await one.submit(thread_id)
+
+    for submitted in (
+        await one.submit(thread_id),
+        await one.submit(await one.thread(), attached=False),
+        await one.submit(await one.thread(), after_seconds=60),
+    ):
+        assert (submitted.execution, submitted.run.status) == (None, "pending")
+
+
+async def test_a_queued_run_is_claimed_without_waiting_for_the_poll(
+    one: Process, gate: Gate
+) -> None:
+    gate.opened.set()
+    submitted = await one.submit(await one.thread(), attached=False)
+
+    assert (await one.names(submitted))[-1] == "end"
+
+
+async def test_a_run_is_queued_when_no_slot_is_free(one: Process, gate: Gate) -> None:
+    for _ in range(one.executor.slots):
+        await one.submit(await one.thread())
+    waiting = await one.submit(await one.thread())
+
+    assert waiting.execution is None
+    gate.opened.set()
+    assert (await one.names(waiting))[-1] == "end"
+
+
+async def test_what_is_wrong_with_a_request_is_said(one: Process) -> None:
+    thread_id = await one.thread()
+    with pytest.raises(InvalidInputError, match="Invalid assistant: 'none'"):
+        await one.submit(thread_id, graph="none")
+    with pytest.raises(NotFoundError):
+        await one.submit(thread_id, graph=str(uuid.uuid4()))
+    with pytest.raises(NotFoundError):
+        await one.submit("none")
+    assert await runs.in_flight(one.db, ["pending", "running"]) == []
+
+
+async def test_a_refused_request_leaves_no_thread_behind(one: Process) -> None:
+    with pytest.raises(BadRequestError):
+        await one.submit(None, config={"configurable": {"a": 1}}, context={"a": 1})
+
+    assert await threads.count(one.db, metadata={}) == 0
+
+
+async def test_a_busy_thread_is_told(one: Process, gate: Gate) -> None:
+    thread_id = await one.thread()
+    await one.submit(thread_id)
+
+    with pytest.raises(ThreadBusyError):
+        await one.submit(thread_id, multitask_strategy="reject")
+
+
+async def test_interrupting_lets_the_next_run_begin(one: Process, gate: Gate) -> None:
+    thread_id = await one.thread()
+    stopped = await one.submit(thread_id)
+    await soon(gate.entered)
+    gate.opened.set()
+
+    following = await one.submit(thread_id, multitask_strategy="interrupt")
+
+    assert (await one.names(following))[-1] == "end"
+    assert await one.status(following) == "success"
+    assert await one.status(stopped) in ("interrupted", "success")
+
+
+async def test_many_submitters_of_a_thread_all_get_their_turn(one: Process, gate: Gate) -> None:
+    gate.opened.set()
+    thread_id = await one.thread()
+
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        submitted = await asyncio.gather(*(one.submit(thread_id) for _ in range(6)))
+        results = await asyncio.gather(*(one.runs.join(each) for each in submitted))
+
+    assert {result.status for result in results} == {"success"}
+    assert gate.ran == ["first", "wait", "last"] * 6
+    await until(lambda: _is_idle(one))
+
+
+# ----------------------------------------------------------------- following
+
+
+@pytest.mark.parametrize("action", ["interrupt", "rollback"])
+async def test_followers_of_a_queued_run_that_is_cancelled_are_let_go(
+    one: Process, gate: Gate, action: str
+) -> None:
+    thread_id = await one.thread()
+    await one.submit(thread_id)
+    queued = await one.submit(thread_id)
+    following = await _following(one, queued)
+
+    await one.runs.cancel(thread_id, [queued.run.run_id], action=action)  # type: ignore[arg-type]
+
+    assert await following == []
+
+
+async def test_followers_that_come_after_the_cancellation_are_let_go(
+    one: Process, gate: Gate
+) -> None:
+    thread_id = await one.thread()
+    await one.submit(thread_id)
+    queued = await one.submit(thread_id)
+    await one.runs.cancel(thread_id, [queued.run.run_id], action="interrupt")
+
+    assert await one.names(queued) == []
+    assert (await one.runs.join(queued)).status == "interrupted"
+
+
+async def test_followers_are_let_go_when_the_thread_is_deleted(one: Process, gate: Gate) -> None:
+    thread_id = await one.thread()
+    running, queued = await one.submit(thread_id), await one.submit(thread_id)
+    following = [await _following(one, running), await _following(one, queued)]
+
+    await one.runs.delete_thread(thread_id)
+
+    assert [(await each)[-1:] for each in following][1] == []
+    assert "end" not in await following[0]
+    assert running.execution is not None
+    await soon(running.execution.ended)
+    await until(lambda: _is_idle(one))
+
+
+async def test_a_thread_that_is_made_again_under_its_name_runs(
+    here: Process, there: Process, gate: Gate
+) -> None:
+    gate.opened.set()
+    thread_id = await here.thread()
+    for _ in range(3):
+        await here.runs.join(await here.submit(thread_id))
+    await here.runs.delete_thread(thread_id)
+    await threads.create(here.db, thread_id)
+
+    submitted = await here.submit(thread_id)
+
+    assert (await here.runs.join(submitted)).status == "success"
+
+
+async def test_followers_are_let_go_when_the_process_goes(one: Process, gate: Gate) -> None:
+    thread_id = await one.thread()
+    await one.submit(thread_id)
+    queued = await one.submit(thread_id)
+    following = await _following(one, queued)
+
+    await one.worker.drain()
+
+    assert await following == []
+    with pytest.raises(UnavailableError):
+        await one.runs.join(queued)
+
+
+async def test_a_slow_follower_reads_to_the_end(here: Process, there: Process, gate: Gate) -> None:
+    gate.opened.set()
+    submitted = await here.submit(await here.thread())
+    ended = asyncio.Event()
+    names: list[str] = []
+    async with (
+        asyncio.timeout(DEADLINE_SECONDS),
+        aclosing(here.runs.follow(submitted)) as batches,
+    ):
+        async for batch in batches:
+            assert not isinstance(batch, Gap)
+            names += [event.name for event in batch]
+            if not ended.is_set():
+                # Long enough for it to be stopped.
+                with here.endings.watch(submitted.run.run_id) as stop:
+                    await stop.wait()
+                ended.set()
+
+    assert names[-1] == "end"
+
+
+async def test_a_run_that_ended_long_ago_is_followed_from_its_log(one: Process, gate: Gate) -> None:
+    gate.opened.set()
+    submitted = await one.submit(await one.thread())
+    names = await one.names(submitted)
+
+    again = await one.runs.attach(submitted.run.run_id)
+
+    assert await one.names(again) == names
+    with pytest.raises(NotFoundError):
+        await one.runs.attach(submitted.run.run_id, thread_id="other")
+
+
+async def test_following_ends_although_the_log_is_lost(
+    here: Process, there: Process, gate: Gate
+) -> None:
+    gate.opened.set()
+    submitted = await here.submit(await here.thread())
+    await here.runs.join(submitted)
+    await there.events.delete(submitted.run.thread_id)
+    await here.events.delete(submitted.run.thread_id)
+
+    again = await here.runs.attach(submitted.run.run_id)
+
+    assert await here.names(again) == []
+    assert (await here.runs.join(again)).status == "success"
+
+
+# ------------------------------------------------------------------- joining
+
+
+async def test_a_run_elsewhere_is_joined_with_its_output(
+    here: Process, there: Process, gate: Gate
+) -> None:
+    gate.opened.set()
+    submitted = await here.submit(await here.thread())
+
+    result = await here.runs.join(submitted)
+
+    assert submitted.execution is None
+    assert (result.status, result.interrupted) == ("success", False)
+    assert result.values["log"] == ["first", "wait", "last"]
+
+
+async def test_a_temporary_run_elsewhere_is_joined_with_its_output(
+    here: Process, there: Process, gate: Gate
+) -> None:
+    gate.opened.set()
+
+    result = await here.runs.join(await here.submit(None, temporary=True))
+
+    assert result.values["log"] == ["first", "wait", "last"]
+
+
+@pytest.mark.parametrize("modes", [["values"], ["updates"]])
+async def test_what_a_run_elsewhere_asks_is_known(
+    here: Process, there: Process, modes: list[str]
+) -> None:
+    submitted = await here.submit(await here.thread(), graph="ask", stream_modes=modes)
+
+    result = await here.runs.join(submitted)
+
+    assert result.interrupted
+    assert [found.value for found in result.interrupts] == [{"question": "Go on?"}]
+
+
+async def test_how_a_run_elsewhere_failed_is_known(here: Process, there: Process) -> None:
+    result = await here.runs.join(await here.submit(await here.thread(), graph="boom"))
+
+    assert (result.status, result.error) == ("error", {"error": "ValueError", "message": "boom!"})
+
+
+# ---------------------------------------------------------------- cancelling
+
+
+async def test_a_run_elsewhere_is_cancelled(here: Process, there: Process, gate: Gate) -> None:
+    thread_id = await here.thread()
+    submitted = await here.submit(thread_id)
+    await soon(gate.entered)
+
+    await here.runs.cancel(thread_id, None, action="interrupt")
+
+    assert (await here.runs.join(submitted)).status == "interrupted"
+    assert await here.runs.cancel(thread_id, None, action="interrupt") == []
+
+
+async def test_a_client_that_leaves_has_its_run_cancelled(one: Process, gate: Gate) -> None:
+    submitted = await one.submit(await one.thread())
+    await soon(gate.entered)
+
+    one.runs.abandon(submitted.run)
+
+    assert (await one.runs.join(submitted)).status == "interrupted"
+
+
+async def test_abandoning_a_run_that_is_gone_does_nothing(one: Process, gate: Gate) -> None:
+    thread_id = await one.thread()
+    submitted = await one.submit(thread_id, attached=False, after_seconds=60)
+    await one.runs.delete_thread(thread_id)
+
+    one.runs.abandon(submitted.run)
+    (task,) = one.runs._abandoning
+    await task
+
+    with pytest.raises(NotFoundError):
+        await one.runs.delete_thread(thread_id)
+
+
+async def test_a_cancellation_meets_a_run_that_is_just_being_claimed(
+    one: Process, gate: Gate
+) -> None:
+    """Whichever comes first, the run ends and nobody waits."""
+    for _ in range(5):
+        thread_id = await one.thread()
+        submitted = await one.submit(thread_id, attached=False)
+
+        await one.runs.cancel(thread_id, None, action="interrupt")
+
+        assert (await one.runs.join(submitted)).status == "interrupted"
+        assert await one.thread_status(thread_id) in ("idle", "interrupted")
+
+
+async def test_a_starter_that_is_cancelled_gives_its_slot_back(one: Process, gate: Gate) -> None:
+    thread_id = await one.thread()
+    async with one.db.transaction() as tx:
+        await tx.tuples(
+            "SELECT 1 FROM thread WHERE thread_id = %(id)s FOR UPDATE", {"id": thread_id}
+        )
+        starting = asyncio.create_task(one.submit(thread_id))
+        await until(lambda: _is_reserved(one))
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+
+    await until(lambda: _is_idle(one))
+
+
+async def _is_idle(one: Process) -> bool:
+    """No slot is taken; a claim keeps some while it is under way."""
+    return one.executor.free == one.executor.slots
+
+
+async def _is_reserved(one: Process) -> bool:
+    return one.executor.free < one.executor.slots
+
+
+async def test_a_starter_that_finds_the_thread_gone_gives_its_slot_back(one: Process) -> None:
+    thread_id = await one.thread()
+    async with one.db.transaction() as tx:
+        await tx.execute("DELETE FROM thread WHERE thread_id = %(id)s", {"id": thread_id})
+        starting = asyncio.create_task(one.submit(thread_id))
+        await until(lambda: _is_reserved(one))
+
+    with pytest.raises(NotFoundError):
+        await starting
+    await until(lambda: _is_idle(one))
+
+
+async def test_the_queue_is_not_used_by_what_a_dead_heart_would_lose(
+    one: Process, gate: Gate
+) -> None:
+    await queue.retire(one.db, one.heartbeat.worker_id)
+    submitted = await one.submit(await one.thread())
+    gate.opened.set()
+
+    assert (await one.runs.join(submitted)).status == "success"

@@ -1,0 +1,271 @@
+"""What a process does for the queue, when signals, connections, leases and processes are lost."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import orjson
+import pytest
+
+from api.embedded import Servers
+from graph.runs import Submitted
+from store import queue, runs
+from store.database import Database
+from store.errors import UnavailableError
+from store.queue import WORKER_LOST
+from store.signals import notify_ended
+from tests.graph.engines import Gate, Process, gated, process, soon, until, until_status
+from tests.store.queues import begin, lose
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def one(db: Database, gate: Gate) -> AsyncIterator[Process]:
+    async with process(db, {"gated": gated(gate)}) as one:
+        yield one
+
+
+async def _listeners(db: Database) -> list[int]:
+    query = (
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE datname = current_database() AND query LIKE 'LISTEN%%'"
+    )
+    return [row[0] for row in await db.tuples(query, {"x": 1})]
+
+
+async def _kill(db: Database, pids: list[int]) -> None:
+    await db.tuples(
+        "SELECT pg_terminate_backend(pid) FROM unnest(%(pids)s::int[]) AS pid", {"pids": pids}
+    )
+
+
+async def _listens(db: Database) -> bool:
+    return bool(await _listeners(db))
+
+
+async def test_a_listener_that_is_killed_comes_back_and_nothing_waits_for_it(
+    one: Process, gate: Gate
+) -> None:
+    gate.opened.set()
+    await until(lambda: _listens(one.db))
+    killed = await _listeners(one.db)
+    await _kill(one.db, killed)
+
+    submitted = await one.submit(await one.thread(), attached=False)
+
+    assert (await one.names(submitted))[-1] == "end"
+    await until(lambda: _listens(one.db))
+    assert set(await _listeners(one.db)).isdisjoint(killed)
+
+
+async def test_a_stop_is_found_without_its_signal(one: Process, gate: Gate) -> None:
+    submitted = await one.submit(await one.thread())
+    await soon(gate.entered)
+
+    await one.db.execute("UPDATE run SET cancel_action = 'interrupt'", {})
+
+    assert (await one.runs.join(submitted)).status == "interrupted"
+
+
+async def test_an_end_is_found_without_its_signal(one: Process, gate: Gate) -> None:
+    thread_id = await one.thread()
+    await one.submit(thread_id)
+    queued = await one.submit(thread_id)
+    following = asyncio.create_task(one.names(queued))
+    await soon(gate.entered)
+
+    await one.db.execute(
+        "UPDATE run SET status = 'interrupted' WHERE run_id = %(id)s::uuid",
+        {"id": queued.run.run_id},
+    )
+
+    assert await following == []
+
+
+async def test_a_signal_that_nobody_understands_stops_nothing(one: Process, gate: Gate) -> None:
+    gate.opened.set()
+    await until(lambda: _listens(one.db))
+    for payload in ("", "{}", '{"kind":"newer"}'):
+        await one.db.execute("SELECT pg_notify('threadwell', %(p)s)", {"p": payload})
+    async with one.db.transaction() as tx:
+        await notify_ended(tx, "nobody")
+
+    submitted = await one.submit(await one.thread(), attached=False)
+
+    assert (await one.names(submitted))[-1] == "end"
+
+
+async def test_a_delayed_run_starts_when_it_is_due(one: Process, gate: Gate) -> None:
+    gate.opened.set()
+    submitted = await one.submit(await one.thread(), after_seconds=0.3)
+
+    assert (await one.runs.join(submitted)).status == "success"
+
+
+async def test_a_run_of_a_dead_process_is_resumed_by_another(
+    db: Database, servers: Servers, gate: Gate
+) -> None:
+    graphs = {"gated": gated(gate)}
+    url = servers.redis_url
+    async with (
+        process(db, graphs, redis_url=url, working=False) as dead,
+        process(db, graphs, redis_url=url, sweep_seconds=0.1) as alive,
+    ):
+        submitted = await dead.submit(await dead.thread())
+        await soon(gate.entered)
+        following = asyncio.create_task(alive.heard(await alive.runs.attach(submitted.run.run_id)))
+        gate.reset()
+        dead.executor.stop(submitted.run.run_id, "lost")
+        await queue.retire(db, dead.heartbeat.worker_id)
+        await soon(gate.entered)
+        gate.opened.set()
+        events = await following
+
+    assert gate.ran == ["first", "wait", "wait", "last"]
+    attempts = [orjson.loads(e.data)["attempt"] for e in events if e.name == "metadata"]
+    assert attempts == [1, 2]
+    assert events[-1].name == "end"
+
+
+async def test_the_last_loss_of_a_run_is_told_to_those_who_follow_it(
+    db: Database, servers: Servers, gate: Gate
+) -> None:
+    graphs = {"gated": gated(gate)}
+    url = servers.redis_url
+    async with (
+        process(db, graphs, redis_url=url, working=False) as dead,
+        process(db, graphs, redis_url=url, max_attempts=1) as alive,
+    ):
+        submitted = await dead.submit(None, temporary=True)
+        await soon(gate.entered)
+        there = await alive.runs.attach(submitted.run.run_id)
+        joining = asyncio.create_task(alive.runs.join(there))
+        dead.executor.stop(submitted.run.run_id, "lost")
+        await queue.retire(db, dead.heartbeat.worker_id)
+        async with asyncio.timeout(20):
+            result = await joining
+
+    assert (result.status, result.error) == ("error", WORKER_LOST)
+    assert await db.tuples("SELECT 1 FROM thread", {}) == []
+
+
+async def test_a_lost_run_that_is_rolled_back_is_told_too(db: Database, gate: Gate) -> None:
+    dead = str(uuid.uuid4())
+    async with process(db, {"gated": gated(gate)}) as one:
+        thread_id = await one.thread()
+        await queue.register(db, worker_id=dead, host="h", pid=1, version="0", slots=1)
+        claimed = await begin(db, thread_id, dead)
+        # Its own events are in another process.
+        after = (claimed.lease.epoch + 1, 0)
+        following = asyncio.create_task(one.names(Submitted(claimed.run, None), after))
+        await queue.cancel(db, thread_id, None, action="rollback")
+        await lose(db, dead)
+
+        assert await following == ["end"]
+        assert await runs.find(db, claimed.run.run_id) is None
+        assert await one.thread_status(thread_id) == "idle"
+
+
+async def test_a_buried_worker_begins_anew_and_goes_on(one: Process, gate: Gate) -> None:
+    thread_id = await one.thread()
+    submitted = await one.submit(thread_id)
+    await soon(gate.entered)
+    gate.reset()
+    before = one.heartbeat.worker_id
+
+    # As another process does it that saw no beat: this one slept.
+    await queue.retire(one.db, before)
+    await soon(gate.entered)
+    gate.opened.set()
+    await until_status(one, submitted, "success")
+
+    assert one.heartbeat.worker_id != before
+    assert gate.ran == ["first", "wait", "wait", "last"]
+    run = await runs.get(one.db, submitted.run.run_id)
+    assert run.attempt == 2
+    assert (await one.runs.join(submitted)).status == "success"
+
+
+async def test_a_run_that_nobody_executes_is_taken_up_again(one: Process, gate: Gate) -> None:
+    gate.opened.set()
+    thread_id = await one.thread()
+    submitted = await one.submit(thread_id, attached=False, after_seconds=60)
+    # As if its starter had been torn off after the commit.
+    await one.db.execute(
+        "UPDATE run SET status = 'running', epoch = 1, attempt = 1, worker_id = %(id)s::uuid,"
+        " not_before = now()",
+        {"id": one.heartbeat.worker_id},
+    )
+
+    await until_status(one, submitted, "success")
+    run = await runs.get(one.db, submitted.run.run_id)
+    assert run.attempt == 2
+
+
+async def test_a_run_that_can_never_settle_ends(one: Process, gate: Gate) -> None:
+    """However often it is taken up again, the attempts come to an end."""
+    thread_id = await one.thread()
+    submitted = await one.submit(thread_id)
+    for _ in range(3):
+        await soon(gate.entered)
+        gate.reset()
+        one.executor.stop(submitted.run.run_id, "lost")
+
+    await until_status(one, submitted, "error")
+    assert await one.thread_status(thread_id) == "error"
+
+
+async def test_leaving_hands_the_runs_on_and_retires(db: Database, gate: Gate) -> None:
+    async with process(db, {"gated": gated(gate)}) as one:
+        submitted = await one.submit(await one.thread())
+        await soon(gate.entered)
+        await one.submit(await one.thread(), attached=False, after_seconds=60)
+
+    run = await runs.get(db, submitted.run.run_id)
+    assert (run.status, run.attempt) == ("pending", 0)
+    assert await db.tuples("SELECT 1 FROM worker", {}) == []
+
+
+async def test_a_draining_process_takes_nothing_more(one: Process, gate: Gate) -> None:
+    await one.worker.drain()
+
+    submitted = await one.submit(await one.thread())
+
+    assert submitted.execution is None
+    assert await one.db.tuples("SELECT draining FROM worker", {}) == [(True,)]
+    assert await one.status(submitted) == "pending"
+
+
+async def test_a_claim_under_way_is_not_torn_from_its_runs(db: Database, gate: Gate) -> None:
+    async with process(db, {"gated": gated(gate)}) as one:
+        submitted = await one.submit(await one.thread(), attached=False)
+
+    run = await runs.get(db, submitted.run.run_id)
+    assert (run.status, run.attempt) == ("pending", 0)
+
+
+async def test_an_outage_of_the_database_is_survived(db: Database, gate: Gate) -> None:
+    async with process(db, {"gated": gated(gate)}) as one:
+        submitted = await one.submit(await one.thread())
+        await soon(gate.entered)
+        with suppress(UnavailableError):
+            await db.tuples(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND backend_type = 'client backend'"
+                " ORDER BY pid = pg_backend_pid()",
+                {},
+            )
+        gate.opened.set()
+
+        await until(lambda: _has_succeeded(one, submitted))
+
+
+async def _has_succeeded(one: Process, submitted: Submitted) -> bool:
+    with suppress(UnavailableError):
+        return await one.status(submitted) == "success"
+    return False
