@@ -1,0 +1,87 @@
+"""
+Request bodies: JSON, whatever the content type says.
+
+Studio sends its JSON as ``text/plain``, and curl as a form.
+"""
+
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from store.errors import InvalidInputError
+
+#: Deeper than this nothing that is stored could be sent back whole.
+MAX_DEPTH = 100
+
+# A NUL written as JSON, unless its backslash is itself escaped: `\\u0000` is a user's own text.
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def parse(raw: bytes) -> Any:
+    """
+    Decode a JSON body; NUL, which PostgreSQL cannot store, becomes U+FFFD.
+
+    Raises:
+        InvalidInputError: It is no JSON, or nested beyond `MAX_DEPTH`.
+    """
+    if b"\\u0000" in raw:
+        raw = _NUL.sub(rb"\1\\ufffd", raw)
+    try:
+        content = orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidInputError("Invalid JSON in request body", code="invalid_json") from exc
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deep(content):
+        raise InvalidInputError(f"The request body is nested deeper than {MAX_DEPTH} levels")
+    return content
+
+
+def _is_deep(content: Any) -> bool:
+    level = [content]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True
+
+
+class _ParsedRequest(Request):
+    """A request whose body has been decoded."""
+
+    def __init__(self, request: Request, content: Any) -> None:
+        headers = [header for header in request.scope["headers"] if header[0] != b"content-type"]
+        headers.append((b"content-type", b"application/json"))
+        super().__init__({**request.scope, "headers": headers}, request.receive)
+        # Anything but b"" makes FastAPI ask for `json()`, also when the body is `null`.
+        self._body = b"parsed"
+        self._content = content
+
+    async def json(self) -> Any:
+        return self._content
+
+
+class JsonRoute(APIRoute):
+    """A route whose body parameter is read as JSON; use it as `route_class` of a router."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Decode the body before FastAPI looks at it."""
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+        required = self.body_field.field_info.is_required()
+
+        async def handle_json(request: Request) -> Response:
+            raw = await request.body()
+            if not raw and not required:
+                return await handle(request)
+            return await handle(_ParsedRequest(request, parse(raw)))
+
+        return handle_json

@@ -1,0 +1,144 @@
+"""The composition root: what a process opens once, in the order in which it needs it."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from langgraph.store.postgres.aio import AsyncPostgresStore
+
+from api.settings import Settings, set_environment
+from graph.config import GraphConfig, load_config
+from graph.endings import Endings
+from graph.executor import Executor
+from graph.registry import Registry
+from graph.requests import system_assistant_id
+from graph.runs import Runs
+from graph.state import States
+from graph.worker import Timing, Worker, registered
+from store import assistants
+from store.assistants import SystemAssistant
+from store.checkpoints import Saver, open_saver
+from store.database import Database, open_database
+from store.events import EventLog, open_event_log
+from store.items import open_items
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """Everything that a process opens once."""
+
+    settings: Settings
+    graphs: GraphConfig
+    db: Database
+    registry: Registry
+    saver: Saver
+    items: AsyncPostgresStore
+    events: EventLog
+    runs: Runs
+    states: States
+    worker: Worker
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, *, database_url: str, redis_url: str
+) -> AsyncIterator[Services]:
+    """
+    Open everything on servers that are up and a database that is migrated.
+
+    Args:
+        redis_url: Empty for none: then events are kept in this process alone.
+
+    Raises:
+        InvalidInputError: The langgraph.json is wrong.
+        UnavailableError: PostgreSQL does not answer.
+    """
+    graphs = load_config(settings.config)
+    # Before the graphs are imported: they read it then.
+    set_environment(graphs.env)
+    registry = await Registry.load(graphs)
+    timing = _timing(settings)
+    async with AsyncExitStack() as stack:
+        db = await stack.enter_async_context(_database(settings, database_url))
+        await _register_graphs(db, registry)
+        events = await stack.enter_async_context(_event_log(settings, redis_url))
+        heartbeat = await stack.enter_async_context(
+            registered(db, slots=settings.slots, timing=timing)
+        )
+        saver = await stack.enter_async_context(open_saver(db))
+        items = await stack.enter_async_context(open_items(db))
+        executor = Executor(
+            db=db,
+            registry=registry,
+            saver=saver,
+            items=items,
+            events=events,
+            slots=settings.slots,
+            run_timeout_seconds=settings.run_timeout_seconds,
+            alive=heartbeat.alive,
+        )
+        endings = Endings(db)
+        runs = Runs(
+            db=db, registry=registry, executor=executor, events=events, endings=endings,
+            saver=saver, heartbeat=heartbeat,
+        )  # fmt: skip
+        worker = Worker(
+            db=db, executor=executor, runs=runs, endings=endings, saver=saver,
+            events=events, heartbeat=heartbeat, timing=timing,
+        )  # fmt: skip
+        yield Services(
+            settings=settings,
+            graphs=graphs,
+            db=db,
+            registry=registry,
+            saver=saver,
+            items=items,
+            events=events,
+            runs=runs,
+            states=States(registry=registry, saver=saver, db=db, items=items),
+            worker=worker,
+        )
+
+
+def _timing(settings: Settings) -> Timing:
+    return Timing(
+        lease_seconds=settings.lease_seconds,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        sweep_seconds=settings.heartbeat_seconds,
+        grace_seconds=settings.shutdown_grace_seconds,
+    )
+
+
+def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Database]:
+    return open_database(
+        url,
+        min_size=settings.database_pool_min_size,
+        max_size=settings.database_pool_max_size,
+        timeout_seconds=settings.database_pool_timeout_seconds,
+        statement_timeout_seconds=settings.database_statement_timeout_seconds,
+    )
+
+
+def _event_log(settings: Settings, url: str) -> AbstractAsyncContextManager[EventLog]:
+    return open_event_log(
+        url or None,
+        max_events=settings.event_log_max_events,
+        max_bytes=settings.event_log_max_bytes,
+        ttl_seconds=settings.event_log_ttl_seconds,
+    )
+
+
+async def _register_graphs(db: Database, registry: Registry) -> None:
+    """Give every graph its assistant."""
+    system = []
+    for graph_id in registry.graph_ids:
+        entry = registry.entry(graph_id)
+        system.append(
+            SystemAssistant(
+                assistant_id=system_assistant_id(graph_id),
+                graph_id=graph_id,
+                name=entry.name,
+                description=entry.description,
+            )
+        )
+    await assistants.register_system(db, system)

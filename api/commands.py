@@ -1,0 +1,188 @@
+"""What the console script's subcommands do; each returns when it is done."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
+from urllib.parse import quote
+
+import structlog
+import uvicorn
+import uvloop
+from sse_starlette.sse import AppStatus
+
+from api import logs
+from api.app import create_app
+from api.bootstrap import Services, open_services
+from api.embedded import Servers, embedded_servers
+from api.settings import Settings, without_password
+from store import messages
+from store.checkpoints import open_saver
+from store.database import open_database
+from store.messages import Rebuilt
+from store.migrate import migrate as migrate_database
+
+log = structlog.get_logger(__name__)
+
+#: Beyond the grace for runs: what uvicorn waits for its connections to close.
+CLOSING_SECONDS = 15
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which on its way out lets runs finish or hands them on, and then ends streams."""
+
+    def __init__(self, config: uvicorn.Config, services: Services, servers: Servers) -> None:
+        super().__init__(config)
+        self._services = services
+        self._servers = servers
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave on SIGTERM and Ctrl-C, in good order to the end: uvicorn raises them again."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Say where everything is once it can be reached."""
+        await super().startup(sockets)
+        if self.started:
+            _print_addresses(self.config, self._servers)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Drain while the connections of those who wait are still open."""
+        draining = asyncio.create_task(self._services.worker.drain())
+        await super().shutdown(sockets)
+        if self.force_exit:
+            draining.cancel()
+        await asyncio.gather(draining, return_exceptions=True)
+
+
+def serve(settings: Settings) -> None:
+    """Serve the API and work on runs, until SIGTERM or Ctrl-C."""
+    with _servers(settings) as servers:
+        _run(_serve(settings, servers))
+
+
+async def _serve(settings: Settings, servers: Servers) -> None:
+    # Streams end when their runs do, or when those are handed on; see Server.shutdown.
+    AppStatus.enable_automatic_graceful_drain = False
+    async with _working(settings, servers) as services:
+        config = uvicorn.Config(
+            create_app(services),
+            host=settings.host,
+            port=settings.port,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=round(settings.shutdown_grace_seconds) + CLOSING_SECONDS,
+        )
+        await Server(config, services, servers).serve()
+
+
+def worker(settings: Settings) -> None:
+    """Work on runs without serving the API, until SIGTERM or Ctrl-C."""
+    with _servers(settings) as servers:
+        _run(_work(settings, servers))
+
+
+async def _work(settings: Settings, servers: Servers) -> None:
+    leave = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, leave.set)
+    async with _working(settings, servers) as services:
+        log.info("working", slots=settings.slots, graphs=services.registry.graph_ids)
+        await leave.wait()
+        await services.worker.drain()
+
+
+@asynccontextmanager
+async def _working(settings: Settings, servers: Servers) -> AsyncIterator[Services]:
+    await migrate_database(servers.database_url)
+    async with open_services(
+        settings, database_url=servers.database_url, redis_url=servers.redis_url
+    ) as services:
+        _report_graphs(services)
+        async with services.worker.working():
+            yield services
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the database's schema up to date."""
+    with _servers(settings, valkey=False) as servers:
+        applied = _run(migrate_database(servers.database_url))
+    print("\n".join(applied) or "up to date")  # noqa: T201 - the command's answer
+
+
+def project(settings: Settings, *, rebuild: bool) -> None:
+    """Project what was left out from the checkpoints or, with `rebuild`, everything anew."""
+    with _servers(settings, valkey=False) as servers:
+        done = _run(_project(settings, servers, rebuild=rebuild))
+    print(  # noqa: T201 - the command's answer
+        f"{done.threads} threads with {done.messages} messages projected, "
+        f"{done.skipped} in use, {done.unreadable} without a readable list"
+    )
+
+
+async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Rebuilt:
+    await migrate_database(servers.database_url)
+    async with open_database(servers.database_url) as db, open_saver(db) as saver:
+        return await messages.rebuild(db, saver, everything=rebuild)
+
+
+def _run(main: Coroutine[Any, Any, Any]) -> Any:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+@contextmanager
+def _servers(settings: Settings, *, valkey: bool = True) -> Iterator[Servers]:
+    """The servers that the settings name; embedded ones for those they do not."""
+    logs.configure(level=settings.log_level, json=settings.log_json)
+    # Until something else handles it, SIGTERM unwinds like Ctrl-C, so that nothing is left running.
+    signal.signal(signal.SIGTERM, _exit)
+    with embedded_servers(
+        settings.data_dir,
+        postgres=settings.database_url is None,
+        valkey=valkey and settings.redis_url is None,
+    ) as started:
+        if settings.redis_url == "":
+            log.warning("no Redis: events are kept in this process alone, start no other")
+        yield Servers(
+            database_url=settings.database_url or started.database_url,
+            redis_url=settings.redis_url or started.redis_url,
+        )
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _report_graphs(services: Services) -> None:
+    for key in services.graphs.unsupported:
+        log.warning("langgraph.json has a key that is not supported", key=key)
+    for graph_id, reason in services.registry.failures.items():
+        log.error("graph not loaded", graph_id=graph_id, reason=reason)
+
+
+def _print_addresses(config: uvicorn.Config, servers: Servers) -> None:
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
+    base = f"http://{host}:{config.port}"
+    lines = {
+        "API": base,
+        "Docs": f"{base}/docs",
+        "Studio": f"https://smith.langchain.com/studio/?baseUrl={quote(base, safe=':/')}",
+        "Database": without_password(servers.database_url),
+    }
+    text = "\n".join(f"  {name:<9} {value}" for name, value in lines.items())
+    print(f"\n{text}\n", flush=True)  # noqa: T201 - what the one who started it waits for

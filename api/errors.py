@@ -1,0 +1,108 @@
+"""
+What clients see of an error: a status, and ``{"detail", "code"}`` to read and to program against.
+
+Every error of `store.errors` gets its status here and nowhere else. What a client sent is not
+repeated, and what went wrong inside is logged, never told.
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from graph.factory import InvalidGraphError
+from store.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    Error,
+    InvalidInputError,
+    NotFoundError,
+    PermissionDeniedError,
+    RunFailedError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+#: The status of a class holds for those below it, unless they have their own.
+STATUSES: dict[type[Error], HTTPStatus] = {
+    AuthenticationError: HTTPStatus.UNAUTHORIZED,
+    BadRequestError: HTTPStatus.BAD_REQUEST,
+    ConflictError: HTTPStatus.CONFLICT,
+    InvalidGraphError: HTTPStatus.FAILED_DEPENDENCY,
+    InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NotFoundError: HTTPStatus.NOT_FOUND,
+    PermissionDeniedError: HTTPStatus.FORBIDDEN,
+    RunFailedError: HTTPStatus.BAD_GATEWAY,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    UnsupportedError: HTTPStatus.NOT_IMPLEMENTED,
+    Error: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+RETRY_AFTER_SECONDS = 1
+
+#: The pydantic error type of our own validators: their message is a whole sentence.
+SENTENCE = "sentence"
+
+
+def error_response(
+    status: int, detail: str, code: str, *, headers: dict[str, str] | None = None
+) -> Response:
+    """The answer to a request that failed."""
+    content = orjson.dumps({"detail": detail, "code": code})
+    return Response(content, int(status), headers, media_type="application/json")
+
+
+def response_to(error: Error) -> Response:
+    """The answer to a request that raised one of our errors."""
+    status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
+    return error_response(status, error.message, error.code, headers=headers)
+
+
+def internal_error_response() -> Response:
+    """The answer to a request that failed by a fault of ours; the log has the reason."""
+    return error_response(500, "Internal Server Error", "internal_error")
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Error)
+    return response_to(error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(422, _text(error.errors()), InvalidInputError.default_code)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    """Routing's own errors: no such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    headers = dict(error.headers) if error.headers else None
+    return error_response(error.status_code, str(error.detail), code, headers=headers)
+
+
+def _text(errors: Sequence[Any]) -> str:
+    """The first three faults, a line each: where, and what is expected there."""
+    lines = []
+    for error in errors[:3]:
+        if error["type"] == SENTENCE:
+            lines.append(error["msg"])
+            continue
+        # The first part says "body", "query" or "path".
+        place = ".".join(str(part) for part in error["loc"][1:])
+        lines.append(f"{place or 'The request body'}: {error['msg']}")
+    return "\n".join(lines)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error that a route raises on purpose."""
+    app.add_exception_handler(Error, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)

@@ -1,0 +1,125 @@
+"""What every request passes before its route. Plain ASGI, so that streams are never buffered."""
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import internal_error_response, response_to
+from store.errors import TooLargeError
+
+log = structlog.stdlib.get_logger(__name__)
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class RequestLog:
+    """
+    Gives each request its id and, at debug, a line in the log.
+
+    The caller's ``x-request-id`` is kept if it can be one; it is `request.state.request_id`, the
+    answer carries it, and so does every line logged meanwhile.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+        started = time.perf_counter()
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_named)
+            finally:
+                log.debug(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    seconds=round(time.perf_counter() - started, 4),
+                )
+
+
+class LastResort:
+    """Answers 500 to what no handler knows, and logs it with its traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noting)
+        except ClientDisconnect:
+            # In the middle of its body: nobody is left to be answered.
+            log.debug("client left", path=scope["path"])
+        except Exception:
+            if scope["type"] != "http" or started:
+                # Too late to say anything: the server logs it and drops the connection.
+                raise
+            log.exception("request failed", method=scope["method"], path=scope["path"])
+            await internal_error_response()(scope, receive, send)
+
+
+class BodyLimit:
+    """
+    Refuses bodies that are too large, announced or not, with 413.
+
+    Args:
+        app: What is behind it.
+        max_body_bytes: The largest body that is let through.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        if not announced.isdecimal() or int(announced) > self.max_body_bytes:
+            await response_to(self._too_large())(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_counting() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_body_bytes:
+                raise self._too_large()
+            return message
+
+        await self.app(scope, receive_counting, send)
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"The request body is larger than {self.max_body_bytes} bytes")

@@ -1,0 +1,89 @@
+"""Assistants: the graphs of this server, each with a configuration."""
+
+import uuid
+from dataclasses import asdict
+
+from fastapi import APIRouter, Response
+
+from api.bodies import JsonRoute
+from api.deps import ServicesDep
+from api.responses import json_response, page_headers, selected
+from api.schemas import AssistantCount, AssistantId, AssistantSearch, Xray
+from store import assistants
+from store.errors import InvalidInputError
+
+router = APIRouter(prefix="/assistants", tags=["assistants"], route_class=JsonRoute)
+
+
+@router.post("/search")
+async def search(services: ServicesDep, body: AssistantSearch) -> Response:
+    """List the assistants whose metadata contains what is given."""
+    found = await assistants.search(
+        services.db,
+        metadata=body.metadata or {},
+        graph_id=body.graph_id,
+        name=body.name,
+        limit=body.limit + 1,
+        offset=body.offset,
+        sort_by=body.sort_by,
+        order=body.sort_order,
+    )
+    page = [selected(asdict(assistant), body.select) for assistant in found[: body.limit]]
+    return json_response(page, headers=page_headers(found, limit=body.limit, offset=body.offset))
+
+
+@router.post("/count")
+async def count(services: ServicesDep, body: AssistantCount) -> Response:
+    """Count the assistants whose metadata contains what is given."""
+    found = await assistants.count(
+        services.db, metadata=body.metadata or {}, graph_id=body.graph_id, name=body.name
+    )
+    return json_response(found)
+
+
+@router.get("/{assistant_id}")
+async def get(services: ServicesDep, assistant_id: AssistantId) -> Response:
+    """Read an assistant."""
+    return json_response(await assistants.get(services.db, assistant_id))
+
+
+@router.get("/{assistant_id}/schemas")
+async def schemas(services: ServicesDep, assistant_id: str) -> Response:
+    """Show the JSON schemas of an assistant's graph; one that it has not is null."""
+    graph_id = await _graph_id(services, assistant_id)
+    found = await services.registry.schemas(graph_id, store=services.items)
+    return json_response({"graph_id": graph_id, **found})
+
+
+@router.get("/{assistant_id}/graph")
+async def graph(services: ServicesDep, assistant_id: str, xray: Xray = False) -> Response:
+    """Show the nodes and edges of an assistant's graph; `xray` opens subgraphs."""
+    graph_id = await _graph_id(services, assistant_id)
+    return json_response(
+        await services.registry.drawable(graph_id, xray=xray, store=services.items)
+    )
+
+
+@router.get("/{assistant_id}/subgraphs")
+@router.get("/{assistant_id}/subgraphs/{namespace}")
+async def subgraphs(
+    services: ServicesDep, assistant_id: str, namespace: str | None = None, recurse: bool = False
+) -> Response:
+    """Show the JSON schemas of the subgraphs of an assistant's graph, by namespace."""
+    graph_id = await _graph_id(services, assistant_id)
+    return json_response(
+        await services.registry.subgraphs(
+            graph_id, namespace, recurse=recurse, store=services.items
+        )
+    )
+
+
+async def _graph_id(services: ServicesDep, name: str) -> str:
+    """The graph of an assistant, which may be named by the graph itself."""
+    if name in services.registry.graph_ids:
+        return name
+    try:
+        assistant_id = str(uuid.UUID(name))
+    except ValueError as exc:
+        raise InvalidInputError("Invalid assistant ID: must be a UUID") from exc
+    return (await assistants.get(services.db, assistant_id)).graph_id

@@ -1,0 +1,324 @@
+"""Runs: create, stream, wait, join, list, cancel, delete; on a thread and without one."""
+
+from contextlib import suppress
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from sse_starlette import EventSourceResponse
+
+from api.bodies import JsonRoute
+from api.deps import InjectedDep, RunId, ServicesDep, ThreadId
+from api.responses import json_response
+from api.run_schemas import RunCreate, RunCreateStateless, RunsCancel
+from api.sse import RunStream, event_stream, frame, long_json, result_json
+from graph.encode import dumps
+from graph.runs import Submitted
+from store import runs, threads
+from store.errors import InvalidInputError, NotFoundError
+from store.events import parse_event_id
+from store.models import CancelAction, JsonObject, Run, RunStatus
+
+router = APIRouter(tags=["runs"], route_class=JsonRoute)
+
+NO_RUNS = "No runs found to cancel."
+NO_MATCHING_RUNS = (
+    "No matching runs to cancel. Please verify the thread ID and run IDs are correct, and the "
+    "runs haven't been deleted or completed."
+)
+RunField = Literal[
+    "run_id", "thread_id", "assistant_id", "created_at", "updated_at", "status", "metadata",
+    "kwargs", "multitask_strategy",
+]  # fmt: skip
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID")]
+
+
+def run_json(run: Run) -> JsonObject:
+    """A run as the SDK's `Run`."""
+    return {
+        "run_id": run.run_id,
+        "thread_id": run.thread_id,
+        "assistant_id": run.assistant_id,
+        "created_at": run.created_at,
+        "updated_at": run.updated_at,
+        "status": run.status,
+        "metadata": run.metadata,
+        "kwargs": run.kwargs,
+        "multitask_strategy": run.multitask_strategy,
+    }
+
+
+def _path(run: Run) -> str:
+    return f"/threads/{run.thread_id}/runs/{run.run_id}"
+
+
+async def _submit(
+    services: ServicesDep,
+    body: RunCreateStateless,
+    injected: JsonObject,
+    *,
+    thread_id: str | None = None,
+    attached: bool,
+) -> Submitted:
+    request = body.request(injected)
+    return await services.runs.submit(request, thread_id=thread_id, attached=attached)
+
+
+def _stream(
+    services: ServicesDep,
+    submitted: Submitted,
+    *,
+    after: str | None = None,
+    modes: list[str] | None = None,
+    on_disconnect: str | None = "continue",
+    stateless: bool = False,
+) -> EventSourceResponse:
+    run = submitted.run
+    stream = RunStream(
+        services,
+        submitted,
+        after=parse_event_id(after) if after else None,
+        modes=modes,
+        cancel_on_disconnect=on_disconnect == "cancel",
+    )
+    path = f"/runs/{run.run_id}" if stateless else _path(run)
+    return event_stream(
+        stream.frames(),
+        headers={"Location": f"{path}/stream", "Content-Location": path},
+        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+    )
+
+
+def _wait(
+    services: ServicesDep, submitted: Submitted, *, on_disconnect: str | None = "continue"
+) -> StreamingResponse:
+    run = submitted.run
+    return long_json(
+        lambda: result_json(services, submitted),
+        headers={"Location": f"{_path(run)}/join", "Content-Location": _path(run)},
+        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        on_disconnect=partial(services.runs.abandon, run) if on_disconnect == "cancel" else None,
+    )
+
+
+@router.post("/threads/{thread_id}/runs")
+async def create_run(
+    thread_id: ThreadId, body: RunCreate, injected: InjectedDep, services: ServicesDep
+) -> Response:
+    """Queue a run on a thread; it is executed whether or not anybody waits."""
+    submitted = await _submit(services, body, injected, thread_id=thread_id, attached=False)
+    headers = {"Content-Location": _path(submitted.run)}
+    return json_response(run_json(submitted.run), headers=headers)
+
+
+@router.post("/threads/{thread_id}/runs/stream", response_class=EventSourceResponse)
+async def stream_run(
+    thread_id: ThreadId, body: RunCreate, injected: InjectedDep, services: ServicesDep
+) -> Response:
+    """Start a run on a thread and stream its events."""
+    submitted = await _submit(services, body, injected, thread_id=thread_id, attached=True)
+    return _stream(services, submitted, on_disconnect=body.on_disconnect)
+
+
+@router.post("/threads/{thread_id}/runs/wait")
+async def wait_run(
+    thread_id: ThreadId, body: RunCreate, injected: InjectedDep, services: ServicesDep
+) -> Response:
+    """Start a run on a thread and answer with its output, or with the error it ended with."""
+    submitted = await _submit(services, body, injected, thread_id=thread_id, attached=True)
+    return _wait(services, submitted, on_disconnect=body.on_disconnect)
+
+
+@router.post("/runs")
+async def create_stateless_run(
+    body: RunCreateStateless, injected: InjectedDep, services: ServicesDep
+) -> Response:
+    """Queue a run on a thread of its own."""
+    submitted = await _submit(services, body, injected, attached=False)
+    headers = {"Content-Location": f"/runs/{submitted.run.run_id}"}
+    return json_response(run_json(submitted.run), headers=headers)
+
+
+@router.post("/runs/stream", response_class=EventSourceResponse)
+async def stream_stateless_run(
+    body: RunCreateStateless, injected: InjectedDep, services: ServicesDep
+) -> Response:
+    """Start a run on a thread of its own and stream its events."""
+    submitted = await _submit(services, body, injected, attached=True)
+    return _stream(services, submitted, on_disconnect=body.on_disconnect, stateless=True)
+
+
+@router.post("/runs/wait")
+async def wait_stateless_run(
+    body: RunCreateStateless, injected: InjectedDep, services: ServicesDep
+) -> Response:
+    """Start a run on a thread of its own and answer with its output."""
+    submitted = await _submit(services, body, injected, attached=True)
+    return _wait(services, submitted, on_disconnect=body.on_disconnect)
+
+
+@router.get("/threads/{thread_id}/runs")
+async def list_runs(
+    thread_id: ThreadId,
+    services: ServicesDep,
+    limit: Annotated[int, Query(ge=0, le=1000)] = 10,
+    offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
+    status: RunStatus | None = None,
+    select: Annotated[list[RunField] | None, Query()] = None,
+) -> Response:
+    """The thread's runs, newest first."""
+    await threads.get(services.db, thread_id)
+    page = await runs.list_of_thread(
+        services.db, thread_id, status=status, limit=limit, offset=offset
+    )
+    rows = [run_json(run) for run in page]
+    if select:
+        rows = [{key: row[key] for key in select} for row in rows]
+    return json_response(rows)
+
+
+@router.get("/threads/{thread_id}/runs/{run_id}")
+async def get_run(thread_id: ThreadId, run_id: RunId, services: ServicesDep) -> Response:
+    """One run."""
+    return json_response(run_json(await runs.get(services.db, run_id, thread_id=thread_id)))
+
+
+@router.delete("/threads/{thread_id}/runs/{run_id}", status_code=204)
+async def delete_run(thread_id: ThreadId, run_id: RunId, services: ServicesDep) -> Response:
+    """Delete a run that has ended, with its checkpoints; 409 while one of the thread is going."""
+    await services.runs.delete(thread_id, run_id)
+    return Response(status_code=204)
+
+
+@router.get("/threads/{thread_id}/runs/{run_id}/join")
+async def join_run(
+    thread_id: ThreadId,
+    run_id: RunId,
+    services: ServicesDep,
+    cancel_on_disconnect: bool = False,
+) -> Response:
+    """Wait for a run to end and answer with its output."""
+    try:
+        submitted = await services.runs.attach(run_id, thread_id=thread_id)
+    except NotFoundError:
+        # The reference says so in the body, because its answer has begun by then.
+        return Response(dumps({"__error__": _missing()}), media_type="application/json")
+    return _wait(
+        services, submitted, on_disconnect="cancel" if cancel_on_disconnect else "continue"
+    )
+
+
+@router.get("/threads/{thread_id}/runs/{run_id}/stream", response_class=EventSourceResponse)
+async def join_run_stream(
+    thread_id: ThreadId,
+    run_id: RunId,
+    services: ServicesDep,
+    stream_mode: Annotated[list[str] | None, Query()] = None,
+    cancel_on_disconnect: bool = False,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """
+    Stream the events of a run: those after ``Last-Event-ID``, or all of them.
+
+    Whatever the log still has is sent again; past its bounds a ``values`` event stands in.
+    """
+    return await _join_stream(
+        services, thread_id, run_id, stream_mode, cancel_on_disconnect, last_event_id
+    )
+
+
+@router.get("/runs/{run_id}/stream", response_class=EventSourceResponse)
+async def join_stateless_run_stream(
+    run_id: RunId,
+    services: ServicesDep,
+    stream_mode: Annotated[list[str] | None, Query()] = None,
+    cancel_on_disconnect: bool = False,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Stream the events of a run whose thread the client does not know."""
+    return await _join_stream(
+        services, None, run_id, stream_mode, cancel_on_disconnect, last_event_id
+    )
+
+
+async def _join_stream(
+    services: ServicesDep,
+    thread_id: str | None,
+    run_id: str,
+    stream_mode: list[str] | None,
+    cancel_on_disconnect: bool,
+    last_event_id: str | None,
+) -> Response:
+    try:
+        submitted = await services.runs.attach(run_id, thread_id=thread_id)
+    except NotFoundError:
+        missing = frame("error", dumps(_missing()))
+        return Response(missing, media_type="text/event-stream; charset=utf-8")
+    return _stream(
+        services,
+        submitted,
+        after=last_event_id,
+        modes=_modes(stream_mode),
+        on_disconnect="cancel" if cancel_on_disconnect else "continue",
+        stateless=thread_id is None,
+    )
+
+
+def _missing() -> JsonObject:
+    return {"error": "HTTPException", "message": "404: Run not found"}
+
+
+def _modes(texts: list[str] | None) -> list[str] | None:
+    """Modes of a query: repeated, a JSON array, or empty for none, as the SDKs send them."""
+    texts = [text for text in texts or () if text]
+    if len(texts) != 1 or not texts[0].startswith("["):
+        return texts or None
+    try:
+        modes: Any = orjson.loads(texts[0])
+    except orjson.JSONDecodeError:
+        modes = None
+    if not isinstance(modes, list) or not all(isinstance(mode, str) for mode in modes):
+        raise InvalidInputError("stream_mode is not a JSON array of strings")
+    return modes
+
+
+@router.post("/threads/{thread_id}/runs/{run_id}/cancel")
+async def cancel_run(
+    thread_id: ThreadId,
+    run_id: RunId,
+    services: ServicesDep,
+    wait: bool = False,
+    action: CancelAction = "interrupt",
+) -> Response:
+    """Stop a run; with ``rollback`` it leaves no trace. ``wait`` answers when it has ended."""
+    try:
+        submitted = await services.runs.attach(run_id, thread_id=thread_id)
+    except NotFoundError:
+        raise NotFoundError(NO_RUNS) from None
+    if not await services.runs.cancel(thread_id, [run_id], action=action):
+        raise NotFoundError(NO_MATCHING_RUNS)
+    return _wait(services, submitted) if wait else Response(status_code=202)
+
+
+@router.post("/runs/cancel", status_code=204)
+async def cancel_runs(
+    body: RunsCancel, services: ServicesDep, action: CancelAction = "interrupt"
+) -> Response:
+    """Stop all runs with a status, or some runs of a thread."""
+    if (body.status is None) == (body.thread_id is None or not body.run_ids):
+        raise InvalidInputError("Give either a status, or a thread_id with run_ids")
+    if body.status is None:
+        assert body.thread_id is not None
+        if not await services.runs.cancel(body.thread_id, body.run_ids, action=action):
+            raise NotFoundError(NO_MATCHING_RUNS)
+        return Response(status_code=204)
+    wanted: list[RunStatus] = ["pending", "running"] if body.status == "all" else [body.status]
+    found = await runs.in_flight(services.db, wanted)
+    for run_id, thread_id in found:
+        with suppress(NotFoundError):  # deleted meanwhile
+            await services.runs.cancel(thread_id, [run_id], action=action)
+    if not found:
+        raise NotFoundError(NO_RUNS)
+    return Response(status_code=204)

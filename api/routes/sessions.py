@@ -1,0 +1,135 @@
+"""Sessions: conversations for people who do not think in runs."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query, Response
+from uuid_utils.compat import uuid7
+
+from api.bodies import JsonRoute
+from api.deps import InjectedDep, ServicesDep, SessionId
+from api.responses import json_response
+from api.schemas import Text
+from api.session_runs import answer, ask
+from api.session_schemas import (
+    MessageSend,
+    SessionCreate,
+    SessionUpdate,
+    encode_cursor,
+    message_cursor,
+    message_json,
+    session_cursor,
+    session_json,
+)
+from api.sse import SessionStream, event_stream
+from store import messages, sessions
+
+router = APIRouter(prefix="/api/sessions", tags=["sessions"], route_class=JsonRoute)
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+@router.post("")
+async def create_session(body: SessionCreate, services: ServicesDep) -> Response:
+    """Create a session: a thread with a name and an owner."""
+    session_id = body.id or str(uuid7())
+    created = await sessions.create(services.db, session_id, metadata=body.attributes())
+    return json_response(session_json(created))
+
+
+@router.get("")
+async def list_sessions(
+    services: ServicesDep,
+    user_id: Text | None = None,
+    status: Literal["active", "archived"] | None = "active",
+    chat_type: Text | None = None,
+    limit: Limit = 20,
+    cursor: str | None = None,
+) -> Response:
+    """Sessions, the one touched last first."""
+    page, more = await sessions.list_page(
+        services.db,
+        user_id=user_id,
+        status=status,
+        chat_type=chat_type,
+        before=session_cursor(cursor),
+        limit=limit,
+    )
+    following = encode_cursor(page[-1].update_time, page[-1].id) if more else None
+    return json_response(
+        {"data": [session_json(s) for s in page], "next_cursor": following, "has_more": more}
+    )
+
+
+@router.get("/{session_id}")
+async def get_session(session_id: SessionId, services: ServicesDep) -> Response:
+    """One session."""
+    return json_response(session_json(await sessions.get(services.db, session_id)))
+
+
+@router.patch("/{session_id}")
+async def update_session(
+    session_id: SessionId, body: SessionUpdate, services: ServicesDep
+) -> Response:
+    """Rename a session, archive it, or change its metadata."""
+    changed = await sessions.update(services.db, session_id, changes=body.changes())
+    return json_response(session_json(changed))
+
+
+@router.delete("/{session_id}", status_code=204)
+async def delete_session(session_id: SessionId, services: ServicesDep) -> Response:
+    """Delete a session with its messages, runs and checkpoints."""
+    await services.runs.delete_thread(session_id)
+    return Response(status_code=204)
+
+
+@router.get("/{session_id}/messages")
+async def list_messages(
+    session_id: SessionId,
+    services: ServicesDep,
+    limit: Limit = 50,
+    cursor: str | None = None,
+    order: Literal["asc", "desc"] = "asc",
+    branch: Literal["active", "all"] = "active",
+) -> Response:
+    """
+    The history of a session, also what the model does not see any more.
+
+    ``branch=all`` adds what only branches have that were left.
+    """
+    await sessions.get(services.db, session_id)
+    place = message_cursor(cursor)
+    page, more = await messages.list_page(
+        services.db,
+        session_id,
+        limit=limit,
+        after_seq=place if order == "asc" else None,
+        before_seq=place if order == "desc" else None,
+        order=order,
+        branch=branch,
+    )
+    following = encode_cursor(page[-1].seq) if more else None
+    return json_response(
+        {"data": [message_json(m) for m in page], "next_cursor": following, "has_more": more}
+    )
+
+
+@router.post("/{session_id}/messages")
+async def send_message(
+    session_id: SessionId,
+    body: MessageSend,
+    injected: InjectedDep,
+    services: ServicesDep,
+    accept: Annotated[str, Header()] = "",
+) -> Response:
+    """
+    Ask the session's graph; the answer comes as JSON, or streamed.
+
+    It is streamed if ``stream`` is true or the client accepts ``text/event-stream``.
+    """
+    submitted = await ask(services, session_id, body, injected=injected)
+    if not (body.stream or "text/event-stream" in accept):
+        return json_response(await answer(services, submitted))
+    stream = SessionStream(services, submitted)
+    return event_stream(
+        stream.frames(), headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
+    )

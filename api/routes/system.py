@@ -1,0 +1,51 @@
+"""Is it up, and what is it."""
+
+from importlib.metadata import version
+
+from fastapi import APIRouter, Query, Response
+
+from api import __version__
+from api.deps import ServicesDep
+from api.responses import json_response
+
+router = APIRouter(tags=["system"])
+
+#: The version of the LangGraph Server whose contract this server keeps; Studio and the SDKs
+#: switch features by it.
+CONTRACT_VERSION = "0.16.7"
+
+
+@router.get("/")
+@router.get("/ok")
+@router.head("/ok", include_in_schema=False)
+async def ok(services: ServicesDep, check_db: bool = Query(False)) -> Response:
+    """Say that the server is up; with `check_db`, that its database answers too."""
+    if check_db:
+        await services.db.ping()
+    return json_response({"ok": True, "services": {}})
+
+
+@router.get("/info")
+async def info() -> Response:
+    """Say which contract, which LangGraph and which Threadwell this is."""
+    return json_response(
+        {
+            "version": CONTRACT_VERSION,
+            "langgraph_py_version": version("langgraph"),
+            "threadwell": __version__,
+            "flags": {
+                "assistants": True,
+                "crons": False,
+                "langsmith": False,
+                "langsmith_tracing_replicas": False,
+                "langsmith_tracing_session_on_runs": False,
+            },
+            "host": {
+                "kind": "self-hosted",
+                "project_id": None,
+                "host_revision_id": None,
+                "revision_id": None,
+                "tenant_id": None,
+            },
+        }
+    )

@@ -1,0 +1,204 @@
+"""Threads: the state lines that conversations are kept on."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from uuid_utils.compat import uuid7
+
+from api.bodies import JsonRoute
+from api.deps import ServicesDep, ThreadId
+from api.responses import json_response, page_headers, selected
+from api.schemas import (
+    Checkpoint,
+    HistorySearch,
+    Limit,
+    StateAtCheckpoint,
+    StateUpdate,
+    Text,
+    ThreadCount,
+    ThreadCreate,
+    ThreadSearch,
+    ThreadUpdate,
+)
+from store import threads
+from store.errors import UnsupportedError
+from store.models import JsonObject, Thread
+
+router = APIRouter(prefix="/threads", tags=["threads"], route_class=JsonRoute)
+
+
+@router.post("")
+async def create(services: ServicesDep, body: ThreadCreate) -> Response:
+    """Create a thread."""
+    _refuse(ttl=body.ttl, supersteps=body.supersteps)
+    created = await threads.create(
+        services.db,
+        body.thread_id or str(uuid7()),
+        metadata=body.metadata,
+        if_exists=body.if_exists,
+    )
+    return json_response(thread_json(created, None))
+
+
+@router.post("/search")
+async def search(services: ServicesDep, body: ThreadSearch) -> Response:
+    """List the threads whose metadata contains what is given."""
+    _refuse(values=body.values, extract=body.extract)
+    found = await threads.search(
+        services.db,
+        metadata=body.metadata or {},
+        status=body.status,
+        ids=body.ids,
+        limit=body.limit + 1,
+        offset=body.offset,
+        sort_by=body.sort_by,
+        order=body.sort_order,
+    )
+    page = found[: body.limit]
+    wanted = body.select is None or "values" in body.select
+    values = await services.states.values_of(page) if wanted else {}
+    return json_response(
+        [selected(thread_json(row, values.get(row.thread_id)), body.select) for row in page],
+        headers=page_headers(found, limit=body.limit, offset=body.offset),
+    )
+
+
+@router.post("/count")
+async def count(services: ServicesDep, body: ThreadCount) -> Response:
+    """Count the threads whose metadata contains what is given."""
+    _refuse(values=body.values)
+    found = await threads.count(services.db, metadata=body.metadata or {}, status=body.status)
+    return json_response(found)
+
+
+@router.get("/{thread_id}")
+async def get(services: ServicesDep, thread_id: ThreadId) -> Response:
+    """Read a thread."""
+    return await _thread_response(services, await threads.get(services.db, thread_id))
+
+
+@router.patch("/{thread_id}")
+async def update(
+    services: ServicesDep,
+    thread_id: ThreadId,
+    body: ThreadUpdate,
+    prefer: Annotated[str, Header()] = "",
+) -> Response:
+    """Change a thread's metadata. With `Prefer: return=minimal` the answer is empty."""
+    _refuse(ttl=body.ttl)
+    updated = await threads.update(services.db, thread_id, metadata=body.metadata or {})
+    if "return=minimal" in prefer.lower().replace(" ", ""):
+        return Response(status_code=204)
+    return await _thread_response(services, updated)
+
+
+@router.delete("/{thread_id}", status_code=204)
+async def delete(services: ServicesDep, thread_id: ThreadId) -> None:
+    """Delete a thread with its runs, messages and checkpoints."""
+    await services.runs.delete_thread(thread_id)
+
+
+@router.get("/{thread_id}/state")
+async def get_state(
+    services: ServicesDep, thread_id: ThreadId, subgraphs: bool = False
+) -> Response:
+    """Read the state of a thread."""
+    return json_response(await services.states.get(thread_id, subgraphs=subgraphs))
+
+
+@router.get("/{thread_id}/state/{checkpoint_id}")
+async def get_state_at(
+    services: ServicesDep, thread_id: ThreadId, checkpoint_id: Text, subgraphs: bool = False
+) -> Response:
+    """Read the state of a thread at a checkpoint."""
+    checkpoint = {"checkpoint_id": checkpoint_id}
+    return json_response(
+        await services.states.get(thread_id, checkpoint=checkpoint, subgraphs=subgraphs)
+    )
+
+
+@router.post("/{thread_id}/state/checkpoint")
+async def get_state_at_checkpoint(
+    services: ServicesDep, thread_id: ThreadId, body: StateAtCheckpoint
+) -> Response:
+    """Read the state of a thread, or of one of its subgraphs, at a checkpoint."""
+    checkpoint = _configurable(body.checkpoint)
+    return json_response(
+        await services.states.get(thread_id, checkpoint=checkpoint, subgraphs=bool(body.subgraphs))
+    )
+
+
+@router.post("/{thread_id}/state")
+async def update_state(services: ServicesDep, thread_id: ThreadId, body: StateUpdate) -> Response:
+    """Change the state of an idle thread, or fork it at a checkpoint."""
+    checkpoint = _configurable(body.checkpoint)
+    if body.checkpoint_id is not None:
+        checkpoint["checkpoint_id"] = body.checkpoint_id
+    configurable = await services.states.update(
+        thread_id, body.values, as_node=body.as_node, checkpoint=checkpoint
+    )
+    return json_response(
+        {
+            "checkpoint": configurable,
+            "configurable": configurable,
+            "checkpoint_id": configurable["checkpoint_id"],
+        }
+    )
+
+
+@router.get("/{thread_id}/history")
+async def get_history(
+    services: ServicesDep,
+    thread_id: ThreadId,
+    limit: Annotated[Limit, Query()] = 10,
+    before: Text | None = None,
+) -> Response:
+    """List the states of a thread, newest first."""
+    return json_response(await services.states.history(thread_id, limit=limit, before=before))
+
+
+@router.post("/{thread_id}/history")
+async def search_history(
+    services: ServicesDep, thread_id: ThreadId, body: HistorySearch
+) -> Response:
+    """List the states of a thread, newest first."""
+    return json_response(
+        await services.states.history(
+            thread_id,
+            limit=body.limit,
+            before=body.before_id(),
+            metadata=body.metadata,
+            checkpoint=_configurable(body.checkpoint),
+        )
+    )
+
+
+def thread_json(thread: Thread, values: Any) -> JsonObject:
+    """A thread as the API shows it, with the values of its newest checkpoint."""
+    return {
+        "thread_id": thread.thread_id,
+        "created_at": thread.created_at,
+        "updated_at": thread.updated_at,
+        "state_updated_at": thread.state_updated_at,
+        "metadata": thread.metadata,
+        "status": thread.status,
+        "config": thread.config,
+        "values": values,
+        "error": thread.error,
+        "interrupts": thread.interrupts,
+    }
+
+
+async def _thread_response(services: ServicesDep, thread: Thread) -> Response:
+    values = await services.states.values_of([thread])
+    return json_response(thread_json(thread, values.get(thread.thread_id)))
+
+
+def _configurable(checkpoint: Checkpoint | None) -> JsonObject:
+    return checkpoint.model_dump(exclude_none=True) if checkpoint else {}
+
+
+def _refuse(**given: Any) -> None:
+    for name, value in given.items():
+        if value:
+            raise UnsupportedError(f"{name}: this server does not support it yet")

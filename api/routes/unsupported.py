@@ -1,0 +1,61 @@
+"""
+What the LangGraph Server has and this server not yet: 501 with a reason, never a silent no-op.
+
+A route that gets built is deleted here.
+"""
+
+from fastapi import APIRouter
+
+from store.errors import UnsupportedError
+
+router = APIRouter(include_in_schema=False)
+
+UNSUPPORTED: dict[str, tuple[str, ...]] = {
+    "Changing assistants": (
+        "POST /assistants",
+        "PATCH /assistants/{assistant_id}",
+        "DELETE /assistants/{assistant_id}",
+        "POST /assistants/{assistant_id}/versions",
+        "POST /assistants/{assistant_id}/latest",
+    ),
+    "Copying, pruning and measuring threads": (
+        "POST /threads/prune",
+        "POST /threads/{thread_id}/copy",
+        "GET /threads/{thread_id}/storage",
+    ),
+    "Following a thread": ("GET /threads/{thread_id}/stream",),
+    "The event-streaming protocol": (
+        "POST /threads/{thread_id}/commands",
+        "POST /threads/{thread_id}/stream/events",
+    ),
+    "Batches of runs": ("POST /runs/batch",),
+    "Crons": (
+        "POST /runs/crons",
+        "POST /runs/crons/search",
+        "POST /runs/crons/count",
+        "GET /runs/crons/{cron_id}",
+        "PATCH /runs/crons/{cron_id}",
+        "DELETE /runs/crons/{cron_id}",
+        "POST /threads/{thread_id}/runs/crons",
+    ),
+    "MCP": ("GET /mcp", "POST /mcp", "DELETE /mcp"),
+    "A2A": (
+        "GET /a2a/{assistant_id}",
+        "POST /a2a/{assistant_id}",
+        "GET /.well-known/agent-card.json",
+    ),
+    "Metrics": ("GET /metrics",),
+    "Generative UI": ("POST /ui/{graph_id}",),
+}
+
+
+def _refuse(what: str, method: str, path: str) -> None:
+    async def refuse() -> None:
+        raise UnsupportedError(f"{what}: this server does not support {method} {path} yet")
+
+    router.add_api_route(path, refuse, methods=[method])
+
+
+for _what, _routes in UNSUPPORTED.items():
+    for _route in _routes:
+        _refuse(_what, *_route.split(" ", 1))

@@ -1,0 +1,277 @@
+"""
+What clients send to the routes that are no runs, under the SDK's names.
+
+Unknown fields are ignored, because newer SDKs send more; a wrong type is refused, never guessed.
+"""
+
+import re
+import uuid
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from api.errors import SENTENCE
+from store import assistants, threads
+from store.models import JsonObject, ThreadStatus
+from store.ordering import Order
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
+
+#: Metadata that only the server writes; stripped, as the reference does.
+RESERVED_METADATA = frozenset(
+    {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"}
+)
+
+
+def _thread_id(value: str) -> str:
+    """
+    Both forms of a UUID, in lower case.
+
+    The form is kept: a conversation that was imported under 32 digits is found under them.
+    """
+    if not _UUID.fullmatch(value.lower()):
+        raise PydanticCustomError(SENTENCE, "Invalid thread ID: must be a UUID")
+    return value.lower()
+
+
+def _session_id(value: str) -> str:
+    if not _UUID.fullmatch(value.lower()):
+        raise PydanticCustomError(SENTENCE, "Invalid session ID: must be a UUID")
+    return value.lower()
+
+
+def _assistant_id(value: str) -> str:
+    if not _UUID.fullmatch(value.lower()):
+        raise PydanticCustomError(SENTENCE, "Invalid assistant ID: must be a UUID")
+    return str(uuid.UUID(value))
+
+
+def _run_id(value: str) -> str:
+    if not _UUID.fullmatch(value.lower()):
+        raise PydanticCustomError(SENTENCE, "Invalid run ID: must be a UUID")
+    return str(uuid.UUID(value))
+
+
+def _xray(value: object) -> bool | int:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        raise PydanticCustomError(SENTENCE, "Invalid xray value")
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not re.fullmatch("[1-9][0-9]{0,3}", value):
+        raise PydanticCustomError(SENTENCE, "Invalid xray value")
+    return int(value)
+
+
+def _without_reserved(metadata: JsonObject) -> JsonObject:
+    return {key: value for key, value in metadata.items() if key not in RESERVED_METADATA}
+
+
+def _label(value: str) -> str:
+    if not value or "." in value or "\x00" in value:
+        raise PydanticCustomError(
+            SENTENCE, "A namespace label must be a non-empty string without periods"
+        )
+    return value
+
+
+def _namespace(labels: list[str]) -> list[str]:
+    if not labels:
+        raise PydanticCustomError(SENTENCE, "The namespace cannot be empty")
+    if labels[0] == "langgraph":
+        raise PydanticCustomError(SENTENCE, "The namespace 'langgraph' is reserved")
+    return labels
+
+
+def _dotted_namespace(parts: list[str]) -> list[str]:
+    return _namespace([_label(label) for label in ".".join(parts).split(".")])
+
+
+def _text(value: str) -> str:
+    # A NUL of a query or a path; those of a body are gone already.
+    return value.replace("\x00", "\ufffd")
+
+
+ThreadId = Annotated[str, AfterValidator(_thread_id)]
+#: A thread's id by its other name.
+SessionId = Annotated[str, AfterValidator(_session_id)]
+AssistantId = Annotated[str, AfterValidator(_assistant_id)]
+RunId = Annotated[str, AfterValidator(_run_id)]
+#: How deep a drawing opens subgraphs: ``true``, ``false`` or levels.
+Xray = Annotated[bool | int, BeforeValidator(_xray)]
+Text = Annotated[str, AfterValidator(_text)]
+Metadata = Annotated[JsonObject, AfterValidator(_without_reserved)]
+Label = Annotated[str, AfterValidator(_label)]
+Namespace = Annotated[list[Label], AfterValidator(_namespace)]
+DottedNamespace = Annotated[list[str], AfterValidator(_dotted_namespace)]
+Limit = Annotated[int, Field(ge=1, le=1000)]
+Offset = Annotated[int, Field(ge=0, lt=2**63)]
+
+AssistantField = Literal[
+    "assistant_id",
+    "graph_id",
+    "config",
+    "context",
+    "metadata",
+    "name",
+    "description",
+    "created_at",
+    "updated_at",
+    "version",
+]
+ThreadField = Literal[
+    "thread_id",
+    "created_at",
+    "updated_at",
+    "state_updated_at",
+    "metadata",
+    "status",
+    "config",
+    "values",
+    "interrupts",
+    "error",
+]
+
+
+class Payload(BaseModel):
+    """A request body."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class AssistantCount(Payload):
+    """Which assistants to count."""
+
+    metadata: JsonObject | None = None
+    graph_id: str | None = None
+    name: str | None = Field(None, description="A part of the name, in any case.")
+
+
+class AssistantSearch(AssistantCount):
+    """Which assistants to list, and how."""
+
+    limit: Limit = 10
+    offset: Offset = 0
+    sort_by: assistants.SortBy = "created_at"
+    sort_order: Order = "desc"
+    select: list[AssistantField] | None = None
+
+
+class ThreadCreate(Payload):
+    """A thread to create."""
+
+    thread_id: ThreadId | None = None
+    metadata: Metadata | None = None
+    if_exists: Literal["raise", "do_nothing"] = "raise"
+    ttl: JsonObject | None = Field(None, description="Not supported yet.")
+    supersteps: list[JsonObject] | None = Field(None, description="Not supported yet.")
+
+
+class ThreadUpdate(Payload):
+    """What to change of a thread."""
+
+    metadata: Metadata | None = Field(None, description="Merged key by key.")
+    ttl: JsonObject | None = Field(None, description="Not supported yet.")
+
+
+class ThreadCount(Payload):
+    """Which threads to count."""
+
+    metadata: JsonObject | None = None
+    status: ThreadStatus | None = None
+    values: JsonObject | None = Field(None, description="Not supported yet.")
+
+
+class ThreadSearch(ThreadCount):
+    """Which threads to list, and how."""
+
+    ids: list[ThreadId] | None = None
+    limit: Limit = 10
+    offset: Offset = 0
+    sort_by: threads.SortBy = "updated_at"
+    sort_order: Order = "desc"
+    select: list[ThreadField] | None = None
+    extract: dict[str, str] | None = Field(None, description="Not supported yet.")
+
+
+class Checkpoint(Payload):
+    """A checkpoint of a thread; without an id the newest of its namespace."""
+
+    checkpoint_id: str | None = None
+    checkpoint_ns: str | None = None
+    checkpoint_map: JsonObject | None = None
+
+
+class StateAtCheckpoint(Payload):
+    """Which state of a thread to read."""
+
+    checkpoint: Checkpoint
+    subgraphs: bool | None = None
+
+
+class StateUpdate(Payload):
+    """A change of a thread's state, as if a node had returned it."""
+
+    values: JsonObject | list[JsonObject] | None = None
+    as_node: str | None = None
+    checkpoint: Checkpoint | None = Field(None, description="Fork from here.")
+    checkpoint_id: str | None = None
+
+
+class HistorySearch(Payload):
+    """Which states of a thread to list."""
+
+    limit: Limit = 1
+    before: str | JsonObject | None = Field(
+        None, description="The id of a checkpoint, a checkpoint, or a config with one."
+    )
+    metadata: JsonObject | None = None
+    checkpoint: Checkpoint | None = None
+
+    def before_id(self) -> str | None:
+        """The id of the checkpoint before which to begin, in whatever form it came."""
+        before = self.before
+        if isinstance(before, dict):
+            before = before.get("configurable", before)
+            before = before.get("checkpoint_id") if isinstance(before, dict) else None
+        return before if isinstance(before, str) else None
+
+
+class ItemPut(Payload):
+    """An item to keep."""
+
+    namespace: Namespace
+    key: str
+    value: JsonObject
+    index: Literal[False] | list[str] | None = None
+    ttl: float | None = Field(None, description="Not supported yet.")
+
+
+class ItemDelete(Payload):
+    """An item to forget."""
+
+    namespace: Namespace
+    key: str
+
+
+class ItemSearch(Payload):
+    """Which items to list."""
+
+    namespace_prefix: list[Label] = []
+    filter: JsonObject | None = None
+    query: str | None = None
+    limit: Limit = 10
+    offset: Offset = 0
+    refresh_ttl: bool | None = None
+
+
+class NamespaceSearch(Payload):
+    """Which namespaces to list; ``*`` stands for any one label."""
+
+    prefix: list[Label] | None = None
+    suffix: list[Label] | None = None
+    max_depth: Annotated[int, Field(ge=1, le=1000)] | None = None
+    limit: Limit = 100
+    offset: Offset = 0

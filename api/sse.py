@@ -1,0 +1,199 @@
+"""
+Streams as clients read them: server-sent events, and JSON that is long in coming.
+
+Everything is checked before a response is returned: after its first byte there is no status.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from contextlib import aclosing, suppress
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from api.bootstrap import Services
+from api.session_events import parts_of
+from graph.encode import dumps
+from graph.executor import Result
+from graph.runs import ENDED, Submitted
+from store import runs
+from store.errors import NotFoundError
+from store.events import Event, Gap
+from store.models import Run
+
+
+def frame(name: str, data: bytes, event_id: str = "") -> bytes:
+    """One event on the wire."""
+    tail = f"\r\nid: {event_id}\r\n\r\n" if event_id else "\r\n\r\n"
+    return b"event: %b\r\ndata: %b%b" % (name.encode(), data, tail.encode())
+
+
+def event_stream(
+    content: AsyncIterator[bytes], *, headers: dict[str, str], keep_alive_seconds: float
+) -> EventSourceResponse:
+    """A response of frames, with a comment whenever nothing else was sent for some seconds."""
+    return EventSourceResponse(
+        content,
+        headers=headers,
+        media_type="text/event-stream; charset=utf-8",
+        ping=keep_alive_seconds,
+        ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"),
+    )
+
+
+class RunStream:
+    """
+    The frames of one run for one client.
+
+    Args:
+        after: The last event that the client has.
+        modes: Only events of these stream modes; None for all.
+        cancel_on_disconnect: A client that leaves before the end cancels the run.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        submitted: Submitted,
+        *,
+        after: tuple[int, int] | None = None,
+        modes: Collection[str] | None = None,
+        cancel_on_disconnect: bool = False,
+    ) -> None:
+        self._services = services
+        self._submitted = submitted
+        self._after = after
+        self._names = None if modes is None else _names(modes)
+        self._cancel_on_disconnect = cancel_on_disconnect
+        self._ended = False
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Everything up to the run's end, then nothing more."""
+        follow = self._services.runs.follow(self._submitted, after=self._after)
+        try:
+            async with aclosing(follow):
+                async for batch in follow:
+                    chunk = await self._snapshot() if isinstance(batch, Gap) else self._chunk(batch)
+                    if chunk:
+                        yield chunk
+            if not self._ended:
+                yield await self._unheard_end()
+        except (asyncio.CancelledError, GeneratorExit):
+            # The client has left. When it is this process that goes, the run goes on elsewhere.
+            if self._cancel_on_disconnect and not self._ended:
+                self._services.runs.abandon(self._submitted.run)
+            raise
+
+    def _chunk(self, events: list[Event]) -> bytes:
+        self._ended = events[-1].name == "end"
+        return b"".join(self._frame(event) for event in events)
+
+    def _frame(self, event: Event) -> bytes:
+        """The event as the LangGraph API has it."""
+        return frame(event.name, event.data, event.id) if self._wanted(event.name) else b""
+
+    def _wanted(self, name: str) -> bool:
+        if name == "end":
+            return self._services.settings.stream_end_event
+        return self._names is None or name.partition("|")[0] in self._names
+
+    async def _snapshot(self) -> bytes:
+        """What stands in for events that are gone: the state that they led to."""
+        with suppress(NotFoundError):
+            values = await self._services.states.values(self._submitted.run.thread_id)
+            return frame("values", dumps(values))
+        return b""
+
+    async def _unheard_end(self) -> bytes:
+        """The end of a run whose log does not tell of it: cancelled in the queue, or log lost."""
+        run = await runs.find(self._services.db, self._submitted.run.run_id)
+        self._ended = run is None or run.status in ENDED
+        return await self._ending(run) if self._ended else b""
+
+    async def _ending(self, run: Run | None) -> bytes:
+        begun = run is not None and run.first_epoch is not None
+        frames = [await self._snapshot()] if begun else []
+        if run and run.error:
+            frames.append(frame("error", dumps(run.error)))
+        if self._wanted("end"):
+            run_id, status = self._submitted.run.run_id, run.status if run else "interrupted"
+            frames.append(frame("end", dumps({"run_id": run_id, "status": status})))
+        return b"".join(frames)
+
+
+class SessionStream(RunStream):
+    """The frames of a session's run."""
+
+    def _frame(self, event: Event) -> bytes:
+        """All that the event means; its id is the last one's, so that none is lost between."""
+        parts = list(parts_of(event, self._submitted.run.thread_id))
+        frames = [frame(name, dumps(data)) for name, data in parts[:-1]]
+        frames += [frame(name, dumps(data), event.id) for name, data in parts[-1:]]
+        return b"".join(frames)
+
+    async def _snapshot(self) -> bytes:
+        """Nothing: these clients read the messages."""
+        return b""
+
+    async def _ending(self, run: Run | None) -> bytes:
+        asked = self._submitted.run
+        status = run.status if run else "interrupted"
+        end = {"run_id": asked.run_id, "status": status}
+        frames = [frame("run.end", dumps(end))]
+        if run and run.error:
+            error = {"code": run.error["error"], "message": run.error["message"]}
+            frames.insert(0, frame("error", dumps(error)))
+        return b"".join(frames)
+
+
+def _names(modes: Collection[str]) -> set[str]:
+    names = {"metadata", "error", *modes}
+    if "messages" in names:
+        names |= {"messages/metadata", "messages/partial", "messages/complete"}
+    if "messages-tuple" in names:
+        names.add("messages")
+    return names
+
+
+async def result_json(services: Services, submitted: Submitted) -> bytes:
+    """What a run came to, once it has: its output, or the error it ended with."""
+    result = await services.runs.join(submitted)
+    if result.error is not None:
+        return dumps({"__error__": result.error})
+    return dumps(await _output(services, submitted, result))
+
+
+async def _output(services: Services, submitted: Submitted, result: Result) -> Any:
+    values = result.values
+    if values is None and not submitted.run.temporary:
+        with suppress(NotFoundError):
+            values = await services.states.values(submitted.run.thread_id)
+    if result.interrupts:
+        asked = [{"value": found.value, "id": found.id} for found in result.interrupts]
+        return {**(values or {}), "__interrupt__": asked}
+    return values
+
+
+def long_json(
+    answer: Callable[[], Awaitable[bytes]],
+    *,
+    headers: dict[str, str],
+    keep_alive_seconds: float,
+    on_disconnect: Callable[[], None] | None = None,
+) -> StreamingResponse:
+    """A JSON response that may take its time: newlines before it keep proxies from giving up."""
+
+    async def body() -> AsyncIterator[bytes]:
+        task = asyncio.ensure_future(answer())
+        try:
+            while not (await asyncio.wait({task}, timeout=keep_alive_seconds))[0]:
+                yield b"\n"
+            yield task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                if on_disconnect:
+                    on_disconnect()
+
+    return StreamingResponse(body(), headers=headers, media_type="application/json")

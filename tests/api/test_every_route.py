@@ -1,0 +1,169 @@
+"""Whatever is sent to whatever route: an answer in the one form, and never a fault."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from api.app import create_app
+from api.bootstrap import Services
+from tests.api.conftest import BODY_MAX_BYTES, Run
+from tests.api.test_threads import UNKNOWN
+
+WRONG_VALUES: list[Any] = [
+    5, -1, 2**70, 1.5, "text", "", "\x00", True, None, [], [1], [None], {}, {"a": {"b": [None]}},
+    {"$a": "\x00"}, "x" * 5000,
+]  # fmt: skip
+BODIES = [
+    b"", b"{bad", b"[]", b"[1]", b"null", b"1", b'"text"', b"{}", b"\xff\xfe", b"[" * 5000,
+    b'{"a":' * 99 + b"1" + b"}" * 99, b'{"\\u0000": "\\u0000"}',
+]  # fmt: skip
+PARAMETERS = [UNKNOWN, "nothing", "%00", "..%2F..", "x" * 3000, "%F0%9F%A7%B5"]
+
+
+@pytest.fixture
+def routes(services: Services) -> list[tuple[str, str]]:
+    """Every method and path of the application."""
+    return sorted(
+        (method, route.path)
+        for route in _flat(create_app(services).routes)
+        for method in route.methods or ()
+    )
+
+
+@pytest.fixture
+async def thread_id(run: Run) -> str:
+    """A thread that has a state."""
+    thread_id = "00000000-0000-7000-8000-00000000abcd"
+    await run(thread_id, "ask", {"text": "a"})
+    return thread_id
+
+
+def _flat(routes: Any) -> Iterator[APIRoute]:
+    for route in routes:
+        if isinstance(route, APIRoute):
+            yield route
+        elif hasattr(route, "original_router"):
+            yield from _flat(route.original_router.routes)
+
+
+def _paths(path: str) -> Iterator[str]:
+    """The path with each parameter filled wrongly, one at a time."""
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    for name in names or [""]:
+        for value in PARAMETERS if names else [""]:
+            filled = path.replace(f"{{{name}}}", value)
+            for other in names:
+                filled = filled.replace(f"{{{other}}}", UNKNOWN)
+            yield filled
+
+
+def _check(response: httpx.Response) -> str | None:
+    """What is wrong with an answer."""
+    request = f"{response.request.method} {response.request.url}"
+    if isinstance(response.request.stream, httpx.ByteStream):
+        request += f" {response.request.content[:99]!r}"
+    if response.status_code >= 500 and response.status_code != 501:
+        return f"{response.status_code} {request}"
+    if response.status_code >= 400 and response.request.method != "HEAD":
+        body = response.json()
+        if set(body) != {"detail", "code"} or not all(isinstance(v, str) for v in body.values()):
+            return f"{body} {request}"
+    return None
+
+
+async def test_there_are_routes_to_try(routes: list[tuple[str, str]]) -> None:
+    assert ("POST", "/threads/{thread_id}/state") in routes
+    assert len(routes) > 40
+
+
+async def test_a_body_that_is_nonsense_is_refused(
+    http: httpx.AsyncClient, routes: list[tuple[str, str]]
+) -> None:
+    faults = [
+        _check(await http.request(method, next(_paths(path)), content=body))
+        for method, path in routes
+        if method != "GET"
+        for body in BODIES
+    ]
+
+    assert [fault for fault in faults if fault] == []
+
+
+async def test_a_value_of_a_wrong_type_is_refused(http: httpx.AsyncClient, thread_id: str) -> None:
+    spec = (await http.get("/openapi.json")).json()
+    faults = []
+    for path, operations in spec["paths"].items():
+        for method, operation in operations.items():
+            for body in _wrong_bodies(spec, operation):
+                filled = path.replace("{thread_id}", thread_id)
+                response = await http.request(method, next(_paths(filled)), json=body)
+                faults.append(_check(response))
+
+    assert len(faults) > 500
+    assert [fault for fault in faults if fault] == []
+
+
+def _wrong_bodies(spec: Any, operation: Any) -> Iterator[dict[str, Any]]:
+    if "requestBody" not in operation:
+        return
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    if "$ref" not in schema:
+        return
+    model = spec["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    valid = {"namespace": ["a"], "value": {}, "checkpoint": {}}
+    required = {name: valid.get(name, "text") for name in model.get("required", [])}
+    for name in model["properties"]:
+        for value in WRONG_VALUES:
+            yield {**required, name: value}
+
+
+async def test_a_path_that_names_nothing_is_refused(
+    http: httpx.AsyncClient, routes: list[tuple[str, str]]
+) -> None:
+    faults = [
+        _check(await http.request(method, filled, content=b"{}" if method != "GET" else None))
+        for method, path in routes
+        for filled in _paths(path)
+    ]
+
+    assert [fault for fault in faults if fault] == []
+
+
+async def test_a_query_that_makes_no_sense_is_refused(
+    http: httpx.AsyncClient, thread_id: str
+) -> None:
+    spec = (await http.get("/openapi.json")).json()
+    faults = []
+    for path, operations in spec["paths"].items():
+        for method, operation in operations.items():
+            for parameter in operation.get("parameters", []):
+                if parameter["in"] != "query":
+                    continue
+                for value in ("", "\x00", "text", "-1", "9" * 30, "[]", "a" * 5000):
+                    filled = next(_paths(path.replace("{thread_id}", thread_id)))
+                    query = {parameter["name"]: value}
+                    faults.append(_check(await http.request(method, filled, params=query)))
+
+    assert faults
+    assert [fault for fault in faults if fault] == []
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_that_is_too_large_is_refused(
+    http: httpx.AsyncClient, routes: list[tuple[str, str]], announced: bool
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(BODY_MAX_BYTES // 4096 + 1):
+            yield b" " * 4096
+
+    spec = (await http.get("/openapi.json")).json()
+    for method, path in routes:
+        body = b" " * (BODY_MAX_BYTES + 1) if announced else chunks()
+        response = await http.request(method, next(_paths(path)), content=body)
+        assert _check(response) is None
+        operation = spec["paths"].get(path, {}).get(method.lower(), {})
+        if announced or operation.get("requestBody", {}).get("required"):
+            assert response.status_code == 413, (method, path)
