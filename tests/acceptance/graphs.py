@@ -1,0 +1,172 @@
+"""Graphs that do what their input says. Plain LangGraph: served from a copy elsewhere."""
+
+import asyncio
+import math
+import operator
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Annotated, Any, TypedDict
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models.chat_models import BaseChatModel, agenerate_from_stream
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.types import interrupt
+
+
+async def report(port: int, name: str) -> None:
+    """Tell the test's gate where we are, and wait there if it says so."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(f"{name}\n".encode())
+        await reader.readline()
+    finally:
+        writer.close()
+
+
+class Echo(BaseChatModel):
+    """
+    Says what it was told, a word a token.
+
+    `hold PORT NAME words` stops at the gate after the first token; `fail words` breaks down there.
+    """
+
+    @property
+    def _llm_type(self) -> str:
+        return "echo"
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        raise NotImplementedError
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await agenerate_from_stream(self._astream(messages, stop, run_manager))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        order, *words = str(messages[-1].text).split(" ")
+        gate = (int(words.pop(0)), words.pop(0)) if order == "hold" else None
+        if order not in ("hold", "fail"):
+            words = [order, *words]
+        for number, token in enumerate([f"({len(messages)})", *(f" {word}" for word in words)]):
+            if number == 1 and gate:
+                await report(*gate)
+            if number == 1 and order == "fail":
+                raise ValueError("the model broke down")
+            chunk = ChatGenerationChunk(message=AIMessageChunk(content=token))
+            if run_manager is not None:
+                await run_manager.on_llm_new_token(token, chunk=chunk)
+            yield chunk
+
+
+async def _answer(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [await Echo().ainvoke(state["messages"])]}
+
+
+class Work(TypedDict, total=False):
+    gate: int
+    name: str
+    #: What `poison` returns and where `boom` fails.
+    kind: str
+    log: Annotated[list[Any], operator.add]
+
+
+def _chain(state: type, *nodes: tuple[str, Any]) -> Any:
+    builder: StateGraph[Any] = StateGraph(state)
+    for name, node in nodes:
+        builder.add_node(name, node)
+    for source, target in pairwise([START, *(name for name, _ in nodes), END]):
+        builder.add_edge(source, target)
+    return builder.compile()
+
+
+def _step(step: str) -> Any:
+    async def work(state: Work) -> Work:
+        await report(state["gate"], f"{state['name']}:{step}")
+        return {"log": [f"{state['name']}:{step}"]}
+
+    return work
+
+
+class Talk(Work):
+    messages: Annotated[list[Any], add_messages]
+
+
+def _greet(state: Talk) -> dict[str, Any]:
+    return {"messages": [("ai", f"working for {state['name']}")]}
+
+
+async def _alone(state: Work, config: RunnableConfig) -> Work:
+    run_id = config["configurable"]["run_id"]
+    await report(state["gate"], f"{run_id}:start")
+    await report(state["gate"], f"{run_id}:end")
+    return {"log": [run_id]}
+
+
+def _ask(state: Work) -> Work:
+    return {"log": [f"asked: {interrupt({'question': 'Go on?'})}"]}
+
+
+def _after(state: Work) -> Work:
+    return {"log": ["after"]}
+
+
+def _poison(state: Work) -> Work:
+    poisons: dict[str, Any] = {
+        "object": object(),
+        "lock": asyncio.Lock(),
+        "nul": "a\0b",
+        "surrogate": "a\ud800b",
+        "nan": math.nan,
+        "big": 10**400,
+        "lambda": lambda: None,
+        "fine": "fine",
+    }
+    return {"log": [poisons[state["kind"]]]}
+
+
+class _PrivateError(Exception):
+    pass
+
+
+def _boom(state: Work) -> Work:
+    if state["kind"] == "private":
+        raise _PrivateError("a secret")
+    raise ValueError("boom!")
+
+
+def _endless() -> Any:
+    builder: StateGraph[Any] = StateGraph(Work)
+    builder.add_node("again", _after)
+    builder.add_edge(START, "again")
+    builder.add_edge("again", "again")
+    return builder.compile()
+
+
+chat = _chain(MessagesState, ("model", _answer))
+steps = _chain(Work, ("a", _step("a")), ("b", _step("b")), ("c", _step("c")))
+talking_steps = _chain(Talk, ("greet", _greet), ("a", _step("a")), ("b", _step("b")))
+alone = _chain(Work, ("alone", _alone))
+ask = _chain(Work, ("ask", _ask), ("after", _after))
+poison = _chain(Work, ("poison", _poison), ("after", _after))
+boom = _chain(Work, ("after", _after), ("boom", _boom))
+endless = _endless()

@@ -1,0 +1,147 @@
+"""Threadwell as a process of its own, started by its console command."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+#: The line of the addresses that is printed last.
+READY = "  Database "
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command(*arguments: str) -> list[str]:
+    """The console command `threadwell` of this checkout."""
+    return [sys.executable, "-m", "api", *arguments]
+
+
+def environment(more: dict[str, str]) -> dict[str, str]:
+    """This process's, without what would tell Threadwell or its agent anything, and `more`."""
+    ours = ("DATABASE_", "POSTGRES_", "REDIS_", "THREADWELL_", "OPENAI_", "MODEL", "BG_JOB_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**kept, **more}
+
+
+class ServerProcess:
+    """A server that is up; `url` is where."""
+
+    def __init__(self, port: int, process: subprocess.Popen[str]) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.process = process
+        self.lines: list[str] = []
+        self._spoke = threading.Condition()
+        self._silent = False
+        self._reader = threading.Thread(target=self._read, name=f"log of {port}")
+        self._reader.start()
+
+    @property
+    def log(self) -> str:
+        """Everything it has printed."""
+        return "".join(self.lines)
+
+    @property
+    def database_url(self) -> str:
+        """The database as printed for a person with psql."""
+        return next(line for line in self.lines if line.startswith(READY)).split()[1]
+
+    def wait_until_printed(self, text: str) -> None:
+        """Return when it has printed this."""
+        with self._spoke:
+            self._spoke.wait_for(lambda: self._silent or text in self.log, START_SECONDS)
+        assert text in self.log, f"it did not print {text!r}:\n{self.log}"
+
+    async def printed(self, text: str) -> None:
+        """Wait until it has printed this."""
+        await asyncio.to_thread(self.wait_until_printed, text)
+
+    def wait_until_up(self) -> None:
+        """Return when it answers."""
+        self.wait_until_printed(READY)
+        assert httpx.get(f"{self.url}/ok", timeout=5).json()["ok"] is True
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit status."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end; the exit status."""
+        try:
+            status = self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not stop in time:\n{self.log}") from None
+        self._reader.join()
+        return status
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._spoke:
+                self.lines.append(line)
+                self._spoke.notify_all()
+        with self._spoke:
+            self._silent = True
+            self._spoke.notify_all()
+
+
+@contextmanager
+def starting(
+    config: Path, variables: dict[str, str], *, data_dir: Path | None = None
+) -> Iterator[ServerProcess]:
+    """
+    Start a server without waiting for it, and stop it whatever happens.
+
+    Args:
+        variables: Its settings, by their names in the environment.
+    """
+    port = free_port()
+    arguments = ["serve", "--port", str(port), "--config", str(config)]
+    if data_dir is not None:
+        arguments += ["--data-dir", str(data_dir)]
+    with subprocess.Popen(
+        command(*arguments),
+        cwd=ROOT,
+        env=environment(variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Ctrl-C of the test run reaches the tests only; they stop the servers.
+        start_new_session=True,
+    ) as process:
+        server = ServerProcess(port, process)
+        try:
+            yield server
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            try:
+                server.wait()
+            finally:
+                process.kill()
+
+
+@contextmanager
+def serving(
+    config: Path, variables: dict[str, str], *, data_dir: Path | None = None
+) -> Iterator[ServerProcess]:
+    """A server that is up."""
+    with starting(config, variables, data_dir=data_dir) as server:
+        server.wait_until_up()
+        yield server
