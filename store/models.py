@@ -79,8 +79,6 @@ class Lease:
     epoch: int
     #: The newest checkpoint of the root namespace when the lease was taken.
     head_checkpoint_id: str | None
-    #: How many messages the thread has ever had: the next one's place in the history.
-    message_count: int
     #: The checkpoint that the message table mirrors.
     projected_checkpoint_id: str | None
 

@@ -129,7 +129,6 @@ class _Started:
     thread_id: str
     epoch: int
     head_checkpoint_id: str | None
-    message_count: int
     projected_checkpoint_id: str | None
     created_at: datetime
 
@@ -138,7 +137,6 @@ class _Started:
             thread_id=self.thread_id,
             epoch=self.epoch,
             head_checkpoint_id=self.head_checkpoint_id,
-            message_count=self.message_count,
             projected_checkpoint_id=self.projected_checkpoint_id,
         )
         run = new.run(self.created_at, epoch=self.epoch, begun=True)
@@ -201,12 +199,11 @@ async def claim(db: Database, *, worker_id: str, slots: int) -> list[Claim]:
 def _claimed(row: tuple[Any, ...]) -> Claim:
     run_columns = tuple(Run.__dataclass_fields__)
     run = Run(**dict(zip(run_columns, row[: len(run_columns)], strict=True)))
-    epoch, head, count, projected = row[len(run_columns) :]
+    epoch, head, projected = row[len(run_columns) :]
     lease = Lease(
         thread_id=run.thread_id,
         epoch=epoch,
         head_checkpoint_id=head,
-        message_count=count,
         projected_checkpoint_id=projected,
     )
     return Claim(run=run, lease=lease)

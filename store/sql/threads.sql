@@ -37,14 +37,13 @@ RETURNING thread_id, status, metadata, config, interrupts, error,
 UPDATE thread
 SET epoch = epoch + 1
 WHERE thread_id = %(thread_id)s AND status <> 'busy'
-RETURNING thread_id, epoch, head_checkpoint_id, message_count, projected_checkpoint_id;
+RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id;
 
 -- name: settle
 UPDATE thread
 SET status = %(status)s,
     settled_status = %(status)s,
     interrupts = %(interrupts)s::jsonb,
-    metadata = metadata || %(metadata)s::jsonb,
     error = NULL,
     updated_at = now(),
     state_updated_at = now()

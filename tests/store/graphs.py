@@ -70,7 +70,7 @@ async def take_lease(db: Database, thread_id: str) -> Lease:
         Lease,
         """
         UPDATE thread SET epoch = epoch + 1 WHERE thread_id = %(id)s
-        RETURNING thread_id, epoch, head_checkpoint_id, message_count, projected_checkpoint_id
+        RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id
         """,
         {"id": thread_id},
     )
