@@ -138,7 +138,6 @@ async def settle(
     *,
     status: ThreadStatus,
     interrupts: JsonObject,
-    metadata: JsonObject | None = None,
 ) -> None:
     """
     Record what a change of state left the thread in.
@@ -153,7 +152,6 @@ async def settle(
             "epoch": lease.epoch,
             "status": status,
             "interrupts": interrupts,
-            "metadata": metadata or {},
         },
     )
     if not changed:
