@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from api.schemas import Metadata, SessionId
+from api.schemas import Metadata, Payload, SessionId
 from store.errors import BadRequestError
 from store.models import JsonObject, Message, Session
 
@@ -15,7 +15,7 @@ Name = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(max_length=255)]
 
 
-class SessionCreate(BaseModel):
+class SessionCreate(Payload):
     """A new session; every attribute is optional."""
 
     id: SessionId | None = None
@@ -33,7 +33,7 @@ class SessionCreate(BaseModel):
         return {**(self.metadata or {}), **kept}
 
 
-class SessionUpdate(BaseModel):
+class SessionUpdate(Payload):
     """What can be changed of a session."""
 
     name: Name | None = None
@@ -46,7 +46,7 @@ class SessionUpdate(BaseModel):
         return {**(self.metadata or {}), **own}
 
 
-class MessageSend(BaseModel):
+class MessageSend(Payload):
     """A question to the session's graph."""
 
     query: str = Field(min_length=1)
@@ -103,9 +103,13 @@ def session_cursor(text: str | None) -> tuple[datetime, str] | None:
         return None
     try:
         at, session_id = place
-        return datetime.fromisoformat(at), str(session_id)
+        touched_at = datetime.fromisoformat(at)
     except (TypeError, ValueError) as exc:
         raise _bad_cursor() from exc
+    # A NUL can be in a cursor, which is no JSON body, and in no text of PostgreSQL.
+    if not isinstance(session_id, str) or "\0" in session_id:
+        raise _bad_cursor()
+    return touched_at, session_id
 
 
 def message_cursor(text: str | None) -> int | None:

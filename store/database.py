@@ -25,6 +25,7 @@ from store.errors import (
     Error,
     InvalidInputError,
     NotFoundError,
+    TooLargeError,
     UnavailableError,
 )
 
@@ -83,6 +84,9 @@ def translated_errors() -> Iterator[None]:
         pg.InvalidTextRepresentation,
     ) as exc:
         raise InvalidInputError("The input has a character that cannot be stored") from exc
+    except pg.ProgramLimitExceeded as exc:
+        # An OperationalError to psycopg, but the same again would fail again.
+        raise TooLargeError("A name or an id is too long to be indexed") from exc
     except pg.QueryCanceled as exc:
         raise UnavailableError("The database did not answer in time") from exc
     except (psycopg.OperationalError, pg.ReadOnlySqlTransaction) as exc:
