@@ -92,12 +92,6 @@ class Settings(BaseSettings):
         about="Seconds one SQL statement may take.",
         gt=0,
     )
-    redis_pool_max_size: int = _env(
-        "REDIS_POOL_MAX_SIZE",
-        default=50,
-        about="Connections to Redis at most, each process.",
-        ge=1,
-    )
 
     # HTTP
     host: str = _env("THREADWELL_HOST", default="127.0.0.1", about="Address to listen on.")
@@ -121,7 +115,6 @@ class Settings(BaseSettings):
         about="Seconds of silence on a stream after which a comment keeps it alive.",
         gt=0,
     )
-
     stream_end_event: bool = _env(
         "STREAM_END_EVENT",
         default=True,
@@ -177,25 +170,13 @@ class Settings(BaseSettings):
     event_log_max_events: int = _env(
         "EVENT_LOG_MAX_EVENTS",
         default=10_000,
-        about="Events of one thread kept in Redis, about.",
+        about="Events of one thread kept in memory, and in Redis, about.",
         ge=1,
     )
     event_log_max_bytes: int = _env(
         "EVENT_LOG_MAX_BYTES",
         default=16 * 1024 * 1024,
-        about="Bytes of one thread's events kept in Redis, about.",
-        ge=1,
-    )
-    event_ring_max_events: int = _env(
-        "EVENT_RING_MAX_EVENTS",
-        default=10_000,
-        about="Events of one thread kept in the process that runs it.",
-        ge=1,
-    )
-    event_ring_max_bytes: int = _env(
-        "EVENT_RING_MAX_BYTES",
-        default=16 * 1024 * 1024,
-        about="Bytes of one thread's events kept in the process that runs it.",
+        about="Bytes of one thread's events kept in memory, and in Redis, about.",
         ge=1,
     )
 
