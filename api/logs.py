@@ -18,7 +18,8 @@ def configure(*, level: str, json: bool) -> None:
     """
     Send every logger's events to stderr, from now on.
 
-    Guarantees that a password in a URL and the values of `SECRET_KEYS` are not written.
+    Guarantees that a password in a URL, in a traceback too, and the values of `SECRET_KEYS` are not
+    written.
 
     Args:
         level: The least severe level written, as in `Settings.log_level`.
@@ -33,6 +34,8 @@ def configure(*, level: str, json: bool) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
+        # Before the secrets are taken out: the text of an error may have one.
+        structlog.processors.format_exc_info,
         _without_secrets,
     ]
     structlog.configure(
@@ -59,7 +62,7 @@ def configure(*, level: str, json: bool) -> None:
 
 def _renderers(*, json: bool) -> list[Processor]:
     if json:
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        return [structlog.processors.JSONRenderer()]
     return [
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
