@@ -12,16 +12,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
+from graph.requests import RESERVED_METADATA
 from store import assistants, threads
 from store.models import JsonObject, ThreadStatus
 from store.ordering import Order
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
-
-#: Metadata that only the server writes; stripped, as the reference does.
-RESERVED_METADATA = frozenset(
-    {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"}
-)
 
 
 def _thread_id(value: str) -> str:

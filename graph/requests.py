@@ -30,7 +30,7 @@ RESERVED = frozenset(
     }
 )
 _RESERVED_PREFIXES = ("__langsmith_", "__otel_", "__dd_")
-#: Keys of ``metadata`` that only the server sets.
+#: Keys of ``metadata`` that only the server sets; stripped, as the reference does.
 RESERVED_METADATA = frozenset(
     {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"}
 )
