@@ -37,7 +37,7 @@ coverage: $(INSTALLED) ## run the tests and report the branches they miss
 
 # A base model, so any chat format does; this one keeps the system message. Requests wait for one
 # another (interrupt_requests); the prompt's logits, 1 MiB a token, are not kept (logits_all).
-model: $(MODEL_FILE) ## serve a small real model as OpenAI does (MODEL_PORT=8001; first compiles 10 min)
+model: $(MODEL_FILE) ## serve a small real model as OpenAI does (MODEL_PORT=8001; first compiles 15 min)
 	@echo 'In another terminal: OPENAI_API_KEY=none OPENAI_BASE_URL=http://127.0.0.1:$(MODEL_PORT)/v1' \
 		'MODEL=gemma-3-270m MODEL_MAX_TOKENS=100 make run'
 	$(MODEL_VENV)/bin/python -m llama_cpp.server --model $(MODEL_FILE) \

@@ -10,8 +10,8 @@ A run as people who think in conversations see it stream.
     error          code, message
     run.end        run_id, status
 
-They are made from the same log as the LangGraph API's, and carry its ids: a client that
-reconnects with ``Last-Event-ID`` gets the rest.
+They are made from the same log as the LangGraph API's, and carry its ids: a client that lost its
+stream gets the rest, in that API's form, from the run's own stream with ``Last-Event-ID``.
 """
 
 from collections.abc import Iterator
