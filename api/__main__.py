@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from api import __version__, commands, logs
 from api.embedded import EmbeddedServerError
 from api.settings import Settings, environment_names
+from store.errors import Error
 
 COMMANDS = {
     "serve": (
@@ -18,7 +19,7 @@ COMMANDS = {
     ),
     "worker": ("work on runs without serving the API", ["config", "data_dir", "slots"]),
     "migrate": ("bring the database's schema up to date", ["data_dir"]),
-    "project": ("check the message table against the checkpoints", ["data_dir"]),
+    "project": ("write to the message table what the checkpoints have and it has not", ["data_dir"]),
 }
 FLAG_TYPES = {"port": int, "slots": int, "config": Path, "data_dir": Path}
 EPILOG = """\
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(level=settings.log_level, json=settings.log_json)
     try:
         getattr(commands, command)(settings, **options)
-    except EmbeddedServerError as exc:
+    except (EmbeddedServerError, Error) as exc:
         return _complain(str(exc), status=1)
     return 0
 
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--rebuild",
                 action="store_true",
                 default=False,
-                help="make the table anew from the checkpoints, instead of checking it",
+                help="make the whole table anew from the checkpoints",
             )
     return parser
 

@@ -8,6 +8,7 @@ import pytest
 from api import __main__, commands
 from api.embedded import EmbeddedServerError
 from api.settings import Settings
+from store.errors import UnavailableError
 
 
 class Recorder:
@@ -89,11 +90,15 @@ def test_a_wrong_setting_is_told_in_words(
     assert "N_JOBS_PER_WORKER" in capsys.readouterr().err
 
 
-def test_an_embedded_server_that_fails_is_told_in_words(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("error", [EmbeddedServerError, UnavailableError])
+def test_a_failure_is_told_in_words(
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: type[Exception],
 ) -> None:
     def fail(_: Settings) -> None:
-        raise EmbeddedServerError("the server went down")
+        raise error("the server went down")
 
     monkeypatch.setattr(commands, "migrate", fail)
     assert __main__.main(["migrate"]) == 1
