@@ -19,7 +19,10 @@ COMMANDS = {
     ),
     "worker": ("work on runs without serving the API", ["config", "data_dir", "slots"]),
     "migrate": ("bring the database's schema up to date", ["data_dir"]),
-    "project": ("write to the message table what the checkpoints have and it has not", ["data_dir"]),
+    "project": (
+        "write to the message table what the checkpoints have and it has not",
+        ["config", "data_dir"],
+    ),
 }
 FLAG_TYPES = {"port": int, "slots": int, "config": Path, "data_dir": Path}
 EPILOG = """\

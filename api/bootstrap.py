@@ -53,10 +53,7 @@ async def open_services(
         InvalidInputError: The langgraph.json is wrong.
         UnavailableError: PostgreSQL does not answer.
     """
-    graphs = load_config(settings.config)
-    # Before the graphs are imported: they read it then.
-    set_environment(graphs.env)
-    registry = await Registry.load(graphs)
+    graphs, registry = await load_graphs(settings)
     timing = _timing(settings)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
@@ -80,11 +77,11 @@ async def open_services(
         endings = Endings(db)
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
-            saver=saver, heartbeat=heartbeat,
+            heartbeat=heartbeat,
         )  # fmt: skip
         worker = Worker(
-            db=db, executor=executor, runs=runs, endings=endings, saver=saver,
-            events=events, heartbeat=heartbeat, timing=timing,
+            db=db, executor=executor, runs=runs, endings=endings, events=events,
+            heartbeat=heartbeat, timing=timing,
         )  # fmt: skip
         yield Services(
             settings=settings,
@@ -98,6 +95,19 @@ async def open_services(
             states=States(registry=registry, saver=saver, db=db, items=items),
             worker=worker,
         )
+
+
+async def load_graphs(settings: Settings) -> tuple[GraphConfig, Registry]:
+    """
+    Read the langgraph.json and import its graphs, in the environment that it names.
+
+    Raises:
+        InvalidInputError: The langgraph.json is wrong.
+    """
+    graphs = load_config(settings.config)
+    # Before the graphs are imported: they read it then.
+    set_environment(graphs.env)
+    return graphs, await Registry.load(graphs)
 
 
 def _timing(settings: Settings) -> Timing:

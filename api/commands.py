@@ -16,7 +16,7 @@ from sse_starlette.sse import AppStatus
 
 from api import logs
 from api.app import create_app
-from api.bootstrap import Services, open_services
+from api.bootstrap import Services, load_graphs, open_services
 from api.embedded import Servers, embedded_servers
 from api.settings import Settings, without_password
 from store import messages
@@ -135,9 +135,11 @@ def project(settings: Settings, *, rebuild: bool) -> None:
 
 
 async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Rebuilt:
+    # They say in which channel their messages are.
+    _, registry = await load_graphs(settings)
     await migrate_database(servers.database_url)
     async with open_database(servers.database_url) as db, open_saver(db) as saver:
-        return await messages.rebuild(db, saver, everything=rebuild)
+        return await messages.rebuild(db, saver, everything=rebuild, channel_of=registry.channel_of)
 
 
 def _run(main: Coroutine[Any, Any, Any]) -> Any:

@@ -171,6 +171,12 @@ class Executor:
             execution.stop("drain")
         await self._wait(STOP_SECONDS)
 
+    async def project(self, thread_id: str) -> None:
+        """Make the messages of a thread again, from the checkpoints that it has left."""
+        await messages.rebuild(
+            self._db, self._saver, thread_id=thread_id, channel_of=self._registry.channel_of
+        )
+
     async def _wait(self, seconds: float) -> None:
         if self._tasks:
             await asyncio.wait(set(self._tasks.values()), timeout=seconds)
@@ -311,7 +317,7 @@ class Executor:
         if given_up and given_up.rolled_back:
             # The next writer to the thread does it, if this fails.
             with suppress(UnavailableError):
-                await messages.rebuild(self._db, self._saver, thread_id=claim.run.thread_id)
+                await self.project(claim.run.thread_id)
         return given_up is not None and given_up.status != "pending"
 
     async def _finish(self, claim: Claim, result: Result) -> bool:
@@ -334,7 +340,7 @@ class Executor:
         if not await queue.undo(self._db, claim):
             return False
         # While the thread is still ours: the next run projects onto what is there.
-        await messages.rebuild(self._db, self._saver, thread_id=claim.run.thread_id)
+        await self.project(claim.run.thread_id)
         return await queue.discard(self._db, claim)
 
     async def _thread_state(self, claim: Claim, result: Result) -> tuple[ThreadStatus, JsonObject]:

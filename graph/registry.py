@@ -161,6 +161,19 @@ class Registry:
         source = self._source(graph_id)
         return "messages" if isinstance(source, Factory) else schema.messages_channel(source)
 
+    def channel_of(self, graph_id: str | None) -> str | None:
+        """
+        The channel that a stored thread's messages are in, by the graph that its metadata names.
+
+        By convention that of `MessagesState` where no graph says otherwise; None if the graph is
+        not served, so that nobody can tell.
+        """
+        if graph_id is None:
+            return "messages"
+        return (
+            (self.messages_channel(graph_id) or "messages") if graph_id in self._sources else None
+        )
+
     def _described(self, graph_id: str, store: BaseStore | None) -> Any:
         return self.open(
             graph_id,

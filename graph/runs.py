@@ -17,8 +17,7 @@ from graph.executor import Execution, Executor, Result
 from graph.registry import Registry
 from graph.requests import RunRequest, compose, system_assistant_id
 from graph.snapshots import open_interrupts
-from store import messages, queue, runs, threads
-from store.checkpoints import Saver
+from store import queue, runs, threads
 from store.database import Database
 from store.errors import InvalidInputError, NotFoundError, UnavailableError
 from store.events import Event, EventId, EventLog, Gap
@@ -61,7 +60,6 @@ class Runs:
         events: EventLog,
         executor: Executor,
         endings: Endings,
-        saver: Saver,
         heartbeat: Heartbeat,
     ) -> None:
         self._db = db
@@ -69,7 +67,6 @@ class Runs:
         self._events = events
         self._executor = executor
         self._endings = endings
-        self._saver = saver
         self._heartbeat = heartbeat
         #: Set when this process goes: then runs are queued for others.
         self.draining = False
@@ -295,7 +292,7 @@ class Runs:
             ConflictError: A run is in flight on the thread.
         """
         await queue.delete(self._db, thread_id, run_id)
-        await messages.rebuild(self._db, self._saver, thread_id=thread_id)
+        await self._executor.project(thread_id)
 
     async def delete_thread(self, thread_id: str) -> None:
         """

@@ -20,8 +20,7 @@ import structlog
 from graph.endings import Endings
 from graph.executor import Executor, tell_end
 from graph.runs import Runs
-from store import messages, queue
-from store.checkpoints import Saver
+from store import queue
 from store.database import Database
 from store.errors import UnavailableError
 from store.events import EventLog
@@ -72,7 +71,6 @@ class Worker:
         executor: Executor,
         runs: Runs,
         endings: Endings,
-        saver: Saver,
         events: EventLog,
         heartbeat: Heartbeat,
         timing: Timing,
@@ -81,7 +79,6 @@ class Worker:
         self._executor = executor
         self._runs = runs
         self._endings = endings
-        self._saver = saver
         self._events = events
         self._heartbeat = heartbeat
         self._timing = timing
@@ -221,7 +218,7 @@ class Worker:
         """Do for a run that was lost what its owner did not: tell those who follow of its end."""
         log.warning("run without its worker", run_id=given_up.run_id, status=given_up.status)
         if given_up.rolled_back:
-            await messages.rebuild(self._db, self._saver, thread_id=given_up.thread_id)
+            await self._executor.project(given_up.thread_id)
         if given_up.status != "pending":
             writer = self._events.writer(given_up.thread_id, given_up.epoch, given_up.run_id)
             tell_end(writer, given_up.status, given_up.error)

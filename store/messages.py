@@ -41,7 +41,8 @@ class Rebuilt:
         threads: Threads whose rows mirror their head now.
         messages: Rows of those threads.
         skipped: Threads that were locked or written to all the time; call again.
-        unreadable: Threads whose newest checkpoint does not hold its list (DeltaChannel).
+        unreadable: Threads whose newest checkpoint does not hold its list (DeltaChannel), or whose
+            graph is not known.
     """
 
     threads: int = 0
@@ -96,7 +97,7 @@ async def in_context(db: Database, conversation_id: str) -> list[Message]:
     return await db.all(Message, _SQL["in_context"], {"conversation_id": conversation_id})
 
 
-def default_channel(thread_id: str) -> str | None:
+def default_channel(graph_id: str | None) -> str | None:
     """Where `MessagesState` keeps the conversation."""
     return "messages"
 
@@ -107,7 +108,7 @@ async def rebuild(
     *,
     thread_id: str | None = None,
     everything: bool = False,
-    channel_of: Callable[[str], str | None] = default_channel,
+    channel_of: Callable[[str | None], str | None] = default_channel,
 ) -> Rebuilt:
     """
     Make the rows of messages again from the checkpoints.
@@ -119,12 +120,14 @@ async def rebuild(
     Args:
         thread_id: Only this thread.
         everything: Every thread; else those whose rows do not mirror their head.
-        channel_of: The channel of a thread's messages; None for a thread that has none.
+        channel_of: The channel of a graph's messages, by its id, which is None on a thread that no
+            run chose a graph for. None if that is not known: the thread's rows stay as they are.
     """
     done = Rebuilt()
-    async for id_ in _threads(db, thread_id, everything=everything):
-        channel = channel_of(id_)
+    async for id_, graph_id in _threads(db, thread_id, everything=everything):
+        channel = channel_of(graph_id)
         if channel is None:
+            done = _plus(done, unreadable=1)
             continue
         history = await _rebuild_thread(db, decoder, id_, channel)
         if history is None:
@@ -136,19 +139,23 @@ async def rebuild(
     return done
 
 
-async def _threads(db: Database, thread_id: str | None, *, everything: bool) -> AsyncIterator[str]:
+async def _threads(
+    db: Database, thread_id: str | None, *, everything: bool
+) -> AsyncIterator[tuple[str, str | None]]:
+    """The ids of threads, each with that of its graph."""
     if thread_id is not None:
-        yield thread_id
+        for id_, graph_id in await db.tuples(_SQL["thread_to_project"], {"thread_id": thread_id}):
+            yield id_, graph_id
         return
     after = ""
     while True:
         params = {"after": after, "everything": everything, "limit": _THREADS_PER_PAGE}
-        page = [id_ for (id_,) in await db.tuples(_SQL["threads_to_project"], params)]
-        for id_ in page:
-            yield id_
+        page = await db.tuples(_SQL["threads_to_project"], params)
+        for id_, graph_id in page:
+            yield id_, graph_id
         if len(page) < _THREADS_PER_PAGE:
             return
-        after = page[-1]
+        after = page[-1][0]
 
 
 async def _rebuild_thread(

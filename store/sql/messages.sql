@@ -32,8 +32,13 @@ FROM message
 WHERE conversation_id = %(conversation_id)s AND run_id = %(run_id)s::uuid
 ORDER BY seq
 
+-- name: thread_to_project
+SELECT thread_id, metadata ->> 'graph_id' AS graph_id
+FROM thread
+WHERE thread_id = %(thread_id)s
+
 -- name: threads_to_project
-SELECT thread_id
+SELECT thread_id, metadata ->> 'graph_id' AS graph_id
 FROM thread
 WHERE thread_id > %(after)s
     AND (

@@ -180,10 +180,10 @@ async def process(
         endings = Endings(db, interval_seconds=0.2, grace_seconds=0.2)
         commands = Runs(
             db=db, registry=registry, events=events, executor=executor, endings=endings,
-            saver=saver, heartbeat=heartbeat,
+            heartbeat=heartbeat,
         )  # fmt: skip
         worker = Worker(
-            db=db, executor=executor, runs=commands, endings=endings, saver=saver, events=events,
+            db=db, executor=executor, runs=commands, endings=endings, events=events,
             heartbeat=heartbeat, timing=times,
         )  # fmt: skip
         one = Process(

@@ -4,12 +4,15 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
+from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.graph import StateGraph
+from langgraph.graph.message import add_messages
 
 from api.embedded import Servers
 from graph.runs import Submitted
-from store import queue, runs, threads
+from store import messages, queue, runs, threads
 from store.database import Database
 from store.errors import (
     BadRequestError,
@@ -417,3 +420,25 @@ async def test_the_queue_is_not_used_by_what_a_dead_heart_would_lose(
     gate.opened.set()
 
     assert (await one.runs.join(submitted)).status == "success"
+
+
+class Talk(TypedDict):
+    talk: Annotated[list[Any], add_messages]
+
+
+async def test_a_deleted_run_leaves_the_messages_of_others_whatever_their_channel_is_called(
+    db: Database,
+) -> None:
+    builder = StateGraph(Talk)
+    builder.add_node("answer", lambda _: {"talk": [("ai", "yes")]})
+    builder.set_entry_point("answer")
+    async with process(db, {"talk": builder.compile()}) as one:
+        thread_id = await one.thread()
+        for question in ("one", "two"):
+            asked = {"talk": [{"role": "user", "content": question}]}
+            submitted = await one.submit(thread_id, graph="talk", input=asked)
+            assert (await one.runs.join(submitted)).status == "success"
+
+        await one.runs.delete(thread_id, submitted.run.run_id)
+
+        assert [m.content for m in await messages.in_context(db, thread_id)] == ["one", "yes"]
