@@ -130,7 +130,7 @@ def project(settings: Settings, *, rebuild: bool) -> None:
         done = _run(_project(settings, servers, rebuild=rebuild))
     print(  # noqa: T201 - the command's answer
         f"{done.threads} threads with {done.messages} messages projected, "
-        f"{done.skipped} in use, {done.unreadable} without a readable list"
+        f"{done.skipped} in use, {done.unreadable} without a readable list or a served graph"
     )
 
 

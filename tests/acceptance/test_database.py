@@ -1,6 +1,7 @@
 """What a person with psql sees, and the commands for the database."""
 
 import subprocess
+from pathlib import Path
 
 import httpx
 from langgraph_sdk.client import LangGraphClient
@@ -55,7 +56,7 @@ async def test_messages_and_conversations_are_rows(http: httpx.AsyncClient, sql:
 
 
 async def test_the_message_table_is_made_again_the_same_beside_a_running_server(
-    client: LangGraphClient, sql: Sql, database: str
+    client: LangGraphClient, sql: Sql, database: str, project: Path
 ) -> None:
     thread_id = (await client.threads.create())["thread_id"]
     first = await client.runs.wait(thread_id, "chat", input=says("one"))
@@ -70,7 +71,7 @@ async def test_the_message_table_is_made_again_the_same_beside_a_running_server(
     await client.runs.wait(thread_id, "chat", input=says("nul: \0"))
     before = sql("SELECT * FROM message ORDER BY conversation_id, seq")
 
-    said = threadwell("project", "--rebuild", database=database)
+    said = threadwell("project", "--rebuild", "--config", str(project), database=database)
 
     assert sql("SELECT * FROM message ORDER BY conversation_id, seq") == before
     assert "0 without a readable list" in said
