@@ -255,7 +255,8 @@ async def _join_stream(
         submitted = await services.runs.attach(run_id, thread_id=thread_id)
     except NotFoundError:
         missing = frame("error", dumps(_missing()))
-        return Response(missing, media_type="text/event-stream; charset=utf-8")
+        headers = {"Cache-Control": "no-store"}
+        return Response(missing, 200, headers, media_type="text/event-stream; charset=utf-8")
     return _stream(
         services,
         submitted,

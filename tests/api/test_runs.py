@@ -4,6 +4,8 @@ from typing import Any
 
 from langgraph_sdk.client import LangGraphClient
 
+from tests.api.test_every_route import LONG
+
 
 async def test_a_run_streams_and_a_second_one_remembers(client: LangGraphClient) -> None:
     thread = await client.threads.create()
@@ -24,3 +26,14 @@ async def test_a_run_streams_and_a_second_one_remembers(client: LangGraphClient)
     assert {"messages", "values", "updates"} <= set(events)
     assert isinstance(values, dict)
     assert len(values["messages"]) == 4
+
+
+async def test_a_run_that_cannot_be_stored_fails_at_once(client: LangGraphClient) -> None:
+    thread_id = (await client.threads.create())["thread_id"]
+    question = {"messages": [{"role": "user", "content": "one", "id": LONG}]}
+
+    answer: Any = await client.runs.wait(thread_id, "chat", input=question, raise_error=False)
+
+    assert answer["__error__"]["error"] == "TooLargeError"
+    (run,) = await client.runs.list(thread_id)
+    assert run["status"] == "error"
