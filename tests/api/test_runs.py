@@ -30,7 +30,7 @@ async def test_a_run_streams_and_a_second_one_remembers(client: LangGraphClient)
 
 async def test_a_run_that_cannot_be_stored_fails_at_once(client: LangGraphClient) -> None:
     thread_id = (await client.threads.create())["thread_id"]
-    question = {"messages": [{"role": "user", "content": "one", "id": LONG}]}
+    question: dict[str, Any] = {"messages": [{"role": "user", "content": "one", "id": LONG}]}
 
     answer: Any = await client.runs.wait(thread_id, "chat", input=question, raise_error=False)
 
