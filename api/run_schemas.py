@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field, Strict
 
+from api.schemas import Payload
 from graph.requests import RunRequest
 from graph.stream import StreamPlan
 from store.errors import BadRequestError, UnsupportedError
@@ -19,18 +20,21 @@ def _as_list(value: Any) -> Any:
 
 StreamModes = Annotated[list[str], BeforeValidator(_as_list)]
 Nodes = Literal["*"] | list[str]
+#: JSON has no tuples.
+Pair = Annotated[tuple[str, Any], Strict(False)]
 
 
-class RunConfig(BaseModel):
+class RunConfig(Payload):
     """A `RunnableConfig` as it travels."""
 
     tags: list[str] | None = None
     recursion_limit: int | None = Field(default=None, ge=1, le=10_000)
+    max_concurrency: int | None = Field(default=None, ge=1, le=10_000)
     configurable: JsonObject | None = None
     metadata: JsonObject | None = None
 
 
-class Checkpoint(BaseModel):
+class Checkpoint(Payload):
     """Where on its thread a run begins."""
 
     checkpoint_id: str | None = None
@@ -38,22 +42,22 @@ class Checkpoint(BaseModel):
     checkpoint_map: JsonObject | None = None
 
 
-class Goto(BaseModel):
+class Goto(Payload):
     """A node to go to with an input of its own."""
 
     node: str
     input: Any = None
 
 
-class RunCommand(BaseModel):
+class RunCommand(Payload):
     """A `Command` as it travels."""
 
     resume: Any = None
-    update: JsonObject | list[tuple[str, Any]] | None = None
+    update: JsonObject | list[Pair] | None = None
     goto: str | Goto | list[str | Goto] | None = None
 
 
-class RunCreateStateless(BaseModel):
+class RunCreateStateless(Payload):
     """A run on a thread of its own."""
 
     assistant_id: str
@@ -137,7 +141,7 @@ class RunCreate(RunCreateStateless):
         )
 
 
-class RunsCancel(BaseModel):
+class RunsCancel(Payload):
     """Which runs to cancel: all with a status, or some of a thread."""
 
     status: Literal["pending", "running", "all"] | None = None

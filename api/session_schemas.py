@@ -5,14 +5,29 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
+from api.errors import SENTENCE
 from api.schemas import Metadata, Payload, SessionId
 from store.errors import BadRequestError
 from store.models import JsonObject, Message, Session
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(max_length=255)]
+
+
+def _session_metadata(metadata: JsonObject) -> JsonObject:
+    for key in ("user_id", "name", "chat_type", "assistant_id"):
+        if not isinstance(metadata.get(key, ""), str):
+            raise PydanticCustomError(SENTENCE, f"metadata.{key} must be a string")
+    if metadata.get("status", "active") not in ("active", "archived"):
+        raise PydanticCustomError(SENTENCE, "metadata.status must be active or archived")
+    return metadata
+
+
+#: A session's attributes are keys of it, so they are checked here too.
+SessionMetadata = Annotated[Metadata, AfterValidator(_session_metadata)]
 
 
 class SessionCreate(Payload):
@@ -24,7 +39,7 @@ class SessionCreate(Payload):
     chat_type: Label | None = None
     #: The assistant or graph that answers; the server's first graph unless given.
     assistant_id: Label | None = None
-    metadata: Metadata | None = None
+    metadata: SessionMetadata | None = None
 
     def attributes(self) -> JsonObject:
         """The metadata of the thread."""
@@ -38,7 +53,7 @@ class SessionUpdate(Payload):
 
     name: Name | None = None
     status: Literal["active", "archived"] | None = None
-    metadata: Metadata | None = None
+    metadata: SessionMetadata | None = None
 
     def changes(self) -> JsonObject:
         """The keys of the thread's metadata that change."""

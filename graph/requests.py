@@ -16,6 +16,9 @@ NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 
 Durability = Literal["sync", "async", "exit"]
 
+#: What of a config is LangGraph's own affair.
+_PASSED_ON = ("tags", "recursion_limit", "max_concurrency")
+
 #: Keys of ``configurable`` that only the server sets.
 RESERVED = frozenset(
     {
@@ -146,7 +149,7 @@ def _configurable(request: RunRequest, setting: Setting) -> tuple[JsonObject, Js
 
 
 def _plain(config: JsonObject) -> JsonObject:
-    return {key: config[key] for key in ("tags", "recursion_limit") if config.get(key) is not None}
+    return {key: config[key] for key in _PASSED_ON if config.get(key) is not None}
 
 
 def _checkpoint(checkpoint: JsonObject | None) -> JsonObject:

@@ -217,3 +217,11 @@ async def test_a_thread_is_a_session_and_a_session_a_thread(
     assert contents(ran)[3] == contents(state["values"])[3] == "(3) and on"
     history = (await http.get(f"/api/sessions/{session_id}/messages")).json()["data"]
     assert [row["content"] for row in history] == contents(ran)
+
+
+async def test_attributes_are_checked_wherever_they_are_given(http: httpx.AsyncClient) -> None:
+    for metadata in ({"user_id": 7}, {"name": ["x"]}, {"status": "weird"}):
+        refused = await http.post("/api/sessions", json={"metadata": metadata})
+
+        assert refused.status_code == 422
+        assert refused.json()["code"] == "invalid_input"
