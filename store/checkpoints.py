@@ -38,7 +38,7 @@ from store.database import Database
 from store.models import Lease
 from store.projection import Change, Projector, dump, run_id_of
 from store.sql import load
-from store.writer import CheckpointWriter, open_writer
+from store.writer import CheckpointWriter, lease_lost, open_writer
 
 _SQL: Final = load("checkpoints")
 #: What `select` is completed with for the newest checkpoint of each of many threads.
@@ -142,6 +142,9 @@ class Saver(AsyncPostgresSaver):
             entry = await self._checkpoint_entry(config, checkpoint, metadata, new_versions)
             committed = await self.writer.write(entry)
         await committed
+        # Frozen until another process went on from it: then the next step is not ours to begin.
+        if not entry.alive():
+            raise lease_lost(entry)
         if self._leased is not None and entry.head is not None:
             self._leased.projector.committed(entry.head.checkpoint_id, entry.head.change)
         configurable = _configurable(config)
