@@ -29,7 +29,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="of faults (60)")
     parser.add_argument("--seed", type=int, default=1, help="of everything random (1)")
-    parser.add_argument("--log", type=Path, help="file for what the processes print, if any failed")
+    parser.add_argument(
+        "--log", type=Path, help="file for what was done and what the processes print"
+    )
     options = parser.parse_args()
     return asyncio.run(_soak(options.seconds, options.seed, options.log))
 
@@ -52,8 +54,8 @@ async def _soak(seconds: float, seed: int, log: Path | None) -> int:
             findings.close()
         _report(cluster, turnstile, ledger, findings, found)
         logs = "".join(member.log() for member in cluster.members)
-    if found and log:
-        log.write_text("\n".join([*found, *cluster.history, logs]))
+    if log:
+        await asyncio.to_thread(log.write_text, "\n".join([*found, *cluster.history, logs]))
     return 1 if found else 0
 
 
@@ -89,7 +91,7 @@ async def _load(
 
 async def _settled(findings: Findings) -> list[str]:
     deadline = time.monotonic() + SETTLE_SECONDS
-    while (left := findings.unsettled()) and time.monotonic() < deadline:
+    while (left := findings.unsettled()) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.2)
     return left
 

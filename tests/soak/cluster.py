@@ -214,7 +214,6 @@ async def open_cluster(rng: random.Random, turnstile: Turnstile) -> AsyncIterato
     """Start everything, and in the end stop whatever is left of it."""
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         directory = Path(name)
-        directory.chmod(0o755)
         config = directory / "langgraph.json"
         config.write_text(
             json.dumps({"dependencies": ["."], "graphs": {"soak": "tests.soak.graph:graph"}})

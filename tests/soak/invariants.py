@@ -85,8 +85,8 @@ class Findings:
             if one != other:
                 yield f"not first in, first out: {one} was due when {other} started"
         for visits in self._by_thread():
-            for one, other in self._overlaps(visits):
-                yield f"overlap: {one} and {other}"
+            for pair in self._overlaps(visits):
+                yield f"overlap: {pair}"
             yield from self._overtaking(visits)
 
     def _by_thread(self) -> list[list[Visit]]:
