@@ -51,7 +51,7 @@ class Turnstile:
                 except TimeoutError:
                     writer.write(b"go on\n")
                 finally:
-                    visit.left_at = time.monotonic()
+                    visit.left_at = min(visit.left_at, time.monotonic())
         except ConnectionError:
             pass
         finally:

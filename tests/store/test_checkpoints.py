@@ -342,6 +342,27 @@ async def test_a_process_that_was_frozen_while_it_committed_begins_no_further_st
     assert ran == ["a"]
 
 
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+async def test_a_process_that_was_frozen_within_a_step_begins_no_further_one(
+    db: Database, saver: Saver, durability: Any
+) -> None:
+    await create_thread(db, "t")
+    ran: list[str] = []
+
+    def step(name: str) -> Any:
+        return lambda state: ran.append(name) or {"messages": [("ai", name)]}
+
+    own = await leased(db, saver, "t", alive=lambda: not ran)
+    builder: StateGraph[Any] = StateGraph(MessagesState)
+    builder.add_sequence([("a", step("a")), ("b", step("b"))])
+    builder.add_edge(START, "a")
+
+    with pytest.raises(LeaseLostError):
+        await builder.compile(own).ainvoke(question(), config("t"), durability=durability)
+
+    assert ran == ["a"]
+
+
 async def test_metadata_shows_the_run_and_no_secret(db: Database, saver: Saver) -> None:
     await create_thread(db, "t")
     run_id = str(uuid.uuid4())
