@@ -350,7 +350,11 @@ async def test_a_process_that_was_frozen_within_a_step_begins_no_further_one(
     ran: list[str] = []
 
     def step(name: str) -> Any:
-        return lambda state: ran.append(name) or {"messages": [("ai", name)]}
+        def work(state: MessagesState) -> dict[str, Any]:
+            ran.append(name)
+            return {"messages": [("ai", name)]}
+
+        return work
 
     own = await leased(db, saver, "t", alive=lambda: not ran)
     builder: StateGraph[Any] = StateGraph(MessagesState)
