@@ -142,7 +142,8 @@ class Findings:
             )
             head = [(message["id"], message["content"]) for message in values.get("messages", [])]
             if table != head:
-                found.append(f"thread {thread_id}: table {table} is not the head {head}")
+                about = {key: answer.json()[key] for key in ("checkpoint", "metadata", "next")}
+                found.append(f"thread {thread_id}: table {table} is not the head {head}: {about}")
         orphans = self._sql(
             "SELECT DISTINCT thread_id FROM checkpoints c WHERE NOT EXISTS"
             " (SELECT FROM thread t WHERE t.thread_id = c.thread_id)"
