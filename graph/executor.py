@@ -245,6 +245,9 @@ class Executor:
         saver = None if run.temporary else self._leased(claim, graph_id)
         plan = StreamPlan.parse(kwargs["stream_mode"], subgraphs=kwargs["subgraphs"])
         resumes = await self._resumes(claim)
+        # Frozen since it was claimed, it may run elsewhere by now.
+        if not self._alive():
+            raise LeaseLostError(f"Thread {run.thread_id} may belong to another process now")
         if resumes:
             config = _at_head(config)
         async with self._registry.open(

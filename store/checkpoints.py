@@ -38,7 +38,7 @@ from store.database import Database
 from store.models import Lease
 from store.projection import Change, Projector, dump, run_id_of
 from store.sql import load
-from store.writer import CheckpointWriter, open_writer
+from store.writer import CheckpointWriter, lease_lost, open_writer
 
 _SQL: Final = load("checkpoints")
 #: What `select` is completed with for the newest checkpoint of each of many threads.
@@ -130,6 +130,21 @@ class Saver(AsyncPostgresSaver):
 
     # ------------------------------------------------------------------ writes
 
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        """
+        The version of a channel that a step has changed.
+
+        LangGraph asks between two steps, whatever the durability: so a process that was frozen
+        within one does not begin the next.
+
+        Raises:
+            LeaseLostError: The lease may be another process's by now.
+        """
+        leased = self._leased
+        if leased is not None and not leased.alive():
+            raise lease_lost(leased.lease.thread_id)
+        return super().get_next_version(current, channel)
+
     async def aput(
         self,
         config: RunnableConfig,
@@ -142,6 +157,9 @@ class Saver(AsyncPostgresSaver):
             entry = await self._checkpoint_entry(config, checkpoint, metadata, new_versions)
             committed = await self.writer.write(entry)
         await committed
+        # Frozen until another process went on from it: then the next step is not ours to begin.
+        if not entry.alive():
+            raise lease_lost(entry.thread_id)
         if self._leased is not None and entry.head is not None:
             self._leased.projector.committed(entry.head.checkpoint_id, entry.head.change)
         configurable = _configurable(config)

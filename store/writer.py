@@ -72,7 +72,7 @@ class CheckpointWriter:
             UnavailableError: The queue stayed full, or the writer is closed.
         """
         if not entry.alive():
-            raise _lease_lost(entry)
+            raise lease_lost(entry.thread_id)
         entry.deadline = time.monotonic() + self._deadline_seconds
         if not self._fits(entry):
             await self._wait_for_room(entry)
@@ -215,7 +215,7 @@ class CheckpointWriter:
             held = await commit(connection, entries)
         for entry in entries:
             if entry.epoch is not None and (entry.thread_id, entry.epoch) not in held:
-                _fail(entry, _lease_lost(entry))
+                _fail(entry, lease_lost(entry.thread_id))
             elif not entry.committed.done():
                 entry.committed.set_result(None)
 
@@ -275,7 +275,7 @@ def _is_wanted(entry: Entry) -> bool:
     """False for an entry whose lease was given up meanwhile; it fails here."""
     if entry.alive():
         return True
-    _fail(entry, _lease_lost(entry))
+    _fail(entry, lease_lost(entry.thread_id))
     return False
 
 
@@ -299,5 +299,6 @@ def _fail(entry: Entry, exc: BaseException) -> None:
         entry.committed.set_exception(error)
 
 
-def _lease_lost(entry: Entry) -> LeaseLostError:
-    return LeaseLostError(f"Thread {entry.thread_id} belongs to another process now, or is gone")
+def lease_lost(thread_id: str) -> LeaseLostError:
+    """What a write under a lease that no longer holds fails with."""
+    return LeaseLostError(f"Thread {thread_id} belongs to another process now, or is gone")

@@ -134,6 +134,19 @@ async def test_a_run_is_stopped_before_it_began(
     assert one.executor.free == one.executor.slots
 
 
+async def test_a_run_whose_process_was_frozen_since_it_was_claimed_begins_nothing(
+    one: Process, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = await one.submit(await one.thread())
+    monkeypatch.setattr(one.executor, "_alive", lambda: False)
+
+    await _ended(submitted)
+
+    assert gate.ran == []
+    assert await one.status(submitted) == "running"
+    assert one.executor.free == one.executor.slots
+
+
 async def _waits_for_a_lock(db: Database) -> bool:
     query = (
         "SELECT 1 FROM pg_stat_activity"

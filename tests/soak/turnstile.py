@@ -1,0 +1,77 @@
+"""Where every step of a run says that it begins, and is kept for a random while."""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+STEP_SECONDS = (0.0, 0.01, 0.05, 0.3, 1.0)
+
+
+@dataclass(slots=True)
+class Visit:
+    """A step while it runs; `left_at` is when it went on, was cancelled or died."""
+
+    run_id: str
+    thread_id: str
+    step: str
+    pid: int
+    arrived_at: float
+    left_at: float = math.inf
+
+
+class Turnstile:
+    """
+    A gate (see `tests.acceptance.gate`) that lets everybody pass, later.
+
+    Attributes:
+        port: What the steps are told.
+        visits: All that came, in order.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.port = 0
+        self.visits: list[Visit] = []
+
+    async def visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take one visitor in."""
+        try:
+            words = (await reader.readline()).decode().split()
+            if len(words) == 4:
+                run_id, thread_id, step, pid = words
+                visit = Visit(run_id, thread_id, step, int(pid), time.monotonic())
+                self.visits.append(visit)
+                try:
+                    async with asyncio.timeout(self._rng.choice(STEP_SECONDS)):
+                        await reader.read()
+                except TimeoutError:
+                    writer.write(b"go on\n")
+                finally:
+                    visit.left_at = min(visit.left_at, time.monotonic())
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    def frozen(self, pid: int) -> None:
+        """Take those of a process that was stopped for gone: it does nothing from now on."""
+        now = time.monotonic()
+        for visit in self.visits:
+            if visit.pid == pid and visit.left_at > now:
+                visit.left_at = now
+
+
+@asynccontextmanager
+async def open_turnstile(rng: random.Random) -> AsyncIterator[Turnstile]:
+    """Open one on a free port."""
+    turnstile = Turnstile(rng)
+    server = await asyncio.start_server(turnstile.visit, "127.0.0.1", 0)
+    turnstile.port = server.sockets[0].getsockname()[1]
+    try:
+        yield turnstile
+    finally:
+        server.close()
