@@ -8,7 +8,7 @@ MODEL_VENV := .venv-model
 MODEL_FILE := $(MODEL_VENV)/gemma-3-270m.gguf
 MODEL_PORT ?= 8001
 
-.PHONY: help install run test soak check format coverage model constraints clean
+.PHONY: help install run test bench soak check format coverage model constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -20,6 +20,9 @@ run: $(INSTALLED) ## serve on embedded servers (ARGS="--port 8000" for options)
 
 test: $(INSTALLED) ## run the tests on embedded servers (ARGS="-k name" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(INSTALLED) ## measure the CPU that a run costs, with the server and without
+	$(BIN)/python -m pytest -m bench -s tests/bench $(ARGS)
 
 soak: $(INSTALLED) ## kill, freeze and cut servers under load, then check (ARGS="--seconds 60 --seed 1")
 	$(BIN)/python -m tests.soak $(ARGS)

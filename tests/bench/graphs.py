@@ -1,0 +1,35 @@
+"""Graphs without a model behind them: what they cost is what runs them. Served from a copy."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+Node = Callable[[MessagesState], Awaitable[dict[str, Any]]]
+
+
+async def _answer(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [AIMessage(f"echo: {state['messages'][-1].content}")]}
+
+
+async def _hundred_words(state: MessagesState) -> dict[str, Any]:
+    words = " ".join(f"t{number}" for number in range(100))
+    model = GenericFakeChatModel(messages=iter([AIMessage(words)]))
+    return {"messages": [await model.ainvoke(state["messages"])]}
+
+
+def _chain(node: Node, length: int) -> Any:
+    builder: Any = StateGraph(MessagesState)
+    names = [f"node{number}" for number in range(length)]
+    for name in names:
+        builder.add_node(name, node)
+    for start, end in zip([START, *names], [*names, END], strict=True):
+        builder.add_edge(start, end)
+    return builder.compile()
+
+
+echo = _chain(_answer, 1)
+tokens = _chain(_hundred_words, 1)
+steps = _chain(_answer, 10)
