@@ -4,7 +4,6 @@ Request bodies: JSON, whatever the content type says.
 Studio sends its JSON as ``text/plain``, and curl as a form.
 """
 
-import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,13 +11,11 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from store.database import without_nul
 from store.errors import InvalidInputError
 
 #: Deeper than this nothing that is stored could be sent back whole.
 MAX_DEPTH = 100
-
-# A NUL written as JSON, unless its backslash is itself escaped: `\\u0000` is a user's own text.
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def parse(raw: bytes) -> Any:
@@ -28,10 +25,8 @@ def parse(raw: bytes) -> Any:
     Raises:
         InvalidInputError: It is no JSON, or nested beyond `MAX_DEPTH`.
     """
-    if b"\\u0000" in raw:
-        raw = _NUL.sub(rb"\1\\ufffd", raw)
     try:
-        content = orjson.loads(raw)
+        content = orjson.loads(without_nul(raw))
     except orjson.JSONDecodeError as exc:
         raise InvalidInputError("Invalid JSON in request body", code="invalid_json") from exc
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deep(content):

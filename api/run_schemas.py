@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Strict
 
-from api.schemas import Payload
+from api.schemas import Checkpoint, Payload
 from graph.requests import RunRequest
 from graph.stream import StreamPlan
 from store.errors import BadRequestError, UnsupportedError
@@ -32,14 +32,6 @@ class RunConfig(Payload):
     max_concurrency: int | None = Field(default=None, ge=1, le=10_000)
     configurable: JsonObject | None = None
     metadata: JsonObject | None = None
-
-
-class Checkpoint(Payload):
-    """Where on its thread a run begins."""
-
-    checkpoint_id: str | None = None
-    checkpoint_ns: str | None = None
-    checkpoint_map: JsonObject | None = None
 
 
 class Goto(Payload):

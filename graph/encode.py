@@ -35,14 +35,12 @@ from langgraph.errors import EmptyInputError, GraphBubbleUp, InvalidUpdateError
 from langgraph.types import Send
 from pydantic import BaseModel
 
+from store.database import without_nul
 from store.errors import Error, RunError
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _MAX_DEPTH = 100
 _INT_BOUNDS = (-(2**63), 2**64 - 1)
-
-# A NUL written as JSON, unless its backslash is itself escaped: `\\u0000` is a user's own text.
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 # Errors raised to be read; the text of any other may hold what a client must not see.
 _SHOWN = (
@@ -74,7 +72,7 @@ def dumps(value: Any) -> bytes:
         encoded = orjson.dumps(value, _default, _OPTIONS)
     except TypeError:
         encoded = orjson.dumps(_cleaned(value, ()), None, _OPTIONS)
-    return _NUL.sub(rb"\1\\ufffd", encoded) if b"\\u0000" in encoded else encoded
+    return without_nul(encoded)
 
 
 def plain(value: Any) -> Any:

@@ -15,15 +15,14 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 from langchain_core.runnables import RunnableConfig
-from langgraph.pregel import Pregel
 from langgraph.types import Durability, Interrupt
 
 from graph.encode import dumps
+from graph.factory import AnyGraph
 from store.errors import InvalidInputError
 
 Event = tuple[str, bytes]
 Part = tuple[tuple[str, ...], str, Any]
-AnyGraph = Pregel[Any, Any, Any, Any]
 
 STREAM_MODES = (
     "values",

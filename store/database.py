@@ -29,6 +29,7 @@ from store.errors import (
     UnavailableError,
 )
 
+# A NUL written as JSON, unless its backslash is itself escaped: `\\u0000` is a user's own text.
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 Row = TypeVar("Row")
@@ -214,8 +215,7 @@ def dump_json(value: Any) -> bytes:
 
 def without_nul(text: bytes) -> bytes:
     """JSON text with U+FFFD for NUL, which jsonb has no place for; the reference does the same."""
-    # A backslash that is itself escaped may stand before "u0000".
-    return _NUL.sub(b"\\1\xef\xbf\xbd", text) if b"\\u0000" in text else text
+    return _NUL.sub(rb"\1\\ufffd", text) if b"\\u0000" in text else text
 
 
 async def _check(connection: Connection) -> None:

@@ -12,8 +12,9 @@ from openai import APIError, AuthenticationError
 
 from graph.agents.chat import calculate, current_time
 from graph.config import load_config
+from graph.factory import AnyGraph
 from graph.registry import Registry
-from graph.stream import AnyGraph, Outcome, StreamPlan, stream
+from graph.stream import Outcome, StreamPlan, stream
 from tests.openai_server import OpenAIServer, Reply, openai_server
 
 ROOT = Path(__file__).parents[2]

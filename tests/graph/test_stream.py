@@ -10,7 +10,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 
-from graph.stream import STREAM_MODES, AnyGraph, Event, Outcome, StreamPlan, stream
+from graph.factory import AnyGraph
+from graph.stream import STREAM_MODES, Event, Outcome, StreamPlan, stream
 from store.errors import InvalidInputError
 from tests.graph import sample_graphs
 from tests.graph.sample_graphs import Notes
