@@ -70,7 +70,7 @@ async def open_services(
         executor = Executor(
             db=db,
             registry=registry,
-            decoder=backing.saver,
+            backing=backing,
             place=place,
             events=events,
             slots=settings.slots,

@@ -15,7 +15,7 @@ import structlog
 from langchain_core.runnables import RunnableConfig
 
 from graph.encode import dumps, error_payload, plain
-from graph.loop import STOP_SECONDS, Backing, Outbox, Place
+from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
 from graph.registry import Registry
 from graph.requests import graph_input
 from graph.snapshots import interrupts_of, status_of
@@ -25,7 +25,6 @@ from store.checkpoints import Saver
 from store.database import Database
 from store.errors import LeaseLostError, UnavailableError
 from store.events import EventLog, ThreadWriter
-from store.messages import Decoder
 from store.models import JsonObject, RunStatus, ThreadStatus
 from store.queue import Claim
 
@@ -95,7 +94,7 @@ class Executor:
     The runs under way in this process, up to a number of slots.
 
     Args:
-        decoder: Reads checkpoints for the message table, on this event loop.
+        backing: What graphs stand on that are only read: on this event loop.
         place: Where graphs are executed.
         slots: How many runs at once.
         run_timeout_seconds: How long one run may take.
@@ -108,7 +107,7 @@ class Executor:
         *,
         db: Database,
         registry: Registry,
-        decoder: Decoder,
+        backing: Backing,
         place: Place,
         events: EventLog,
         slots: int,
@@ -118,7 +117,8 @@ class Executor:
     ) -> None:
         self._db = db
         self._registry = registry
-        self._decoder = decoder
+        self._here = Here(backing)
+        self._decoder = backing.saver
         self._place = place
         self._events = events
         self._run_timeout_seconds = run_timeout_seconds
@@ -367,11 +367,19 @@ class Executor:
             return "error", {}
         if result.status == "success" and not result.interrupted:
             return "idle", {}
-        return await self._place.run(lambda backing: self._left_state(backing, claim))
-
-    async def _left_state(self, backing: Backing, claim: Claim) -> tuple[ThreadStatus, JsonObject]:
         config = _at_head(_config(claim))
         graph_id = config["configurable"]["graph_id"]
+        # Where a blocked node is not in the way, if no factory has to be called.
+        place = self._here if self._registry.is_static(graph_id) else self._place
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                return await place.run(lambda backing: self._left(backing, graph_id, config))
+        except TimeoutError:
+            return "interrupted", {}
+
+    async def _left(
+        self, backing: Backing, graph_id: str, config: Any
+    ) -> tuple[ThreadStatus, JsonObject]:
         async with self._registry.open(
             graph_id, config, checkpointer=backing.saver, store=backing.items
         ) as graph:

@@ -8,6 +8,7 @@ so that no call of a graph crosses over; what crosses is a run, its events in bu
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -28,7 +29,7 @@ Result = TypeVar("Result")
 Deliver = Callable[[str, bytes], object]
 
 #: How long what was cancelled may take to end before it is left to itself.
-STOP_SECONDS = 10.0
+STOP_SECONDS = 5.0
 
 #: How often the loop shows that it is alive, and after what silence it counts as blocked.
 TICK_SECONDS, BLOCKED_SECONDS = 0.25, 1.0
@@ -141,11 +142,13 @@ class GraphLoop:
         await asyncio.shield(self._opened)
 
     async def close(self, timeout_seconds: float) -> None:
-        """End the thread; one that is blocked is left to itself after the time given."""
+        """End the thread; after the time given, or if it is blocked, it is left to itself."""
         if self._loop is not None and self._closing is not None:
             with suppress(RuntimeError):  # it has ended by itself
                 self._loop.call_soon_threadsafe(self._closing.set)
-        await asyncio.to_thread(self._thread.join, timeout_seconds)
+        until = time.monotonic() + timeout_seconds
+        while self._thread.is_alive() and not self.blocked and time.monotonic() < until:
+            await asyncio.to_thread(self._thread.join, TICK_SECONDS)
         if self._thread.is_alive():
             log.warning("a graph blocks its event loop and is left to itself")
 
@@ -165,13 +168,15 @@ class GraphLoop:
                 self._tell(backing, None)
                 ticking = asyncio.create_task(self._tick(), name="graph loop tick")
                 await self._closing.wait()
-                ticking.cancel()
                 await self._cancel_all()
+            ticking.cancel()
         except BaseException as exc:
             # Raised where it was asked for; later there is nobody to tell.
             if self._opened.done():
                 log.exception("the event loop of the graphs failed")
             self._tell(None, exc)
+        finally:
+            self._ticked_at = math.inf  # nothing of a graph's is left that could block it
 
     def _tell(self, backing: Backing | None, error: BaseException | None) -> None:
         self._home.call_soon_threadsafe(_settle, self._opened, backing, error)

@@ -171,8 +171,8 @@ async def process(
         executor = Executor(
             db=db,
             registry=registry,
-            decoder=saver,
-            place=Here(Backing(saver, items)),
+            backing=(backing := Backing(saver, items)),
+            place=Here(backing),
             events=events,
             slots=slots,
             run_timeout_seconds=run_timeout_seconds,
