@@ -259,6 +259,7 @@ async def test_local_clients_notice_nothing_and_remote_ones_catch_up(
         await gate.arrived("r:1")
         await here.until(lambda: here.said == list(range(1, 121)))
         assert here.longest_pause(21, 120) < MOMENT_SECONDS
+    await there.until(lambda: there.said == list(range(1, 121)))
     seen = len(there.frames)
     late = await join(store, 1, here.location, there.frames[-1].id)
     gate.release("r:1")
