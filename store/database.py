@@ -182,6 +182,10 @@ class Database:
                     with limited(connection, self._statement_seconds):
                         yield connection
                     connection.seen_at = time.monotonic()
+                except pg.ReadOnlySqlTransaction:
+                    # A standby by now: the primary is elsewhere.
+                    await connection.close()
+                    raise
                 finally:
                     if connection.closed:
                         await self._renew(connection)

@@ -1,24 +1,21 @@
 """Redis dies, comes back empty or old, stalls, or was never there: who notices, and what."""
 
 import asyncio
-import itertools
 import tempfile
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import psycopg
 import pytest
 
 from api.embedded import Servers
 from tests.acceptance.gate import Gate, open_gate
-from tests.acceptance.sse import Frame, frames
 from tests.acceptance.talk import says, tokens
+from tests.faults.clients import get_json, join, new_thread, start
 from tests.faults.stores import Network, Trio, Valkey, open_network, open_trio
 
 DEADLINE_SECONDS = 40.0
@@ -78,96 +75,6 @@ def store(processes: Store) -> Iterator[Store]:
 async def gate() -> AsyncIterator[Gate]:
     async with asyncio.timeout(DEADLINE_SECONDS), open_gate() as gate:
         yield gate
-
-
-class Client:
-    """Reads a stream aside, and knows when each frame came."""
-
-    def __init__(self) -> None:
-        self.frames: list[Frame] = []
-        self.times: list[float] = []
-        self.location = ""
-        self.task: asyncio.Task[None]
-        self._changed = asyncio.Condition()
-
-    async def read(self, method: str, url: str, **more: Any) -> None:
-        """Open the stream; return when it is open."""
-        self.task = asyncio.create_task(self._read(method, url, more))
-        await self.until(lambda: self.location != "")
-
-    async def _read(self, method: str, url: str, more: dict[str, Any]) -> None:
-        try:
-            async with (
-                httpx.AsyncClient(timeout=10) as http,
-                http.stream(method, url, **more) as response,
-            ):
-                assert response.status_code == 200, await response.aread()
-                await self._note(response.headers["location"])
-                async for frame in frames(response, whole=True):
-                    self.frames.append(frame)
-                    self.times.append(time.monotonic())
-                    await self._note(self.location)
-        finally:
-            await self._note(self.location or "broken")
-
-    async def _note(self, location: str) -> None:
-        async with self._changed:
-            self.location = location
-            self._changed.notify_all()
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until it holds; every frame is a reason to look."""
-        try:
-            async with asyncio.timeout(DEADLINE_SECONDS), self._changed:
-                await self._changed.wait_for(lambda: holds() or self._failed())
-        except TimeoutError:
-            raise AssertionError([frame.raw for frame in self.frames[-5:]]) from None
-        if self._failed():
-            await self.task
-
-    def _failed(self) -> bool:
-        return self.task.done() and not self.task.cancelled() and self.task.exception() is not None
-
-    @property
-    def said(self) -> list[int]:
-        """The numbers that `ticks` said."""
-        return [frame.data for frame in self.frames if frame.name == "custom"]
-
-    @property
-    def raw(self) -> bytes:
-        return b"".join(frame.raw for frame in self.frames)
-
-    def longest_pause(self, first: int, last: int) -> float:
-        """Between two frames, from one number said to another."""
-        at = [t for f, t in zip(self.frames, self.times, strict=True) if f.name == "custom"]
-        return max(b - a for a, b in itertools.pairwise(at[first - 1 : last]))
-
-
-async def new_thread(store: Store) -> str:
-    async with httpx.AsyncClient(base_url=store.urls[0]) as http:
-        return str((await http.post("/threads", json={})).json()["thread_id"])
-
-
-async def start(
-    store: Store, server: int, thread_id: str, graph: str, given: Any, *modes: str
-) -> Client:
-    """Have a run executed by one of the servers."""
-    client = Client()
-    body = {"assistant_id": graph, "input": given, "stream_mode": list(modes)}
-    url = f"{store.urls[server]}/threads/{thread_id}/runs/stream"
-    await client.read("POST", url, json=body)
-    return client
-
-
-async def join(store: Store, server: int, path: str, last_event_id: str = "-1") -> Client:
-    client = Client()
-    await client.read("GET", store.urls[server] + path, headers={"Last-Event-ID": last_event_id})
-    return client
-
-
-async def get_json(url: str) -> Any:
-    async with httpx.AsyncClient(timeout=30) as http:
-        return (await http.get(url)).json()
 
 
 @asynccontextmanager
@@ -247,10 +154,10 @@ async def test_local_clients_notice_nothing_and_remote_ones_catch_up(
     fault: Any, store: Store, gate: Gate
 ) -> None:
     gate.hold("r:0", "r:1")
-    thread_id = await new_thread(store)
+    thread_id = await new_thread(store.urls[0])
     given = {"gate": gate.port, "name": "r", "ticks": [20, 100, 20]}
-    here = await start(store, 0, thread_id, "ticks", given, "custom")
-    there = await join(store, 1, here.location)
+    here = await start(store.urls[0], thread_id, "ticks", given, "custom")
+    there = await join(store.urls[1], here.location)
     await gate.arrived("r:0")
     await there.until(lambda: there.said == list(range(1, 21)))
 
@@ -261,7 +168,7 @@ async def test_local_clients_notice_nothing_and_remote_ones_catch_up(
         assert here.longest_pause(21, 120) < MOMENT_SECONDS
     await there.until(lambda: there.said == list(range(1, 121)))
     seen = len(there.frames)
-    late = await join(store, 1, here.location, there.frames[-1].id)
+    late = await join(store.urls[1], here.location, there.frames[-1].id)
     gate.release("r:1")
     for client in (here, there, late):
         await client.task
@@ -274,18 +181,18 @@ async def test_local_clients_notice_nothing_and_remote_ones_catch_up(
 
 async def test_a_run_from_beginning_to_end_without_redis(store: Store, gate: Gate) -> None:
     gate.hold("r:0")
-    thread_id = await new_thread(store)
+    thread_id = await new_thread(store.urls[0])
     given = {"gate": gate.port, "name": "r", "ticks": [20]}
     async with killed_and_empty(store):
-        here = await start(store, 0, thread_id, "ticks", given, "custom")
-        there = await join(store, 1, here.location)
+        here = await start(store.urls[0], thread_id, "ticks", given, "custom")
+        there = await join(store.urls[1], here.location)
         waiting = asyncio.create_task(get_json(store.urls[1] + here.location[:-6] + "join"))
         await gate.arrived("r:0")
         gate.release("r:0")
         for client in (here, there):
             await client.task
         joined = await waiting
-    late = await join(store, 1, here.location)
+    late = await join(store.urls[1], here.location)
     await late.task
 
     assert here.said == list(range(1, 21))
@@ -301,21 +208,21 @@ async def test_events_that_redis_refuses_are_replaced_by_the_state_they_led_to(
     # The owner's way to Redis stalls from the first word to the end of its run, so that the next
     # run of the thread, in another process, comes first there.
     gate.hold("middle")
-    thread_id = await new_thread(store)
+    thread_id = await new_thread(store.urls[0])
     told = says(f"hold {gate.port} middle one two three")
-    first = await start(store, 0, thread_id, "chat", told, "messages-tuple", "values")
-    there = await join(store, 1, first.location)
+    first = await start(store.urls[0], thread_id, "chat", told, "messages-tuple", "values")
+    there = await join(store.urls[1], first.location)
     waiting = asyncio.create_task(get_json(store.urls[1] + first.location[:-6] + "join"))
     await gate.arrived("middle")
     await there.until(lambda: tokens(there.frames) == ["(1)"])
     store.networks[0].swallows = True
     gate.release("middle")
     await first.task
-    second = await start(store, 1, thread_id, "chat", says("next"), "values")
+    second = await start(store.urls[1], thread_id, "chat", says("next"), "values")
     await second.task
     store.networks[0].swallows = False
     await there.task
-    late = await join(store, 0, first.location)
+    late = await join(store.urls[0], first.location)
     await late.task
 
     expected = "(1) one two three"
