@@ -16,7 +16,7 @@ import psycopg
 from psycopg import AsyncConnection, errors as pg
 
 from store.commits import Entry, adapt, commit
-from store.database import Database, translated_errors
+from store.database import CONNECT, Database, limited, translated_errors
 from store.errors import Error, LeaseLostError, UnavailableError
 
 _BATCH_ITEMS: Final = 256
@@ -210,8 +210,8 @@ class CheckpointWriter:
         return sqlstate.startswith(_PASSING)
 
     async def _commit(self, entries: Sequence[Entry]) -> None:
-        async with asyncio.timeout(_COMMIT_TIMEOUT_SECONDS):
-            connection = self._connection or await self._connect()
+        connection = self._connection or await self._connect()
+        with limited(connection, _COMMIT_TIMEOUT_SECONDS):
             held = await commit(connection, entries)
         for entry in entries:
             if entry.epoch is not None and (entry.thread_id, entry.epoch) not in held:
@@ -224,15 +224,13 @@ class CheckpointWriter:
             self._conninfo,
             autocommit=True,
             prepare_threshold=0,
-            connect_timeout=5,
             application_name="threadwell-checkpoints",
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
+            **CONNECT,
         )
         adapt(connection)
         self._connection = connection
-        await connection.execute(_SETTINGS, prepare=False)
+        with limited(connection, _COMMIT_TIMEOUT_SECONDS):
+            await connection.execute(_SETTINGS, prepare=False)
         return connection
 
     async def _disconnect(self) -> None:
