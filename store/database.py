@@ -6,7 +6,6 @@ Connections are in autocommit mode: a single statement is a transaction and one 
 
 import asyncio
 import os
-import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,13 +27,13 @@ from store.errors import (
     ConnectionLostError,
     Error,
     InvalidInputError,
+    LockedError,
     NotFoundError,
     TooLargeError,
     UnavailableError,
 )
-
-# A NUL written as JSON, unless its backslash is itself escaped: `\\u0000` is a user's own text.
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+from store.json import dump_json
+from store.lane import Call, Lane, Rows
 
 Row = TypeVar("Row")
 T = TypeVar("T")
@@ -57,6 +56,10 @@ PATIENCE_SECONDS = 2.0
 
 #: SQLSTATEs of a connection that is lost: its own errors, the server going or coming up.
 _LOST: Final = ("08", "57P")
+#: Of one that was never made.
+_NEVER_THERE: Final = "08001"
+#: What a shared connection waits for a row that is locked, while all its callers wait.
+_SHARED_LOCK_SECONDS: Final = 0.2
 
 #: What a violated constraint means to the caller.
 CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
@@ -113,12 +116,19 @@ def translated_errors() -> Iterator[None]:
     except pg.ProgramLimitExceeded as exc:
         # An OperationalError to psycopg, but the same again would fail again.
         raise TooLargeError("A name or an id is too long to be indexed") from exc
-    except pg.QueryCanceled as exc:
-        raise UnavailableError("The database did not answer in time") from exc
     except (psycopg.OperationalError, pg.ReadOnlySqlTransaction) as exc:
-        lost = (exc.sqlstate or "08").startswith(_LOST)
-        error = ConnectionLostError if lost else UnavailableError
-        raise error("The database is not available") from exc
+        raise _unavailable(exc) from exc
+
+
+def _unavailable(exc: psycopg.Error) -> UnavailableError:
+    if isinstance(exc, pg.QueryCanceled):
+        return UnavailableError("The database did not answer in time")
+    if isinstance(exc, pg.LockNotAvailable):
+        return LockedError("The database did not come to it in time")
+    sqlstate = exc.sqlstate or "08"
+    lost = sqlstate.startswith(_LOST) and sqlstate != _NEVER_THERE
+    error = ConnectionLostError if lost else UnavailableError
+    return error("The database is not available")
 
 
 async def repeated(operation: Callable[[], Awaitable[T]]) -> T:
@@ -156,11 +166,15 @@ class Database:
     Every method raises UnavailableError when PostgreSQL does not answer in time.
 
     Args:
+        lane: For what every run does; on the event loop of the pool.
         statement_seconds: How long a statement, or a transaction, may take in all.
     """
 
-    def __init__(self, pool: AsyncConnectionPool[Connection], *, statement_seconds: float) -> None:
+    def __init__(
+        self, pool: AsyncConnectionPool[Connection], lane: Lane, *, statement_seconds: float
+    ) -> None:
         self.pool = pool
+        self._lane = lane
         self._statement_seconds = statement_seconds
         self._renewed_at = 0.0
 
@@ -199,6 +213,16 @@ class Database:
         if lost.opened_at > self._renewed_at:
             self._renewed_at = time.monotonic()
             await self.pool.drain()
+
+    async def at_once(self, *calls: Call) -> list[Rows]:
+        """
+        Run short statements as one transaction, on a connection that all callers share.
+
+        Raises:
+            LockedError: A row that they need is locked for longer than all others should wait.
+        """
+        with translated_errors():
+            return await self._lane.run(*calls)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Transaction"]:
@@ -259,13 +283,15 @@ class Transaction:
             return cursor.rowcount
 
 
-async def _configure(connection: Connection, statement_timeout_seconds: float) -> None:
+async def _configure(
+    connection: Connection, *, statement_seconds: float, lock_seconds: float = 10.0
+) -> None:
     adapt(connection)
     await connection.execute(
-        "SELECT set_config('jit', 'off', false), set_config('lock_timeout', '10s', false),"
+        "SELECT set_config('jit', 'off', false),"
         "set_config('idle_in_transaction_session_timeout', '30s', false),"
-        "set_config('statement_timeout', %s, false)",
-        (f"{statement_timeout_seconds * 1000:.0f}",),
+        "set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
+        (f"{lock_seconds * 1000:.0f}", f"{statement_seconds * 1000:.0f}"),
     )
     connection.opened_at = connection.seen_at = time.monotonic()
 
@@ -276,25 +302,6 @@ def adapt(connection: AdaptContext) -> None:
     connection.adapters.register_dumper(dict, _JsonDumper)
     set_json_loads(orjson.loads, connection)
     set_json_dumps(dump_json, connection)
-
-
-def dump_json(value: Any) -> bytes:
-    """
-    JSON for a ``jsonb`` column.
-
-    Raises:
-        InvalidInputError: The value has something that JSON or PostgreSQL cannot hold.
-    """
-    try:
-        text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError as exc:
-        raise InvalidInputError(f"Not a JSON value: {exc}") from exc
-    return without_nul(text)
-
-
-def without_nul(text: bytes) -> bytes:
-    """JSON text with U+FFFD for NUL, which jsonb has no place for; the reference does the same."""
-    return _NUL.sub(rb"\1\\ufffd", text) if b"\\u0000" in text else text
 
 
 async def _check(connection: Connection) -> None:
@@ -338,13 +345,27 @@ async def open_database(
         max_lifetime=3600,
         # Then whoever asks next has it try anew, instead of waiting for an ever later try.
         reconnect_timeout=timeout_seconds,
-        configure=lambda c: _configure(c, statement_timeout_seconds),
+        configure=lambda c: _configure(c, statement_seconds=statement_timeout_seconds),
         check=_check,
         open=False,
     )
+    patience_seconds = statement_timeout_seconds + PATIENCE_SECONDS
+
+    async def connect() -> Connection:
+        connection = await Connection.connect(url, autocommit=True, **CONNECT)
+        with limited(connection, PING_SECONDS):
+            await _configure(
+                connection,
+                statement_seconds=statement_timeout_seconds,
+                lock_seconds=_SHARED_LOCK_SECONDS,
+            )
+        return connection
+
+    lane = Lane(connect, deadline_seconds=patience_seconds)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:
-        yield Database(pool, statement_seconds=statement_timeout_seconds + PATIENCE_SECONDS)
+        yield Database(pool, lane, statement_seconds=patience_seconds)
     finally:
+        lane.close()
         await pool.close()
