@@ -12,7 +12,6 @@ from urllib.parse import quote
 import structlog
 import uvicorn
 import uvloop
-from sse_starlette.sse import AppStatus
 
 from api import logs
 from api.app import create_app
@@ -72,8 +71,6 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, servers: Servers) -> None:
-    # Streams end when their runs do, or when those are handed on; see Server.shutdown.
-    AppStatus.enable_automatic_graceful_drain = False
     async with _working(settings, servers) as services:
         config = uvicorn.Config(
             create_app(services),
