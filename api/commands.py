@@ -16,6 +16,7 @@ import uvloop
 from api import logs
 from api.app import create_app
 from api.bootstrap import Services, load_graphs, open_services
+from api.connections import allow_connections
 from api.embedded import Servers, embedded_servers
 from api.settings import Settings, without_password
 from store import messages
@@ -80,6 +81,8 @@ async def _serve(settings: Settings, servers: Servers) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            # One more is told to come again, 503.
+            limit_concurrency=allow_connections(),
             timeout_keep_alive=75,
             timeout_graceful_shutdown=round(settings.shutdown_grace_seconds) + CLOSING_SECONDS,
         )
