@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, suppress
 from typing import Any
 
+from fastapi import Response
 from fastapi.responses import StreamingResponse
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.types import Message, Send
+from starlette.types import Receive, Scope, Send
 
 from api.bootstrap import Services
 from api.session_events import parts_of
@@ -23,6 +23,10 @@ from store.errors import NotFoundError
 from store.events import Event, Gap
 from store.models import Run
 
+HEARTBEAT = b": heartbeat\r\n\r\n"
+#: Neither kept nor gathered on the way.
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
 
 def frame(name: str, data: bytes, event_id: str = "") -> bytes:
     """One event on the wire."""
@@ -30,24 +34,80 @@ def frame(name: str, data: bytes, event_id: str = "") -> bytes:
     return b"event: %b\r\ndata: %b%b" % (name.encode(), data, tail.encode())
 
 
-class FrameResponse(EventSourceResponse):
-    """An `EventSourceResponse` without a time-out for each chunk, which costs more than sending."""
+class EventStream(Response):
+    """
+    A response of frames, with a comment whenever nothing else was sent for some seconds.
 
-    async def _send_with_timeout(self, send: Send, message: Message) -> None:
-        await send(message)
+    Thousands may be open at once and say nothing: each is this task, and one that attends to its
+    client.
 
+    Args:
+        frames: Closed when they end, and when the client has left.
+    """
 
-def event_stream(
-    content: AsyncIterator[bytes], *, headers: dict[str, str], keep_alive_seconds: float
-) -> EventSourceResponse:
-    """A response of frames, with a comment whenever nothing else was sent for some seconds."""
-    return FrameResponse(
-        content,
-        headers=headers,
-        media_type="text/event-stream; charset=utf-8",
-        ping=keep_alive_seconds,
-        ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"),
-    )
+    media_type = "text/event-stream; charset=utf-8"
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        # FastAPI's documentation reads the default.
+        status_code: int = 200,
+        *,
+        headers: dict[str, str],
+        keep_alive_seconds: float,
+    ) -> None:
+        self.status_code = status_code
+        self.background = None
+        self.init_headers({**STREAM_HEADERS, **headers})
+        self._frames = frames
+        self._keep_alive_seconds = keep_alive_seconds
+        self._sent_at = 0.0
+        self._has_left = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, until it ends or the client leaves."""
+        streaming = asyncio.current_task()
+        assert streaming is not None
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        attending = asyncio.create_task(self._attend(receive, send, streaming), name="sse")
+        try:
+            await self._stream(send)
+        except asyncio.CancelledError:
+            # Cancelled by nobody else, it is over in good order.
+            if not self._has_left or streaming.uncancel():
+                raise
+        finally:
+            attending.cancel()
+            await asyncio.wait({attending})
+
+    async def _stream(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        self._sent_at = clock()
+        async with aclosing(self._frames) as frames:
+            async for chunk in frames:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self._sent_at = clock()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _attend(self, receive: Receive, send: Send, streaming: asyncio.Task[Any]) -> None:
+        """Keep the connection alive, and stop the stream when the client leaves."""
+        clock = asyncio.get_running_loop().time
+        while not self._has_left:
+            due_at = self._sent_at + self._keep_alive_seconds
+            try:
+                async with asyncio.timeout_at(due_at):
+                    self._has_left = (await receive())["type"] == "http.disconnect"
+            except TimeoutError:
+                if self._sent_at + self._keep_alive_seconds <= due_at:
+                    self._sent_at = clock()
+                    await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+        streaming.cancel()
 
 
 class RunStream:

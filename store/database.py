@@ -230,20 +230,29 @@ class Database:
         async with self.connection() as connection, connection.transaction():
             yield Transaction(connection)
 
-    async def all(self, row: type[Row], query: LiteralString, params: Params) -> list[Row]:
-        """Every row of a one-statement transaction."""
+    async def all(
+        self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[Row]:
+        """
+        Every row of a one-statement transaction.
+
+        Args:
+            prepare: False has the query planned anew, for just these parameters.
+        """
         async with self.connection() as connection:
-            return await Transaction(connection).all(row, query, params)
+            return await Transaction(connection).all(row, query, params, prepare=prepare)
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
         """The first row of a one-statement transaction, if there is one."""
         async with self.connection() as connection:
             return await Transaction(connection).one(row, query, params)
 
-    async def tuples(self, query: LiteralString, params: Params) -> list[tuple[Any, ...]]:
-        """The rows of a one-statement transaction, as tuples."""
+    async def tuples(
+        self, query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a one-statement transaction, as tuples; `prepare` as for `all`."""
         async with self.connection() as connection:
-            return await Transaction(connection).tuples(query, params)
+            return await Transaction(connection).tuples(query, params, prepare=prepare)
 
     async def execute(self, query: LiteralString, params: Params) -> int:
         """Run a statement; how many rows it touched."""
@@ -257,10 +266,12 @@ class Transaction:
     def __init__(self, connection: AsyncConnection[Any]) -> None:
         self.connection = connection
 
-    async def all(self, row: type[Row], query: LiteralString, params: Params) -> list[Row]:
-        """Every row."""
+    async def all(
+        self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[Row]:
+        """Every row; `prepare` as for `Database.all`."""
         async with self.connection.cursor(row_factory=class_row(row)) as cursor:
-            await cursor.execute(query, params)
+            await cursor.execute(query, params, prepare=prepare)
             return await cursor.fetchall()
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
@@ -269,11 +280,13 @@ class Transaction:
             await cursor.execute(query, params)
             return await cursor.fetchone()
 
-    async def tuples(self, query: LiteralString, params: Params) -> list[tuple[Any, ...]]:
-        """The rows, as tuples."""
+    async def tuples(
+        self, query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows, as tuples; `prepare` as for `Database.all`."""
         cursor: AsyncCursor[tuple[Any, ...]] = self.connection.cursor(row_factory=tuple_row)
         async with cursor:
-            await cursor.execute(query, params)
+            await cursor.execute(query, params, prepare=prepare)
             return await cursor.fetchall()
 
     async def execute(self, query: LiteralString, params: Params) -> int:
