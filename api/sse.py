@@ -14,14 +14,19 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Message, Send
 
 from api.bootstrap import Services
+from api.errors import BrokenOffError
 from api.session_events import parts_of
 from graph.encode import dumps
 from graph.executor import Result
 from graph.runs import ENDED, Submitted
 from store import runs
-from store.errors import NotFoundError
+from store.errors import NotFoundError, UnavailableError
 from store.events import Event, Gap
 from store.models import Run
+
+
+#: Why an answer is broken off by a process that goes.
+GOES_ON = "The run goes on in another process"
 
 
 def frame(name: str, data: bytes, event_id: str = "") -> bytes:
@@ -77,7 +82,12 @@ class RunStream:
         self._ended = False
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
-        """Everything up to the run's end, then nothing more."""
+        """
+        Everything up to the run's end, then nothing more.
+
+        Raises:
+            BrokenOffError: This process goes before the run ends.
+        """
         follow = self._services.runs.follow(self._submitted, after=self._after)
         try:
             async with aclosing(follow):
@@ -116,8 +126,10 @@ class RunStream:
     async def _unheard_end(self) -> bytes:
         """The end of a run whose log does not tell of it: cancelled in the queue, or log lost."""
         run = await runs.find(self._services.db, self._submitted.run.run_id)
-        self._ended = run is None or run.status in ENDED
-        return await self._ending(run) if self._ended else b""
+        if run is not None and run.status not in ENDED:
+            raise BrokenOffError(GOES_ON)
+        self._ended = True
+        return await self._ending(run)
 
     async def _ending(self, run: Run | None) -> bytes:
         begun = run is not None and run.first_epoch is not None
@@ -190,7 +202,12 @@ def long_json(
     keep_alive_seconds: float,
     on_disconnect: Callable[[], None] | None = None,
 ) -> StreamingResponse:
-    """A JSON response that may take its time: newlines before it keep proxies from giving up."""
+    """
+    A JSON response that may take its time: newlines before it keep proxies from giving up.
+
+    Args:
+        answer: May raise UnavailableError: then the response is broken off.
+    """
 
     async def body() -> AsyncIterator[bytes]:
         task = asyncio.ensure_future(answer())
@@ -198,6 +215,8 @@ def long_json(
             while not (await asyncio.wait({task}, timeout=keep_alive_seconds))[0]:
                 yield b"\n"
             yield task.result()
+        except UnavailableError as exc:
+            raise BrokenOffError(exc.message) from exc
         finally:
             if not task.done():
                 task.cancel()

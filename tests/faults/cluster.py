@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ import psycopg
 from tests.acceptance.process import READY
 from tests.soak.cluster import Member
 
+#: How long runs may go on when their process is told to stop.
+GRACE_SECONDS = 1
 #: So that what a killed process left is taken up soon, and a stopping one goes soon.
 QUICK = {
     "LEASE_SECONDS": "2",
     "HEARTBEAT_SECONDS": "0.5",
-    "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": "1",
+    "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": str(GRACE_SECONDS),
     "SSE_HEARTBEAT_SECONDS": "0.5",
 }
-
-Sql = Callable[..., list[tuple[Any, ...]]]
 
 
 class Cluster:

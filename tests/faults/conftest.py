@@ -1,5 +1,6 @@
 """The processes that tests strike; whoever fell is replaced before the next test."""
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -8,10 +9,20 @@ import httpx
 import pytest
 
 from api.embedded import Servers
-from tests.acceptance.conftest import clients, database, deadline, gate, project
+from tests.acceptance.conftest import GRAPHS, clients, database, deadline, gate
 from tests.faults.cluster import QUICK, Cluster, open_cluster
 
-__all__ = ["clients", "database", "deadline", "gate", "project"]
+__all__ = ["clients", "database", "deadline", "gate"]
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graphs of the acceptance tests and of the soak."""
+    graphs = {name: f"tests.acceptance.graphs:{name}" for name in GRAPHS}
+    graphs["soak"] = "tests.soak.graph:graph"
+    config = tmp_path_factory.mktemp("faults") / "langgraph.json"
+    config.write_text(json.dumps({"graphs": graphs}))
+    return config
 
 
 @pytest.fixture(scope="session")

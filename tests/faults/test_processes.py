@@ -1,20 +1,26 @@
 """Owners of runs that are killed, frozen, starved and told to go; what becomes of their runs."""
 
 import asyncio
+import random
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
+from langgraph_sdk.client import LangGraphClient
+from langgraph_sdk.errors import APIStatusError
 from redis.asyncio import Redis
 
 from api.embedded import Servers
+from tests.acceptance.conftest import Connect
 
 from tests.acceptance.gate import Gate
-from tests.acceptance.sse import Frame, collect, follow
-from tests.faults.cluster import Cluster, Sql, freeze, kill, thaw
+from tests.acceptance.sse import Frame, collect, follow, frames
+from tests.faults.cluster import GRACE_SECONDS, Cluster, freeze, kill, thaw
 from tests.soak.cluster import Member
+from tests.soak.turnstile import open_turnstile
 
 Http = list[httpx.AsyncClient]
 #: What a process says when it learns that its lease was taken from it.
@@ -22,6 +28,8 @@ DEAD = "this worker was declared dead"
 #: The checkpoints of a run's second attempt.
 WRITTEN_ANEW = "SELECT FROM checkpoints WHERE thread_id = %s AND metadata ->> 'run_attempt' = '2'"
 
+#: What the stream of each run told: id and name of every event.
+Told = dict[str, list[tuple[str | None, str]]]
 Stored = Callable[[str], Awaitable[list[Any]]]
 
 
@@ -49,6 +57,14 @@ async def begin(http: Http, body: dict[str, Any]) -> tuple[str, str]:
     return thread_id, run["run_id"]
 
 
+async def begin_here(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, str]:
+    """Start a run on a new thread in the server that is asked; the ids of both."""
+    thread_id = await new_thread([http])
+    url = f"/threads/{thread_id}/runs/stream"
+    async with http.stream("POST", url, json=body) as response:
+        return thread_id, response.headers["content-location"].split("/")[-1]
+
+
 async def begin_on(cluster: Cluster, owner: Member, http: Http, gate: Gate) -> tuple[str, str]:
     """Queue runs until this process has got one, which it begins; those before it are let go."""
     for number in range(100):
@@ -60,6 +76,16 @@ async def begin_on(cluster: Cluster, owner: Member, http: Http, gate: Gate) -> t
             return thread_id, run_id
         gate.release(f"{name}:b")
     raise AssertionError(f"{owner.name} claims nothing")
+
+
+async def hear(http: httpx.AsyncClient, path: str) -> list[Frame]:
+    """What a stream tells until it is broken off."""
+    heard: list[Frame] = []
+    with pytest.raises(httpx.RemoteProtocolError):
+        async with http.stream("GET", path) as response:
+            async for frame in frames(response):
+                heard.append(frame)
+    return heard
 
 
 async def ended(http: httpx.AsyncClient, thread_id: str, run_id: str) -> tuple[Any, Any]:
@@ -191,3 +217,124 @@ async def test_the_third_loss_of_its_owner_ends_a_run_with_an_error(
     assert gate.seen[:4] == ["job:a", "job:b", "job:b", "job:b"]
     assert after.json()["log"] == ["job:a", "after:a", "after:b", "after:c"]
     assert cluster.in_flight() == []
+
+
+async def test_runs_finish_within_the_grace_and_new_ones_begin_elsewhere(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    leaving = cluster.servers[0]
+    gate.hold("job:b", "later:b")
+    thread_id, run_id = await begin_here(http[0], steps(gate, "job"))
+    asking = await follow(http[0], f"/threads/{thread_id}/runs/{run_id}/stream")
+    await gate.arrived("job:b")
+    assert cluster.owner(run_id) is leaving
+
+    leaving.now.process.terminate()
+    await until(lambda: cluster.sql("SELECT FROM worker WHERE draining"))
+    later, later_run = await begin([http[1]], steps(gate, "later"))
+    await gate.arrived("later:b")
+    assert cluster.owner(later_run) is not leaving
+    gate.release("job:b", "later:b")
+
+    received = await asking
+    status = await asyncio.to_thread(leaving.now.wait)
+    assert received[-1].data["log"] == ["job:a", "job:b", "job:c"]
+    assert status == 0
+    assert gate.seen.count("job:b") == 1
+    assert (await ended(http[1], later, later_run))[1]["status"] == "success"
+    assert cluster.in_flight() == []
+
+
+@pytest.mark.parametrize("durability", ["sync", "async"])
+async def test_what_is_unfinished_after_the_grace_is_handed_over_and_loses_no_step_and_no_event(
+    durability: str, cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    leaving = cluster.servers[0]
+    gate.hold("job:b")
+    body = steps(gate, "job", durability=durability, stream_mode=["updates", "values"])
+    thread_id, run_id = await begin_here(http[0], body)
+    path = f"/threads/{thread_id}/runs/{run_id}/stream"
+    asking = asyncio.create_task(hear(http[0], path))
+    waiting = asyncio.create_task(http[0].get(path.replace("stream", "join")))
+    following = await follow(http[1], path)
+    await gate.arrived("job:b")
+    assert cluster.owner(run_id) is leaving
+
+    told_at = time.monotonic()
+    leaving.now.process.terminate()
+    await gate.arrived("job:b", times=2)
+    taken = time.monotonic() - told_at
+    begun = await asking
+    with pytest.raises(httpx.RemoteProtocolError):
+        await waiting
+    gate.release("job:b")
+    received = await following
+
+    assert taken < GRACE_SECONDS + 1
+    assert gate.seen == ["job:a", "job:b", "job:b", "job:c"]
+    # Not a loss: the attempt does not count.
+    attempts = [frame.data["attempt"] for frame in received if frame.name == "metadata"]
+    assert attempts == [1, 1]
+    assert received[: len(begun)] == begun
+    rest = await collect(http[1], "GET", path, last_event_id=begun[-1].id)
+    assert begun + rest == received == await collect(http[1], "GET", path)
+    assert received[-1].data["log"] == ["job:a", "job:b", "job:c"]
+    assert "[error" not in leaving.now.log
+    assert "Traceback" not in leaving.now.log
+    assert await asyncio.to_thread(leaving.now.wait) == 0
+    assert cluster.in_flight() == []
+
+
+async def test_a_rolling_restart_under_load_loses_no_run_and_no_event(
+    cluster: Cluster, http: Http, clients: Connect
+) -> None:
+    async with open_turnstile(random.Random(1)) as turnstile:
+        over = asyncio.Event()
+        crowd = [
+            asyncio.create_task(talk(clients(server.now), turnstile.port, over))
+            for server in cluster.servers * 3
+        ]
+        for member in cluster.members:
+            await kill(member, signal.SIGTERM)
+            member.start()
+            await asyncio.to_thread(cluster.wait_until_up)
+        over.set()
+        told = dict(pair for some in await asyncio.gather(*crowd) for pair in some.items())
+
+    assert len(told) > len(crowd)
+    rows = cluster.sql(
+        "SELECT run_id::text, thread_id, status FROM run WHERE run_id::text = ANY(%s)", list(told)
+    )
+    assert {status for _, _, status in rows} == {"success"}
+    assert len(rows) == len(told)
+    for run_id, thread_id, _ in rows:
+        path = f"/threads/{thread_id}/runs/{run_id}/stream"
+        log = await collect(http[0], "GET", path)
+        *heard, (_, last) = told[run_id]
+        assert heard == [(frame.id, frame.name) for frame in log]
+        assert last == "end"
+    assert cluster.in_flight() == []
+
+
+async def talk(client: LangGraphClient, port: int, over: asyncio.Event) -> Told:
+    """Run one run after the other, as a user of the SDK does; what each stream told."""
+    told: Told = {}
+    work = {"gate": port, "name": "load", "messages": [("user", "go")]}
+    while not over.is_set():
+        begun: list[str] = []
+        try:
+            thread = await client.threads.create()
+            parts = client.runs.stream(
+                thread["thread_id"],
+                "soak",
+                input=work,
+                stream_mode=["values", "updates"],
+                on_run_created=lambda run, begun=begun: begun.append(run["run_id"]),
+            )
+            heard = [(part.id, part.event) async for part in parts]
+        except (httpx.TransportError, APIStatusError):
+            # Refused by a server that goes or is gone: nothing was taken in.
+            assert not begun
+            continue
+        told[begun[0]] = heard
+    return told
