@@ -24,7 +24,6 @@ from store.errors import NotFoundError, UnavailableError
 from store.events import Event, Gap
 from store.models import Run
 
-
 #: Why an answer is broken off by a process that goes.
 GOES_ON = "The run goes on in another process"
 

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import APIStatusError
+from langgraph_sdk.schema import RunCreateMetadata
 from redis.asyncio import Redis
 
 from api.embedded import Servers
 from tests.acceptance.conftest import Connect
-
 from tests.acceptance.gate import Gate
 from tests.acceptance.sse import Frame, collect, follow, frames
 from tests.faults.cluster import GRACE_SECONDS, Cluster, freeze, kill, thaw
@@ -81,11 +81,18 @@ async def begin_on(cluster: Cluster, owner: Member, http: Http, gate: Gate) -> t
 async def hear(http: httpx.AsyncClient, path: str) -> list[Frame]:
     """What a stream tells until it is broken off."""
     heard: list[Frame] = []
-    with pytest.raises(httpx.RemoteProtocolError):
+    try:
         async with http.stream("GET", path) as response:
             async for frame in frames(response):
-                heard.append(frame)
-    return heard
+                heard += [frame]
+    except (httpx.RemoteProtocolError, httpx.ReadError):
+        return heard
+    raise AssertionError(f"the stream ended as if it were whole, after {heard}")
+
+
+def attempts(received: list[Frame]) -> list[int]:
+    """Which attempts of a run a stream told of."""
+    return [frame.data["attempt"] for frame in received if frame.name == "metadata"]
 
 
 async def ended(http: httpx.AsyncClient, thread_id: str, run_id: str) -> tuple[Any, Any]:
@@ -121,18 +128,15 @@ async def test_runs_of_killed_processes_resume_elsewhere_from_their_last_checkpo
     of_worker = await begin_on(cluster, cluster.worker, http, gate)
     held = next(iter(gate.held))
     gate.hold("job:b")
-    thread_id = await new_thread(http)
-    asked = http[0].post(f"/threads/{thread_id}/runs/wait", json=steps(gate, "job"))
-    asking = asyncio.create_task(asked)
+    thread_id, run_id = await begin_here(http[0], steps(gate, "job"))
+    path = f"/threads/{thread_id}/runs/{run_id}/stream"
+    following, asking = await follow(http[1], path), asyncio.create_task(hear(http[0], path))
     await gate.arrived("job:b")
-    [[run_id]] = cluster.sql("SELECT run_id::text FROM run WHERE thread_id = %s", thread_id)
     assert cluster.owner(run_id) is doomed
-    following = await follow(http[1], f"/threads/{thread_id}/runs/{run_id}/stream")
 
     await asyncio.gather(kill(doomed), kill(cluster.worker))
 
-    with pytest.raises(httpx.RemoteProtocolError):
-        await asking
+    begun = await asking
     await gate.arrived("job:b", times=2)
     await gate.arrived(held, times=2)
     assert cluster.owner(run_id) is survivor
@@ -144,8 +148,8 @@ async def test_runs_of_killed_processes_resume_elsewhere_from_their_last_checkpo
         assert row["status"] == "success"
         visits = [seen for seen in gate.seen if seen.startswith(f"{name}:")]
         assert visits == [f"{name}:{step}" for step in "abbc"]
-    attempts = [frame.data["attempt"] for frame in received if frame.name == "metadata"]
-    assert attempts == [1, 2]
+    assert attempts(received) == [1, 2]
+    assert received[: len(begun)] == begun
     assert [frame.place for frame in received] == sorted({frame.place for frame in received})
     assert cluster.in_flight() == []
 
@@ -156,13 +160,11 @@ async def test_a_process_frozen_beyond_its_lease_writes_nothing_when_it_goes_on(
 ) -> None:
     zombie = cluster.servers[0]
     gate.hold("job:a", "job:b")
-    thread_id = await new_thread(http)
     body = steps(gate, "job", assistant_id="talking_steps", durability=durability)
-    url = f"/threads/{thread_id}/runs/stream"
-    asking = asyncio.create_task(collect(http[0], "POST", url, json=body))
+    thread_id, run_id = await begin_here(http[0], body)
+    path = f"/threads/{thread_id}/runs/{run_id}/stream"
+    following = await follow(http[0], path)
     await gate.arrived("job:a")
-    [[run_id]] = cluster.sql("SELECT run_id::text FROM run WHERE thread_id = %s", thread_id)
-    path = f"/threads/{thread_id}/runs/{run_id}"
     assert cluster.owner(run_id) is zombie
     freeze(zombie)
     await gate.arrived("job:a", times=2)
@@ -178,17 +180,16 @@ async def test_a_process_frozen_beyond_its_lease_writes_nothing_when_it_goes_on(
     thaw(zombie)
     # Its step was let go on long ago: whatever it does about that it does now.
     await zombie.now.printed(DEAD, times=deaths + 1)
-    meanwhile = await follow(http[0], f"{path}/stream")
+    meanwhile = await follow(http[0], path)
     assert await stored(thread_id) == before
     assert gate.seen == ["job:a", "job:a", "job:b"]
     gate.release("job:b")
 
     output, row = await ended(http[0], thread_id, run_id)
-    received = await asking
-    assert output["log"] == ["job:a", "job:b"]
-    assert row["status"] == "success"
-    assert [frame.data["attempt"] for frame in received if frame.name == "metadata"] == [1, 2]
-    assert received == await meanwhile == await collect(http[1], "GET", f"{path}/stream")
+    received = await following
+    assert (output["log"], row["status"]) == (["job:a", "job:b"], "success")
+    assert attempts(received) == [1, 2]
+    assert received == await meanwhile == await collect(http[1], "GET", path)
     assert cluster.in_flight() == []
 
 
@@ -273,8 +274,7 @@ async def test_what_is_unfinished_after_the_grace_is_handed_over_and_loses_no_st
     assert taken < GRACE_SECONDS + 1
     assert gate.seen == ["job:a", "job:b", "job:b", "job:c"]
     # Not a loss: the attempt does not count.
-    attempts = [frame.data["attempt"] for frame in received if frame.name == "metadata"]
-    assert attempts == [1, 1]
+    assert attempts(received) == [1, 1]
     assert received[: len(begun)] == begun
     rest = await collect(http[1], "GET", path, last_event_id=begun[-1].id)
     assert begun + rest == received == await collect(http[1], "GET", path)
@@ -285,6 +285,8 @@ async def test_what_is_unfinished_after_the_grace_is_handed_over_and_loses_no_st
     assert cluster.in_flight() == []
 
 
+# A stream that is broken off before its first event is asked for anew, from its beginning.
+@pytest.mark.filterwarnings("ignore:Reconnecting without a Last-Event-ID")
 async def test_a_rolling_restart_under_load_loses_no_run_and_no_event(
     cluster: Cluster, http: Http, clients: Connect
 ) -> None:
@@ -319,9 +321,9 @@ async def test_a_rolling_restart_under_load_loses_no_run_and_no_event(
 async def talk(client: LangGraphClient, port: int, over: asyncio.Event) -> Told:
     """Run one run after the other, as a user of the SDK does; what each stream told."""
     told: Told = {}
-    work = {"gate": port, "name": "load", "messages": [("user", "go")]}
+    work: dict[str, Any] = {"gate": port, "name": "load", "messages": [("user", "go")]}
     while not over.is_set():
-        begun: list[str] = []
+        begun: list[RunCreateMetadata] = []
         try:
             thread = await client.threads.create()
             parts = client.runs.stream(
@@ -329,12 +331,12 @@ async def talk(client: LangGraphClient, port: int, over: asyncio.Event) -> Told:
                 "soak",
                 input=work,
                 stream_mode=["values", "updates"],
-                on_run_created=lambda run, begun=begun: begun.append(run["run_id"]),
+                on_run_created=begun.append,
             )
             heard = [(part.id, part.event) async for part in parts]
         except (httpx.TransportError, APIStatusError):
             # Refused by a server that goes or is gone: nothing was taken in.
             assert not begun
             continue
-        told[begun[0]] = heard
+        told[begun[0]["run_id"]] = heard
     return told
