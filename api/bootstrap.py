@@ -95,7 +95,7 @@ async def open_services(
             items=backing.items,
             events=events,
             runs=runs,
-            states=States(registry=registry, db=db, backing=backing, place=place),
+            states=States(registry=registry, db=db, events=events, backing=backing, place=place),
             worker=worker,
         )
 

@@ -34,6 +34,13 @@ def frame(name: str, data: bytes, event_id: str = "") -> bytes:
     return b"event: %b\r\ndata: %b%b" % (name.encode(), data, tail.encode())
 
 
+def gap_frames(told: list[tuple[str, bytes]], gap: Gap | None) -> bytes:
+    """What is told of a gap; the last of it has the id to go on from."""
+    *first, (name, data) = told
+    last = frame(name, data, gap.event_id if gap else "")
+    return b"".join(frame(*one) for one in first) + last
+
+
 class FrameResponse(EventSourceResponse):
     """An `EventSourceResponse` without a time-out for each chunk, which costs more than sending."""
 
@@ -91,7 +98,10 @@ class RunStream:
         try:
             async with aclosing(follow):
                 async for batch in follow:
-                    chunk = await self._snapshot() if isinstance(batch, Gap) else self._chunk(batch)
+                    if isinstance(batch, Gap):
+                        chunk = await self._missed(batch)
+                    else:
+                        chunk = self._chunk(batch)
                     if chunk:
                         yield chunk
             if not self._ended:
@@ -115,12 +125,19 @@ class RunStream:
             return self._services.settings.stream_end_event
         return self._names is None or name.partition("|")[0] in self._names
 
-    async def _snapshot(self) -> bytes:
-        """What stands in for events that are gone: the state that they led to."""
-        with suppress(NotFoundError):
-            values = await self._services.states.values(self._submitted.run.thread_id)
-            return frame("values", dumps(values))
-        return b""
+    async def _missed(self, gap: Gap | None) -> bytes:
+        """
+        What stands in for events that are gone: word of it, and the state that they led to.
+
+        The state is told only to who asked for ``values``.
+        """
+        run = self._submitted.run
+        told = [("metadata", dumps({"run_id": run.run_id, "status": "gap"}))]
+        if "values" in run.kwargs["stream_mode"] and self._wanted("values"):
+            with suppress(NotFoundError):
+                values = await self._services.states.values_of_run(run)
+                told += [("values", dumps(values))] if values is not None else []
+        return gap_frames(told, gap)
 
     async def _unheard_end(self) -> bytes:
         """The end of a run whose log does not tell of it: cancelled in the queue, or log lost."""
@@ -132,7 +149,7 @@ class RunStream:
 
     async def _ending(self, run: Run | None) -> bytes:
         begun = run is not None and run.first_epoch is not None
-        frames = [await self._snapshot()] if begun else []
+        frames = [await self._missed(None)] if begun else []
         if run and run.error:
             frames.append(frame("error", dumps(run.error)))
         if self._wanted("end"):
@@ -151,19 +168,19 @@ class SessionStream(RunStream):
         frames += [frame(name, dumps(data), event.id) for name, data in parts[-1:]]
         return b"".join(frames)
 
-    async def _snapshot(self) -> bytes:
-        """Nothing: these clients read the messages."""
-        return b""
+    async def _missed(self, gap: Gap | None) -> bytes:
+        """Word of it: what these clients miss, they read as messages."""
+        return gap_frames([("gap", dumps({"run_id": self._submitted.run.run_id}))], gap)
 
     async def _ending(self, run: Run | None) -> bytes:
         asked = self._submitted.run
         status = run.status if run else "interrupted"
         end = {"run_id": asked.run_id, "status": status}
-        frames = [frame("run.end", dumps(end))]
+        frames = [await self._missed(None)] if run and run.first_epoch is not None else []
         if run and run.error:
             error = {"code": run.error["error"], "message": run.error["message"]}
-            frames.insert(0, frame("error", dumps(error)))
-        return b"".join(frames)
+            frames.append(frame("error", dumps(error)))
+        return b"".join([*frames, frame("run.end", dumps(end))])
 
 
 def _names(modes: Collection[str]) -> set[str]:

@@ -5,12 +5,12 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from sse_starlette import EventSourceResponse
 
 from api.bodies import JsonRoute
-from api.deps import InjectedDep, RunId, ServicesDep, ThreadId
+from api.deps import InjectedDep, LastEventId, RunId, ServicesDep, ThreadId
 from api.responses import json_response
 from api.run_schemas import RunCreate, RunCreateStateless, RunsCancel
 from api.sse import RunStream, event_stream, frame, long_json, result_json
@@ -32,7 +32,6 @@ RunField = Literal[
     "run_id", "thread_id", "assistant_id", "created_at", "updated_at", "status", "metadata",
     "kwargs", "multitask_strategy",
 ]  # fmt: skip
-LastEventId = Annotated[str | None, Header(alias="Last-Event-ID")]
 
 
 def run_json(run: Run) -> JsonObject:
