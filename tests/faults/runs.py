@@ -1,5 +1,7 @@
 """Runs for tests that strike their owners, and how they are asked for."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -9,6 +11,13 @@ from tests.acceptance.sse import Frame
 
 #: A client of each server.
 Http = list[httpx.AsyncClient]
+
+
+async def until(holds: Callable[[], Any]) -> None:
+    """Wait for something in PostgreSQL that nobody tells of."""
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def new_thread(http: Http) -> str:

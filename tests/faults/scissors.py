@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 
 class Scissors:
@@ -21,19 +21,29 @@ class Scissors:
         self.count = 0
         self._ports = itertools.cycle(ports)
         self._cuts = iter(cuts)
+        self._visits: dict[asyncio.Task[None] | None, asyncio.StreamWriter] = {}
 
     async def visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection."""
+        task = asyncio.current_task()
+        self._visits[task] = writer
         there, back = await asyncio.open_connection("127.0.0.1", next(self._ports))
         asking = asyncio.create_task(_pass(reader, back))
-        try:
+        with suppress(ConnectionError):
             if await self._answer(there, writer, next(self._cuts, None)):
                 self.count += 1
                 writer.transport.abort()
-        finally:
-            asking.cancel()
-            back.transport.abort()
-            writer.close()
+        writer.close()
+        await asking
+        del self._visits[task]
+
+    async def close(self) -> None:
+        """Cut all connections."""
+        while self._visits:
+            task, writer = next(iter(self._visits.items()))
+            writer.transport.abort()
+            if task:
+                await task
 
     async def _answer(
         self, there: asyncio.StreamReader, writer: asyncio.StreamWriter, left: int | None
@@ -50,8 +60,11 @@ class Scissors:
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 16):
-        writer.write(data)
+    """Pass on what a client says, until it leaves; then leave too."""
+    with suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+    writer.transport.abort()
 
 
 @asynccontextmanager
@@ -64,3 +77,4 @@ async def open_scissors(ports: Sequence[int], cuts: Iterable[int]) -> AsyncItera
         yield scissors
     finally:
         server.close()
+        await scissors.close()

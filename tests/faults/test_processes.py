@@ -19,7 +19,7 @@ from tests.acceptance.conftest import Connect
 from tests.acceptance.gate import Gate
 from tests.acceptance.sse import Frame, collect, follow, frames
 from tests.faults.cluster import GRACE_SECONDS, Cluster, freeze, kill, thaw
-from tests.faults.runs import Http, attempts, begin, begin_here, ended, steps
+from tests.faults.runs import Http, attempts, begin, begin_here, ended, steps, until
 from tests.soak.cluster import Member
 from tests.soak.turnstile import open_turnstile
 
@@ -31,13 +31,6 @@ WRITTEN_ANEW = "SELECT FROM checkpoints WHERE thread_id = %s AND metadata ->> 'r
 #: What the stream of each run told: id and name of every event.
 Told = dict[str, list[tuple[str | None, str]]]
 Stored = Callable[[str], Awaitable[list[Any]]]
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    """Wait for something in PostgreSQL that nobody tells of."""
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def begin_on(cluster: Cluster, owner: Member, http: Http, gate: Gate) -> tuple[str, str]:
