@@ -221,7 +221,8 @@ async def join_run_stream(
     """
     Stream the events of a run: those after ``Last-Event-ID``, or all of them.
 
-    Whatever the log still has is sent again; past its bounds a ``values`` event stands in.
+    Whatever the log still has is sent again. Past its bounds ``metadata`` says so, and a ``values``
+    event stands in for who asked for it.
     """
     return await _join_stream(
         services, thread_id, run_id, stream_mode, cancel_on_disconnect, last_event_id
