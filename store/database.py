@@ -180,13 +180,15 @@ class Transaction:
             return cursor.rowcount
 
 
-async def _configure(connection: Connection, statement_timeout_seconds: float) -> None:
+async def _configure(
+    connection: Connection, statement_timeout_seconds: float, idle_transaction_seconds: float
+) -> None:
     adapt(connection)
     await connection.execute(
         "SELECT set_config('jit', 'off', false), set_config('lock_timeout', '10s', false),"
-        "set_config('idle_in_transaction_session_timeout', '30s', false),"
+        "set_config('idle_in_transaction_session_timeout', %s, false),"
         "set_config('statement_timeout', %s, false)",
-        (f"{statement_timeout_seconds * 1000:.0f}",),
+        (f"{idle_transaction_seconds * 1000:.0f}", f"{statement_timeout_seconds * 1000:.0f}"),
     )
     connection.seen_at = time.monotonic()
 
@@ -233,6 +235,7 @@ async def open_database(
     max_size: int = 20,
     timeout_seconds: float = 10.0,
     statement_timeout_seconds: float = 30.0,
+    idle_transaction_seconds: float = 15.0,
 ) -> AsyncIterator[Database]:
     """
     Open the pool and wait for its first connection.
@@ -243,6 +246,7 @@ async def open_database(
         max_size: Connections at the most.
         timeout_seconds: How long a caller waits for a connection before UnavailableError.
         statement_timeout_seconds: How long a statement may take before UnavailableError.
+        idle_transaction_seconds: How long a transaction of a process that is frozen keeps its locks.
 
     Raises:
         UnavailableError: PostgreSQL did not answer within `timeout_seconds`.
@@ -262,7 +266,7 @@ async def open_database(
         timeout=timeout_seconds,
         max_idle=300,
         max_lifetime=3600,
-        configure=lambda c: _configure(c, statement_timeout_seconds),
+        configure=lambda c: _configure(c, statement_timeout_seconds, idle_transaction_seconds),
         check=_check,
         open=False,
     )

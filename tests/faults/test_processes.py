@@ -2,12 +2,16 @@
 
 import asyncio
 import random
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import APIStatusError
@@ -15,8 +19,9 @@ from langgraph_sdk.schema import RunCreateMetadata
 from redis.asyncio import Redis
 
 from api.embedded import Servers
-from tests.acceptance.conftest import Connect
+from tests.acceptance.conftest import Connect, empty_database
 from tests.acceptance.gate import Gate
+from tests.acceptance.process import starting
 from tests.acceptance.sse import Frame, collect, follow, frames
 from tests.faults.cluster import GRACE_SECONDS, Cluster, freeze, kill, thaw
 from tests.faults.runs import Http, attempts, begin, begin_here, ended, steps, until
@@ -296,3 +301,77 @@ async def talk(client: LangGraphClient, port: int, over: asyncio.Event) -> Told:
             continue
         told[begun[0]["run_id"]] = heard
     return told
+
+
+async def test_a_frozen_process_keeps_no_thread_locked(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    frozen = cluster.servers[0]
+    gate.hold("job:b")
+    thread_id, run_id = await begin_here(http[0], steps(gate, "job"))
+    await gate.arrived("job:b")
+    with cluster.connect() as ours:
+        ours.execute("SELECT FROM thread WHERE thread_id = %s FOR UPDATE", (thread_id,))
+        url = f"/threads/{thread_id}/runs"
+        queueing = asyncio.create_task(http[0].post(url, json=steps(gate, "next")))
+        await until(lambda: cluster.sql("SELECT FROM pg_locks WHERE NOT granted"))
+        # It gets the lock when it cannot do anything with it any more.
+        freeze(frozen)
+
+    await gate.arrived("job:b", times=2)
+    gate.release("job:b")
+    assert (await ended(http[1], thread_id, run_id))[1]["status"] == "success"
+    thaw(frozen)
+    assert (await queueing).status_code == 503
+    assert cluster.in_flight() == []
+
+
+async def test_a_process_that_is_out_of_memory_loses_its_run_to_another(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    starved = cluster.servers[0]
+    gate.hold("job:hog")
+    body = {"assistant_id": "hog", "input": {"gate": gate.port, "name": "job"}}
+    thread_id, run_id = await begin_here(http[0], body)
+    await gate.arrived("job:hog")
+    assert cluster.owner(run_id) is starved
+    pid = starved.now.process.pid
+    used = psutil.Process(pid).memory_info().vms
+    resource.prlimit(pid, resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+    gate.release("job:hog")
+
+    output, row = await ended(http[1], thread_id, run_id)
+    # Whether it dies of it or only starves.
+    await kill(starved)
+    assert (output["log"], row["status"]) == (["hog"], "success")
+    assert gate.seen == ["job:hog", "job:hog"]
+    assert cluster.in_flight() == []
+
+
+async def test_with_the_default_lease_a_lost_run_is_taken_up_within_25_seconds(
+    servers: Servers, project: Path, gate: Gate
+) -> None:
+    gate.hold("job:b")
+    with ExitStack() as stack:
+        # Of their own: processes with a shorter lease would bury them sooner.
+        database = stack.enter_context(empty_database(servers))
+        urls = {"DATABASE_URL": database, "REDIS_URL": servers.redis_url}
+        doomed, heir = (stack.enter_context(starting(project, urls)) for _ in range(2))
+        doomed.wait_until_up()
+        heir.wait_until_up()
+        async with (
+            httpx.AsyncClient(base_url=doomed.url) as there,
+            httpx.AsyncClient(base_url=heir.url, timeout=30) as http,
+        ):
+            thread_id, run_id = await begin_here(there, steps(gate, "job"))
+            await gate.arrived("job:b")
+            doomed.process.kill()
+            killed_at = time.monotonic()
+            await gate.arrived("job:b", times=2)
+            seconds = time.monotonic() - killed_at
+            gate.release("job:b")
+            output, row = await ended(http, thread_id, run_id)
+
+    assert seconds <= 25
+    assert gate.seen == ["job:a", "job:b", "job:b", "job:c"]
+    assert (output["log"], row["status"]) == (["job:a", "job:b", "job:c"], "success")
