@@ -297,14 +297,21 @@ class Transaction:
 
 
 async def _configure(
-    connection: Connection, *, statement_seconds: float, lock_seconds: float = 10.0
+    connection: Connection,
+    *,
+    statement_seconds: float,
+    idle_transaction_seconds: float,
+    lock_seconds: float = 10.0,
 ) -> None:
     adapt(connection)
     await connection.execute(
         "SELECT set_config('jit', 'off', false),"
-        "set_config('idle_in_transaction_session_timeout', '30s', false),"
+        "set_config('idle_in_transaction_session_timeout', %s, false),"
         "set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
-        (f"{lock_seconds * 1000:.0f}", f"{statement_seconds * 1000:.0f}"),
+        tuple(
+            f"{seconds * 1000:.0f}"
+            for seconds in (idle_transaction_seconds, lock_seconds, statement_seconds)
+        ),
     )
     connection.opened_at = connection.seen_at = time.monotonic()
 
@@ -333,6 +340,7 @@ async def open_database(
     max_size: int = 20,
     timeout_seconds: float = 10.0,
     statement_timeout_seconds: float = 30.0,
+    idle_transaction_seconds: float = 15.0,
 ) -> AsyncIterator[Database]:
     """
     Open the pool and wait for its first connection.
@@ -343,6 +351,7 @@ async def open_database(
         max_size: Connections at the most.
         timeout_seconds: How long a caller waits for a connection before UnavailableError.
         statement_timeout_seconds: How long a statement may take before UnavailableError.
+        idle_transaction_seconds: How long a transaction of a process that is frozen keeps its locks.
 
     Raises:
         UnavailableError: PostgreSQL did not answer within `timeout_seconds`.
@@ -358,7 +367,11 @@ async def open_database(
         max_lifetime=3600,
         # Then whoever asks next has it try anew, instead of waiting for an ever later try.
         reconnect_timeout=timeout_seconds,
-        configure=lambda c: _configure(c, statement_seconds=statement_timeout_seconds),
+        configure=lambda c: _configure(
+            c,
+            statement_seconds=statement_timeout_seconds,
+            idle_transaction_seconds=idle_transaction_seconds,
+        ),
         check=_check,
         open=False,
     )
@@ -370,6 +383,7 @@ async def open_database(
             await _configure(
                 connection,
                 statement_seconds=statement_timeout_seconds,
+                idle_transaction_seconds=idle_transaction_seconds,
                 lock_seconds=_SHARED_LOCK_SECONDS,
             )
         return connection
