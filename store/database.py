@@ -60,6 +60,8 @@ _LOST: Final = ("08", "57P")
 _NEVER_THERE: Final = "08001"
 #: What a shared connection waits for a row that is locked, while all its callers wait.
 _SHARED_LOCK_SECONDS: Final = 0.2
+#: How long a shared connection may be without an answer; what is asked on it takes milliseconds.
+_SHARED_SECONDS: Final = 3.0
 
 #: What a violated constraint means to the caller.
 CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
@@ -378,7 +380,8 @@ async def open_database(
     patience_seconds = statement_timeout_seconds + PATIENCE_SECONDS
 
     async def connect() -> Connection:
-        connection = await Connection.connect(url, autocommit=True, **CONNECT)
+        waiting = {**CONNECT, "connect_timeout": int(_SHARED_SECONDS)}
+        connection = await Connection.connect(url, autocommit=True, **waiting)
         with limited(connection, PING_SECONDS):
             await _configure(
                 connection,
@@ -388,7 +391,7 @@ async def open_database(
             )
         return connection
 
-    lane = Lane(connect, deadline_seconds=patience_seconds)
+    lane = Lane(connect, deadline_seconds=min(_SHARED_SECONDS, patience_seconds))
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:

@@ -161,7 +161,7 @@ class _Link:
             raise
         if not self._is_watched:
             self._is_watched = True
-            self._loop.call_later(1.0, self._watch)
+            self._loop.call_later(self._deadline_seconds / 4, self._watch)
         return transaction.done
 
     def close(self) -> None:
@@ -233,7 +233,7 @@ class _Link:
             self.close()
             return
         self._is_watched = True
-        self._loop.call_later(1.0, self._watch)
+        self._loop.call_later(self._deadline_seconds / 4, self._watch)
 
 
 class _Transaction:
