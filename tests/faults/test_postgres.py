@@ -193,6 +193,8 @@ async def test_after_an_outage_longer_than_the_lease_runs_are_resumed(
         gate.release("hit:b")
         answers = await asking
     lag = await healed(store.urls)
+    beats = "SELECT count(*) FROM worker WHERE last_seen_at > now() - interval '1 second'"
+    await until(lambda: store.postgres.sql(beats) == [(3,)])
     # This one has not noticed anything.
     gate.release("long:b")
     for client in (*clients.values(), there):
