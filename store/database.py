@@ -50,7 +50,7 @@ CONNECT: Final[dict[str, Any]] = {
     "tcp_user_timeout": 15_000,
 }
 #: How long a ping may take.
-PING_SECONDS = 3.0
+PING_SECONDS = 2.0
 #: How much longer than PostgreSQL itself we wait for a statement before we take the server for
 #: frozen.
 PATIENCE_SECONDS = 2.0
@@ -188,13 +188,13 @@ class Database:
                     raise
                 finally:
                     if connection.closed:
-                        await self._renew(connection)
+                        await self.renew(connection)
 
-    async def _renew(self, lost: Connection) -> None:
+    async def renew(self, lost: Connection) -> None:
         """
         Replace all connections after one was lost: its server is gone, and the others with it.
 
-        Found broken one by one, each would cost a caller a second.
+        Found broken one by one, each would cost a caller a second, or more if nobody answers.
         """
         if lost.opened_at > self._renewed_at:
             self._renewed_at = time.monotonic()
@@ -297,11 +297,15 @@ def without_nul(text: bytes) -> bytes:
     return _NUL.sub(rb"\1\\ufffd", text) if b"\\u0000" in text else text
 
 
-async def _check(connection: Connection) -> None:
+async def _check(database: Database, connection: Connection) -> None:
     """Ping a connection that was idle for a second; a busy one proves itself."""
     if time.monotonic() - connection.seen_at > 1.0:
-        with limited(connection, PING_SECONDS):
-            await connection.execute("")
+        try:
+            with limited(connection, PING_SECONDS):
+                await connection.execute("")
+        except psycopg.Error:
+            await database.renew(connection)
+            raise
         connection.seen_at = time.monotonic()
 
 
@@ -330,7 +334,8 @@ async def open_database(
     pool = AsyncConnectionPool(
         url,
         connection_class=Connection,
-        kwargs={"autocommit": True, **CONNECT},
+        # Half as long as a caller waits: the first host of a URL may be dead.
+        kwargs={"autocommit": True, **CONNECT, "connect_timeout": max(2, int(timeout_seconds / 2))},
         min_size=min_size,
         max_size=max_size,
         timeout=timeout_seconds,
@@ -339,12 +344,13 @@ async def open_database(
         # Then whoever asks next has it try anew, instead of waiting for an ever later try.
         reconnect_timeout=timeout_seconds,
         configure=lambda c: _configure(c, statement_timeout_seconds),
-        check=_check,
+        check=lambda connection: _check(database, connection),
         open=False,
     )
+    database = Database(pool, statement_seconds=statement_timeout_seconds + PATIENCE_SECONDS)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:
-        yield Database(pool, statement_seconds=statement_timeout_seconds + PATIENCE_SECONDS)
+        yield database
     finally:
         await pool.close()

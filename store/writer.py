@@ -16,12 +16,14 @@ import psycopg
 from psycopg import AsyncConnection, errors as pg
 
 from store.commits import Entry, adapt, commit
-from store.database import CONNECT, Database, limited, translated_errors
+from store.database import CONNECT, PING_SECONDS, Database, limited, translated_errors
 from store.errors import Error, LeaseLostError, UnavailableError
 
 _BATCH_ITEMS: Final = 256
 _BATCH_BYTES: Final = 8 * 2**20
-_COMMIT_TIMEOUT_SECONDS: Final = 20.0
+#: How long a commit may take, and how much longer for each byte; then the server is taken for frozen.
+_COMMIT_SECONDS: Final = 8.0
+_BYTE_SECONDS: Final = 1 / 2**20
 _MAX_PAUSE_SECONDS: Final = 1.0
 #: SQLSTATE classes and codes that say nothing about the rows: no connection, no room, no rights to
 #: write here and now (a standby), a deadlock.
@@ -211,7 +213,8 @@ class CheckpointWriter:
 
     async def _commit(self, entries: Sequence[Entry]) -> None:
         connection = self._connection or await self._connect()
-        with limited(connection, _COMMIT_TIMEOUT_SECONDS):
+        size = sum(entry.size for entry in entries)
+        with limited(connection, _COMMIT_SECONDS + size * _BYTE_SECONDS):
             held = await commit(connection, entries)
         for entry in entries:
             if entry.epoch is not None and (entry.thread_id, entry.epoch) not in held:
@@ -229,7 +232,7 @@ class CheckpointWriter:
         )
         adapt(connection)
         self._connection = connection
-        with limited(connection, _COMMIT_TIMEOUT_SECONDS):
+        with limited(connection, PING_SECONDS):
             await connection.execute(_SETTINGS, prepare=False)
         return connection
 

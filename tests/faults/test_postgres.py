@@ -26,11 +26,11 @@ SETTINGS = {
     "LEASE_SECONDS": str(LEASE_SECONDS),
     "HEARTBEAT_SECONDS": "0.5",
     "SSE_HEARTBEAT_SECONDS": "0.5",
-    "DATABASE_POOL_TIMEOUT_SECONDS": "2",
+    "DATABASE_POOL_TIMEOUT_SECONDS": "4",
     "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2",
 }
-#: A request waits for a connection, or a statement; a ping of what it was given comes on top.
-BOUND_SECONDS = 2 + 2 + 3 + 1.0
+#: A request waits for a connection and for a statement; what pings and the tests take comes on top.
+BOUND_SECONDS = 4 + 2 + 2 + 2 + 1.0
 #: A process uses PostgreSQL again after so long.
 HEALED_SECONDS = 5.0
 #: Less than between two looks for what no signal told.
@@ -356,6 +356,15 @@ async def test_a_run_that_was_started_and_not_heard_of_runs_once(store: Store, g
     assert gate.seen == ["doubtful-start:a", "doubtful-start:b", "doubtful-start:c"]
     assert attempts(client) == [1]
     assert client.frames[-1].data["status"] == "success"
+
+
+async def test_a_question_whose_answer_was_lost_is_asked_again(store: Store) -> None:
+    thread_id = await new_thread(store.urls[0])
+    lose_answer(store.networks[0], thread_id)
+    status, _, _ = await ask(store.urls[0], f"/threads/{thread_id}")
+
+    assert store.networks[0].has_lost
+    assert status == 200
 
 
 async def test_a_run_that_was_queued_and_not_heard_of_runs_once(store: Store, gate: Gate) -> None:
