@@ -49,7 +49,7 @@ CONNECT: Final[dict[str, Any]] = {
     "tcp_user_timeout": 15_000,
 }
 #: How long a ping may take.
-PING_SECONDS = 3.0
+PING_SECONDS = 2.0
 #: How much longer than PostgreSQL itself we wait for a statement before we take the server for
 #: frozen.
 PATIENCE_SECONDS = 2.0
@@ -204,13 +204,13 @@ class Database:
                     raise
                 finally:
                     if connection.closed:
-                        await self._renew(connection)
+                        await self.renew(connection)
 
-    async def _renew(self, lost: Connection) -> None:
+    async def renew(self, lost: Connection) -> None:
         """
         Replace all connections after one was lost: its server is gone, and the others with it.
 
-        Found broken one by one, each would cost a caller a second.
+        Found broken one by one, each would cost a caller a second, or more if nobody answers.
         """
         if lost.opened_at > self._renewed_at:
             self._renewed_at = time.monotonic()
@@ -326,11 +326,15 @@ def adapt(connection: AdaptContext) -> None:
     set_json_dumps(dump_json, connection)
 
 
-async def _check(connection: Connection) -> None:
+async def _check(database: Database, connection: Connection) -> None:
     """Ping a connection that was idle for a second; a busy one proves itself."""
     if time.monotonic() - connection.seen_at > 1.0:
-        with limited(connection, PING_SECONDS):
-            await connection.execute("")
+        try:
+            with limited(connection, PING_SECONDS):
+                await connection.execute("")
+        except psycopg.Error:
+            await database.renew(connection)
+            raise
         connection.seen_at = time.monotonic()
 
 
@@ -361,7 +365,8 @@ async def open_database(
     pool = AsyncConnectionPool(
         url,
         connection_class=Connection,
-        kwargs={"autocommit": True, **CONNECT},
+        # Half as long as a caller waits: the first host of a URL may be dead.
+        kwargs={"autocommit": True, **CONNECT, "connect_timeout": max(2, int(timeout_seconds / 2))},
         min_size=min_size,
         max_size=max_size,
         timeout=timeout_seconds,
@@ -374,7 +379,7 @@ async def open_database(
             statement_seconds=statement_timeout_seconds,
             idle_transaction_seconds=idle_transaction_seconds,
         ),
-        check=_check,
+        check=lambda connection: _check(database, connection),
         open=False,
     )
     patience_seconds = statement_timeout_seconds + PATIENCE_SECONDS
@@ -392,10 +397,11 @@ async def open_database(
         return connection
 
     lane = Lane(connect, deadline_seconds=min(_SHARED_SECONDS, patience_seconds))
+    database = Database(pool, lane, statement_seconds=patience_seconds)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:
-        yield Database(pool, lane, statement_seconds=patience_seconds)
+        yield database
     finally:
         lane.close()
         await pool.close()
