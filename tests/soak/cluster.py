@@ -290,7 +290,8 @@ async def open_cluster(rng: random.Random, turnstile: Turnstile) -> AsyncIterato
         config.write_text(
             json.dumps({"dependencies": ["."], "graphs": {"soak": "tests.soak.graph:graph"}})
         )
-        with embedded_servers(directory, valkey=False, durable=False) as servers:
+        # Durable: it crashes, and what it acknowledged must be there afterwards.
+        with embedded_servers(directory, valkey=False, durable=True) as servers:
             valkey = Valkey(directory)
             urls = {"DATABASE_URL": servers.database_url, "REDIS_URL": valkey.url}
             variables = {**VARIABLES, **urls, GATE: str(turnstile.port)}

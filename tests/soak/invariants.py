@@ -254,9 +254,9 @@ def _holes(seen: Followed) -> Iterator[str]:
     last = (0, 0)
     excused = False
     for frame in seen.frames:
-        if not frame.id:
-            # A snapshot stands in for what is missing; an end without an id follows one.
-            excused = excused or frame.name == "values"
+        if not frame.id or frame.data.get("status") == "gap":
+            # That something is missing is said; an end without an id follows it, or live events.
+            excused = excused or frame.name == "metadata"
             continue
         epoch, seq = frame.place
         follows = (epoch, seq) == (last[0], last[1] + 1) or (epoch > last[0] and seq == 1)
