@@ -196,22 +196,31 @@ class Runs:
             events = self._events.follow(run.thread_id, position, stop=stop)
             async with aclosing(events):
                 async for batch in events:
-                    ours = batch if isinstance(batch, Gap) else _of_run(batch, run.run_id)
+                    if isinstance(batch, Gap):
+                        skipped = batch.resume_at
+                        if await self._misses(run.run_id, batch):
+                            yield batch
+                        continue
+                    ours = _of_run(batch, run.run_id)
                     if ours:
                         yield ours
                     if self._endings.closed or _is_over(ours, stopped=stop.is_set()):
                         return
-                    if isinstance(batch, Gap):
-                        skipped = batch.resume_at
-                        continue
-                    place = ours[-1].position if isinstance(ours, list) and ours else place
-                    if place is None or batch[-1].epoch == place[0]:
-                        continue
-                    if told := await self._lost_end(run.run_id, max(place, skipped)):
+                    place = ours[-1].position if ours else place
+                    if (
+                        place is not None
+                        and batch[-1].epoch != place[0]
+                        and (told := await self._lost_end(run.run_id, max(place, skipped)))
+                    ):
                         # Nobody can say whether it was lost alone.
                         yield Gap(place)
                         yield told
                         return
+
+    async def _misses(self, run_id: str, gap: Gap) -> bool:
+        """Whether something of a run may be in a gap: not if it begins after it, or has yet to."""
+        run = await self.patiently(lambda: runs.find(self._db, run_id))
+        return run is None or (run.first_epoch is not None and gap.resume_at > (run.first_epoch, 0))
 
     async def tail(self, thread_id: str) -> EventId:
         """
@@ -398,10 +407,8 @@ def _of_run(batch: list[Event], run_id: str) -> list[Event]:
     return [event for event in batch if event.run_id == run_id]
 
 
-def _is_over(found: list[Event] | Gap, *, stopped: bool) -> bool:
+def _is_over(found: list[Event], *, stopped: bool) -> bool:
     """Whether nothing more of a run comes, after what was just found of it."""
-    if isinstance(found, Gap):
-        return False
     return found[-1].name == "end" if found else stopped
 
 

@@ -17,7 +17,7 @@ from tests.acceptance.process import ServerProcess, serving
 from tests.acceptance.sse import Frame, collect, follow, frames
 from tests.acceptance.talk import says
 from tests.faults.cluster import QUICK, Cluster
-from tests.faults.runs import Http, begin_here, ended, new_thread, steps, until
+from tests.faults.runs import Http, begin, begin_here, ended, new_thread, steps, until
 from tests.faults.scissors import open_scissors
 
 MODES = ["messages-tuple", "values", "updates"]
@@ -208,6 +208,21 @@ async def test_past_the_bounds_of_the_log_comes_the_runs_own_state_and_then_what
     assert again == rest
     assert [(frame.name, frame.id) for frame in updates[:1]] == [("metadata", snapshot.id)]
     assert {frame.name for frame in updates[1:]} == {"updates"}
+
+
+async def test_who_follows_a_queued_run_misses_nothing_that_was_before_it(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    body = steps(gate, "job", after_seconds=1)
+    thread_id, run_id = await begin(http, body)
+    path = f"/threads/{thread_id}/runs/{run_id}/stream"
+    following = [await follow(one, path) for one in http]
+    # As by others who took the thread, and told of it in a log that is lost.
+    cluster.sql("UPDATE thread SET epoch = epoch + 5 WHERE thread_id = %s RETURNING 1", thread_id)
+
+    for received in [await one for one in following]:
+        assert received[0].data == {"run_id": run_id, "attempt": 1}
+        assert [frame.name for frame in received[1:]] == ["values"] * 4
 
 
 @pytest.mark.parametrize("on_disconnect", ["cancel", "continue"])
