@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
-from store.database import Database, Transaction
+from psycopg.errors import LockNotAvailable
+
+from store.database import Database, Transaction, dump_json
 from store.errors import ConflictError, NotFoundError, ThreadBusyError
 from store.models import (
     CancelAction,
@@ -102,6 +104,18 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """What a run that is ours came to, and what its thread is left in."""
+
+    claimed: Claim
+    status: RunStatus
+    thread_status: ThreadStatus
+    interrupts: JsonObject
+    error: JsonObject | None = None
+    thread_error: JsonObject | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
     """A running run, and the epoch of its lease."""
 
@@ -165,20 +179,28 @@ async def enqueue(db: Database, new: NewRun) -> Run:
         NotFoundError: There is no such thread.
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
     """
-    async with db.transaction() as tx:
-        await _lock(tx, new.thread_id)
-        in_flight = await tx.tuples(SQL["in_flight"], {"thread_id": new.thread_id})
-        if in_flight and new.multitask_strategy == "reject":
-            raise ThreadBusyError(BUSY)
-        if in_flight and new.multitask_strategy in ("interrupt", "rollback"):
-            await _stop(tx, new.thread_id, None, new.multitask_strategy)
-        rows = await tx.tuples(SQL["enqueue"], new.row(after_seconds=new.after_seconds))
-        if new.after_seconds <= 0:
-            await notify_ready(tx)
-        if not rows:  # it was made for a run that has just been cancelled
-            raise not_found(new.thread_id)
-        created_at, epoch = rows[0]
-        return new.run(created_at, epoch=epoch, begun=False)
+    row = new.row(after_seconds=new.after_seconds, signal=READY)
+    if new.multitask_strategy == "enqueue":
+        queued = await db.tuples(SQL["enqueue"], row)
+    else:
+        async with db.transaction() as tx:
+            await _make_way(tx, new)
+            queued = await tx.tuples(SQL["enqueue"], row)
+    if not queued:  # or it was made for a run that has just been cancelled
+        raise not_found(new.thread_id)
+    created_at, epoch, _ = queued[0]
+    return new.run(created_at, epoch=epoch, begun=False)
+
+
+async def _make_way(tx: Transaction, new: NewRun) -> None:
+    """Do to the runs in flight what the strategy of a new one says."""
+    await _lock(tx, new.thread_id)
+    if not await tx.tuples(SQL["in_flight"], {"thread_id": new.thread_id}):
+        return
+    if new.multitask_strategy == "reject":
+        raise ThreadBusyError(BUSY)
+    if new.multitask_strategy != "enqueue":
+        await _stop(tx, new.thread_id, None, new.multitask_strategy)
 
 
 async def claim(db: Database, *, worker_id: str, slots: int) -> list[Claim]:
@@ -209,40 +231,49 @@ def _claimed(row: tuple[Any, ...]) -> Claim:
     return Claim(run=run, lease=lease)
 
 
-async def finish(
-    db: Database,
-    claimed: Claim,
-    *,
-    status: RunStatus,
-    thread_status: ThreadStatus,
-    interrupts: JsonObject,
-    error: JsonObject | None = None,
-    thread_error: JsonObject | None = None,
-) -> bool:
+async def finish(db: Database, endings: Sequence[Ending], *, wait: bool = True) -> set[str] | None:
     """
-    End a run that is ours and settle its thread; the next run of the thread is announced.
+    End runs that are ours and settle their threads; the next run of each thread is announced.
+
+    Args:
+        wait: For the threads that somebody else holds locked.
 
     Returns:
-        False if the run was not ours any more: then nothing was changed.
+        The ids of those that were ours still: the others were not changed. None if a thread was
+        locked and not waited for: then nothing was changed.
     """
-    params = {
-        "run_id": claimed.run.run_id,
-        "thread_id": claimed.run.thread_id,
-        "epoch": claimed.lease.epoch,
-        "status": status,
-        "error": error,
-        "thread_status": thread_status,
-        "interrupts": interrupts,
-        "thread_error": thread_error,
+    lock = SQL["lock_all" if wait else "lock_all_at_once"]
+    # A pipeline is one transaction and one round trip; the second statement sees what was
+    # committed before the first one got its locks.
+    async with db.connection() as connection:
+        try:
+            async with connection.pipeline():
+                thread_ids = [ending.claimed.run.thread_id for ending in endings]
+                await connection.execute(lock, {"thread_ids": thread_ids})
+                cursor = await connection.execute(SQL["finish"], _columns(endings))
+                rows = await cursor.fetchall()
+        except LockNotAvailable:
+            if wait:
+                raise
+            return None
+    return {run_id for run_id, _ in rows}
+
+
+def _columns(endings: Sequence[Ending]) -> JsonObject:
+    return {
+        "run_ids": [ending.claimed.run.run_id for ending in endings],
+        "epochs": [ending.claimed.lease.epoch for ending in endings],
+        "statuses": [ending.status for ending in endings],
+        "errors": [_json(ending.error) for ending in endings],
+        "thread_statuses": [ending.thread_status for ending in endings],
+        "interrupts": [_json(ending.interrupts) for ending in endings],
+        "thread_errors": [_json(ending.thread_error) for ending in endings],
         "signal": READY,
     }
-    # A pipeline is one transaction and one round trip; the second statement sees what was
-    # committed before the first one got its lock.
-    async with db.connection() as connection, connection.pipeline():
-        await connection.execute(SQL["lock"], params)
-        cursor = await connection.execute(SQL["finish"], params)
-        row = await cursor.fetchone()
-    return row is not None
+
+
+def _json(value: JsonObject | None) -> str | None:
+    return None if value is None else dump_json(value).decode()
 
 
 async def finish_temporary(db: Database, claimed: Claim) -> bool:
