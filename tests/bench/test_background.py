@@ -85,7 +85,7 @@ def _two_against_one(directory: Path, servers: Servers, ms: int) -> list[float]:
     """How many times as fast two workers are, in each round."""
     variables = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url}
     config = project(directory)
-    count = max(40, QUEUED * 2 // ms)
+    count = QUEUED * 2 // ms
     ratios = []
     with psycopg.connect(servers.database_url, autocommit=True) as sql:
         for _ in range(ROUNDS):
