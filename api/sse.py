@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, suppress
 from typing import Any
 
-from fastapi import Response
 from fastapi.responses import StreamingResponse
+from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from api.bootstrap import Services
@@ -25,8 +25,6 @@ from store.events import Event, Gap
 from store.models import Run
 
 HEARTBEAT = b": heartbeat\r\n\r\n"
-#: Neither kept nor gathered on the way.
-STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 #: Why an answer is broken off by a process that goes.
 GOES_ON = "The run goes on in another process"
 
@@ -44,12 +42,12 @@ def gap_frames(told: list[tuple[str, bytes]], gap: Gap | None) -> bytes:
     return b"".join(frame(*one) for one in first) + last
 
 
-class EventStream(Response):
+class EventStream(EventSourceResponse):
     """
     A response of frames, with a comment whenever nothing else was sent for some seconds.
 
     Thousands may be open at once and say nothing: each is this task, and one that attends to its
-    client.
+    client, where sse-starlette takes four.
 
     Args:
         frames: Closed when they end, and when the client has left.
@@ -66,9 +64,9 @@ class EventStream(Response):
         headers: dict[str, str],
         keep_alive_seconds: float,
     ) -> None:
-        self.status_code = status_code
-        self.background = None
-        self.init_headers({**STREAM_HEADERS, **headers})
+        super().__init__(
+            frames, status_code, headers, media_type=self.media_type, ping=keep_alive_seconds
+        )
         self._frames = frames
         self._keep_alive_seconds = keep_alive_seconds
         self._sent_at = 0.0

@@ -176,7 +176,7 @@ class Database:
         self, pool: AsyncConnectionPool[Connection], lane: Lane, *, statement_seconds: float
     ) -> None:
         self.pool = pool
-        self._lane = lane
+        self.lane = lane
         self._statement_seconds = statement_seconds
         self._renewed_at = 0.0
 
@@ -224,7 +224,7 @@ class Database:
             LockedError: A row that they need is locked for longer than all others should wait.
         """
         with translated_errors():
-            return await self._lane.run(*calls)
+            return await self.lane.run(*calls)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Transaction"]:

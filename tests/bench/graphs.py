@@ -22,8 +22,8 @@ async def _hundred_words(state: MessagesState) -> dict[str, Any]:
 
 
 async def _compute(state: MessagesState) -> dict[str, Any]:
-    """Some 10 ms of CPU, however busy the machine is."""
-    until = time.thread_time() + 0.01
+    """As many milliseconds of CPU as the message says, however busy the machine is."""
+    until = time.thread_time() + float(str(state["messages"][-1].content)) / 1000
     while time.thread_time() < until:
         pass
     return await _answer(state)

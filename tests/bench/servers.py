@@ -3,9 +3,12 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from tests.acceptance.process import ROOT, ServerProcess, command, environment
 from tests.bench import graphs
 
 GRAPHS = ("echo", "tokens", "steps", "busy")
@@ -18,6 +21,26 @@ def project(directory: Path) -> Path:
     named = {name: f"./graphs.py:{name}" for name in GRAPHS}
     config.write_text(json.dumps({"dependencies": ["."], "graphs": named}))
     return config
+
+
+@contextmanager
+def working(config: Path, variables: dict[str, str]) -> Iterator[ServerProcess]:
+    """A process that works on runs and serves nothing."""
+    with subprocess.Popen(
+        command("worker", "--config", str(config)),
+        cwd=ROOT,
+        env=environment(variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        worker = ServerProcess(0, process)
+        try:
+            worker.wait_until_printed("working")
+            yield worker
+        finally:
+            worker.stop()
 
 
 def size(name: str, default: int) -> int:

@@ -86,7 +86,6 @@ CUSTOM_PLANS: list[Plan] = [
     ("thread_status", FILTERED, {**SEARCH, "status": "busy"}),
     ("thread_pkey", FILTERED, {**SEARCH, "ids": ["7", "8"]}),
     ("thread_status", load("threads")["count"], {"metadata": {}, "status": "busy"}),
-    ("Index Only Scan", load("threads")["count"], {"metadata": {}, "status": None}),
 ]
 
 
