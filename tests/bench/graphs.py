@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
@@ -29,6 +29,26 @@ async def _compute(state: MessagesState) -> dict[str, Any]:
     return await _answer(state)
 
 
+class Sleep(TypedDict, total=False):
+    seconds: float
+    slept: float
+
+
+async def _sleep(state: Sleep) -> Sleep:
+    """Sleep without awaiting, as no node should."""
+    began = time.monotonic()
+    time.sleep(state["seconds"])  # noqa: ASYNC251
+    return {"slept": time.monotonic() - began}
+
+
+def _asleep() -> Any:
+    builder: Any = StateGraph(Sleep)
+    builder.add_node("sleep", _sleep)
+    builder.add_edge(START, "sleep")
+    builder.add_edge("sleep", END)
+    return builder.compile()
+
+
 def _chain(node: Node, length: int) -> Any:
     builder: Any = StateGraph(MessagesState)
     names = [f"node{number}" for number in range(length)]
@@ -43,3 +63,4 @@ echo = _chain(_answer, 1)
 tokens = _chain(_hundred_words, 1)
 steps = _chain(_answer, 10)
 busy = _chain(_compute, 1)
+asleep = _asleep()

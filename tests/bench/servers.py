@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.acceptance.process import ROOT, ServerProcess, command, environment
 from tests.bench import graphs
 
-GRAPHS = ("echo", "tokens", "steps", "busy")
+GRAPHS = ("echo", "tokens", "steps", "busy", "asleep")
 
 
 def project(directory: Path) -> Path:
