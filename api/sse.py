@@ -19,7 +19,7 @@ from api.session_events import parts_of
 from graph.encode import dumps
 from graph.executor import Result
 from graph.runs import ENDED, Submitted
-from store import runs
+from store import messages, runs
 from store.errors import NotFoundError, UnavailableError
 from store.events import Event, Gap
 from store.models import Run
@@ -131,17 +131,18 @@ class RunStream:
 
         The state is told only to who asked for ``values``.
         """
-        run = self._submitted.run
+        run, services = self._submitted.run, self._services
         told = [("metadata", dumps({"run_id": run.run_id, "status": "gap"}))]
         if "values" in run.kwargs["stream_mode"] and self._wanted("values"):
             with suppress(NotFoundError):
-                values = await self._services.states.values_of_run(run)
+                values = await services.runs.patiently(lambda: services.states.values_of_run(run))
                 told += [("values", dumps(values))] if values is not None else []
         return gap_frames(told, gap)
 
     async def _unheard_end(self) -> bytes:
         """The end of a run whose log does not tell of it: cancelled in the queue, or log lost."""
-        run = await runs.find(self._services.db, self._submitted.run.run_id)
+        services, run_id = self._services, self._submitted.run.run_id
+        run = await services.runs.patiently(lambda: runs.find(services.db, run_id))
         if run is not None and run.status not in ENDED:
             raise BrokenOffError(GOES_ON)
         self._ended = True
@@ -169,17 +170,23 @@ class SessionStream(RunStream):
         return b"".join(frames)
 
     async def _missed(self, gap: Gap | None) -> bytes:
-        """Word of it: what these clients miss, they read as messages."""
-        return gap_frames([("gap", dumps({"run_id": self._submitted.run.run_id}))], gap)
+        """Word of it, and the answers of the run so far: one that the client has comes again."""
+        run, services = self._submitted.run, self._services
+        rows = await services.runs.patiently(
+            lambda: messages.of_run(services.db, run.thread_id, run.run_id)
+        )
+        told = [("gap", dumps({"run_id": run.run_id}))]
+        said = ({"message_id": m.id, "content": m.content} for m in rows if m.role == "assistant")
+        return gap_frames([*told, *(("message.end", dumps(one)) for one in said)], gap)
 
     async def _ending(self, run: Run | None) -> bytes:
         asked = self._submitted.run
-        status = run.status if run else "interrupted"
-        end = {"run_id": asked.run_id, "status": status}
-        frames = [await self._missed(None)] if run and run.first_epoch is not None else []
+        begun = run is not None and run.first_epoch is not None
+        frames = [await self._missed(None)] if begun else []
         if run and run.error:
             error = {"code": run.error["error"], "message": run.error["message"]}
             frames.append(frame("error", dumps(error)))
+        end = {"run_id": asked.run_id, "status": run.status if run else "interrupted"}
         return b"".join([*frames, frame("run.end", dumps(end))])
 
 
@@ -203,12 +210,19 @@ async def result_json(services: Services, submitted: Submitted) -> bytes:
 async def _output(services: Services, submitted: Submitted, result: Result) -> Any:
     values = result.values
     if values is None and not submitted.run.temporary:
+        run = submitted.run
         with suppress(NotFoundError):
-            values = await services.states.values(submitted.run.thread_id)
+            values = await services.runs.patiently(lambda: _left_by(services, run))
     if result.interrupts:
         asked = [{"value": found.value, "id": found.id} for found in result.interrupts]
         return {**(values or {}), "__interrupt__": asked}
     return values
+
+
+async def _left_by(services: Services, run: Run) -> Any:
+    """The values that a run left; those of its thread if it wrote none."""
+    values = await services.states.values_of_run(run)
+    return await services.states.values(run.thread_id) if values is None else values
 
 
 def long_json(
