@@ -38,7 +38,7 @@ class Turnstile:
         self._rng = rng
         self.port = 0
         self.visits: list[Visit] = []
-        # A run that gets no further, and the event of its next visit.
+        # A run that is kept in each of its steps, and the event of its next visit.
         self._prey = ""
         self._came = asyncio.Event()
 
@@ -67,8 +67,10 @@ class Turnstile:
             writer.close()
 
     def catch(self) -> str:
-        """Let the run that came last get no further, wherever it is tried; its id."""
-        self._prey = self.visits[-1].run_id if self.visits else ""
+        """Let the run that began last get no further, wherever it is tried; its id."""
+        now = time.monotonic()
+        begun = (visit.run_id for visit in reversed(self.visits) if visit.left_at > now)
+        self._prey = next(begun, "")
         self._came.clear()
         return self._prey
 
