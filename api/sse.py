@@ -10,8 +10,8 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from fastapi.responses import StreamingResponse
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.types import Message, Send
+from sse_starlette import EventSourceResponse
+from starlette.types import Receive, Scope, Send
 
 from api.bootstrap import Services
 from api.errors import BrokenOffError
@@ -24,6 +24,7 @@ from store.errors import NotFoundError, UnavailableError
 from store.events import Event, Gap
 from store.models import Run
 
+HEARTBEAT = b": heartbeat\r\n\r\n"
 #: Why an answer is broken off by a process that goes.
 GOES_ON = "The run goes on in another process"
 
@@ -41,24 +42,80 @@ def gap_frames(told: list[tuple[str, bytes]], gap: Gap | None) -> bytes:
     return b"".join(frame(*one) for one in first) + last
 
 
-class FrameResponse(EventSourceResponse):
-    """An `EventSourceResponse` without a time-out for each chunk, which costs more than sending."""
+class EventStream(EventSourceResponse):
+    """
+    A response of frames, with a comment whenever nothing else was sent for some seconds.
 
-    async def _send_with_timeout(self, send: Send, message: Message) -> None:
-        await send(message)
+    Thousands may be open at once and say nothing: each is this task, and one that attends to its
+    client, where sse-starlette takes four.
 
+    Args:
+        frames: Closed when they end, and when the client has left.
+    """
 
-def event_stream(
-    content: AsyncIterator[bytes], *, headers: dict[str, str], keep_alive_seconds: float
-) -> EventSourceResponse:
-    """A response of frames, with a comment whenever nothing else was sent for some seconds."""
-    return FrameResponse(
-        content,
-        headers=headers,
-        media_type="text/event-stream; charset=utf-8",
-        ping=keep_alive_seconds,
-        ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"),
-    )
+    media_type = "text/event-stream; charset=utf-8"
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        # FastAPI's documentation reads the default.
+        status_code: int = 200,
+        *,
+        headers: dict[str, str],
+        keep_alive_seconds: float,
+    ) -> None:
+        super().__init__(
+            frames, status_code, headers, media_type=self.media_type, ping=keep_alive_seconds
+        )
+        self._frames = frames
+        self._keep_alive_seconds = keep_alive_seconds
+        self._sent_at = 0.0
+        self._has_left = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, until it ends or the client leaves."""
+        streaming = asyncio.current_task()
+        assert streaming is not None
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        attending = asyncio.create_task(self._attend(receive, send, streaming), name="sse")
+        try:
+            await self._stream(send)
+        except asyncio.CancelledError:
+            # Cancelled by nobody else, it is over in good order.
+            if not self._has_left or streaming.uncancel():
+                raise
+        finally:
+            attending.cancel()
+            await asyncio.wait({attending})
+
+    async def _stream(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        self._sent_at = clock()
+        async with aclosing(self._frames) as frames:
+            async for chunk in frames:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self._sent_at = clock()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _attend(self, receive: Receive, send: Send, streaming: asyncio.Task[Any]) -> None:
+        """Keep the connection alive, and stop the stream when the client leaves."""
+        clock = asyncio.get_running_loop().time
+        while not self._has_left:
+            due_at = self._sent_at + self._keep_alive_seconds
+            try:
+                async with asyncio.timeout_at(due_at):
+                    self._has_left = (await receive())["type"] == "http.disconnect"
+            except TimeoutError:
+                if self._sent_at + self._keep_alive_seconds <= due_at:
+                    self._sent_at = clock()
+                    await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+        streaming.cancel()
 
 
 class RunStream:
@@ -170,23 +227,24 @@ class SessionStream(RunStream):
         return b"".join(frames)
 
     async def _missed(self, gap: Gap | None) -> bytes:
-        """Word of it, and the answers of the run so far: one that the client has comes again."""
+        """Word of it, and the answers of the run so far; one that the client has comes again."""
         run, services = self._submitted.run, self._services
         rows = await services.runs.patiently(
             lambda: messages.of_run(services.db, run.thread_id, run.run_id)
         )
         told = [("gap", dumps({"run_id": run.run_id}))]
         said = ({"message_id": m.id, "content": m.content} for m in rows if m.role == "assistant")
-        return gap_frames([*told, *(("message.end", dumps(one)) for one in said)], gap)
+        told = [("gap", dumps({"run_id": run.run_id}))]
+        return gap_frames([*told, *(("message.end", dumps(message)) for message in said)], gap)
 
     async def _ending(self, run: Run | None) -> bytes:
         asked = self._submitted.run
-        begun = run is not None and run.first_epoch is not None
-        frames = [await self._missed(None)] if begun else []
+        status = run.status if run else "interrupted"
+        end = {"run_id": asked.run_id, "status": status}
+        frames = [await self._missed(None)] if run and run.first_epoch is not None else []
         if run and run.error:
             error = {"code": run.error["error"], "message": run.error["message"]}
             frames.append(frame("error", dumps(error)))
-        end = {"run_id": asked.run_id, "status": run.status if run else "interrupted"}
         return b"".join([*frames, frame("run.end", dumps(end))])
 
 
@@ -212,17 +270,11 @@ async def _output(services: Services, submitted: Submitted, result: Result) -> A
     if values is None and not submitted.run.temporary:
         run = submitted.run
         with suppress(NotFoundError):
-            values = await services.runs.patiently(lambda: _left_by(services, run))
+            values = await services.runs.patiently(lambda: services.states.values_of_run(run))
     if result.interrupts:
         asked = [{"value": found.value, "id": found.id} for found in result.interrupts]
         return {**(values or {}), "__interrupt__": asked}
     return values
-
-
-async def _left_by(services: Services, run: Run) -> Any:
-    """The values that a run left; those of its thread if it wrote none."""
-    values = await services.states.values_of_run(run)
-    return await services.states.values(run.thread_id) if values is None else values
 
 
 def long_json(

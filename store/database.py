@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import partial
 from typing import Any, Final, LiteralString, TypeVar
 
 import orjson
@@ -50,7 +49,7 @@ CONNECT: Final[dict[str, Any]] = {
     "tcp_user_timeout": 15_000,
 }
 #: How long a ping may take.
-PING_SECONDS = 3.0
+PING_SECONDS = 2.0
 #: How much longer than PostgreSQL itself we wait for a statement before we take the server for
 #: frozen.
 PATIENCE_SECONDS = 2.0
@@ -61,6 +60,8 @@ _LOST: Final = ("08", "57P")
 _NEVER_THERE: Final = "08001"
 #: What a shared connection waits for a row that is locked, while all its callers wait.
 _SHARED_LOCK_SECONDS: Final = 0.2
+#: How long a shared connection may be without an answer; what is asked on it takes milliseconds.
+_SHARED_SECONDS: Final = 3.0
 
 #: What a violated constraint means to the caller.
 CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
@@ -180,7 +181,7 @@ class Database:
         self, pool: AsyncConnectionPool[Connection], lane: Lane, *, statement_seconds: float
     ) -> None:
         self.pool = pool
-        self._lane = lane
+        self.lane = lane
         self._statement_seconds = statement_seconds
         self._renewed_at = 0.0
 
@@ -208,13 +209,13 @@ class Database:
                     raise
                 finally:
                     if connection.closed:
-                        await self._renew(connection)
+                        await self.renew(connection)
 
-    async def _renew(self, lost: Connection) -> None:
+    async def renew(self, lost: Connection) -> None:
         """
         Replace all connections after one was lost: its server is gone, and the others with it.
 
-        Found broken one by one, each would cost a caller a second.
+        Found broken one by one, each would cost a caller a second, or more if nobody answers.
         """
         if lost.opened_at > self._renewed_at:
             self._renewed_at = time.monotonic()
@@ -228,7 +229,7 @@ class Database:
             LockedError: A row that they need is locked for longer than all others should wait.
         """
         with translated_errors():
-            return await self._lane.run(*calls)
+            return await self.lane.run(*calls)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Transaction"]:
@@ -236,20 +237,29 @@ class Database:
         async with self.connection() as connection, connection.transaction():
             yield Transaction(connection)
 
-    async def all(self, row: type[Row], query: LiteralString, params: Params) -> list[Row]:
-        """Every row of a one-statement transaction."""
+    async def all(
+        self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[Row]:
+        """
+        Every row of a one-statement transaction.
+
+        Args:
+            prepare: False has the query planned anew, for just these parameters.
+        """
         async with self.connection() as connection:
-            return await Transaction(connection).all(row, query, params)
+            return await Transaction(connection).all(row, query, params, prepare=prepare)
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
         """The first row of a one-statement transaction, if there is one."""
         async with self.connection() as connection:
             return await Transaction(connection).one(row, query, params)
 
-    async def tuples(self, query: LiteralString, params: Params) -> list[tuple[Any, ...]]:
-        """The rows of a one-statement transaction, as tuples."""
+    async def tuples(
+        self, query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a one-statement transaction, as tuples; `prepare` as for `all`."""
         async with self.connection() as connection:
-            return await Transaction(connection).tuples(query, params)
+            return await Transaction(connection).tuples(query, params, prepare=prepare)
 
     async def execute(self, query: LiteralString, params: Params) -> int:
         """Run a statement; how many rows it touched."""
@@ -263,10 +273,12 @@ class Transaction:
     def __init__(self, connection: AsyncConnection[Any]) -> None:
         self.connection = connection
 
-    async def all(self, row: type[Row], query: LiteralString, params: Params) -> list[Row]:
-        """Every row."""
+    async def all(
+        self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[Row]:
+        """Every row; `prepare` as for `Database.all`."""
         async with self.connection.cursor(row_factory=class_row(row)) as cursor:
-            await cursor.execute(query, params)
+            await cursor.execute(query, params, prepare=prepare)
             return await cursor.fetchall()
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
@@ -275,11 +287,13 @@ class Transaction:
             await cursor.execute(query, params)
             return await cursor.fetchone()
 
-    async def tuples(self, query: LiteralString, params: Params) -> list[tuple[Any, ...]]:
-        """The rows, as tuples."""
+    async def tuples(
+        self, query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows, as tuples; `prepare` as for `Database.all`."""
         cursor: AsyncCursor[tuple[Any, ...]] = self.connection.cursor(row_factory=tuple_row)
         async with cursor:
-            await cursor.execute(query, params)
+            await cursor.execute(query, params, prepare=prepare)
             return await cursor.fetchall()
 
     async def execute(self, query: LiteralString, params: Params) -> int:
@@ -293,19 +307,18 @@ async def _configure(
     connection: Connection,
     *,
     statement_seconds: float,
-    idle_seconds: float,
+    idle_transaction_seconds: float,
     lock_seconds: float = 10.0,
 ) -> None:
     adapt(connection)
-    limits = {
-        "lock_timeout": lock_seconds,
-        "statement_timeout": statement_seconds,
-        "idle_in_transaction_session_timeout": idle_seconds,
-    }
     await connection.execute(
-        "SELECT set_config('jit', 'off', false), set_config(name, value, false)"
-        " FROM unnest(%s::text[], %s::text[]) AS t (name, value)",
-        (list(limits), [f"{seconds * 1000:.0f}" for seconds in limits.values()]),
+        "SELECT set_config('jit', 'off', false),"
+        "set_config('idle_in_transaction_session_timeout', %s, false),"
+        "set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
+        tuple(
+            f"{seconds * 1000:.0f}"
+            for seconds in (idle_transaction_seconds, lock_seconds, statement_seconds)
+        ),
     )
     connection.opened_at = connection.seen_at = time.monotonic()
 
@@ -318,11 +331,15 @@ def adapt(connection: AdaptContext) -> None:
     set_json_dumps(dump_json, connection)
 
 
-async def _check(connection: Connection) -> None:
+async def _check(database: Database, connection: Connection) -> None:
     """Ping a connection that was idle for a second; a busy one proves itself."""
     if time.monotonic() - connection.seen_at > 1.0:
-        with limited(connection, PING_SECONDS):
-            await connection.execute("")
+        try:
+            with limited(connection, PING_SECONDS):
+                await connection.execute("")
+        except psycopg.Error:
+            await database.renew(connection)
+            raise
         connection.seen_at = time.monotonic()
 
 
@@ -350,15 +367,11 @@ async def open_database(
     Raises:
         UnavailableError: PostgreSQL did not answer within `timeout_seconds`.
     """
-    configure = partial(
-        _configure,
-        statement_seconds=statement_timeout_seconds,
-        idle_seconds=idle_transaction_seconds,
-    )
     pool = AsyncConnectionPool(
         url,
         connection_class=Connection,
-        kwargs={"autocommit": True, **CONNECT},
+        # Half as long as a caller waits: the first host of a URL may be dead.
+        kwargs={"autocommit": True, **CONNECT, "connect_timeout": max(2, int(timeout_seconds / 2))},
         min_size=min_size,
         max_size=max_size,
         timeout=timeout_seconds,
@@ -366,23 +379,34 @@ async def open_database(
         max_lifetime=3600,
         # Then whoever asks next has it try anew, instead of waiting for an ever later try.
         reconnect_timeout=timeout_seconds,
-        configure=configure,
-        check=_check,
+        configure=lambda c: _configure(
+            c,
+            statement_seconds=statement_timeout_seconds,
+            idle_transaction_seconds=idle_transaction_seconds,
+        ),
+        check=lambda connection: _check(database, connection),
         open=False,
     )
     patience_seconds = statement_timeout_seconds + PATIENCE_SECONDS
 
     async def connect() -> Connection:
-        connection = await Connection.connect(url, autocommit=True, **CONNECT)
+        waiting = {**CONNECT, "connect_timeout": int(_SHARED_SECONDS)}
+        connection = await Connection.connect(url, autocommit=True, **waiting)
         with limited(connection, PING_SECONDS):
-            await configure(connection, lock_seconds=_SHARED_LOCK_SECONDS)
+            await _configure(
+                connection,
+                statement_seconds=statement_timeout_seconds,
+                idle_transaction_seconds=idle_transaction_seconds,
+                lock_seconds=_SHARED_LOCK_SECONDS,
+            )
         return connection
 
-    lane = Lane(connect, deadline_seconds=patience_seconds)
+    lane = Lane(connect, deadline_seconds=min(_SHARED_SECONDS, patience_seconds))
+    database = Database(pool, lane, statement_seconds=patience_seconds)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:
-        yield Database(pool, lane, statement_seconds=patience_seconds)
+        yield database
     finally:
         lane.close()
         await pool.close()

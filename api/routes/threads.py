@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
-from sse_starlette import EventSourceResponse
 from uuid_utils.compat import uuid7
 
 from api.bodies import JsonRoute
@@ -21,7 +20,7 @@ from api.schemas import (
     ThreadSearch,
     ThreadUpdate,
 )
-from api.sse import event_stream
+from api.sse import EventStream
 from api.thread_stream import ThreadStream, modes_of
 from store import threads
 from store.errors import UnsupportedError
@@ -177,7 +176,7 @@ async def search_history(
     )
 
 
-@router.get("/{thread_id}/stream", response_class=EventSourceResponse)
+@router.get("/{thread_id}/stream", response_class=EventStream)
 async def stream(
     services: ServicesDep,
     thread_id: ThreadId,
@@ -195,7 +194,7 @@ async def stream(
     tail = await services.runs.tail(thread_id)
     after = parse_event_id(last_event_id) if last_event_id else tail
     location = f"/threads/{thread_id}/stream?stream_mode={','.join(sorted(modes))}"
-    return event_stream(
+    return EventStream(
         ThreadStream(services, thread_id, after=after, modes=modes).frames(),
         headers={"Location": location},
         keep_alive_seconds=services.settings.sse_heartbeat_seconds,

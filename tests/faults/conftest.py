@@ -19,7 +19,7 @@ __all__ = ["clients", "database", "deadline", "gate"]
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The graphs of the acceptance tests and of the soak."""
     graphs = {name: f"tests.acceptance.graphs:{name}" for name in GRAPHS}
-    graphs |= {"soak": "tests.soak.graph:graph", "hog": "tests.faults.hungry:hog"}
+    graphs |= {"soak": "tests.soak.graph:graph", "hog": "tests.faults.graphs:hog"}
     config = tmp_path_factory.mktemp("faults") / "langgraph.json"
     config.write_text(json.dumps({"graphs": graphs}))
     return config

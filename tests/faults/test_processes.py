@@ -322,7 +322,7 @@ async def test_a_frozen_process_keeps_no_thread_locked(
     gate.release("job:b")
     assert (await ended(http[1], thread_id, run_id))[1]["status"] == "success"
     thaw(frozen)
-    # What it had begun in the database is undone; it does it again.
+    # It found out that it had queued nothing, and did.
     queued = (await queueing).json()["run_id"]
     assert (await ended(http[1], thread_id, queued))[1]["status"] == "success"
     assert cluster.in_flight() == []
