@@ -232,7 +232,6 @@ class SessionStream(RunStream):
         rows = await services.runs.patiently(
             lambda: messages.of_run(services.db, run.thread_id, run.run_id)
         )
-        told = [("gap", dumps({"run_id": run.run_id}))]
         said = ({"message_id": m.id, "content": m.content} for m in rows if m.role == "assistant")
         told = [("gap", dumps({"run_id": run.run_id}))]
         return gap_frames([*told, *(("message.end", dumps(message)) for message in said)], gap)

@@ -184,7 +184,7 @@ async def test_a_run_from_beginning_to_end_without_redis(store: Store, gate: Gat
     thread_id = await new_thread(store.urls[0])
     given = {"gate": gate.port, "name": "r", "ticks": [20]}
     async with killed_and_empty(store):
-        here = await start(store.urls[0], thread_id, "ticks", given, "custom", "values")
+        here = await start(store.urls[0], thread_id, "ticks", given, "custom")
         there = await join(store.urls[1], here.location)
         waiting = asyncio.create_task(get_json(store.urls[1] + here.location[:-6] + "join"))
         await gate.arrived("r:0")
