@@ -85,8 +85,9 @@ class ThreadStream:
     async def _state_update(self, event: Event) -> bytes:
         """The state that the event names; it may be deleted by now."""
         with suppress(NotFoundError):
-            state = await self._services.states.get(
-                self._thread_id, checkpoint=orjson.loads(event.data)
+            services, checkpoint = self._services, orjson.loads(event.data)
+            state = await services.runs.patiently(
+                lambda: services.states.get(self._thread_id, checkpoint=checkpoint)
             )
             told = {"state": state, "thread_id": self._thread_id}
             return frame(STATE_UPDATE, dumps(told), event.id)
@@ -97,6 +98,9 @@ class ThreadStream:
         told = [("metadata", dumps({"thread_id": self._thread_id, "status": "gap"}))]
         if "run_modes" in self._modes:
             with suppress(NotFoundError):
-                values = await self._services.states.values(self._thread_id)
+                services = self._services
+                values = await services.runs.patiently(
+                    lambda: services.states.values(self._thread_id)
+                )
                 told += [("values", dumps(values))] if values is not None else []
         return gap_frames(told, gap)

@@ -213,7 +213,7 @@ class Runs:
                         and (told := await self._lost_end(run.run_id, max(place, skipped)))
                     ):
                         # Nobody can say whether it was lost alone.
-                        yield Gap(place)
+                        yield Gap(max(place, skipped))
                         yield told
                         return
 
@@ -254,23 +254,24 @@ class Runs:
                     yield batch
                     continue
                 told, last = await self._with_ends(batch, last)
-                if told:
-                    yield told
+                for item in told:
+                    yield item
 
     async def _with_ends(
         self, batch: list[Event], last: Event | None
-    ) -> tuple[list[Event], Event | None]:
+    ) -> tuple[list[list[Event] | Gap], Event | None]:
         """Events with the ends that their log has lost, and the last one of a run still open."""
         if not batch and last:
             ending = await self._lost_end(last.run_id, last.position)
-            return ending, None if ending else last
-        told: list[Event] = []
+            return ([Gap(last.position), ending], None) if ending else ([], last)
+        told: list[list[Event] | Gap] = []
         for event in batch:
-            if last and event.run_id not in ("", last.run_id):
-                told += await self._lost_end(last.run_id, last.position)
+            overtaken = last is not None and event.run_id not in ("", last.run_id)
+            if last and overtaken and (ending := await self._lost_end(last.run_id, last.position)):
+                told += [Gap(last.position), ending]
             if event.run_id:
                 last = None if event.name == "end" else event
-            told.append(event)
+            told.append([event])
         return told, last
 
     async def _has_log(self, run_id: str) -> bool:

@@ -118,7 +118,12 @@ def translated_errors() -> Iterator[None]:
     except pg.ProgramLimitExceeded as exc:
         # An OperationalError to psycopg, but the same again would fail again.
         raise TooLargeError("A name or an id is too long to be indexed") from exc
-    except (psycopg.OperationalError, pg.ReadOnlySqlTransaction) as exc:
+    except (
+        psycopg.OperationalError,
+        pg.ReadOnlySqlTransaction,
+        # Of a process, or a database, that stood still.
+        pg.IdleInTransactionSessionTimeout,
+    ) as exc:
         raise _unavailable(exc) from exc
 
 

@@ -46,11 +46,10 @@ async def test_a_graph_asks_and_goes_on_with_the_answer(
 async def test_an_answer_to_a_thread_that_asked_nothing_begins_its_graph(
     client: LangGraphClient,
 ) -> None:
-    output = await client.runs.wait(
-        await new_thread(client), "talking_steps", command={"resume": "yes", "goto": "nowhere"}
-    )
+    output = await client.runs.wait(await new_thread(client), "ask", command={"resume": "yes"})
 
-    assert output == {}
+    assert isinstance(output, dict)
+    assert [asked["value"] for asked in output["__interrupt__"]] == [{"question": "Go on?"}]
 
 
 async def test_the_question_is_in_the_stream(client: LangGraphClient) -> None:

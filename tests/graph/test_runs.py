@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langgraph.graph import StateGraph
 from langgraph.graph.message import add_messages
+from uuid_utils.compat import uuid7
 
 from api.embedded import Servers
 from graph.runs import Submitted
@@ -21,7 +22,7 @@ from store.errors import (
     ThreadBusyError,
     UnavailableError,
 )
-from store.events import Gap
+from store.events import START, Gap
 from tests.graph import sample_graphs
 from tests.graph.engines import DEADLINE_SECONDS, Gate, Process, gated, process, soon, until
 
@@ -280,6 +281,31 @@ async def test_following_ends_although_the_log_is_lost(
 
     assert await here.names(again) == []
     assert (await here.runs.join(again)).status == "success"
+
+
+async def test_who_follows_a_thread_is_told_of_an_end_that_the_log_has_lost(
+    one: Process, gate: Gate
+) -> None:
+    gate.opened.set()
+    thread_id = await one.thread()
+    first = await one.submit(thread_id)
+    await one.runs.join(first)
+    await one.events.delete(thread_id)
+    for number, run_id in enumerate((first.run.run_id, str(uuid7())), 1):
+        writer = one.events.writer(thread_id, first.run.log_epoch + 10 * number, run_id)
+        writer.emit("metadata", b"{}")
+        writer.close()
+    told: list[str] = []
+    async with (
+        asyncio.timeout(DEADLINE_SECONDS),
+        aclosing(one.runs.follow_thread(thread_id, after=START)) as batches,
+    ):
+        async for batch in batches:
+            told += ["gap"] if isinstance(batch, Gap) else [event.name for event in batch]
+            if told.count("metadata") == 2:
+                break
+
+    assert told == ["metadata", "gap", "end", "metadata"]
 
 
 # ------------------------------------------------------------------- joining

@@ -140,7 +140,7 @@ async def test_a_run_of_a_dead_process_is_resumed_by_another(
         process(db, graphs, redis_url=url, working=False) as dead,
         process(db, graphs, redis_url=url, sweep_seconds=0.1) as alive,
     ):
-        submitted = await dead.submit(await dead.thread())
+        submitted = await dead.submit(await dead.thread(), durability="sync")
         await soon(gate.entered)
         following = asyncio.create_task(alive.heard(await alive.runs.attach(submitted.run.run_id)))
         gate.reset()
@@ -197,7 +197,7 @@ async def test_a_lost_run_that_is_rolled_back_is_told_too(db: Database, gate: Ga
 
 async def test_a_buried_worker_begins_anew_and_goes_on(one: Process, gate: Gate) -> None:
     thread_id = await one.thread()
-    submitted = await one.submit(thread_id)
+    submitted = await one.submit(thread_id, durability="sync")
     await soon(gate.entered)
     gate.reset()
     before = one.heartbeat.worker_id

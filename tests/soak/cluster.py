@@ -167,8 +167,8 @@ class Cluster:
 
     async def _hunt(self) -> None:
         """Kill whoever has a run, wherever it goes, until it is lost for good."""
-        run_id = self._turnstile.catch()
-        self._note("hunt", run_id)
+        self._turnstile.catch()
+        self._note("hunt")
         try:
             while pid := await self._turnstile.caught():
                 prey = [one for one in self.members if one.now.process.pid == pid]

@@ -260,7 +260,8 @@ def _holes(seen: Followed) -> Iterator[str]:
             continue
         epoch, seq = frame.place
         follows = (epoch, seq) == (last[0], last[1] + 1) or (epoch > last[0] and seq == 1)
-        if (epoch, seq) <= last:
+        # A snapshot may stand in for a lost end only: then it has the place of what was before it.
+        if (epoch, seq) < last or ((epoch, seq) == last and not excused):
             yield f"{frame.id} came after {last}"
         elif not follows and not excused:
             yield f"a hole between {last} and {frame.id}"

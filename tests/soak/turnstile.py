@@ -38,8 +38,9 @@ class Turnstile:
         self._rng = rng
         self.port = 0
         self.visits: list[Visit] = []
-        # A run that gets no further, and the event of its next visit.
-        self._prey = ""
+        # A run that is kept in each of its steps, None for the next that comes; and the event of its
+        # next visit.
+        self._prey: str | None = ""
         self._came = asyncio.Event()
 
     async def visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,6 +52,8 @@ class Turnstile:
                 visit = Visit(run_id, thread_id, step, int(pid), time.monotonic())
                 self.visits.append(visit)
                 seconds = self._rng.choice(STEP_SECONDS)
+                if self._prey is None:
+                    self._prey = run_id
                 if run_id == self._prey:
                     self._came.set()
                     seconds = CAUGHT_SECONDS
@@ -66,11 +69,10 @@ class Turnstile:
         finally:
             writer.close()
 
-    def catch(self) -> str:
-        """Let the run that came last get no further, wherever it is tried; its id."""
-        self._prey = self.visits[-1].run_id if self.visits else ""
+    def catch(self) -> None:
+        """Let the run that comes next get no further, wherever it is tried."""
+        self._prey = None
         self._came.clear()
-        return self._prey
 
     async def caught(self) -> int:
         """The process that the caught run is in; 0 if it does not come any more."""
