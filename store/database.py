@@ -6,7 +6,6 @@ Connections are in autocommit mode: a single statement is a transaction and one 
 
 import asyncio
 import os
-import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,13 +27,13 @@ from store.errors import (
     ConnectionLostError,
     Error,
     InvalidInputError,
+    LockedError,
     NotFoundError,
     TooLargeError,
     UnavailableError,
 )
-
-# A NUL written as JSON, unless its backslash is itself escaped: `\\u0000` is a user's own text.
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+from store.json import dump_json
+from store.lane import Call, Lane, Rows
 
 Row = TypeVar("Row")
 T = TypeVar("T")
@@ -57,6 +56,10 @@ PATIENCE_SECONDS = 2.0
 
 #: SQLSTATEs of a connection that is lost: its own errors, the server going or coming up.
 _LOST: Final = ("08", "57P")
+#: Of one that was never made.
+_NEVER_THERE: Final = "08001"
+#: What a shared connection waits for a row that is locked, while all its callers wait.
+_SHARED_LOCK_SECONDS: Final = 0.2
 
 #: What a violated constraint means to the caller.
 CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
@@ -113,12 +116,19 @@ def translated_errors() -> Iterator[None]:
     except pg.ProgramLimitExceeded as exc:
         # An OperationalError to psycopg, but the same again would fail again.
         raise TooLargeError("A name or an id is too long to be indexed") from exc
-    except pg.QueryCanceled as exc:
-        raise UnavailableError("The database did not answer in time") from exc
     except (psycopg.OperationalError, pg.ReadOnlySqlTransaction) as exc:
-        lost = (exc.sqlstate or "08").startswith(_LOST)
-        error = ConnectionLostError if lost else UnavailableError
-        raise error("The database is not available") from exc
+        raise _unavailable(exc) from exc
+
+
+def _unavailable(exc: psycopg.Error) -> UnavailableError:
+    if isinstance(exc, pg.QueryCanceled):
+        return UnavailableError("The database did not answer in time")
+    if isinstance(exc, pg.LockNotAvailable):
+        return LockedError("The database did not come to it in time")
+    sqlstate = exc.sqlstate or "08"
+    lost = sqlstate.startswith(_LOST) and sqlstate != _NEVER_THERE
+    error = ConnectionLostError if lost else UnavailableError
+    return error("The database is not available")
 
 
 async def repeated(operation: Callable[[], Awaitable[T]]) -> T:
@@ -156,11 +166,15 @@ class Database:
     Every method raises UnavailableError when PostgreSQL does not answer in time.
 
     Args:
+        lane: For what every run does; on the event loop of the pool.
         statement_seconds: How long a statement, or a transaction, may take in all.
     """
 
-    def __init__(self, pool: AsyncConnectionPool[Connection], *, statement_seconds: float) -> None:
+    def __init__(
+        self, pool: AsyncConnectionPool[Connection], lane: Lane, *, statement_seconds: float
+    ) -> None:
         self.pool = pool
+        self._lane = lane
         self._statement_seconds = statement_seconds
         self._renewed_at = 0.0
 
@@ -188,17 +202,35 @@ class Database:
                     raise
                 finally:
                     if connection.closed:
-                        await self.renew(connection)
+                        await self.renew(connection.opened_at)
 
-    async def renew(self, lost: Connection) -> None:
+    async def renew(self, opened_at: float) -> None:
         """
         Replace all connections after one was lost: its server is gone, and the others with it.
 
         Found broken one by one, each would cost a caller a second, or more if nobody answers.
+
+        Args:
+            opened_at: The lost one's age, for all of them are lost at the same time.
         """
-        if lost.opened_at > self._renewed_at:
+        if opened_at > self._renewed_at:
             self._renewed_at = time.monotonic()
             await self.pool.drain()
+
+    async def at_once(self, *calls: Call) -> list[Rows]:
+        """
+        Run short statements as one transaction, on a connection that all callers share.
+
+        Raises:
+            LockedError: A row that they need is locked for longer than all others should wait.
+        """
+        try:
+            with translated_errors():
+                return await self._lane.run(*calls)
+        except ConnectionLostError:
+            # Of a second ago at least: callers of a shared connection are told all at once.
+            await self.renew(time.monotonic() - 1.0)
+            raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Transaction"]:
@@ -259,13 +291,15 @@ class Transaction:
             return cursor.rowcount
 
 
-async def _configure(connection: Connection, statement_timeout_seconds: float) -> None:
+async def _configure(
+    connection: Connection, *, statement_seconds: float, lock_seconds: float = 10.0
+) -> None:
     adapt(connection)
     await connection.execute(
-        "SELECT set_config('jit', 'off', false), set_config('lock_timeout', '10s', false),"
+        "SELECT set_config('jit', 'off', false),"
         "set_config('idle_in_transaction_session_timeout', '30s', false),"
-        "set_config('statement_timeout', %s, false)",
-        (f"{statement_timeout_seconds * 1000:.0f}",),
+        "set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
+        (f"{lock_seconds * 1000:.0f}", f"{statement_seconds * 1000:.0f}"),
     )
     connection.opened_at = connection.seen_at = time.monotonic()
 
@@ -278,25 +312,6 @@ def adapt(connection: AdaptContext) -> None:
     set_json_dumps(dump_json, connection)
 
 
-def dump_json(value: Any) -> bytes:
-    """
-    JSON for a ``jsonb`` column.
-
-    Raises:
-        InvalidInputError: The value has something that JSON or PostgreSQL cannot hold.
-    """
-    try:
-        text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError as exc:
-        raise InvalidInputError(f"Not a JSON value: {exc}") from exc
-    return without_nul(text)
-
-
-def without_nul(text: bytes) -> bytes:
-    """JSON text with U+FFFD for NUL, which jsonb has no place for; the reference does the same."""
-    return _NUL.sub(rb"\1\\ufffd", text) if b"\\u0000" in text else text
-
-
 async def _check(database: Database, connection: Connection) -> None:
     """Ping a connection that was idle for a second; a busy one proves itself."""
     if time.monotonic() - connection.seen_at > 1.0:
@@ -304,7 +319,7 @@ async def _check(database: Database, connection: Connection) -> None:
             with limited(connection, PING_SECONDS):
                 await connection.execute("")
         except psycopg.Error:
-            await database.renew(connection)
+            await database.renew(connection.opened_at)
             raise
         connection.seen_at = time.monotonic()
 
@@ -331,11 +346,13 @@ async def open_database(
     Raises:
         UnavailableError: PostgreSQL did not answer within `timeout_seconds`.
     """
+    # Half as long as a caller waits: the first host of a URL may be dead.
+    connect_seconds = max(2, int(timeout_seconds / 2))
+    arguments = {"autocommit": True, **CONNECT, "connect_timeout": connect_seconds}
     pool = AsyncConnectionPool(
         url,
         connection_class=Connection,
-        # Half as long as a caller waits: the first host of a URL may be dead.
-        kwargs={"autocommit": True, **CONNECT, "connect_timeout": max(2, int(timeout_seconds / 2))},
+        kwargs=arguments,
         min_size=min_size,
         max_size=max_size,
         timeout=timeout_seconds,
@@ -343,14 +360,27 @@ async def open_database(
         max_lifetime=3600,
         # Then whoever asks next has it try anew, instead of waiting for an ever later try.
         reconnect_timeout=timeout_seconds,
-        configure=lambda c: _configure(c, statement_timeout_seconds),
+        configure=lambda c: _configure(c, statement_seconds=statement_timeout_seconds),
         check=lambda connection: _check(database, connection),
         open=False,
     )
-    database = Database(pool, statement_seconds=statement_timeout_seconds + PATIENCE_SECONDS)
+
+    async def connect() -> Connection:
+        connection = await Connection.connect(url, **arguments)
+        with limited(connection, PING_SECONDS):
+            await _configure(
+                connection,
+                statement_seconds=statement_timeout_seconds,
+                lock_seconds=_SHARED_LOCK_SECONDS,
+            )
+        return connection
+
+    lane = Lane(connect, connect_seconds=timeout_seconds)
+    database = Database(pool, lane, statement_seconds=statement_timeout_seconds + PATIENCE_SECONDS)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:
         yield database
     finally:
+        lane.close()
         await pool.close()

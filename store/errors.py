@@ -119,6 +119,10 @@ class UnavailableError(Error):
     default_code = "unavailable"
 
 
+class LockedError(UnavailableError):
+    """Somebody else holds what is needed; nothing was done."""
+
+
 class ConnectionLostError(UnavailableError):
     """The connection was lost before the answer: what was asked may or may not have been done."""
 

@@ -16,10 +16,12 @@ from store.database import Database, Transaction
 from store.errors import (
     ConflictError,
     ConnectionLostError,
+    LockedError,
     NotFoundError,
     ThreadBusyError,
     UnavailableError,
 )
+from store.lane import Statement
 from store.models import (
     CancelAction,
     JsonObject,
@@ -34,6 +36,8 @@ from store.sql import load
 from store.threads import not_found
 
 SQL = load("queue")
+#: What every run does.
+_START, _LOCK, _FINISH = (Statement(SQL[name]) for name in ("start", "lock", "finish"))
 
 BUSY = (
     "Thread is already running a task. Wait for it to finish or choose a different "
@@ -131,7 +135,7 @@ class GivenUp:
     rolled_back: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Started:
     thread_id: str
     epoch: int
@@ -163,7 +167,10 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
     """
     row = new.row(worker_id=worker_id)
     try:
-        started = await db.one(_Started, SQL["start"], row)
+        [rows] = await db.at_once((_START, row))
+        started = _Started(*rows[0]) if rows else None
+    except LockedError:
+        return None
     except ConnectionLostError:
         # Either it was done, or it is done now: on a busy thread nothing is started, and whatever
         # of the first try is still under way finds it busy too.
@@ -281,13 +288,14 @@ async def finish(
         "thread_error": thread_error,
         "signal": READY,
     }
-    # A pipeline is one transaction and one round trip; the second statement sees what was
-    # committed before the first one got its lock.
-    async with db.connection() as connection, connection.pipeline():
-        await connection.execute(SQL["lock"], params)
-        cursor = await connection.execute(SQL["finish"], params)
-        row = await cursor.fetchone()
-    return row is not None
+    # The second statement sees what was committed before the first one got its lock.
+    try:
+        [_, rows] = await db.at_once((_LOCK, params), (_FINISH, params))
+    except LockedError:
+        async with db.transaction() as tx:
+            await tx.execute(SQL["lock"], params)
+            rows = await tx.tuples(SQL["finish"], params)
+    return bool(rows)
 
 
 async def finish_temporary(db: Database, claimed: Claim) -> bool:

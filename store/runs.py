@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 from store.database import Database, repeated
 from store.errors import NotFoundError
+from store.lane import Statement
 from store.models import JsonObject, Run, RunStatus
 from store.sql import load
 
 SQL = load("runs")
+_SETTING = Statement(SQL["assistant_and_thread"])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Setting:
     """What a new run inherits: from its assistant, and from its thread if there is one."""
 
@@ -27,7 +29,8 @@ class Setting:
 async def setting(db: Database, *, assistant_id: str, thread_id: str | None) -> Setting | None:
     """What a run of the assistant on the thread inherits; None without such an assistant."""
     params = {"assistant_id": assistant_id, "thread_id": thread_id}
-    return await repeated(lambda: db.one(Setting, SQL["assistant_and_thread"], params))
+    [rows] = await repeated(lambda: db.at_once((_SETTING, params)))
+    return Setting(*rows[0]) if rows else None
 
 
 async def find(db: Database, run_id: str, *, thread_id: str | None = None) -> Run | None:

@@ -15,15 +15,13 @@ from typing import Any, Final
 import psycopg
 from psycopg import AsyncConnection, errors as pg
 
-from store.commits import Entry, adapt, commit
+from store.commits import Entry, commit
 from store.database import CONNECT, PING_SECONDS, Database, limited, translated_errors
 from store.errors import Error, LeaseLostError, UnavailableError
+from store.lane import Lane
 
 _BATCH_ITEMS: Final = 256
 _BATCH_BYTES: Final = 8 * 2**20
-#: How long a commit may take, and how much longer for each byte; then the server is taken for frozen.
-_COMMIT_SECONDS: Final = 8.0
-_BYTE_SECONDS: Final = 1 / 2**20
 _MAX_PAUSE_SECONDS: Final = 1.0
 #: SQLSTATE classes and codes that say nothing about the rows: no connection, no room, no rights to
 #: write here and now (a standby), a deadlock.
@@ -57,7 +55,8 @@ class CheckpointWriter:
         self._closing = False
         # of the batch under way: entries whose thread somebody else holds locked
         self._later: list[Entry] = []
-        self._connection: AsyncConnection[Any] | None = None
+        # of no other use: it has no more than one batch under way
+        self._lane = Lane(self._connect)
 
     async def write(self, entry: Entry) -> asyncio.Future[None]:
         """
@@ -99,7 +98,7 @@ class CheckpointWriter:
             self._closing = True
             for entry in self._queue:
                 _fail(entry, UnavailableError("The server is shutting down"))
-            await self._disconnect()
+            self._lane.close()
 
     def close(self) -> None:
         """Take nothing more; `run` ends when the queue is drained."""
@@ -161,7 +160,7 @@ class CheckpointWriter:
                 await self._commit(entries)
             except (psycopg.Error, OSError, TimeoutError) as exc:
                 is_locked = isinstance(exc, pg.LockNotAvailable)
-                is_passing = await self._is_passing(exc)
+                is_passing = _is_passing(exc)
                 if len(entries) > 1 and (is_locked or not is_passing):
                     middle = len(entries) // 2
                     await self._settle(entries[:middle])
@@ -195,27 +194,8 @@ class CheckpointWriter:
             self._queue.extend(self._later)
             self._queue.extend(entry for entry in queued if entry.thread_id in locked)
 
-    async def _is_passing(self, exc: BaseException) -> bool:
-        """Whether the same entries may succeed later; drops the connection if it is at fault."""
-        connection = self._connection
-        sqlstate = exc.sqlstate if isinstance(exc, psycopg.Error) else None
-        if sqlstate is None or connection is None or connection.closed:
-            is_lost = not isinstance(exc, psycopg.Error) or isinstance(
-                exc, psycopg.OperationalError | psycopg.InterfaceError
-            )
-            if is_lost:
-                await self._disconnect()
-            return is_lost
-        # ProgramLimitExceeded (54…) is an OperationalError too, and stays.
-        if sqlstate.startswith(("25006", "57P")):
-            await self._disconnect()
-        return sqlstate.startswith(_PASSING)
-
     async def _commit(self, entries: Sequence[Entry]) -> None:
-        connection = self._connection or await self._connect()
-        size = sum(entry.size for entry in entries)
-        with limited(connection, _COMMIT_SECONDS + size * _BYTE_SECONDS):
-            held = await commit(connection, entries)
+        held = await commit(self._lane, entries)
         for entry in entries:
             if entry.epoch is not None and (entry.thread_id, entry.epoch) not in held:
                 _fail(entry, lease_lost(entry.thread_id))
@@ -224,22 +204,11 @@ class CheckpointWriter:
 
     async def _connect(self) -> AsyncConnection[Any]:
         connection = await AsyncConnection.connect(
-            self._conninfo,
-            autocommit=True,
-            prepare_threshold=0,
-            application_name="threadwell-checkpoints",
-            **CONNECT,
+            self._conninfo, autocommit=True, application_name="threadwell-checkpoints", **CONNECT
         )
-        adapt(connection)
-        self._connection = connection
         with limited(connection, PING_SECONDS):
             await connection.execute(_SETTINGS, prepare=False)
         return connection
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
 
 
 @asynccontextmanager
@@ -270,6 +239,17 @@ async def open_writer(
     finally:
         writer.close()
         await task
+
+
+def _is_passing(exc: BaseException) -> bool:
+    """Whether the same entries may succeed later."""
+    sqlstate = exc.sqlstate if isinstance(exc, psycopg.Error) else None
+    if sqlstate is None:
+        return not isinstance(exc, psycopg.Error) or isinstance(
+            exc, psycopg.OperationalError | psycopg.InterfaceError
+        )
+    # ProgramLimitExceeded (54…) is an OperationalError too, and stays.
+    return sqlstate.startswith(_PASSING)
 
 
 def _is_wanted(entry: Entry) -> bool:
