@@ -211,6 +211,8 @@ class Valkey:
 Address = tuple[str, int] | Path
 #: Says of bytes that pass whether they are what is waited for.
 Matches = Callable[[bytes], bool]
+#: What is asked, what is answered, and whether nobody is connected from then on.
+Doubt = tuple[Matches, Matches, bool]
 
 
 class Network:
@@ -229,7 +231,7 @@ class Network:
         self.refuses = False
         self._server = server
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
-        self._doubt: tuple[Matches, Matches, bool] | None = None
+        self._doubt: Doubt | None = None
         self._doubted = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="network")
@@ -298,7 +300,7 @@ class Network:
             _abort(*pair)
             return
         self._pairs.add(pair)
-        asking = [False]
+        asking: list[Doubt | None] = [None]
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._carry(reader, far_writer, pair, asking, there=True))
@@ -314,18 +316,18 @@ class Network:
         source: asyncio.StreamReader,
         target: asyncio.StreamWriter,
         pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
-        asking: list[bool],
+        asking: list[Doubt | None],
         *,
         there: bool,
     ) -> None:
         while data := await source.read(1 << 16):
             if there and self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
-            if self._doubt is not None:
-                asked, answered, refuse = self._doubt
-                if there:
-                    asking[0] = asking[0] or asked(data)
-                elif asking[0] and answered(data):
+            if (doubt := self._doubt) is not None:
+                asked, answered, refuse = doubt
+                if there and asked(data):
+                    asking[0] = doubt
+                elif not there and asking[0] is doubt and answered(data):
                     self._doubt = None
                     self._doubted.set()
                     if refuse:

@@ -29,8 +29,9 @@ SETTINGS = {
     "DATABASE_POOL_TIMEOUT_SECONDS": "4",
     "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2",
 }
-#: A request waits for a connection and for a statement; what pings and the tests take comes on top.
-BOUND_SECONDS = 4 + 2 + 2 + 2 + 1.0
+#: A request waits for the answer on the shared connection, then for another one. On top comes what
+#: the tests take.
+BOUND_SECONDS = 8 + 4 + 2.0
 #: A process uses PostgreSQL again after so long.
 HEALED_SECONDS = 5.0
 #: Less than between two looks for what no signal told.
