@@ -196,15 +196,13 @@ class Runs:
                         yield ours
                     if self._endings.closed or _is_over(ours, stopped=stop.is_set()):
                         return
-                    if isinstance(batch, Gap):
-                        continue
                     place = ours[-1].position if isinstance(ours, list) and ours else place
-                    if place is None or batch[-1].epoch == place[0]:
+                    if isinstance(batch, Gap) or place is None or batch[-1].epoch == place[0]:
                         continue
-                    if told := await self._lost_end(run.run_id, place):
-                        # Nobody can say whether it was lost alone.
-                        yield Gap(place)
-                        yield told
+                    lost = await self._lost_end(run.run_id, place)
+                    for found in lost:
+                        yield found
+                    if lost:
                         return
 
     async def _has_log(self, run_id: str) -> bool:
@@ -212,7 +210,7 @@ class Runs:
         run = await runs.find(self._db, run_id)
         return run is not None and (run.status not in ENDED or run.first_epoch is not None)
 
-    async def _lost_end(self, run_id: str, place: EventId) -> list[Event]:
+    async def _lost_end(self, run_id: str, place: EventId) -> list[list[Event] | Gap]:
         """
         The end of a run that the next one of its thread overtook in the log.
 
@@ -220,16 +218,18 @@ class Runs:
         the thread's next run: its first event closes the log to those of the epochs before it. If
         Redis is slower than that, more than the end is lost.
         """
-        run = await self.patiently(lambda: runs.find(self._db, run_id))
+        run = await self.patiently(lambda: runs.ending(self._db, run_id))
         if run is not None and run.status not in ENDED:
             return []
-        told: JsonObject = {"error": run.error} if run and run.error else {}
-        told["end"] = {"run_id": run_id, "status": run.status if run else "interrupted"}
+        content: JsonObject = {"error": run.error} if run and run.error else {}
+        content["end"] = {"run_id": run_id, "status": run.status if run else "interrupted"}
         epoch, seq = place
-        return [
+        told = [
             Event(epoch, seq + number, run_id, name, dumps(data))
-            for number, (name, data) in enumerate(told.items(), 1)
+            for number, (name, data) in enumerate(content.items(), 1)
         ]
+        had = run.told if run is not None and run.epoch == epoch else None
+        return [told] if had is not None and had <= seq else [Gap(place), told]
 
     async def join(self, submitted: Submitted) -> Result:
         """

@@ -268,11 +268,15 @@ async def finish(
     interrupts: JsonObject,
     error: JsonObject | None = None,
     thread_error: JsonObject | None = None,
+    told: int | None = None,
 ) -> bool:
     """
     End a run that is ours and settle its thread; the next run of the thread is announced.
 
     May be repeated when its answer was lost.
+
+    Args:
+        told: How many events its log has before those of the end.
 
     Returns:
         False if the run was not ours any more: then nothing was changed.
@@ -286,6 +290,7 @@ async def finish(
         "thread_status": thread_status,
         "interrupts": interrupts,
         "thread_error": thread_error,
+        "told": told,
         "signal": READY,
     }
     # The second statement sees what was committed before the first one got its lock.

@@ -104,8 +104,8 @@ JOIN leased ON leased.thread_id = claimed.thread_id;
 -- epoch rises, so that what the run left going on writes nothing more.
 WITH done AS (
     UPDATE run
-    SET status = %(status)s, error = %(error)s::jsonb, worker_id = NULL, ended_at = now(),
-        updated_at = now()
+    SET status = %(status)s, error = %(error)s::jsonb, told = %(told)s, worker_id = NULL,
+        ended_at = now(), updated_at = now()
     WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
     RETURNING thread_id
 ), waiting AS (
