@@ -88,7 +88,7 @@ class Lane:
         connect: Callable[[], Coroutine[Any, Any, AsyncConnection[Any]]],
         *,
         connect_seconds: float = 0.0,
-        answer_seconds: float = 8.0,
+        answer_seconds: float = 5.0,
     ) -> None:
         self._connect = connect
         self._connect_seconds = connect_seconds

@@ -22,6 +22,8 @@ from store.lane import Lane
 
 _BATCH_ITEMS: Final = 256
 _BATCH_BYTES: Final = 8 * 2**20
+#: How long a small batch may take; below what a lease outlives its last beat.
+_COMMIT_SECONDS: Final = 8.0
 _MAX_PAUSE_SECONDS: Final = 1.0
 #: SQLSTATE classes and codes that say nothing about the rows: no connection, no room, no rights to
 #: write here and now (a standby), a deadlock.
@@ -56,7 +58,7 @@ class CheckpointWriter:
         # of the batch under way: entries whose thread somebody else holds locked
         self._later: list[Entry] = []
         # of no other use: it has no more than one batch under way
-        self._lane = Lane(self._connect)
+        self._lane = Lane(self._connect, answer_seconds=_COMMIT_SECONDS)
 
     async def write(self, entry: Entry) -> asyncio.Future[None]:
         """

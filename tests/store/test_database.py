@@ -5,12 +5,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from store.database import open_database
+from store.database import Database, open_database
 from store.errors import ConnectionLostError, UnavailableError
+from store.lane import Statement
 from tests.faults.stores import Network, open_network
+
+PID = Statement("SELECT pg_backend_pid()")
 
 
 @pytest.fixture
@@ -66,3 +70,36 @@ async def test_a_connection_that_may_not_write_any_more_is_replaced(database_url
             await db.execute(write, {})
 
         assert await db.execute(write, {}) == 0
+
+
+async def test_all_who_share_a_connection_to_a_server_that_hangs_are_told_together(
+    network: Network, database_url: str
+) -> None:
+    url = through(network, database_url)
+    async with open_database(url, timeout_seconds=1) as db:
+        network.swallows = True
+        await asyncio.to_thread(network.cut)
+        began = time.monotonic()
+        calls = [db.at_once((PID, {})) for _ in range(6)]
+
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(outcome, UnavailableError)
+        # One try takes 2 seconds.
+        assert time.monotonic() - began < 6
+        network.swallows = False
+
+
+async def test_the_loss_of_the_shared_connection_is_taken_for_that_of_all(db: Database) -> None:
+    async with db.connection() as one, db.connection() as other:
+        assert not one.closed
+        assert not other.closed
+    await db.at_once((PID, {}))
+    with psycopg.connect(db.conninfo, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+    with pytest.raises(ConnectionLostError):
+        await db.at_once((PID, {}))
+    await db.ping()
