@@ -7,11 +7,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from langchain_core.runnables import RunnableConfig
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from store.checkpoints import open_saver
 from store.database import Database, open_database
 from store.errors import ConnectionLostError, UnavailableError
 from store.lane import Statement
+from store.models import Lease
 from tests.faults.stores import Network, open_network
 
 PID = Statement("SELECT pg_backend_pid()")
@@ -103,3 +106,25 @@ async def test_the_loss_of_the_shared_connection_is_taken_for_that_of_all(db: Da
     with pytest.raises(ConnectionLostError):
         await db.at_once((PID, {}))
     await db.ping()
+
+
+async def test_a_run_waits_for_its_state_as_long_as_its_lease_lasts(
+    network: Network, database_url: str
+) -> None:
+    url = through(network, database_url)
+    async with open_database(url, timeout_seconds=0.3) as db, open_saver(db) as saver:
+        lease = Lease(thread_id="t", epoch=1, head_checkpoint_id=None, projected_checkpoint_id=None)
+        asks = iter([True, True])
+        # Its owner looks at the lease whenever it could not read.
+        owned = saver.leased(lease, run_id="r", alive=lambda: next(asks, False))
+        network.refuses = True
+        await asyncio.to_thread(network.cut)
+        config: RunnableConfig = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+
+        with pytest.raises(UnavailableError):
+            await owned.aget_tuple(config)
+        assert next(asks, None) is None
+        network.refuses = False
+        await db.ping()
+
+        assert await owned.aget_tuple(config) is None
