@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import psycopg
 import redis
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from api.unprivileged import account_for
 from tests.acceptance.process import READY, free_port
@@ -403,3 +404,15 @@ def wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it does not come to hold"
         time.sleep(0.02)
+
+
+def network_to(database_url: str) -> AbstractContextManager[Network]:
+    """A way to the server of a database."""
+    parts = conninfo_to_dict(database_url)
+    host, port = str(parts["host"]), int(parts.get("port") or 5432)
+    return open_network(Path(host) / f".s.PGSQL.{port}" if host.startswith("/") else (host, port))
+
+
+def through(network: Network, database_url: str) -> str:
+    """The URL of a database behind a network."""
+    return make_conninfo(database_url, host="127.0.0.1", port=network.port)

@@ -3,19 +3,17 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 from langchain_core.runnables import RunnableConfig
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from store.checkpoints import open_saver
 from store.database import Database, open_database
 from store.errors import ConnectionLostError, UnavailableError
 from store.lane import Statement
 from store.models import Lease
-from tests.faults.stores import Network, open_network
+from tests.faults.stores import Network, network_to, through
 
 PID = Statement("SELECT pg_backend_pid()")
 
@@ -23,15 +21,8 @@ PID = Statement("SELECT pg_backend_pid()")
 @pytest.fixture
 def network(database_url: str) -> Iterator[Network]:
     """A way to the test's server that can be cut."""
-    parts = conninfo_to_dict(database_url)
-    host, port = str(parts["host"]), int(parts.get("port") or 5432)
-    server = Path(host) / f".s.PGSQL.{port}" if host.startswith("/") else (host, port)
-    with open_network(server) as network:
+    with network_to(database_url) as network:
         yield network
-
-
-def through(network: Network, database_url: str) -> str:
-    return make_conninfo(database_url, host="127.0.0.1", port=network.port)
 
 
 async def test_a_server_that_is_back_is_used_at_once_however_long_it_was_away(
