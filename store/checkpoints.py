@@ -356,7 +356,9 @@ class Saver(AsyncPostgresSaver):
             Exception: One of them cannot be decoded.
         """
         rows = await self._rows(_OF_HEADS, [list(thread_ids)])
-        return [await self._load_checkpoint_tuple(row) for row in rows]
+        if sum(_size(row) for row in rows) > _INLINE_BYTES:
+            return await asyncio.to_thread(lambda: [self._tuple(row) for row in rows])
+        return [self._tuple(row) for row in rows]
 
     async def _rows(self, where: str, args: Sequence[Any]) -> list[DictRow]:
         while True:
@@ -397,16 +399,14 @@ class Saver(AsyncPostgresSaver):
             )
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
-        values, writes = value["channel_values"], value["pending_writes"]
-        size = sum(len(v[2] or b"") for v in values or ()) + sum(len(w[3]) for w in writes or ())
-        if size > _INLINE_BYTES:
-            channels, pending = await asyncio.to_thread(
-                lambda: (self._load_blobs(values), self._load_writes(writes))
-            )
-        else:
-            channels, pending = self._load_blobs(values), self._load_writes(writes)
+        if _size(value) > _INLINE_BYTES:
+            return await asyncio.to_thread(self._tuple, value)
+        return self._tuple(value)
+
+    def _tuple(self, value: DictRow) -> CheckpointTuple:
         checkpoint = value["checkpoint"]
         inline = checkpoint.get("channel_values") or {}
+        channels = self._load_blobs(value["channel_values"])
         thread_id, namespace = value["thread_id"], value["checkpoint_ns"]
         parent = value["parent_checkpoint_id"]
         return CheckpointTuple(
@@ -414,7 +414,7 @@ class Saver(AsyncPostgresSaver):
             cast("Checkpoint", {**checkpoint, "channel_values": {**inline, **channels}}),
             value["metadata"],
             _address(thread_id, namespace, parent) if parent else None,
-            pending,
+            self._load_writes(value["pending_writes"]),
         )
 
     def _learn(self, leased: _Leased, row: DictRow, found: CheckpointTuple) -> None:
@@ -518,6 +518,12 @@ def _address(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConf
             "checkpoint_id": checkpoint_id,
         }
     }
+
+
+def _size(row: DictRow) -> int:
+    """How many bytes of a checkpoint there are to be decoded."""
+    values, writes = row["channel_values"] or (), row["pending_writes"] or ()
+    return sum(len(v[2] or b"") for v in values) + sum(len(w[3]) for w in writes)
 
 
 def _materialised(value: object) -> object:

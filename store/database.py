@@ -60,6 +60,8 @@ _LOST: Final = ("08", "57P")
 _NEVER_THERE: Final = "08001"
 #: What a shared connection waits for a row that is locked, while all its callers wait.
 _SHARED_LOCK_SECONDS: Final = 0.2
+#: How long a shared connection may be without an answer; what is asked on it takes milliseconds.
+_SHARED_SECONDS: Final = 3.0
 
 #: What a violated constraint means to the caller.
 CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
@@ -174,7 +176,7 @@ class Database:
         self, pool: AsyncConnectionPool[Connection], lane: Lane, *, statement_seconds: float
     ) -> None:
         self.pool = pool
-        self._lane = lane
+        self.lane = lane
         self._statement_seconds = statement_seconds
         self._renewed_at = 0.0
 
@@ -226,7 +228,7 @@ class Database:
         """
         try:
             with translated_errors():
-                return await self._lane.run(*calls)
+                return await self.lane.run(*calls)
         except ConnectionLostError:
             # Of a second ago at least: callers of a shared connection are told all at once.
             await self.renew(time.monotonic() - 1.0)
@@ -238,20 +240,29 @@ class Database:
         async with self.connection() as connection, connection.transaction():
             yield Transaction(connection)
 
-    async def all(self, row: type[Row], query: LiteralString, params: Params) -> list[Row]:
-        """Every row of a one-statement transaction."""
+    async def all(
+        self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[Row]:
+        """
+        Every row of a one-statement transaction.
+
+        Args:
+            prepare: False has the query planned anew, for just these parameters.
+        """
         async with self.connection() as connection:
-            return await Transaction(connection).all(row, query, params)
+            return await Transaction(connection).all(row, query, params, prepare=prepare)
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
         """The first row of a one-statement transaction, if there is one."""
         async with self.connection() as connection:
             return await Transaction(connection).one(row, query, params)
 
-    async def tuples(self, query: LiteralString, params: Params) -> list[tuple[Any, ...]]:
-        """The rows of a one-statement transaction, as tuples."""
+    async def tuples(
+        self, query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a one-statement transaction, as tuples; `prepare` as for `all`."""
         async with self.connection() as connection:
-            return await Transaction(connection).tuples(query, params)
+            return await Transaction(connection).tuples(query, params, prepare=prepare)
 
     async def execute(self, query: LiteralString, params: Params) -> int:
         """Run a statement; how many rows it touched."""
@@ -265,10 +276,12 @@ class Transaction:
     def __init__(self, connection: AsyncConnection[Any]) -> None:
         self.connection = connection
 
-    async def all(self, row: type[Row], query: LiteralString, params: Params) -> list[Row]:
-        """Every row."""
+    async def all(
+        self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[Row]:
+        """Every row; `prepare` as for `Database.all`."""
         async with self.connection.cursor(row_factory=class_row(row)) as cursor:
-            await cursor.execute(query, params)
+            await cursor.execute(query, params, prepare=prepare)
             return await cursor.fetchall()
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
@@ -277,11 +290,13 @@ class Transaction:
             await cursor.execute(query, params)
             return await cursor.fetchone()
 
-    async def tuples(self, query: LiteralString, params: Params) -> list[tuple[Any, ...]]:
-        """The rows, as tuples."""
+    async def tuples(
+        self, query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows, as tuples; `prepare` as for `Database.all`."""
         cursor: AsyncCursor[tuple[Any, ...]] = self.connection.cursor(row_factory=tuple_row)
         async with cursor:
-            await cursor.execute(query, params)
+            await cursor.execute(query, params, prepare=prepare)
             return await cursor.fetchall()
 
     async def execute(self, query: LiteralString, params: Params) -> int:
@@ -292,14 +307,21 @@ class Transaction:
 
 
 async def _configure(
-    connection: Connection, *, statement_seconds: float, lock_seconds: float = 10.0
+    connection: Connection,
+    *,
+    statement_seconds: float,
+    idle_transaction_seconds: float,
+    lock_seconds: float = 10.0,
 ) -> None:
     adapt(connection)
     await connection.execute(
         "SELECT set_config('jit', 'off', false),"
-        "set_config('idle_in_transaction_session_timeout', '30s', false),"
+        "set_config('idle_in_transaction_session_timeout', %s, false),"
         "set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
-        (f"{lock_seconds * 1000:.0f}", f"{statement_seconds * 1000:.0f}"),
+        tuple(
+            f"{seconds * 1000:.0f}"
+            for seconds in (idle_transaction_seconds, lock_seconds, statement_seconds)
+        ),
     )
     connection.opened_at = connection.seen_at = time.monotonic()
 
@@ -332,6 +354,7 @@ async def open_database(
     max_size: int = 20,
     timeout_seconds: float = 10.0,
     statement_timeout_seconds: float = 30.0,
+    idle_transaction_seconds: float = 15.0,
 ) -> AsyncIterator[Database]:
     """
     Open the pool and wait for its first connection.
@@ -342,6 +365,7 @@ async def open_database(
         max_size: Connections at the most.
         timeout_seconds: How long a caller waits for a connection before UnavailableError.
         statement_timeout_seconds: How long a statement may take before UnavailableError.
+        idle_transaction_seconds: How long a transaction of a process that is frozen keeps its locks.
 
     Raises:
         UnavailableError: PostgreSQL did not answer within `timeout_seconds`.
@@ -360,7 +384,11 @@ async def open_database(
         max_lifetime=3600,
         # Then whoever asks next has it try anew, instead of waiting for an ever later try.
         reconnect_timeout=timeout_seconds,
-        configure=lambda c: _configure(c, statement_seconds=statement_timeout_seconds),
+        configure=lambda c: _configure(
+            c,
+            statement_seconds=statement_timeout_seconds,
+            idle_transaction_seconds=idle_transaction_seconds,
+        ),
         check=lambda connection: _check(database, connection),
         open=False,
     )
@@ -371,12 +399,18 @@ async def open_database(
             await _configure(
                 connection,
                 statement_seconds=statement_timeout_seconds,
+                idle_transaction_seconds=idle_transaction_seconds,
                 lock_seconds=_SHARED_LOCK_SECONDS,
             )
         return connection
 
-    lane = Lane(connect, connect_seconds=timeout_seconds)
-    database = Database(pool, lane, statement_seconds=statement_timeout_seconds + PATIENCE_SECONDS)
+    patience_seconds = statement_timeout_seconds + PATIENCE_SECONDS
+    lane = Lane(
+        connect,
+        connect_seconds=timeout_seconds,
+        deadline_seconds=min(_SHARED_SECONDS, patience_seconds),
+    )
+    database = Database(pool, lane, statement_seconds=patience_seconds)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:

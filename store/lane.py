@@ -30,7 +30,6 @@ _LOST: Final = "The connection to the database was lost"
 #: SQLSTATEs of a server that is leaving, or is not the one to write to any more.
 _ELSEWHERE: Final = ("25006", "57P")
 
-_BYTE_SECONDS: Final = 1 / 2**20
 _RETRY_SECONDS: Final = 0.2
 
 Rows = list[tuple[Any, ...]]
@@ -88,18 +87,21 @@ class Lane:
         connect: Callable[[], Coroutine[Any, Any, AsyncConnection[Any]]],
         *,
         connect_seconds: float = 0.0,
-        answer_seconds: float = 5.0,
+        deadline_seconds: float,
     ) -> None:
         self._connect = connect
         self._connect_seconds = connect_seconds
-        self._answer_seconds = answer_seconds
+        self._deadline_seconds = deadline_seconds
         self._link: _Link | None = None
         self._opening: asyncio.Task[_Link] | None = None
         self._is_closed = False
 
-    async def run(self, *calls: Call) -> list[Rows]:
+    async def run(self, *calls: Call, extra_seconds: float = 0.0) -> list[Rows]:
         """
         Run statements as one transaction; the rows of each.
+
+        Args:
+            extra_seconds: What they may take beyond the deadline.
 
         Raises:
             psycopg.Error: What PostgreSQL says, or that the connection is lost: then nobody knows
@@ -109,7 +111,7 @@ class Lane:
         link = self._link
         if link is None or link.closed:
             link = await self._open()
-        return await link.send(calls)
+        return await link.send(calls, extra_seconds)
 
     async def one(self, statement: Statement, params: Params) -> tuple[Any, ...] | None:
         """The first row of a transaction of one statement, if there is one. Raises as `run`."""
@@ -134,7 +136,7 @@ class Lane:
         until = time.monotonic() + self._connect_seconds
         while not self._is_closed:
             try:
-                self._link = _Link(await self._connect(), self._answer_seconds)
+                self._link = _Link(await self._connect(), self._deadline_seconds)
             except (psycopg.Error, OSError) as exc:
                 if time.monotonic() >= until:
                     raise pg.SqlclientUnableToEstablishSqlconnection(str(exc)) from exc
@@ -149,29 +151,31 @@ class Lane:
 class _Link:
     """One connection in pipeline mode."""
 
-    def __init__(self, connection: AsyncConnection[Any], answer_seconds: float) -> None:
+    def __init__(self, connection: AsyncConnection[Any], deadline_seconds: float) -> None:
         self._connection = connection
         self._pg = connection.pgconn
-        self._answer_seconds = answer_seconds
+        self._deadline_seconds = deadline_seconds
         self._loop = asyncio.get_running_loop()
         self._transactions: deque[_Transaction] = deque()
-        self._answered_at = 0.0
         self._prepared: set[bytes] = set()
         self._is_writing = self._is_watched = self.closed = False
         self._pg.enter_pipeline_mode()
         self._socket = self._pg.socket
         self._loop.add_reader(self._socket, self._read)
 
-    def send(self, calls: Sequence[Call]) -> "asyncio.Future[list[Rows]]":
+    def send(self, calls: Sequence[Call], extra_seconds: float) -> "asyncio.Future[list[Rows]]":
         """Send a transaction; its rows come later."""
         # Before anything is sent: a bad parameter is its caller's affair.
         bound = [(statement, *statement.values(params)) for statement, params in calls]
-        transaction = _Transaction(self._loop.create_future(), Transformer(self._connection))
+        transaction = _Transaction(
+            self._loop.create_future(),
+            Transformer(self._connection),
+            due_at=time.monotonic() + self._deadline_seconds + extra_seconds,
+        )
         try:
             for statement, values, formats in bound:
                 self._prepare(statement, transaction)
                 self._pg.send_query_prepared(statement.name, values, formats)
-                transaction.size += sum(len(value or b"") for value in values)
                 transaction.steps.append(None)
             self._pg.pipeline_sync()
             self._transactions.append(transaction)
@@ -181,7 +185,7 @@ class _Link:
             raise
         if not self._is_watched:
             self._is_watched = True
-            self._loop.call_later(1.0, self._watch)
+            self._loop.call_later(self._deadline_seconds / 4, self._watch)
         return transaction.done
 
     def close(self) -> None:
@@ -231,7 +235,6 @@ class _Link:
             transaction.place += 1
         elif result.status == ExecStatus.PIPELINE_SYNC:
             self._transactions.popleft()
-            self._answered_at = time.monotonic()
             transaction.settle()
             if transaction.error and (transaction.error.sqlstate or "").startswith(_ELSEWHERE):
                 self.close()
@@ -250,24 +253,27 @@ class _Link:
         self._is_watched = False
         if self.closed or not self._transactions:
             return
-        first = self._transactions[0]
-        waits_since = max(first.sent_at, self._answered_at)
-        if time.monotonic() - waits_since > self._answer_seconds + first.size * _BYTE_SECONDS:
+        if time.monotonic() > self._transactions[0].due_at:
             self.close()
             return
         self._is_watched = True
-        self._loop.call_later(1.0, self._watch)
+        self._loop.call_later(self._deadline_seconds / 4, self._watch)
 
 
 class _Transaction:
     """What was sent up to a Sync, and what has come of it."""
 
-    __slots__ = ("_transformer", "done", "error", "place", "results", "sent_at", "size", "steps")
+    __slots__ = ("_transformer", "done", "due_at", "error", "place", "results", "steps")
 
-    def __init__(self, done: "asyncio.Future[list[Rows]]", transformer: abc.Transformer) -> None:
+    def __init__(
+        self,
+        done: "asyncio.Future[list[Rows]]",
+        transformer: abc.Transformer,
+        *,
+        due_at: float,
+    ) -> None:
         self.done = done
-        self.sent_at = time.monotonic()
-        self.size = 0
+        self.due_at = due_at
         #: The name of what is prepared, None for what is executed.
         self.steps: list[bytes | None] = []
         self.place = 0

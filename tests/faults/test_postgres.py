@@ -29,9 +29,8 @@ SETTINGS = {
     "DATABASE_POOL_TIMEOUT_SECONDS": "4",
     "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2",
 }
-#: A request waits for the answer on the shared connection, then for another one. On top comes what
-#: the tests take.
-BOUND_SECONDS = 5 + 4 + 4.0
+#: A request waits for a connection and for a statement; pings, and a busy machine, come on top.
+BOUND_SECONDS = 4 + 2 + 2 + 2 + 5.0
 #: A process uses PostgreSQL again after so long.
 HEALED_SECONDS = 5.0
 #: Less than between two looks for what no signal told.
