@@ -318,7 +318,7 @@ class Executor:
             result = Result(status="interrupted", values=result.values)
             ended = await self._insist(lambda: self._roll_back(claim))
         else:
-            ended = await self._insist(lambda: self._finish(claim, result))
+            ended = await self._insist(lambda: self._finish(claim, result, writer.told))
         if ended:
             execution.result = result
             tell_end(writer, result.status, result.error)
@@ -342,7 +342,7 @@ class Executor:
                 await self.project(claim.run.thread_id)
         return given_up is not None and given_up.status != "pending"
 
-    async def _finish(self, claim: Claim, result: Result) -> bool:
+    async def _finish(self, claim: Claim, result: Result, told: int) -> bool:
         if claim.run.temporary:
             return await queue.finish_temporary(self._db, claim)
         status, interrupts = await self._thread_state(claim, result)
@@ -354,6 +354,7 @@ class Executor:
                 interrupts=interrupts,
                 error=result.error,
                 thread_error=queue.CANCELLED if result.status == "interrupted" else result.error,
+                told=told,
             )
         )
 

@@ -196,31 +196,32 @@ class Runs:
             events = self._events.follow(run.thread_id, position, stop=stop)
             async with aclosing(events):
                 async for batch in events:
+                    ours = [] if isinstance(batch, Gap) else _of_run(batch, run.run_id)
+                    gap = await self._missed(run.run_id, batch) if isinstance(batch, Gap) else None
+                    if found := gap or ours:
+                        yield found
                     if isinstance(batch, Gap):
                         skipped = batch.resume_at
-                        if await self._misses(run.run_id, batch):
-                            yield batch
                         continue
-                    ours = _of_run(batch, run.run_id)
-                    if ours:
-                        yield ours
                     if self._endings.closed or _is_over(ours, stopped=stop.is_set()):
                         return
                     place = ours[-1].position if ours else place
-                    if (
-                        place is not None
-                        and batch[-1].epoch != place[0]
-                        and (told := await self._lost_end(run.run_id, max(place, skipped)))
-                    ):
-                        # Nobody can say whether it was lost alone.
-                        yield Gap(max(place, skipped))
-                        yield told
+                    lost = (
+                        await self._lost_end(run.run_id, place, skipped)
+                        if place is not None and batch[-1].epoch != place[0]
+                        else []
+                    )
+                    for item in lost:
+                        yield item
+                    if lost:
                         return
 
-    async def _misses(self, run_id: str, gap: Gap) -> bool:
-        """Whether something of a run may be in a gap: not if it begins after it, or has yet to."""
+    async def _missed(self, run_id: str, gap: Gap) -> Gap | None:
+        """A gap, unless nothing of a run is in it: it begins after it, or has yet to."""
         run = await self.patiently(lambda: runs.find(self._db, run_id))
-        return run is None or (run.first_epoch is not None and gap.resume_at > (run.first_epoch, 0))
+        if run and (run.first_epoch is None or gap.resume_at <= (run.first_epoch, 0)):
+            return None
+        return gap
 
     async def tail(self, thread_id: str) -> EventId:
         """
@@ -253,8 +254,8 @@ class Runs:
                     last = None
                     yield batch
                     continue
-                told, last = await self._with_ends(batch, last)
-                for item in told:
+                found, last = await self._with_ends(batch, last)
+                for item in found:
                     yield item
 
     async def _with_ends(
@@ -263,40 +264,50 @@ class Runs:
         """Events with the ends that their log has lost, and the last one of a run still open."""
         if not batch and last:
             ending = await self._lost_end(last.run_id, last.position)
-            return ([Gap(last.position), ending], None) if ending else ([], last)
-        told: list[list[Event] | Gap] = []
+            return ending, None if ending else last
+        found: list[list[Event] | Gap] = []
+        told: list[Event] = []
         for event in batch:
-            overtaken = last is not None and event.run_id not in ("", last.run_id)
-            if last and overtaken and (ending := await self._lost_end(last.run_id, last.position)):
-                told += [Gap(last.position), ending]
+            if last and event.run_id not in ("", last.run_id):
+                found += [told, *await self._lost_end(last.run_id, last.position)]
+                told = []
             if event.run_id:
                 last = None if event.name == "end" else event
-            told.append([event])
-        return told, last
+            told.append(event)
+        return [item for item in [*found, told] if item], last
 
     async def _has_log(self, run_id: str) -> bool:
         """Whether the run has logged something, or will."""
         run = await runs.find(self._db, run_id)
         return run is not None and (run.status not in ENDED or run.first_epoch is not None)
 
-    async def _lost_end(self, run_id: str, place: EventId) -> list[Event]:
+    async def _lost_end(
+        self, run_id: str, place: EventId, skipped: EventId = START
+    ) -> list[list[Event] | Gap]:
         """
         The end of a run that the next one of its thread overtook in the log.
 
         A run's end is told after it is written down, and from then on another process may begin
         the thread's next run: its first event closes the log to those of the epochs before it. If
         Redis is slower than that, more than the end is lost.
+
+        Args:
+            place: Its last event that was there.
+            skipped: Where the last gap that was told of ends.
         """
-        run = await self.patiently(lambda: runs.find(self._db, run_id))
+        run = await self.patiently(lambda: runs.ending(self._db, run_id))
         if run is not None and run.status not in ENDED:
             return []
-        told: JsonObject = {"error": run.error} if run and run.error else {}
-        told["end"] = {"run_id": run_id, "status": run.status if run else "interrupted"}
-        epoch, seq = place
-        return [
+        content: JsonObject = {"error": run.error} if run and run.error else {}
+        content["end"] = {"run_id": run_id, "status": run.status if run else "interrupted"}
+        epoch, seq = max(place, skipped)
+        told = [
             Event(epoch, seq + number, run_id, name, dumps(data))
-            for number, (name, data) in enumerate(told.items(), 1)
+            for number, (name, data) in enumerate(content.items(), 1)
         ]
+        had = run.told if run is not None and run.epoch == epoch else None
+        is_known = skipped > place or (had is not None and had <= seq)
+        return [told] if is_known else [Gap(place), told]
 
     async def join(self, submitted: Submitted) -> Result:
         """

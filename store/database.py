@@ -209,15 +209,18 @@ class Database:
                     raise
                 finally:
                     if connection.closed:
-                        await self.renew(connection)
+                        await self.renew(connection.opened_at)
 
-    async def renew(self, lost: Connection) -> None:
+    async def renew(self, opened_at: float) -> None:
         """
         Replace all connections after one was lost: its server is gone, and the others with it.
 
         Found broken one by one, each would cost a caller a second, or more if nobody answers.
+
+        Args:
+            opened_at: The lost one's age, for all of them are lost at the same time.
         """
-        if lost.opened_at > self._renewed_at:
+        if opened_at > self._renewed_at:
             self._renewed_at = time.monotonic()
             await self.pool.drain()
 
@@ -228,8 +231,13 @@ class Database:
         Raises:
             LockedError: A row that they need is locked for longer than all others should wait.
         """
-        with translated_errors():
-            return await self.lane.run(*calls)
+        try:
+            with translated_errors():
+                return await self.lane.run(*calls)
+        except ConnectionLostError:
+            # Of a second ago at least: callers of a shared connection are told all at once.
+            await self.renew(time.monotonic() - 1.0)
+            raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Transaction"]:
@@ -338,7 +346,7 @@ async def _check(database: Database, connection: Connection) -> None:
             with limited(connection, PING_SECONDS):
                 await connection.execute("")
         except psycopg.Error:
-            await database.renew(connection)
+            await database.renew(connection.opened_at)
             raise
         connection.seen_at = time.monotonic()
 
@@ -367,11 +375,13 @@ async def open_database(
     Raises:
         UnavailableError: PostgreSQL did not answer within `timeout_seconds`.
     """
+    # Half as long as a caller waits: the first host of a URL may be dead.
+    connect_seconds = max(2, int(timeout_seconds / 2))
+    arguments = {"autocommit": True, **CONNECT, "connect_timeout": connect_seconds}
     pool = AsyncConnectionPool(
         url,
         connection_class=Connection,
-        # Half as long as a caller waits: the first host of a URL may be dead.
-        kwargs={"autocommit": True, **CONNECT, "connect_timeout": max(2, int(timeout_seconds / 2))},
+        kwargs=arguments,
         min_size=min_size,
         max_size=max_size,
         timeout=timeout_seconds,
@@ -387,11 +397,9 @@ async def open_database(
         check=lambda connection: _check(database, connection),
         open=False,
     )
-    patience_seconds = statement_timeout_seconds + PATIENCE_SECONDS
 
     async def connect() -> Connection:
-        waiting = {**CONNECT, "connect_timeout": int(_SHARED_SECONDS)}
-        connection = await Connection.connect(url, autocommit=True, **waiting)
+        connection = await Connection.connect(url, **arguments)
         with limited(connection, PING_SECONDS):
             await _configure(
                 connection,
@@ -401,7 +409,12 @@ async def open_database(
             )
         return connection
 
-    lane = Lane(connect, deadline_seconds=min(_SHARED_SECONDS, patience_seconds))
+    patience_seconds = statement_timeout_seconds + PATIENCE_SECONDS
+    lane = Lane(
+        connect,
+        connect_seconds=timeout_seconds,
+        deadline_seconds=min(_SHARED_SECONDS, patience_seconds),
+    )
     database = Database(pool, lane, statement_seconds=patience_seconds)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)

@@ -12,7 +12,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, LiteralString
 
@@ -29,6 +29,8 @@ _PARAMETER: Final = re.compile(r"%\((\w+)\)s")
 _LOST: Final = "The connection to the database was lost"
 #: SQLSTATEs of a server that is leaving, or is not the one to write to any more.
 _ELSEWHERE: Final = ("25006", "57P")
+
+_RETRY_SECONDS: Final = 0.2
 
 Rows = list[tuple[Any, ...]]
 Params = Mapping[str, Any]
@@ -75,19 +77,23 @@ class Lane:
 
     Args:
         connect: Opens and configures a connection.
-        deadline_seconds: How long an answer is waited for before the connection is given up.
+        connect_seconds: How long callers wait for a server that is not there.
+        answer_seconds: How long an answer is waited for, a second more for each MiB that was sent,
+            before the server is taken for frozen and the connection is given up.
     """
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable[AsyncConnection[Any]]],
+        connect: Callable[[], Coroutine[Any, Any, AsyncConnection[Any]]],
         *,
+        connect_seconds: float = 0.0,
         deadline_seconds: float,
     ) -> None:
         self._connect = connect
+        self._connect_seconds = connect_seconds
         self._deadline_seconds = deadline_seconds
         self._link: _Link | None = None
-        self._connecting = asyncio.Lock()
+        self._opening: asyncio.Task[_Link] | None = None
         self._is_closed = False
 
     async def run(self, *calls: Call, extra_seconds: float = 0.0) -> list[Rows]:
@@ -119,16 +125,27 @@ class Lane:
             self._link.close()
 
     async def _open(self) -> "_Link":
-        async with self._connecting:
-            if self._is_closed:
-                raise pg.SqlclientUnableToEstablishSqlconnection("The lane is closed")
-            if self._link is None or self._link.closed:
-                try:
-                    connection = await self._connect()
-                except (psycopg.Error, OSError) as exc:
+        # One try for all who wait: of a server that hangs each would wait for the one before.
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._insist(), name="open a lane")
+            # Those who waited may all have left.
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._opening)
+
+    async def _insist(self) -> "_Link":
+        until = time.monotonic() + self._connect_seconds
+        while not self._is_closed:
+            try:
+                self._link = _Link(await self._connect(), self._deadline_seconds)
+            except (psycopg.Error, OSError) as exc:
+                if time.monotonic() >= until:
                     raise pg.SqlclientUnableToEstablishSqlconnection(str(exc)) from exc
-                self._link = _Link(connection, self._deadline_seconds)
-            return self._link
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                if not self._is_closed:
+                    return self._link
+                self._link.close()
+        raise pg.SqlclientUnableToEstablishSqlconnection("The lane is closed")
 
 
 class _Link:

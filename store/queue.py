@@ -125,6 +125,8 @@ class Ending:
     interrupts: JsonObject
     error: JsonObject | None = None
     thread_error: JsonObject | None = None
+    #: How many events its log has before those of the end.
+    told: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -321,6 +323,7 @@ def _endings(endings: Sequence[Ending]) -> JsonObject:
             "thread_status": ending.thread_status,
             "interrupts": ending.interrupts,
             "thread_error": ending.thread_error,
+            "told": ending.told,
         }
         for ending in endings
     ]

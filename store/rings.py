@@ -292,6 +292,11 @@ class ThreadWriter:
         self._hurried = hurried
         self._ended = ended
 
+    @property
+    def told(self) -> int:
+        """How many events were emitted."""
+        return self._seq
+
     def emit(self, name: str, data: bytes) -> Event:
         """Add an event. Never blocks; only on the event loop's own thread."""
         self._seq += 1

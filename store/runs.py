@@ -26,6 +26,17 @@ class Setting:
     thread_metadata: JsonObject | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """How a run stands, and where its log ends: after `told` events of its last epoch."""
+
+    status: RunStatus
+    error: JsonObject | None
+    epoch: int | None
+    #: None if it has not ended, or not by itself.
+    told: int | None
+
+
 async def setting(db: Database, *, assistant_id: str, thread_id: str | None) -> Setting | None:
     """What a run of the assistant on the thread inherits; None without such an assistant."""
     params = {"assistant_id": assistant_id, "thread_id": thread_id}
@@ -37,6 +48,11 @@ async def find(db: Database, run_id: str, *, thread_id: str | None = None) -> Ru
     """The run, if there is one and it is on the thread."""
     params = {"run_id": run_id, "thread_id": thread_id}
     return await repeated(lambda: db.one(Run, SQL["get"], params))
+
+
+async def ending(db: Database, run_id: str) -> Ending | None:
+    """How the run stands, if there is one."""
+    return await repeated(lambda: db.one(Ending, SQL["ending"], {"run_id": run_id}))
 
 
 async def get(db: Database, run_id: str, *, thread_id: str | None = None) -> Run:

@@ -7,6 +7,11 @@ JOIN thread t ON t.thread_id = r.thread_id
 WHERE r.run_id = %(run_id)s::uuid
     AND (%(thread_id)s::text IS NULL OR r.thread_id = %(thread_id)s::text);
 
+-- name: ending
+SELECT status, error, epoch, told
+FROM run
+WHERE run_id = %(run_id)s::uuid;
+
 -- name: list
 SELECT r.run_id, r.thread_id, r.assistant_id, r.status, r.multitask_strategy, r.metadata,
     r.kwargs, r.attempt, r.first_epoch, coalesce(r.first_epoch, t.epoch + 1) AS log_epoch,

@@ -35,7 +35,7 @@ class Client:
                 http.stream(method, url, **more) as response,
             ):
                 assert response.status_code == 200, await response.aread()
-                await self._note(response.headers["location"])
+                await self._note(response.headers.get("location", "open"))
                 async for frame in frames(response, whole=True):
                     self.frames.append(frame)
                     self.times.append(time.monotonic())

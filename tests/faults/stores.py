@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import psycopg
 import redis
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from api.unprivileged import account_for
 from tests.acceptance.process import READY, free_port
@@ -211,6 +212,8 @@ class Valkey:
 Address = tuple[str, int] | Path
 #: Says of bytes that pass whether they are what is waited for.
 Matches = Callable[[bytes], bool]
+#: What is asked, what is answered, and whether nobody is connected from then on.
+Doubt = tuple[Matches, Matches, bool]
 
 
 class Network:
@@ -229,7 +232,7 @@ class Network:
         self.refuses = False
         self._server = server
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
-        self._doubt: tuple[Matches, Matches, bool] | None = None
+        self._doubt: Doubt | None = None
         self._doubted = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="network")
@@ -298,7 +301,7 @@ class Network:
             _abort(*pair)
             return
         self._pairs.add(pair)
-        asking = [False]
+        asking: list[Doubt | None] = [None]
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._carry(reader, far_writer, pair, asking, there=True))
@@ -314,18 +317,18 @@ class Network:
         source: asyncio.StreamReader,
         target: asyncio.StreamWriter,
         pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
-        asking: list[bool],
+        asking: list[Doubt | None],
         *,
         there: bool,
     ) -> None:
         while data := await source.read(1 << 16):
             if there and self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
-            if self._doubt is not None:
-                asked, answered, refuse = self._doubt
-                if there:
-                    asking[0] = asking[0] or asked(data)
-                elif asking[0] and answered(data):
+            if (doubt := self._doubt) is not None:
+                asked, answered, refuse = doubt
+                if there and asked(data):
+                    asking[0] = doubt
+                elif not there and asking[0] is doubt and answered(data):
                     self._doubt = None
                     self._doubted.set()
                     if refuse:
@@ -401,3 +404,15 @@ def wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it does not come to hold"
         time.sleep(0.02)
+
+
+def network_to(database_url: str) -> AbstractContextManager[Network]:
+    """A way to the server of a database."""
+    parts = conninfo_to_dict(database_url)
+    host, port = str(parts["host"]), int(parts.get("port") or 5432)
+    return open_network(Path(host) / f".s.PGSQL.{port}" if host.startswith("/") else (host, port))
+
+
+def through(network: Network, database_url: str) -> str:
+    """The URL of a database behind a network."""
+    return make_conninfo(database_url, host="127.0.0.1", port=network.port)

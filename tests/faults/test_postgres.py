@@ -521,7 +521,11 @@ async def hanging(primary: Postgres) -> AsyncIterator[None]:
         primary.kill()
 
 
-@pytest.mark.parametrize("primary_is", [dead, hanging], ids=lambda p: p.__name__)
+@pytest.mark.parametrize(
+    "primary_is",
+    [dead, pytest.param(hanging, marks=pytest.mark.bench)],
+    ids=lambda p: p.__name__,
+)
 async def test_a_standby_takes_over_and_nothing_acknowledged_is_lost(
     primary_is: Any, succession: tuple[Succession, Trio], gate: Gate
 ) -> None:

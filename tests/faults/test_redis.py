@@ -15,7 +15,7 @@ import pytest
 from api.embedded import Servers
 from tests.acceptance.gate import Gate, open_gate
 from tests.acceptance.talk import says, tokens
-from tests.faults.clients import get_json, join, new_thread, start
+from tests.faults.clients import Client, get_json, join, new_thread, start
 from tests.faults.stores import Network, Trio, Valkey, open_network, open_trio
 
 DEADLINE_SECONDS = 40.0
@@ -239,3 +239,27 @@ async def test_events_that_redis_refuses_are_replaced_by_the_state_they_led_to(
         assert snapshot.data["messages"][-1]["content"] == expected
         assert end.data == first.frames[-1].data
     assert (await waiting)["messages"][-1]["content"] == expected
+
+
+async def test_a_session_gets_its_messages_whole_if_it_could_not_follow_them(
+    store: Store, gate: Gate
+) -> None:
+    gate.hold("middle")
+    thread_id = await new_thread(store.urls[1])
+    told = says(f"hold {gate.port} middle first")
+    before = await start(store.urls[1], thread_id, "chat", told, "values")
+    await gate.arrived("middle")
+    async with killed_and_empty(store):
+        # It waits for the one before, and then is anybody's.
+        asked = Client()
+        body = {"query": "and then", "stream": True, "on_busy": "enqueue"}
+        url = f"{store.urls[0]}/api/sessions/{thread_id}/messages"
+        await asked.read("POST", url, json=body)
+        gate.release("middle")
+        await before.task
+        await asked.task
+
+    ended = [frame for frame in asked.frames if frame.name == "message.end"]
+    assert ended[-1].data["content"].endswith(" and then")
+    assert asked.frames[-1].name == "run.end"
+    assert asked.frames[-1].data["status"] == "success"

@@ -1,8 +1,9 @@
 """What a process does for the queue, when signals, connections, leases and processes are lost."""
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import orjson
@@ -12,12 +13,13 @@ from api.embedded import Servers
 from graph.runs import Submitted
 from graph.worker import CLAIM_RUNS
 from store import queue, runs
-from store.database import Database
+from store.database import Database, open_database
 from store.errors import UnavailableError
 from store.queue import WORKER_LOST
 from store.signals import notify_ended, notify_ready
+from tests.faults.stores import network_to, through
 from tests.graph.engines import Gate, Process, gated, process, soon, until, until_status
-from tests.store.queues import begin, lose
+from tests.store.queues import a_worker, begin, lose
 
 
 @pytest.fixture
@@ -293,3 +295,34 @@ async def _has_succeeded(one: Process, submitted: Submitted) -> bool:
     with suppress(UnavailableError):
         return await one.status(submitted) == "success"
     return False
+
+
+async def _is(holds: Callable[[], bool], wanted: bool) -> bool:
+    return holds() is wanted
+
+
+async def test_a_process_that_was_cut_off_declares_nobody_dead_for_a_lease(
+    db: Database, database_url: str, gate: Gate
+) -> None:
+    lease_seconds = 1.0
+    with network_to(database_url) as network:
+        url = through(network, database_url)
+        async with (
+            open_database(url, timeout_seconds=0.5) as cut_off,
+            process(cut_off, {"gated": gated(gate)}, lease_seconds=lease_seconds) as one,
+        ):
+            network.refuses = True
+            await asyncio.to_thread(network.cut)
+            await until(lambda: _is(one.heartbeat.alive, False))
+            other = await a_worker(db)
+            await lose(db, other)
+            network.refuses = False
+            await until(lambda: _is(one.heartbeat.alive, True))
+            began = time.monotonic()
+
+            async def is_declared_dead() -> bool:
+                query = "SELECT worker_id FROM worker WHERE worker_id = %(id)s::uuid"
+                return not await db.tuples(query, {"id": other})
+
+            await until(is_declared_dead)
+            assert time.monotonic() - began > lease_seconds / 2

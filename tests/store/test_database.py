@@ -3,28 +3,26 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
+import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from langchain_core.runnables import RunnableConfig
 
-from store.database import open_database
+from store.checkpoints import open_saver
+from store.database import Database, open_database
 from store.errors import ConnectionLostError, UnavailableError
-from tests.faults.stores import Network, open_network
+from store.lane import Statement
+from store.models import Lease
+from tests.faults.stores import Network, network_to, through
+
+PID = Statement("SELECT pg_backend_pid()")
 
 
 @pytest.fixture
 def network(database_url: str) -> Iterator[Network]:
     """A way to the test's server that can be cut."""
-    parts = conninfo_to_dict(database_url)
-    host, port = str(parts["host"]), int(parts.get("port") or 5432)
-    server = Path(host) / f".s.PGSQL.{port}" if host.startswith("/") else (host, port)
-    with open_network(server) as network:
+    with network_to(database_url) as network:
         yield network
-
-
-def through(network: Network, database_url: str) -> str:
-    return make_conninfo(database_url, host="127.0.0.1", port=network.port)
 
 
 async def test_a_server_that_is_back_is_used_at_once_however_long_it_was_away(
@@ -66,3 +64,58 @@ async def test_a_connection_that_may_not_write_any_more_is_replaced(database_url
             await db.execute(write, {})
 
         assert await db.execute(write, {}) == 0
+
+
+async def test_all_who_share_a_connection_to_a_server_that_hangs_are_told_together(
+    network: Network, database_url: str
+) -> None:
+    url = through(network, database_url)
+    async with open_database(url, timeout_seconds=1) as db:
+        network.swallows = True
+        await asyncio.to_thread(network.cut)
+        began = time.monotonic()
+        calls = [db.at_once((PID, {})) for _ in range(6)]
+
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(outcome, UnavailableError)
+        # One try takes 2 seconds.
+        assert time.monotonic() - began < 6
+        network.swallows = False
+
+
+async def test_the_loss_of_the_shared_connection_is_taken_for_that_of_all(db: Database) -> None:
+    async with db.connection() as one, db.connection() as other:
+        assert not one.closed
+        assert not other.closed
+    await db.at_once((PID, {}))
+    with psycopg.connect(db.conninfo, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+    with pytest.raises(ConnectionLostError):
+        await db.at_once((PID, {}))
+    await db.ping()
+
+
+async def test_a_run_waits_for_its_state_as_long_as_its_lease_lasts(
+    network: Network, database_url: str
+) -> None:
+    url = through(network, database_url)
+    async with open_database(url, timeout_seconds=0.3) as db, open_saver(db) as saver:
+        lease = Lease(thread_id="t", epoch=1, head_checkpoint_id=None, projected_checkpoint_id=None)
+        asks = iter([True, True])
+        # Its owner looks at the lease whenever it could not read.
+        owned = saver.leased(lease, run_id="r", alive=lambda: next(asks, False))
+        network.refuses = True
+        await asyncio.to_thread(network.cut)
+        config: RunnableConfig = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+
+        with pytest.raises(UnavailableError):
+            await owned.aget_tuple(config)
+        assert next(asks, None) is None
+        network.refuses = False
+        await db.ping()
+
+        assert await owned.aget_tuple(config) is None

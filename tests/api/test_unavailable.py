@@ -1,0 +1,97 @@
+"""Every route while PostgreSQL is away."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from langgraph_sdk.client import LangGraphClient
+
+from api.bootstrap import Services, open_services
+from api.embedded import Servers
+from api.settings import Settings
+from tests.acceptance.talk import says
+from tests.faults.stores import Network, network_to, through
+
+POOL_SECONDS = 0.5
+#: These need no database.
+ALWAYS = {"/", "/ok", "/info"}
+VALUES: dict[str, Any] = {
+    "assistant_id": "chat",
+    "namespace": ["a"],
+    "value": {},
+    "key": "k",
+    "checkpoint": {},
+    "query": "hello",
+    "user_id": "ada",
+}
+
+
+@pytest.fixture
+def network(database_url: str) -> Iterator[Network]:
+    with network_to(database_url) as network:
+        yield network
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"database_pool_timeout_seconds": POOL_SECONDS})
+
+
+@pytest.fixture
+def behind(network: Network, database_url: str) -> str:
+    return through(network, database_url)
+
+
+@pytest.fixture
+async def services(settings: Settings, servers: Servers, behind: str) -> AsyncIterator[Services]:
+    async with (
+        open_services(settings, database_url=behind, redis_url=servers.redis_url) as services,
+        services.worker.working(),
+    ):
+        yield services
+
+
+def body(spec: Any, path: str, operation: Any) -> dict[str, Any]:
+    """As little as the operation takes."""
+    if path == "/runs/cancel" or "requestBody" not in operation:
+        return {"status": "all"}
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    model = spec["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    return {name: VALUES[name] for name in model.get("required", [])}
+
+
+async def test_every_route_says_so_in_time(
+    client: LangGraphClient, http: httpx.AsyncClient, network: Network
+) -> None:
+    spec = (await http.get("/openapi.json")).json()
+    thread_id = (await client.threads.create())["thread_id"]
+    await client.runs.wait(thread_id, "chat", input=says("hello"))
+    [run] = await client.runs.list(thread_id)
+    named = {"session_id": thread_id, "checkpoint_id": "c", "namespace": "n", **run}
+    network.refuses = True
+    await asyncio.to_thread(network.cut)
+    began = time.monotonic()
+
+    answers = await asyncio.gather(
+        *[
+            http.request(
+                method,
+                path.format(**named),
+                json=body(spec, path, operation),
+                params={"namespace": "a", "key": "k"},
+            )
+            for path, operations in spec["paths"].items()
+            for method, operation in operations.items()
+            if path not in ALWAYS
+        ]
+    )
+
+    network.refuses = False
+
+    assert len(answers) > 30
+    assert [(a.request.method, a.url.path, a.text) for a in answers if a.status_code != 503] == []
+    assert {a.json()["code"] for a in answers} == {"unavailable"}
+    assert time.monotonic() - began < 10 * POOL_SECONDS
