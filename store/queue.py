@@ -5,16 +5,23 @@ Whoever changes the status of a run does it here, in one transaction, guarded: b
 row lock, by the run's epoch, and in the end by the index that allows one running run a thread.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
-from psycopg.errors import LockNotAvailable
-
-from store.database import Database, Transaction, dump_json
-from store.errors import ConflictError, NotFoundError, ThreadBusyError
+from store import runs
+from store.database import Database, Transaction
+from store.errors import (
+    ConflictError,
+    ConnectionLostError,
+    LockedError,
+    NotFoundError,
+    ThreadBusyError,
+    UnavailableError,
+)
+from store.lane import Statement
 from store.models import (
     CancelAction,
     JsonObject,
@@ -29,6 +36,10 @@ from store.sql import load
 from store.threads import not_found
 
 SQL = load("queue")
+#: What every run does.
+_START, _ENQUEUE, _LOCK, _FINISH = (
+    Statement(SQL[name]) for name in ("start", "enqueue", "lock", "finish")
+)
 
 BUSY = (
     "Thread is already running a task. Wait for it to finish or choose a different "
@@ -104,18 +115,6 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
-    """What a run that is ours came to, and what its thread is left in."""
-
-    claimed: Claim
-    status: RunStatus
-    thread_status: ThreadStatus
-    interrupts: JsonObject
-    error: JsonObject | None = None
-    thread_error: JsonObject | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
     """A running run, and the epoch of its lease."""
 
@@ -138,7 +137,7 @@ class GivenUp:
     rolled_back: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Started:
     thread_id: str
     epoch: int
@@ -163,9 +162,36 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
 
     Returns:
         The claim; None if the thread is busy or missing, or the worker: then `enqueue` decides.
+
+    Raises:
+        UnavailableError: With the code ``in_doubt`` if the run may have been started all the same;
+            then it is executed like one that lost its worker.
     """
-    started = await db.one(_Started, SQL["start"], new.row(worker_id=worker_id))
+    row = new.row(worker_id=worker_id)
+    try:
+        [rows] = await db.at_once((_START, row))
+        started = _Started(*rows[0]) if rows else None
+    except LockedError:
+        return None
+    except ConnectionLostError:
+        # Either it was done, or it is done now: on a busy thread nothing is started, and whatever
+        # of the first try is still under way finds it busy too.
+        with _in_doubt():
+            started = await db.one(_Started, SQL["start"], row)
+            started = started or await db.one(_Started, SQL["started"], row)
     return started.claim(new) if started else None
+
+
+@contextmanager
+def _in_doubt() -> Iterator[None]:
+    """Say that nobody knows whether a run was taken in, if that cannot be found out now."""
+    try:
+        yield
+    except UnavailableError as exc:
+        raise UnavailableError(
+            "The database was lost while it took the run in: it may have it, or not",
+            code="in_doubt",
+        ) from exc
 
 
 async def enqueue(db: Database, new: NewRun) -> Run:
@@ -178,29 +204,43 @@ async def enqueue(db: Database, new: NewRun) -> Run:
     Raises:
         NotFoundError: There is no such thread.
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+        UnavailableError: With the code ``in_doubt`` if the run may have been queued all the same.
     """
-    row = new.row(after_seconds=new.after_seconds, signal=READY)
-    if new.multitask_strategy == "enqueue":
-        queued = await db.tuples(SQL["enqueue"], row)
-    else:
-        async with db.transaction() as tx:
-            await _make_way(tx, new)
-            queued = await tx.tuples(SQL["enqueue"], row)
-    if not queued:  # or it was made for a run that has just been cancelled
+    try:
+        if new.multitask_strategy == "enqueue":
+            # Whatever is in flight stays as it is: one statement does it.
+            with suppress(LockedError):
+                [rows] = await db.at_once((_ENQUEUE, _queued_row(new)))
+                return _queued(new, rows)
+        return await _enqueue(db, new)
+    except ConnectionLostError:
+        with _in_doubt():
+            return await _enqueue(db, new, again=True)
+
+
+async def _enqueue(db: Database, new: NewRun, *, again: bool = False) -> Run:
+    async with db.transaction() as tx:
+        await _lock(tx, new.thread_id)
+        # Nobody else inserts it: a first try that is still under way waits for the lock in vain.
+        if again and (queued := await tx.one(Run, runs.SQL["get"], new.row())):
+            return queued
+        in_flight = await tx.tuples(SQL["in_flight"], {"thread_id": new.thread_id})
+        if in_flight and new.multitask_strategy == "reject":
+            raise ThreadBusyError(BUSY)
+        if in_flight and new.multitask_strategy in ("interrupt", "rollback"):
+            await _stop(tx, new.thread_id, None, new.multitask_strategy)
+        return _queued(new, await tx.tuples(SQL["enqueue"], _queued_row(new)))
+
+
+def _queued_row(new: NewRun) -> JsonObject:
+    return new.row(after_seconds=new.after_seconds, signal=READY)
+
+
+def _queued(new: NewRun, rows: Sequence[tuple[Any, ...]]) -> Run:
+    if not rows:  # or the thread was made for a run that has just been cancelled
         raise not_found(new.thread_id)
-    created_at, epoch, _ = queued[0]
+    created_at, epoch, _ = rows[0]
     return new.run(created_at, epoch=epoch, begun=False)
-
-
-async def _make_way(tx: Transaction, new: NewRun) -> None:
-    """Do to the runs in flight what the strategy of a new one says."""
-    await _lock(tx, new.thread_id)
-    if not await tx.tuples(SQL["in_flight"], {"thread_id": new.thread_id}):
-        return
-    if new.multitask_strategy == "reject":
-        raise ThreadBusyError(BUSY)
-    if new.multitask_strategy != "enqueue":
-        await _stop(tx, new.thread_id, None, new.multitask_strategy)
 
 
 async def claim(db: Database, *, worker_id: str, slots: int) -> list[Claim]:
@@ -231,60 +271,56 @@ def _claimed(row: tuple[Any, ...]) -> Claim:
     return Claim(run=run, lease=lease)
 
 
-async def finish(db: Database, endings: Sequence[Ending], *, wait: bool = True) -> set[str] | None:
+async def finish(
+    db: Database,
+    claimed: Claim,
+    *,
+    status: RunStatus,
+    thread_status: ThreadStatus,
+    interrupts: JsonObject,
+    error: JsonObject | None = None,
+    thread_error: JsonObject | None = None,
+) -> bool:
     """
-    End runs that are ours and settle their threads; the next run of each thread is announced.
+    End a run that is ours and settle its thread; the next run of the thread is announced.
 
-    Args:
-        wait: For the threads that somebody else holds locked.
+    May be repeated when its answer was lost.
 
     Returns:
-        The ids of those that were ours still: the others were not changed. None if a thread was
-        locked and not waited for: then nothing was changed.
+        False if the run was not ours any more: then nothing was changed.
     """
-    lock = SQL["lock_all" if wait else "lock_all_at_once"]
-    # A pipeline is one transaction and one round trip; the second statement sees what was
-    # committed before the first one got its locks.
-    async with db.connection() as connection:
-        try:
-            async with connection.pipeline():
-                thread_ids = [ending.claimed.run.thread_id for ending in endings]
-                await connection.execute(lock, {"thread_ids": thread_ids})
-                cursor = await connection.execute(SQL["finish"], _columns(endings))
-                rows = await cursor.fetchall()
-        except LockNotAvailable:
-            if wait:
-                raise
-            return None
-    return {run_id for run_id, _ in rows}
-
-
-def _columns(endings: Sequence[Ending]) -> JsonObject:
-    return {
-        "run_ids": [ending.claimed.run.run_id for ending in endings],
-        "epochs": [ending.claimed.lease.epoch for ending in endings],
-        "statuses": [ending.status for ending in endings],
-        "errors": [_json(ending.error) for ending in endings],
-        "thread_statuses": [ending.thread_status for ending in endings],
-        "interrupts": [_json(ending.interrupts) for ending in endings],
-        "thread_errors": [_json(ending.thread_error) for ending in endings],
+    params = {
+        "run_id": claimed.run.run_id,
+        "thread_id": claimed.run.thread_id,
+        "epoch": claimed.lease.epoch,
+        "status": status,
+        "error": error,
+        "thread_status": thread_status,
+        "interrupts": interrupts,
+        "thread_error": thread_error,
         "signal": READY,
     }
-
-
-def _json(value: JsonObject | None) -> str | None:
-    return None if value is None else dump_json(value).decode()
+    # The second statement sees what was committed before the first one got its lock.
+    try:
+        [_, rows] = await db.at_once((_LOCK, params), (_FINISH, params))
+    except LockedError:
+        async with db.transaction() as tx:
+            await tx.execute(SQL["lock"], params)
+            rows = await tx.tuples(SQL["finish"], params)
+    return bool(rows)
 
 
 async def finish_temporary(db: Database, claimed: Claim) -> bool:
     """
     End a run that is ours by deleting its thread, which was made for it alone.
 
+    May be repeated when its answer was lost: a run that is gone has ended.
+
     Returns:
         False if the run was not ours any more.
     """
     params = {"run_id": claimed.run.run_id, "epoch": claimed.lease.epoch}
-    return bool(await db.execute(SQL["finish_temporary"], params))
+    return bool(await db.tuples(SQL["finish_temporary"], params))
 
 
 async def undo(db: Database, claimed: Claim) -> bool:
@@ -410,7 +446,7 @@ async def reap(
     db: Database,
     *,
     worker_id: str,
-    lease_seconds: float,
+    lease_seconds: float | None,
     max_attempts: int,
     strays: Sequence[Held] = (),
 ) -> list[GivenUp]:
@@ -423,10 +459,12 @@ async def reap(
     Args:
         worker_id: Who asks; it is alive.
         lease_seconds: A worker that did not beat for so long, by the database's clock, is dead.
+            None declares nobody dead.
         max_attempts: How often a run may be started.
         strays: Runs that are to be taken away too, because their owner does not execute them.
     """
-    await db.execute(SQL["bury"], {"lease_seconds": lease_seconds, "worker_id": worker_id})
+    if lease_seconds is not None:
+        await db.execute(SQL["bury"], {"lease_seconds": lease_seconds, "worker_id": worker_id})
     lost = [*strays, *await db.all(Held, SQL["lost"], {})]
     reaped = [await _give_up(db, held, max_attempts=max_attempts) for held in lost]
     return [given_up for given_up in reaped if given_up]

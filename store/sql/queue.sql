@@ -23,6 +23,13 @@ WITH taken AS (
 SELECT taken.thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, started.created_at
 FROM taken, started;
 
+-- name: started
+-- What `start` gave and nobody heard.
+SELECT run.thread_id, run.epoch, head_checkpoint_id, projected_checkpoint_id, run.created_at
+FROM run
+JOIN thread ON thread.thread_id = run.thread_id AND thread.epoch = run.epoch
+WHERE run_id = %(run_id)s::uuid AND worker_id = %(worker_id)s::uuid AND run.status = 'running';
+
 -- name: lock
 SELECT thread_id, status FROM thread WHERE thread_id = %(thread_id)s FOR UPDATE;
 
@@ -39,7 +46,7 @@ WITH queued AS (
     SET status = 'busy', updated_at = now(), metadata = metadata || %(thread_metadata)s::jsonb
     WHERE thread_id = %(thread_id)s
     RETURNING thread_id, epoch,
-        clock_timestamp() + make_interval(secs => %(after_seconds)s) AS due_at
+        clock_timestamp() + make_interval(secs => %(after_seconds)s::float8) AS due_at
 ), pending AS (
     INSERT INTO run (run_id, thread_id, assistant_id, status, multitask_strategy, metadata,
         kwargs, temporary, not_before, created_at)
@@ -50,7 +57,7 @@ WITH queued AS (
     RETURNING created_at
 )
 SELECT pending.created_at, queued.epoch + 1,
-    CASE WHEN %(after_seconds)s <= 0 THEN pg_notify('threadwell', %(signal)s) END
+    CASE WHEN %(after_seconds)s::float8 <= 0 THEN pg_notify('threadwell', %(signal)s) END
 FROM pending, queued;
 
 -- name: claim
@@ -95,68 +102,51 @@ SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
 FROM claimed
 JOIN leased ON leased.thread_id = claimed.thread_id;
 
--- name: lock_all
--- In one order, so that two who lock several do not wait for each other.
-SELECT thread_id
-FROM thread
-WHERE thread_id = ANY(%(thread_ids)s::text[])
-ORDER BY thread_id
-FOR UPDATE;
-
--- name: lock_all_at_once
--- Or not at all: whoever is locked out by another has others wait with it.
-SELECT thread_id
-FROM thread
-WHERE thread_id = ANY(%(thread_ids)s::text[])
-ORDER BY thread_id
-FOR UPDATE NOWAIT;
-
 -- name: finish
--- Each fenced by its epoch; the rows of the threads are locked already. Workers are woken as this
--- commits. The epochs rise, so that what the runs left going on writes nothing more.
-WITH ending AS (
-    SELECT *
-    FROM unnest(
-        %(run_ids)s::uuid[], %(epochs)s::bigint[], %(statuses)s::text[], %(errors)s::text[],
-        %(thread_statuses)s::text[], %(interrupts)s::text[], %(thread_errors)s::text[]
-    ) AS e (run_id, epoch, status, error, thread_status, interrupts, thread_error)
-), done AS (
+-- Fenced by the epoch; the thread's row is locked already. Workers are woken as this commits. The
+-- epoch rises, so that what the run left going on writes nothing more.
+WITH done AS (
     UPDATE run
-    SET status = ending.status, error = ending.error::jsonb, worker_id = NULL, ended_at = now(),
+    SET status = %(status)s, error = %(error)s::jsonb, worker_id = NULL, ended_at = now(),
         updated_at = now()
-    FROM ending
-    WHERE run.run_id = ending.run_id AND run.epoch = ending.epoch AND run.status = 'running'
-    RETURNING run.run_id, run.thread_id, ending.thread_status, ending.interrupts,
-        ending.thread_error
+    WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
+    RETURNING thread_id
 ), waiting AS (
     -- not now(): this transaction may have waited for the lock while a run was queued
-    SELECT r.thread_id, bool_or(r.not_before <= clock_timestamp()) AS due
-    FROM run r
-    JOIN done ON done.thread_id = r.thread_id
-    WHERE r.status = 'pending'
-    GROUP BY r.thread_id
+    SELECT r.not_before <= clock_timestamp() AS due
+    FROM run r, done
+    WHERE r.thread_id = done.thread_id AND r.status = 'pending'
 ), settled AS (
     UPDATE thread
-    SET status = CASE WHEN waiting.due IS NULL THEN done.thread_status ELSE 'busy' END,
-        settled_status = done.thread_status,
+    SET status = CASE WHEN EXISTS (SELECT FROM waiting) THEN 'busy' ELSE %(thread_status)s END,
+        settled_status = %(thread_status)s,
         epoch = epoch + 1,
-        interrupts = done.interrupts::jsonb,
-        error = done.thread_error::jsonb,
+        interrupts = %(interrupts)s::jsonb,
+        error = %(thread_error)s::jsonb,
         updated_at = now(),
         state_updated_at = now()
     FROM done
-    LEFT JOIN waiting ON waiting.thread_id = done.thread_id
     WHERE thread.thread_id = done.thread_id
-    RETURNING done.run_id, waiting.due
+    RETURNING EXISTS (SELECT FROM waiting WHERE due) AS ready
 )
-SELECT run_id, CASE WHEN due THEN pg_notify('threadwell', %(signal)s) END FROM settled;
+SELECT CASE WHEN ready THEN pg_notify('threadwell', %(signal)s) END FROM settled
+UNION ALL
+-- It had ended so before: by a call that nobody heard the answer of.
+SELECT NULL FROM run
+WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = %(status)s;
 
 -- name: finish_temporary
 -- The thread goes with its run, fenced by the epoch like any end.
-DELETE FROM thread
-USING run
-WHERE thread.thread_id = run.thread_id AND run.run_id = %(run_id)s::uuid
-    AND run.epoch = %(epoch)s AND run.status = 'running';
+WITH gone AS (
+    DELETE FROM thread
+    USING run
+    WHERE thread.thread_id = run.thread_id AND run.run_id = %(run_id)s::uuid
+        AND run.epoch = %(epoch)s AND run.status = 'running'
+    RETURNING run.run_id
+)
+SELECT run_id FROM gone
+UNION ALL
+SELECT %(run_id)s::uuid WHERE NOT EXISTS (SELECT FROM run WHERE run_id = %(run_id)s::uuid);
 
 -- name: cancel_pending
 UPDATE run
