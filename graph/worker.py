@@ -192,8 +192,9 @@ class Worker:
     async def _sweep_forever(self) -> None:
         while True:
             await self._sweep()
-            # Replicas that started together drift apart.
-            await asyncio.sleep(self._timing.sweep_seconds * random.uniform(0.8, 1.2))
+            # Replicas that started together drift apart. Never longer than said: a lost run begins
+            # again within a lease and a sweep.
+            await asyncio.sleep(self._timing.sweep_seconds * random.uniform(0.6, 0.9))
 
     async def _sweep(self) -> None:
         if self._heartbeat.buried:

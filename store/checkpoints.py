@@ -35,6 +35,7 @@ from psycopg.rows import DictRow, dict_row
 
 from store.commits import Entry, Head
 from store.database import Database, repeated
+from store.errors import UnavailableError
 from store.models import Lease
 from store.projection import Change, Projector, dump, run_id_of
 from store.sql import load
@@ -55,6 +56,8 @@ WHERE c.checkpoint_ns = '' AND (c.thread_id, c.checkpoint_id) IN (
     ) AS h
 )
 """
+#: How long after PostgreSQL did not answer a run asks again.
+_RETRY_SECONDS: Final = 0.5
 #: Above this, (de)serialising leaves the event loop; below it, a thread costs more than it gives.
 _INLINE_BYTES: Final = 64 * 1024
 #: What of `configurable` may be seen in a checkpoint's metadata. The rest may hold secrets.
@@ -358,8 +361,15 @@ class Saver(AsyncPostgresSaver):
         return [self._tuple(row) for row in rows]
 
     async def _rows(self, where: str, args: Sequence[Any]) -> list[DictRow]:
-        # A run that is not let read its state is begun anew.
-        return await repeated(lambda: self._read(where, args))
+        while True:
+            try:
+                return await repeated(lambda: self._read(where, args))
+            except UnavailableError:
+                # A run waits as long as its lease lasts: another attempt could do no more.
+                leased = self._leased
+                if leased is None or leased.run_id is None or not leased.alive():
+                    raise
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _read(self, where: str, args: Sequence[Any]) -> list[DictRow]:
         async with self._cursor() as cursor:

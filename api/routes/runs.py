@@ -5,11 +5,11 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
 from api.bodies import JsonRoute
-from api.deps import InjectedDep, RunId, ServicesDep, ThreadId
+from api.deps import InjectedDep, LastEventId, RunId, ServicesDep, ThreadId
 from api.responses import json_response
 from api.run_schemas import RunCreate, RunCreateStateless, RunsCancel
 from api.sse import EventStream, RunStream, frame, long_json, result_json
@@ -31,7 +31,6 @@ RunField = Literal[
     "run_id", "thread_id", "assistant_id", "created_at", "updated_at", "status", "metadata",
     "kwargs", "multitask_strategy",
 ]  # fmt: skip
-LastEventId = Annotated[str | None, Header(alias="Last-Event-ID")]
 
 
 def run_json(run: Run) -> JsonObject:
@@ -221,7 +220,8 @@ async def join_run_stream(
     """
     Stream the events of a run: those after ``Last-Event-ID``, or all of them.
 
-    Whatever the log still has is sent again; past its bounds a ``values`` event stands in.
+    Whatever the log still has is sent again. Past its bounds ``metadata`` says so, and a ``values``
+    event stands in for who asked for it.
     """
     return await _join_stream(
         services, thread_id, run_id, stream_mode, cancel_on_disconnect, last_event_id
