@@ -42,6 +42,8 @@ AEGRA_TIMES = 10.0
 #: CPU of a run's graph in milliseconds, and how much faster two workers have to be than one. With
 #: little of it, on few cores, it is PostgreSQL that the second worker takes the CPU from.
 GRAPH_MS = {10: 1.3, 50: 1.7}
+#: How much more CPU a run may cost where two workers share a queue.
+CPU_TIMES = 1.15
 
 
 @pytest.mark.bench
@@ -87,35 +89,49 @@ def test_two_workers_drain_almost_twice_as_fast_as_one(tmp_path: Path) -> None:
 
     print(f"\n{load()}")
     for ms, seen in ratios.items():
-        print(
-            f"two workers, {ms} ms of CPU in each graph: {statistics.median(seen):.2f} times one {seen}"
-        )
-    for ms, least in GRAPH_MS.items() if is_quiet() else ():
-        assert statistics.median(ratios[ms]) >= least, ms
+        rate, cpu = (statistics.median(each) for each in zip(*seen, strict=True))
+        print(f"two workers, {ms} ms of CPU in each graph: {rate:.2f} times one, by round", end=" ")
+        print(", ".join(f"{rate:.2f}" for rate, _ in seen), end="; ")
+        print(f"CPU of a run {cpu:.2f} times")
+        # As long as it is not more, it is cores alone that a machine lacks for twice the rate.
+        assert cpu <= CPU_TIMES, ms
+        assert rate >= GRAPH_MS[ms] or not is_quiet(), ms
 
 
-def _two_against_one(directory: Path, servers: Servers, ms: int) -> list[float]:
-    """How many times as fast two workers are, in each round: then the second one is not frozen."""
+def _two_against_one(directory: Path, servers: Servers, ms: int) -> list[tuple[float, float]]:
+    """
+    How many times the rate of one worker two have, and how many times its CPU for each run.
+
+    In turns: then the second one is frozen, and then it is not.
+    """
     variables = {
         "DATABASE_URL": servers.database_url,
         "REDIS_URL": servers.redis_url,
         "LEASE_SECONDS": "600",
     }
     config = project(directory)
-    count = 5 * QUEUED // ms
+    count = 4 * QUEUED // ms
     with serving(config, variables) as server:
         asyncio.run(_post(server.url, 2 * PAIRS * count, "busy", str(ms), after_seconds=3600))
     ratios = []
     with (
-        working(config, variables),
+        working(config, variables) as first,
         working(config, variables) as second,
         psycopg.connect(servers.database_url, autocommit=True) as sql,
     ):
+        pids = [worker.process.pid for worker in (first, second)]
+        processes = [*map(psutil.Process, pids), postmaster(directory)]
+
+        def drain() -> tuple[float, float]:
+            before = cpu_seconds(processes)
+            return _drain(sql, count), cpu_seconds(processes) - before
+
         for _ in range(PAIRS):
             second.process.send_signal(signal.SIGSTOP)
-            one = _drain(sql, count)
+            rate, cpu = drain()
             second.process.send_signal(signal.SIGCONT)
-            ratios.append(round(_drain(sql, count) / one, 2))
+            twice_rate, twice_cpu = drain()
+            ratios.append((twice_rate / rate, twice_cpu / cpu))
     return ratios
 
 
