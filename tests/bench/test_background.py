@@ -110,7 +110,7 @@ def _two_against_one(directory: Path, servers: Servers, ms: int) -> list[tuple[f
         "LEASE_SECONDS": "600",
     }
     config = project(directory)
-    count = 4 * QUEUED // ms
+    count = 2 * QUEUED // ms
     with serving(config, variables) as server:
         asyncio.run(_post(server.url, 2 * PAIRS * count, "busy", str(ms), after_seconds=3600))
     ratios = []
