@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from tests.acceptance.process import ROOT, ServerProcess, command, environment
 from tests.bench import graphs
@@ -51,6 +53,28 @@ def size(name: str, default: int) -> int:
 def quantile(values: Sequence[float], share: float) -> float:
     """The value that this share of all is not above."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def postmaster(data_dir: Path) -> psutil.Process:
+    """The embedded PostgreSQL."""
+    pid = (data_dir / "postgres/data/postmaster.pid").read_text().split()[0]
+    return psutil.Process(int(pid))
+
+
+def cpu_seconds(roots: Sequence[psutil.Process]) -> float:
+    """What processes have used, and their children, those that have ended included."""
+    total = 0.0
+    for root in roots:
+        for process in (root, *root.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def is_quiet() -> bool:
+    """Whether nobody else keeps the machine busy, so that time tells something."""
+    return os.getloadavg()[0] <= (os.cpu_count() or 1)
 
 
 def load() -> str:

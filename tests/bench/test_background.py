@@ -7,11 +7,11 @@ graphs: then it drains as many in turn, under the same API.
 
 import asyncio
 import os
+import signal
 import statistics
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,27 @@ import pytest
 from api.embedded import Servers, embedded_servers
 from store.signals import READY
 from tests.acceptance.process import serving
-from tests.bench.servers import load, project, quantile, size, working
+from tests.bench.servers import (
+    cpu_seconds,
+    is_quiet,
+    load,
+    postmaster,
+    project,
+    quantile,
+    size,
+    working,
+)
 
 QUEUED, SINGLE = size("QUEUED", 2000), size("SINGLE", 200)
-CONCURRENCY, ROUNDS = 16, 3
+CONCURRENCY, ROUNDS, PAIRS = 16, 3, 5
 START_MS = 8.0
 AEGRA_URL = os.environ.get("BENCH_AEGRA_URL", "")
 AEGRA_TIMES = 10.0
 #: CPU of a run's graph in milliseconds, and how much faster two workers have to be than one. With
 #: little of it, on few cores, it is PostgreSQL that the second worker takes the CPU from.
 GRAPH_MS = {10: 1.3, 50: 1.7}
+#: How much more CPU a run may cost where two workers share a queue.
+CPU_TIMES = 1.15
 
 
 @pytest.mark.bench
@@ -45,11 +56,11 @@ def test_a_queued_run_starts_at_once_and_a_queue_is_drained_fast(tmp_path: Path)
         ):
             waits = asyncio.run(_start_one_by_one(server.url, sql))
             asyncio.run(_post(server.url, QUEUED, "echo", "hello", after_seconds=3600))
-            processes = [psutil.Process(server.process.pid), _postmaster(tmp_path)]
-            before = [_cpu_seconds(process) for process in processes]
+            processes = [psutil.Process(server.process.pid), postmaster(tmp_path)]
+            before = [cpu_seconds([process]) for process in processes]
             rate = _drain(sql)
             cpu = [
-                1000 * (_cpu_seconds(process) - used) / QUEUED
+                1000 * (cpu_seconds([process]) - used) / QUEUED
                 for process, used in zip(processes, before, strict=True)
             ]
             ours, theirs = _against_aegra(server.url)
@@ -69,35 +80,58 @@ def test_a_queued_run_starts_at_once_and_a_queue_is_drained_fast(tmp_path: Path)
 
 @pytest.mark.bench
 def test_two_workers_drain_almost_twice_as_fast_as_one(tmp_path: Path) -> None:
-    with embedded_servers(tmp_path, durable=False) as servers:
-        ratios = {ms: _two_against_one(tmp_path, servers, ms) for ms in GRAPH_MS}
+    ratios = {}
+    for ms in GRAPH_MS:
+        directory = tmp_path / str(ms)
+        directory.mkdir()
+        with embedded_servers(directory, durable=False) as servers:
+            ratios[ms] = _two_against_one(directory, servers, ms)
 
     print(f"\n{load()}")
     for ms, seen in ratios.items():
-        print(
-            f"two workers, {ms} ms of CPU in each graph: {statistics.median(seen):.2f} times one {seen}"
-        )
-    for ms, least in GRAPH_MS.items():
-        assert statistics.median(ratios[ms]) >= least, ms
+        rate, cpu = (statistics.median(each) for each in zip(*seen, strict=True))
+        print(f"two workers, {ms} ms of CPU in each graph: {rate:.2f} times one, by round", end=" ")
+        print(", ".join(f"{rate:.2f}" for rate, _ in seen), end="; ")
+        print(f"CPU of a run {cpu:.2f} times")
+        # As long as it is not more, it is cores alone that a machine lacks for twice the rate.
+        assert cpu <= CPU_TIMES, ms
+        assert rate >= GRAPH_MS[ms] or not is_quiet(), ms
 
 
-def _two_against_one(directory: Path, servers: Servers, ms: int) -> list[float]:
-    """How many times as fast two workers are, in each round."""
-    variables = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url}
+def _two_against_one(directory: Path, servers: Servers, ms: int) -> list[tuple[float, float]]:
+    """
+    How many times the rate of one worker two have, and how many times its CPU for each run.
+
+    In turns: then the second one is frozen, and then it is not.
+    """
+    variables = {
+        "DATABASE_URL": servers.database_url,
+        "REDIS_URL": servers.redis_url,
+        "LEASE_SECONDS": "600",
+    }
     config = project(directory)
-    count = QUEUED * 2 // ms
+    count = 2 * QUEUED // ms
+    with serving(config, variables) as server:
+        asyncio.run(_post(server.url, 2 * PAIRS * count, "busy", str(ms), after_seconds=3600))
     ratios = []
-    with psycopg.connect(servers.database_url, autocommit=True) as sql:
-        for _ in range(ROUNDS):
-            rates = []
-            for workers in (1, 2):
-                with serving(config, variables) as server:
-                    asyncio.run(_post(server.url, count, "busy", str(ms), after_seconds=3600))
-                with ExitStack() as stack:
-                    for _ in range(workers):
-                        stack.enter_context(working(config, variables))
-                    rates.append(_drain(sql))
-            ratios.append(round(rates[1] / rates[0], 2))
+    with (
+        working(config, variables) as first,
+        working(config, variables) as second,
+        psycopg.connect(servers.database_url, autocommit=True) as sql,
+    ):
+        pids = [worker.process.pid for worker in (first, second)]
+        processes = [*map(psutil.Process, pids), postmaster(directory)]
+
+        def drain() -> tuple[float, float]:
+            before = cpu_seconds(processes)
+            return _drain(sql, count), cpu_seconds(processes) - before
+
+        for _ in range(PAIRS):
+            second.process.send_signal(signal.SIGSTOP)
+            rate, cpu = drain()
+            second.process.send_signal(signal.SIGCONT)
+            twice_rate, twice_cpu = drain()
+            ratios.append((twice_rate / rate, twice_cpu / cpu))
     return ratios
 
 
@@ -113,23 +147,28 @@ async def _start_one_by_one(url: str, sql: psycopg.Connection[Any]) -> list[floa
     return [waited for (waited,) in rows[20:]]
 
 
-def _drain(sql: psycopg.Connection[Any]) -> float:
-    """Make everything due that is queued, wait until it is done; runs a second."""
-    released = sql.execute(
-        "UPDATE run SET not_before = now() WHERE status = 'pending' RETURNING now()"
-    ).fetchall()
+def _drain(sql: psycopg.Connection[Any], count: int = QUEUED) -> float:
+    """Make runs due that are queued, wait until they are done; runs a second."""
+    ((began_at, due),) = sql.execute(
+        "WITH due AS (UPDATE run SET not_before = now() WHERE run_id IN"
+        " (SELECT run_id FROM run WHERE status = 'pending' ORDER BY seq LIMIT %s) RETURNING run_id)"
+        " SELECT now(), count(*) FROM due",
+        (count,),
+    )
+    assert due == count
     sql.execute("SELECT pg_notify('threadwell', %s)", (READY,))
     deadline = time.monotonic() + 300
-    while sql.execute("SELECT FROM run WHERE status IN ('pending', 'running') LIMIT 1").fetchall():
+    under_way = "status = 'running' OR status = 'pending' AND not_before <= now()"
+    while sql.execute(f"SELECT FROM run WHERE {under_way} LIMIT 1").fetchall():
         assert time.monotonic() < deadline, "the queue is not drained"
-        time.sleep(0.1)
-    (seconds, failed), *_ = sql.execute(
-        "SELECT extract(epoch FROM max(ended_at) - %s)::float,"
-        " count(*) FILTER (WHERE status <> 'success') FROM run",
-        released[0],
-    ).fetchall()
-    assert failed == 0
-    return len(released) / float(seconds)
+        time.sleep(0.05)
+    ((seconds, succeeded),) = sql.execute(
+        "SELECT extract(epoch FROM max(ended_at) - %(began_at)s)::float,"
+        " count(*) FILTER (WHERE status = 'success') FROM run WHERE ended_at >= %(began_at)s",
+        {"began_at": began_at},
+    )
+    assert succeeded == count
+    return count / float(seconds)
 
 
 async def _post(url: str, count: int, graph: str, text: str, **more: Any) -> None:
@@ -187,21 +226,6 @@ async def _drain_over_http(url: str) -> float:
 
         await _each(runs, join)
         return QUEUED / (time.monotonic() - began)
-
-
-def _postmaster(data_dir: Path) -> psutil.Process:
-    pid = (data_dir / "postgres/data/postmaster.pid").read_text().split()[0]
-    return psutil.Process(int(pid))
-
-
-def _cpu_seconds(root: psutil.Process) -> float:
-    """Of a process and its children, those that have ended included."""
-    total = 0.0
-    for process in (root, *root.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-    return total
 
 
 def _shown(rates: Sequence[float]) -> str:
