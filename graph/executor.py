@@ -7,7 +7,7 @@ writes that down, fenced by the lease, and only then tells those who follow.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from store.database import Database
 from store.errors import LeaseLostError, UnavailableError
 from store.events import EventLog, ThreadWriter
 from store.models import JsonObject, RunStatus, ThreadStatus
-from store.queue import Claim
+from store.queue import Claim, Held
 
 log = structlog.get_logger(__name__)
 
@@ -177,6 +177,21 @@ class Executor:
             self._db, self._saver, thread_id=thread_id, channel_of=self._registry.channel_of
         )
 
+    async def roll_back(self, held: Held) -> bool:
+        """
+        Take back a run of ours that is not executed any more, and whatever it wrote.
+
+        Until this is through, the run is running: whoever finds it without its worker begins anew.
+
+        Returns:
+            False if the run was not ours any more.
+        """
+        if not await queue.undo(self._db, held):
+            return False
+        # While the thread is still ours: the next run projects onto what is there.
+        await self.project(held.thread_id)
+        return await queue.discard(self._db, held)
+
     async def _wait(self, seconds: float) -> None:
         if self._tasks:
             await asyncio.wait(set(self._tasks.values()), timeout=seconds)
@@ -317,10 +332,8 @@ class Executor:
     async def _hand_back(self, claim: Claim) -> bool:
         """Whether that was the run's end, because somebody wants it stopped."""
         given_up = await queue.hand_back(self._db, claim)
-        if given_up and given_up.rolled_back:
-            # The next writer to the thread does it, if this fails.
-            with suppress(UnavailableError):
-                await self.project(claim.run.thread_id)
+        if given_up and given_up.status == "running":
+            return await self.roll_back(given_up.held)
         return given_up is not None and given_up.status != "pending"
 
     async def _finish(self, claim: Claim, result: Result) -> bool:
@@ -340,11 +353,7 @@ class Executor:
     async def _roll_back(self, claim: Claim) -> bool:
         if claim.run.temporary:
             return await queue.finish_temporary(self._db, claim)
-        if not await queue.undo(self._db, claim):
-            return False
-        # While the thread is still ours: the next run projects onto what is there.
-        await self.project(claim.run.thread_id)
-        return await queue.discard(self._db, claim)
+        return await self.roll_back(claim.held)
 
     async def _thread_state(self, claim: Claim, result: Result) -> tuple[ThreadStatus, JsonObject]:
         """What the run leaves its thread in; read back only if it did not run through."""

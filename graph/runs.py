@@ -291,8 +291,9 @@ class Runs:
             NotFoundError: There is no such run on the thread.
             ConflictError: A run is in flight on the thread.
         """
-        await queue.delete(self._db, thread_id, run_id)
+        await queue.forget(self._db, thread_id, run_id)
         await self._executor.project(thread_id)
+        await queue.delete(self._db, thread_id, run_id)
 
     async def delete_thread(self, thread_id: str) -> None:
         """

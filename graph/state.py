@@ -21,24 +21,13 @@ from graph.snapshots import EMPTY, checkpoint_json, interrupts_of, state_json, s
 from store import threads
 from store.checkpoints import Saver
 from store.database import Database
-from store.errors import BadRequestError, ConflictError, NotFoundError
+from store.errors import CONTENT_ERRORS, BadRequestError, ConflictError, NotFoundError
 from store.models import JsonObject, Thread
 
 log = structlog.stdlib.get_logger(__name__)
 
 #: The channels that are a graph's values: one whose value is all, or several by name.
 _Output = str | Sequence[str]
-
-#: What decoding a checkpoint, or applying a client's values to one, may raise for its content.
-_CONTENT_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
 
 
 class States:
@@ -205,21 +194,21 @@ class States:
                 return graph.stream_channels_asis
         except UnknownGraphError:
             return None
-        except (InvalidGraphError, OSError, RuntimeError, *_CONTENT_ERRORS) as exc:
+        except (InvalidGraphError, OSError, RuntimeError, *CONTENT_ERRORS) as exc:
             log.warning("graph cannot be opened", graph_id=_graph_id(thread), error=repr(exc))
             return None
 
     async def _heads(self, thread_ids: list[str]) -> list[CheckpointTuple]:
         try:
             return await self._saver.heads(thread_ids)
-        except _CONTENT_ERRORS:
+        except CONTENT_ERRORS:
             # One of them cannot be read; which one shows when each is read alone.
             return [head for key in thread_ids for head in await self._readable_head(key)]
 
     async def _readable_head(self, thread_id: str) -> list[CheckpointTuple]:
         try:
             return await self._saver.heads([thread_id])
-        except _CONTENT_ERRORS as exc:
+        except CONTENT_ERRORS as exc:
             log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
             return []
 
@@ -266,7 +255,7 @@ def _readable(thread_id: str) -> Iterator[None]:
     """Tell that a stored state cannot be read: code or types it was written with are gone."""
     try:
         yield
-    except _CONTENT_ERRORS as exc:
+    except CONTENT_ERRORS as exc:
         log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
         raise ConflictError(
             f"The state of thread {thread_id} cannot be read", code="unreadable_state"
@@ -278,5 +267,5 @@ def _applicable() -> Iterator[None]:
     """Tell that the graph refuses a client's values: its channels' reducers may raise anything."""
     try:
         yield
-    except (InvalidUpdateError, RuntimeError, *_CONTENT_ERRORS) as exc:
+    except (InvalidUpdateError, RuntimeError, *CONTENT_ERRORS) as exc:
         raise BadRequestError(str(exc) or type(exc).__name__, code="invalid_update") from exc
