@@ -7,7 +7,7 @@ writes that down, fenced by the lease, and only then tells those who follow.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,11 +16,13 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.store.base import BaseStore
 
 from graph.encode import dumps, error_payload, plain
+from graph.factory import AnyGraph
 from graph.registry import Registry
 from graph.requests import graph_input
 from graph.snapshots import interrupts_of, status_of
+from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import Outcome, StreamPlan, stream
-from store import messages, queue
+from store import messages, queue, threads
 from store.checkpoints import Saver
 from store.database import Database
 from store.errors import LeaseLostError, UnavailableError
@@ -55,6 +57,8 @@ class Result:
     values: Any = None
     interrupts: tuple[Any, ...] = ()
     error: JsonObject | None = None
+    #: The answers that it was stopped in.
+    speeches: Speeches | None = None
 
 
 class Execution:
@@ -270,7 +274,7 @@ class Executor:
         ) as graph:
             events = stream(
                 graph,
-                None if resumes else graph_input(kwargs),
+                None if resumes else await self._input(claim, graph, config),
                 config,
                 plan,
                 context=kwargs["context"],
@@ -284,6 +288,15 @@ class Executor:
                     writer.emit(name, data)
                     if writer.fenced.is_set():
                         raise LeaseLostError(f"Thread {run.thread_id} went on without this run")
+
+    async def _input(self, claim: Claim, graph: AnyGraph, config: Any) -> Any:
+        """What the graph is given; with it, what the last run of the thread was stopped in."""
+        given, configurable = graph_input(claim.run.kwargs), config["configurable"]
+        is_fork = "checkpoint_id" in configurable and not configurable.get("checkpoint_ns")
+        if claim.run.temporary or not (is_fork or claim.lease.settled_status != "idle"):
+            return given
+        channel = self._registry.messages_channel(configurable["graph_id"])
+        return await answer_calls(graph, config, given, channel=channel)
 
     def _leased(self, claim: Claim, graph_id: str) -> Saver:
         return self._saver.leased(
@@ -306,8 +319,8 @@ class Executor:
         """Write the end of the run down, then tell; tell nothing if it is not ours to end."""
         claim, reason = execution.claim, execution.stop_reason
         if reason == "lost":
-            return
-        if reason == "drain" and result.status == "interrupted":
+            ended = False
+        elif reason == "drain" and result.status == "interrupted":
             ended = await self._insist(lambda: self._hand_back(claim))
         elif reason == "rollback":
             # Whatever it came to meanwhile.
@@ -318,6 +331,14 @@ class Executor:
         if ended:
             execution.result = result
             tell_end(writer, result.status, result.error)
+        else:
+            await self._forsake(claim.run.thread_id)
+
+    async def _forsake(self, thread_id: str) -> None:
+        """If a run is not ours any more because its thread is gone, leave nothing in its log."""
+        with suppress(UnavailableError):  # then it stays until it expires
+            if not await threads.exists(self._db, thread_id):
+                await self._events.delete(thread_id)
 
     async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
         """Try until PostgreSQL answers, or the run may belong to somebody else."""
@@ -364,9 +385,17 @@ class Executor:
         config = _at_head(_config(claim))
         graph_id = config["configurable"]["graph_id"]
         async with self._registry.open(
-            graph_id, config, checkpointer=self._saver, store=self._items
+            graph_id, config, checkpointer=self._leased(claim, graph_id), store=self._items
         ) as graph:
             snapshot = await graph.aget_state(config)
+            if result.speeches is not None:
+                snapshot = await keep_speech(
+                    graph,
+                    config,
+                    snapshot,
+                    channel=self._registry.messages_channel(graph_id),
+                    speeches=result.speeches,
+                )
         return status_of(snapshot), interrupts_of(snapshot)
 
 
@@ -388,7 +417,7 @@ def _stopped(execution: Execution, outcome: Outcome) -> Result:
         task.uncancel()
     if execution.stop_reason is None:  # not by us: the event loop is closing
         execution.stop_reason = "drain"
-    return Result(status="interrupted", values=outcome.values)
+    return Result(status="interrupted", values=outcome.values, speeches=outcome.speeches)
 
 
 def _at_head(config: Any) -> Any:

@@ -112,9 +112,7 @@ class Claim:
     @property
     def held(self) -> Held:
         """The run, for those who do not execute it."""
-        return Held(
-            run_id=self.run.run_id, thread_id=self.run.thread_id, epoch=self.lease.epoch
-        )
+        return Held(run_id=self.run.run_id, thread_id=self.run.thread_id, epoch=self.lease.epoch)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +138,7 @@ class _Started:
     epoch: int
     head_checkpoint_id: str | None
     projected_checkpoint_id: str | None
+    settled_status: ThreadStatus
     created_at: datetime
 
     def claim(self, new: NewRun) -> Claim:
@@ -148,6 +147,7 @@ class _Started:
             epoch=self.epoch,
             head_checkpoint_id=self.head_checkpoint_id,
             projected_checkpoint_id=self.projected_checkpoint_id,
+            settled_status=self.settled_status,
         )
         run = new.run(self.created_at, epoch=self.epoch, begun=True)
         return Claim(run=run, lease=lease)
@@ -209,12 +209,13 @@ async def claim(db: Database, *, worker_id: str, slots: int) -> list[Claim]:
 def _claimed(row: tuple[Any, ...]) -> Claim:
     run_columns = tuple(Run.__dataclass_fields__)
     run = Run(**dict(zip(run_columns, row[: len(run_columns)], strict=True)))
-    epoch, head, projected = row[len(run_columns) :]
+    epoch, head, projected, settled = row[len(run_columns) :]
     lease = Lease(
         thread_id=run.thread_id,
         epoch=epoch,
         head_checkpoint_id=head,
         projected_checkpoint_id=projected,
+        settled_status=settled,
     )
     return Claim(run=run, lease=lease)
 
@@ -448,9 +449,7 @@ async def _give_up(
     )
 
 
-async def _end_given_up(
-    tx: Transaction, held: Held, status: RunStatus, *, temporary: bool
-) -> None:
+async def _end_given_up(tx: Transaction, held: Held, status: RunStatus, *, temporary: bool) -> None:
     params = {"run_id": held.run_id, "thread_id": held.thread_id}
     if temporary:
         await tx.execute(SQL["delete_thread"], params)

@@ -55,6 +55,11 @@ async def get(db: Database, thread_id: str) -> Thread:
     return found
 
 
+async def exists(db: Database, thread_id: str) -> bool:
+    """Whether there is such a thread."""
+    return bool(await db.tuples(SQL["exists"], {"thread_id": thread_id}))
+
+
 async def search(
     db: Database,
     *,

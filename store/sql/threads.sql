@@ -11,6 +11,9 @@ SELECT thread_id, status, metadata, config, interrupts, error,
 FROM thread
 WHERE thread_id = %(thread_id)s;
 
+-- name: exists
+SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s;
+
 -- name: search
 SELECT thread_id, status, metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at
@@ -37,7 +40,7 @@ RETURNING thread_id, status, metadata, config, interrupts, error,
 UPDATE thread
 SET epoch = epoch + 1
 WHERE thread_id = %(thread_id)s AND status <> 'busy'
-RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id;
+RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status;
 
 -- name: settle
 UPDATE thread

@@ -12,7 +12,7 @@ from store import queue, runs, threads
 from store.database import Database, open_database
 from store.errors import ConflictError, NotFoundError, ThreadBusyError, UnavailableError
 from store.models import CancelAction, MultitaskStrategy
-from store.queue import CANCELLED, WORKER_LOST, Claim, Held
+from store.queue import CANCELLED, WORKER_LOST, Held
 from tests.store.queues import (
     a_thread,
     a_worker,
