@@ -83,7 +83,8 @@ async def keep_speech(
     """
     Make a message of what a model had said when it was cut short, as if its node had returned it.
 
-    Only if that node was all that was left to do, and the conversation is one to be answered.
+    Only if that node was all that was left to do, and the conversation is one to be answered. If
+    the node had returned already, and the run went no further, what it returned is kept.
 
     Args:
         snapshot: The newest state of the thread.
@@ -95,14 +96,16 @@ async def keep_speech(
         LeaseLostError: The thread belongs to another process now.
         UnavailableError: PostgreSQL did not answer.
     """
-    said = speeches.of(snapshot.next[0]) if len(snapshot.next) == 1 else None
-    if said is None or channel is None or not _appends(graph, channel):
+    task = snapshot.tasks[0] if len(snapshot.tasks) == 1 else None
+    said = speeches.of(task.name) if task else None
+    if task is None or said is None or channel is None or not _appends(graph, channel):
         return snapshot
-    if snapshot.tasks[0].result is not None or any(_unanswered(snapshot.values.get(channel))):
+    if task.result is None and any(_unanswered(snapshot.values.get(channel))):
         return snapshot
+    update = {channel: [said]} if task.result is None else task.result
     try:
         async with asyncio.timeout(KEEP_SECONDS):
-            await graph.aupdate_state(config, {channel: [said]}, as_node=snapshot.next[0])
+            await graph.aupdate_state(config, update, as_node=task.name)
             return await graph.aget_state(config)
     except _REFUSALS as exc:
         log.warning("what was said of an answer is not kept", error=repr(exc))

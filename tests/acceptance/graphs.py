@@ -12,9 +12,13 @@ from langchain_core.language_models.chat_models import BaseChatModel, agenerate_
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import interrupt
+
+from graph.agents.chat import call_model
 
 
 async def report(port: int, name: str) -> None:
@@ -126,6 +130,13 @@ def _ask(state: Work) -> Work:
     return {"log": [f"asked: {interrupt({'question': 'Go on?'})}"]}
 
 
+async def _ask_twice(state: Work) -> Work:
+    first = interrupt({"question": "Go on?"})
+    second = interrupt({"question": "Really?"})
+    await report(state["gate"], f"{state['name']}:told")
+    return {"log": [f"told: {first} and {second}"]}
+
+
 def _after(state: Work) -> Work:
     return {"log": ["after"]}
 
@@ -154,6 +165,24 @@ def _boom(state: Work) -> Work:
     raise ValueError("boom!")
 
 
+@tool
+async def wait_at(port: int, name: str) -> str:
+    """Wait at the test's gate."""
+    await report(port, name)
+    return "passed"
+
+
+def _agent_with_a_tool() -> Any:
+    """The bundled agent, with another tool."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("model", call_model)
+    builder.add_node("tools", ToolNode([wait_at]))
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", tools_condition)
+    builder.add_edge("tools", "model")
+    return builder.compile()
+
+
 def _endless() -> Any:
     builder: StateGraph[Any] = StateGraph(Work)
     builder.add_node("again", _after)
@@ -167,6 +196,8 @@ steps = _chain(Work, ("a", _step("a")), ("b", _step("b")), ("c", _step("c")))
 talking_steps = _chain(Talk, ("greet", _greet), ("a", _step("a")), ("b", _step("b")))
 alone = _chain(Work, ("alone", _alone))
 ask = _chain(Work, ("ask", _ask), ("after", _after))
+ask_twice = _chain(Work, ("ask", _ask_twice), ("after", _after))
+tools = _agent_with_a_tool()
 poison = _chain(Work, ("poison", _poison), ("after", _after))
 boom = _chain(Work, ("after", _after), ("boom", _boom))
 endless = _endless()

@@ -8,15 +8,21 @@ import httpx
 import pytest
 
 from api.embedded import Servers
-from tests.acceptance.conftest import clients, database, deadline, gate, project
+from tests.acceptance.conftest import clients, database, deadline, gate, model_port, project
 from tests.faults.cluster import QUICK, Cluster, open_cluster
 
-__all__ = ["clients", "database", "deadline", "gate", "project"]
+__all__ = ["clients", "database", "deadline", "gate", "model_port", "project"]
 
 
 @pytest.fixture(scope="session")
-def processes(servers: Servers, database: str, project: Path) -> Iterator[Cluster]:
-    variables = {**QUICK, "DATABASE_URL": database, "REDIS_URL": servers.redis_url}
+def processes(servers: Servers, database: str, project: Path, model_port: int) -> Iterator[Cluster]:
+    variables = {
+        **QUICK,
+        "DATABASE_URL": database,
+        "REDIS_URL": servers.redis_url,
+        "OPENAI_API_KEY": "none",
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
+    }
     with open_cluster(project, variables) as cluster:
         yield cluster
 
