@@ -7,7 +7,6 @@ next input brings one along. Both happen under the lease, in checkpoints of the 
 of. See docs/decisions/0012.
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,11 +27,8 @@ log = structlog.get_logger(__name__)
 #: What a tool call is answered with that was stopped before it had an answer of its own.
 NO_ANSWER = "The tool was stopped before it answered."
 
-#: How long the graph may take to find out what comes after a node that was cut short.
-KEEP_SECONDS = 5.0
-
 #: What a graph may raise that is given a message: its reducers and edges are anybody's code.
-_REFUSALS = (InvalidUpdateError, RuntimeError, TimeoutError, *CONTENT_ERRORS)
+_REFUSALS = (InvalidUpdateError, RuntimeError, *CONTENT_ERRORS)
 
 
 @dataclass(slots=True)
@@ -48,6 +44,9 @@ class Speeches:
     """The model calls of the root graph that clients were shown and that no node returned yet."""
 
     _by_node: dict[str, Speech] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self._by_node)
 
     def hear(self, message: Any, metadata: Mapping[str, Any]) -> None:
         """Take note of a token; of two model calls of a node the later one counts."""
@@ -104,9 +103,8 @@ async def keep_speech(
         return snapshot
     update = {channel: [said]} if task.result is None else task.result
     try:
-        async with asyncio.timeout(KEEP_SECONDS):
-            await graph.aupdate_state(config, update, as_node=task.name)
-            return await graph.aget_state(config)
+        await graph.aupdate_state(config, update, as_node=task.name)
+        return await graph.aget_state(config)
     except _REFUSALS as exc:
         log.warning("what was said of an answer is not kept", error=repr(exc))
         return snapshot

@@ -26,6 +26,7 @@ GRAPHS = (
     "chat",
     "steps",
     "talking_steps",
+    "blocking",
     "alone",
     "ask",
     "ask_twice",

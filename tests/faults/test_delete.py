@@ -71,7 +71,7 @@ async def gone(traces: Traces, thread_id: str) -> None:
 async def speak(http: httpx.AsyncClient, thread_id: str) -> asyncio.Task[object]:
     """Begin an answer that goes on and on."""
     _, streaming = await stream_until(http, thread_id, 10, input=says("go"))
-    return streaming  # type: ignore[return-value]
+    return streaming
 
 
 async def stays_gone(http: Http, traces: Traces, thread_id: str) -> None:

@@ -31,7 +31,7 @@ def talk(*, route: Any = None) -> Any:
 def heard(*tokens: str, node: str = "model", message_id: str = "said") -> Speeches:
     speeches = Speeches()
     for token in tokens:
-        speeches.hear(AIMessageChunk(token, id=message_id), {"langgraph_node": node})
+        speeches.hear(AIMessageChunk(content=token, id=message_id), {"langgraph_node": node})
     return speeches
 
 
@@ -63,7 +63,7 @@ async def test_of_two_calls_of_a_node_the_later_one_is_kept() -> None:
     graph = talk()
     await begin(graph)
     speeches = heard("a plan")
-    speeches.hear(AIMessageChunk("Once", id="later"), {"langgraph_node": "model"})
+    speeches.hear(AIMessageChunk(content="Once", id="later"), {"langgraph_node": "model"})
 
     assert said(await keep(graph, speeches))[1:] == [("later", "Once")]
 
