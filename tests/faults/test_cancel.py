@@ -130,6 +130,22 @@ async def test_whenever_an_answer_is_stopped_all_that_was_streamed_of_it_is_kept
     assert stopped > 0
 
 
+async def test_a_model_that_never_pauses_is_stopped_at_once(
+    cluster: Cluster, http: Http, model: OpenAIServer
+) -> None:
+    for server in http:
+        thread_id = await new_thread(http)
+        model.replies.append(Reply(tokens=WORDS * 100))
+        run_id, streaming = await stream_until(server, thread_id, 10, input=says("go"))
+
+        await cancel(http[0], thread_id, run_id)
+
+        await streaming
+        assert runs_of(cluster, thread_id) == {run_id: "interrupted"}
+    logs = "".join(member.now.log for member in cluster.members)
+    assert "what was cancelled does not end" not in logs
+
+
 async def test_an_answer_that_is_rolled_back_leaves_nothing(
     cluster: Cluster, http: Http, model: OpenAIServer
 ) -> None:
