@@ -32,6 +32,9 @@ GRAPHS = (
     "ask_twice",
     "tools",
     "poison",
+    "asks_oddly",
+    "tells_oddly",
+    "large",
     "boom",
     "endless",
 )

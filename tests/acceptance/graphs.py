@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
+from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode, tools_condition
@@ -154,6 +155,19 @@ def _after(state: Work) -> Work:
     return {"log": ["after"]}
 
 
+def _nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+def _cycle() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
 def _poison(state: Work) -> Work:
     poisons: dict[str, Any] = {
         "object": object(),
@@ -163,9 +177,35 @@ def _poison(state: Work) -> Work:
         "nan": math.nan,
         "big": 10**400,
         "lambda": lambda: None,
+        "infinity": math.inf,
+        "keys": {1: "int", None: "none", ("a", 2): "tuple", "\ud800": "surrogate"},
+        "deep": _nested(2_000),
+        "cycle": _cycle(),
         "fine": "fine",
     }
     return {"log": [poisons[state["kind"]]]}
+
+
+def _asks_oddly(state: Work) -> Work:
+    interrupt(_poison(state)["log"][0])
+    return {}
+
+
+def _tells_oddly(state: Work) -> Work:
+    get_stream_writer()(_poison(state)["log"][0])
+    return {"log": ["told"]}
+
+
+def _large(state: Work) -> Work:
+    """As much text as `kind` says, in pieces or in one."""
+    shape, count = state["kind"].split(" ")
+    text = "a" * int(count)
+    size = 1000
+    return (
+        {"log": [text[i : i + size] for i in range(0, len(text), size)]}
+        if shape == "list"
+        else {"name": text}
+    )
 
 
 class _PrivateError(Exception):
@@ -213,5 +253,8 @@ ask = _chain(Work, ("ask", _ask), ("after", _after))
 ask_twice = _chain(Work, ("ask", _ask_twice), ("after", _after))
 tools = _agent_with_a_tool()
 poison = _chain(Work, ("poison", _poison), ("after", _after))
+asks_oddly = _chain(Work, ("ask", _asks_oddly))
+tells_oddly = _chain(Work, ("tell", _tells_oddly), ("after", _after))
+large = _chain(Work, ("large", _large), ("after", _after))
 boom = _chain(Work, ("after", _after), ("boom", _boom))
 endless = _endless()
