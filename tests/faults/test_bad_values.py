@@ -160,7 +160,8 @@ async def test_a_run_is_rolled_back_though_an_older_checkpoint_cannot_be_read(
 async def watched(pid: int, http: httpx.AsyncClient, work: Callable[[], Awaitable[Any]]) -> int:
     """Do something while a server is asked again and again; how much more memory it had then."""
     process = psutil.Process(pid)
-    before = most = process.memory_info().rss
+    before: int = process.memory_info().rss
+    most = before
     working = asyncio.ensure_future(work())
     while not working.done():
         assert (await http.get("/ok")).status_code == 200
