@@ -170,15 +170,28 @@ class States:
         )
         return checkpoint_json(written) or {}
 
-    async def values(self, thread_id: str) -> Any:
+    async def values(self, thread_id: str, *, run_id: str | None = None) -> Any:
         """
         Read the values of a thread; None if it has none, or none that can be read.
+
+        Args:
+            run_id: As this run left them, if it left any: others may have gone on since.
 
         Raises:
             NotFoundError: There is no such thread.
         """
         thread = await threads.get(self._db, thread_id)
+        if run_id is not None and (left := await self._left_by(run_id, thread)):
+            return left
         return (await self.values_of([thread])).get(thread_id)
+
+    async def _left_by(self, run_id: str, thread: Thread) -> Any:
+        outputs = await self._outputs([thread])
+        try:
+            last = self._saver.alist(_config(thread.thread_id), filter={"run_id": run_id}, limit=1)
+            return next(iter([_values(found, *outputs.values()) async for found in last]), None)
+        except CONTENT_ERRORS:
+            return None
 
     async def values_of(self, found: Sequence[Thread]) -> dict[str, Any]:
         """
@@ -191,12 +204,7 @@ class States:
         values = {}
         for head in await self._heads(list(outputs)):
             thread_id = head.config["configurable"]["thread_id"]
-            channels, output = head.checkpoint["channel_values"], outputs[thread_id]
-            values[thread_id] = (
-                channels.get(output)
-                if isinstance(output, str)
-                else {name: channels[name] for name in output if name in channels}
-            )
+            values[thread_id] = _values(head, outputs[thread_id])
         return values
 
     async def _outputs(self, found: Sequence[Thread]) -> dict[str, _Output]:
@@ -266,6 +274,13 @@ class States:
             store=backing.items,
             access_context=access_context,
         )
+
+
+def _values(found: CheckpointTuple, output: _Output) -> Any:
+    channels = found.checkpoint["channel_values"]
+    if isinstance(output, str):
+        return channels.get(output)
+    return {name: channels[name] for name in output if name in channels}
 
 
 def _graph_id(thread: Thread) -> str:

@@ -34,7 +34,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
 from store.commits import Entry, Head
-from store.database import Database
+from store.database import Database, repeated
 from store.models import Lease
 from store.projection import Change, Projector, dump, run_id_of
 from store.sql import load
@@ -356,6 +356,10 @@ class Saver(AsyncPostgresSaver):
         return [await self._load_checkpoint_tuple(row) for row in rows]
 
     async def _rows(self, where: str, args: Sequence[Any]) -> list[DictRow]:
+        # A run that is not let read its state is begun anew.
+        return await repeated(lambda: self._read(where, args))
+
+    async def _read(self, where: str, args: Sequence[Any]) -> list[DictRow]:
         async with self._cursor() as cursor:
             await cursor.execute(cast("Any", _SQL["select"] + " " + where), args)
             rows = await cursor.fetchall()

@@ -5,6 +5,17 @@ ON CONFLICT (thread_id) DO NOTHING
 RETURNING thread_id, status, metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at;
 
+-- name: create_again
+-- After a first try whose answer was lost: a thread that is just the same, and that nothing was done
+-- with, is what it made.
+INSERT INTO thread AS t (thread_id, metadata, config)
+VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb)
+ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at
+WHERE t.metadata = EXCLUDED.metadata AND t.config = EXCLUDED.config
+    AND t.updated_at = t.created_at AND t.head_checkpoint_id IS NULL
+RETURNING thread_id, status, metadata, config, interrupts, error,
+    created_at, updated_at, state_updated_at;
+
 -- name: get
 SELECT thread_id, status, metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at
