@@ -20,9 +20,15 @@ from graph.loop import Backing, Here, Place
 from graph.registry import Registry, UnknownGraphError
 from graph.snapshots import EMPTY, checkpoint_json, interrupts_of, state_json, status_of
 from store import threads
-from store.database import Database
-from store.errors import CONTENT_ERRORS, BadRequestError, ConflictError, NotFoundError
-from store.models import JsonObject, Thread
+from store.database import Database, repeated
+from store.errors import (
+    CONTENT_ERRORS,
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    UnavailableError,
+)
+from store.models import JsonObject, Lease, Thread
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -126,7 +132,8 @@ class States:
         Change the state of an idle thread, as if a node had returned `values`.
 
         The new checkpoint follows the newest one, or `checkpoint`: a fork. It and the thread's
-        status are two transactions; whoever takes the thread in between settles its status.
+        status are two transactions, and the first one counts: whoever takes the thread in between
+        settles its status, and until somebody does it is what it was before.
 
         Returns:
             The address of the new checkpoint.
@@ -134,7 +141,7 @@ class States:
         Raises:
             NotFoundError: There is no such thread, graph or checkpoint.
             ThreadBusyError: A run is pending or running on the thread.
-            LeaseLostError: A run took the thread meanwhile.
+            LeaseLostError: A run took the thread meanwhile; nothing was changed.
             BadRequestError: No run gave the thread a graph yet, or the graph refuses the values.
         """
         thread = await threads.get(self._db, thread_id)
@@ -165,10 +172,18 @@ class States:
                     return written, await graph.aget_state(_config(thread_id))
 
         written, snapshot = await self._place.run(write)
-        await threads.settle(
-            self._db, lease, status=status_of(snapshot), interrupts=interrupts_of(snapshot)
-        )
+        await self._settle(lease, snapshot)
         return checkpoint_json(written) or {}
+
+    async def _settle(self, lease: Lease, snapshot: StateSnapshot) -> None:
+        status, interrupts = status_of(snapshot), interrupts_of(snapshot)
+        try:
+            await repeated(
+                lambda: threads.settle(self._db, lease, status=status, interrupts=interrupts)
+            )
+        except UnavailableError as exc:
+            # The change is on disk: to refuse it now would have it made twice.
+            log.warning("status not settled", thread_id=lease.thread_id, reason=exc.message)
 
     async def values(self, thread_id: str, *, run_id: str | None = None) -> Any:
         """

@@ -261,3 +261,33 @@ async def test_what_a_rolled_back_run_did_to_the_messages_is_taken_back(
     assert rows_of(cluster, thread_id) == rows
     state = (await http[1].get(f"/threads/{thread_id}/state")).json()
     assert contents(state["values"]) == ["before", "working for before"]
+
+
+async def test_a_change_of_the_state_that_races_with_runs_is_made_once_or_refused(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    thread_id = await new_thread(http)
+    await wait(http[0], thread_id, "alone", input={"gate": gate.port})
+
+    async def change(number: int) -> tuple[str, int]:
+        entry = f"change{number}"
+        path = f"/threads/{thread_id}/state"
+        answer = await http[number % 2].post(path, json={"values": {"log": [entry]}})
+        return entry, answer.status_code
+
+    async def run() -> None:
+        # One after the other, so that the thread is idle in between.
+        for number in range(2 * CLIENTS):
+            await wait(http[number % 2], thread_id, "alone", input={"gate": gate.port})
+
+    running = asyncio.create_task(run())
+    changes: list[tuple[str, int]] = []
+    while not running.done():
+        numbers = range(len(changes), len(changes) + 4)
+        changes += await asyncio.gather(*(change(number) for number in numbers))
+
+    assert {status for _, status in changes} == {200, 409}
+    log = await log_of(http, thread_id)
+    made = [entry for entry in log if entry.startswith("change")]
+    assert sorted(made) == sorted(entry for entry, status in changes if status == 200)
+    assert await settled(cluster, thread_id) == "idle"
