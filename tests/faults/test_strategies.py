@@ -291,3 +291,54 @@ async def test_a_change_of_the_state_that_races_with_runs_is_made_once_or_refuse
     made = [entry for entry in log if entry.startswith("change")]
     assert sorted(made) == sorted(entry for entry, status in changes if status == 200)
     assert await settled(cluster, thread_id) == "idle"
+
+
+def begun_at(cluster: Cluster, run_id: str) -> tuple[float, float]:
+    """When a run was due and when it began, in seconds."""
+    query = (
+        "SELECT extract(epoch FROM not_before)::float, extract(epoch FROM started_at)::float"
+        " FROM run WHERE run_id = %s"
+    )
+    [(due, begun)] = cluster.sql(query, run_id)
+    return due, begun
+
+
+async def test_delayed_runs_begin_when_they_are_due_and_in_that_order(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    thread_id = await new_thread(http)
+    delays = [1.5, 0.5, None, 1.0, None]
+
+    runs = [
+        (await ask(http[n % 2], thread_id, "alone", input={"gate": gate.port}, **more)).json()
+        for n, delay in enumerate(delays)
+        for more in [{"after_seconds": delay} if delay else {}]
+    ]
+
+    assert await settled(cluster, thread_id) == "idle"
+    in_order = [runs[n]["run_id"] for n in (2, 4, 1, 3, 0)]
+    assert await log_of(http, thread_id) == in_order
+    for run_id in in_order:
+        due, begun = begun_at(cluster, run_id)
+        # Its poll at the latest, and what a busy machine takes.
+        assert 0 <= begun - due < 2
+
+
+async def test_a_delayed_run_survives_all_processes(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    thread_id = await new_thread(http)
+    work = {"gate": gate.port}
+    run = (await ask(http[0], thread_id, "alone", input=work, after_seconds=2)).json()
+    never = (await ask(http[1], thread_id, "alone", input=work, after_seconds=3600)).json()
+
+    for member in cluster.members:
+        await kill(member)
+    await asyncio.to_thread(cluster.revive)
+    await asyncio.to_thread(cluster.wait_until_up)
+    path = f"/threads/{thread_id}/runs/{never['run_id']}/cancel"
+
+    assert (await http[1].post(path)).status_code == 202
+    assert await settled(cluster, thread_id) == "idle"
+    assert await log_of(http, thread_id) == [run["run_id"]]
+    assert runs_of(cluster, thread_id)[never["run_id"]] == "interrupted"
