@@ -31,6 +31,7 @@ GRAPHS = (
     "ask",
     "ask_twice",
     "tools",
+    "stubborn",
     "poison",
     "asks_oddly",
     "tells_oddly",

@@ -144,6 +144,17 @@ def _ask(state: Work) -> Work:
     return {"log": [f"asked: {interrupt({'question': 'Go on?'})}"]}
 
 
+async def _stubborn(state: Work) -> Work:
+    """Does not let itself be cancelled."""
+    told = asyncio.create_task(report(state["gate"], f"{state['name']}:stays"))
+    while not told.done():
+        try:
+            await asyncio.wait({told})
+        except asyncio.CancelledError:
+            await report(state["gate"], f"{state['name']}:refuses")
+    return {"log": [f"{state['name']}:stayed"]}
+
+
 async def _ask_twice(state: Work) -> Work:
     first = interrupt({"question": "Go on?"})
     second = interrupt({"question": "Really?"})
@@ -252,6 +263,7 @@ alone = _chain(Work, ("alone", _alone))
 ask = _chain(Work, ("ask", _ask), ("after", _after))
 ask_twice = _chain(Work, ("ask", _ask_twice), ("after", _after))
 tools = _agent_with_a_tool()
+stubborn = _chain(Work, ("stay", _stubborn), ("after", _step("after")))
 poison = _chain(Work, ("poison", _poison), ("after", _after))
 asks_oddly = _chain(Work, ("ask", _asks_oddly))
 tells_oddly = _chain(Work, ("tell", _tells_oddly), ("after", _after))

@@ -220,6 +220,34 @@ async def test_a_client_that_answers_the_call_itself_is_believed(
     assert [m["content"] for m in after["messages"] if m["type"] == "tool"] == ["54"]
 
 
+async def test_a_node_that_does_not_let_itself_be_cancelled_is_left_behind(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    names = {"interrupt": "interrupted", "rollback": "idle"}
+    gate.hold(*(f"{name}:stays" for name in names))
+
+    async def stop(action: str) -> str:
+        thread_id = await new_thread(http)
+        work = {"gate": gate.port, "name": action}
+        run = (await ask(http[0], thread_id, "stubborn", input=work, durability="sync")).json()
+        await gate.arrived(f"{action}:stays")
+        await cancel(http[1], thread_id, run["run_id"], action=action)
+        return thread_id
+
+    threads = dict(zip(names, await asyncio.gather(*map(stop, names)), strict=True))
+
+    for name, thread_id in threads.items():
+        await gate.arrived(f"{name}:refuses")
+        assert await settled(cluster, thread_id) == names[name]
+        # It is still there, and the next run does not mind.
+        await wait(http[0], thread_id, "alone", input={"gate": gate.port, "log": ["next"]})
+        gate.release(f"{name}:stays")
+        await wait(http[1], thread_id, "alone", input={"gate": gate.port})
+        log = (await state_of(http[0], thread_id))["values"]["log"]
+        assert (log[0], len(log)) == ("next", 3)
+        assert f"{name}:after" not in gate.seen
+
+
 async def test_every_run_of_many_threads_is_cancelled_by_one_request(
     cluster: Cluster, http: Http, gate: Gate
 ) -> None:
