@@ -1,11 +1,13 @@
 """What is kept of an answer that was stopped, and which calls are answered in its place."""
 
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, HumanMessage, ToolMessage
+from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.message import _messages_delta_reducer
 
 from graph.stopped import NO_ANSWER, Speeches, answer_calls, keep_speech
 
@@ -14,13 +16,23 @@ CALLS: Any = [{"id": "1", "name": "look", "args": {}}, {"id": "2", "name": "look
 ASKED = AIMessage("", id="asked", tool_calls=CALLS)
 
 
-def talk(*, route: Any = None) -> Any:
+class DeltaState(TypedDict):
+    messages: Annotated[
+        list[AnyMessage], DeltaChannel(_messages_delta_reducer, snapshot_frequency=4)
+    ]
+
+
+class LastState(TypedDict):
+    messages: list[AnyMessage]
+
+
+def talk(*, route: Any = None, state: Any = MessagesState) -> Any:
     """A model and a critic, of which only the first ever speaks."""
 
-    def say(state: MessagesState) -> dict[str, Any]:
+    def say(state: Any) -> dict[str, Any]:
         raise NotImplementedError
 
-    builder = StateGraph(MessagesState)
+    builder = StateGraph(state)
     builder.add_node("model", say)
     builder.add_node("critic", say)
     builder.add_edge(START, "model")
@@ -49,8 +61,9 @@ def said(snapshot: Any) -> list[tuple[str, str]]:
     return [(message.id, message.content) for message in snapshot.values["messages"]]
 
 
-async def test_what_was_said_is_what_the_node_returned() -> None:
-    graph = talk()
+@pytest.mark.parametrize("state", [MessagesState, DeltaState])
+async def test_what_was_said_is_what_the_node_returned(state: Any) -> None:
+    graph = talk(state=state)
     await begin(graph)
 
     kept = await keep(graph, heard("Once ", "upon"))
@@ -76,6 +89,14 @@ async def test_nothing_is_kept_of_who_said_nothing(speeches: Speeches) -> None:
     before = await begin(graph)
 
     assert await keep(graph, speeches) == before
+
+
+async def test_a_list_that_would_be_replaced_is_left_alone() -> None:
+    graph = talk(state=LastState)
+    before = await begin(graph, ASKED)
+
+    assert await keep(graph, heard("Once")) == before
+    assert await given(graph, HumanMessage("well?")) == [HumanMessage("well?")]
 
 
 async def test_what_a_node_returned_is_no_speech_any_more() -> None:
@@ -120,8 +141,9 @@ async def given(graph: Any, *messages: Any) -> list[Any]:
     return list(mended["messages"])
 
 
-async def test_every_open_call_is_answered_before_what_is_new() -> None:
-    graph = talk()
+@pytest.mark.parametrize("state", [MessagesState, DeltaState])
+async def test_every_open_call_is_answered_before_what_is_new(state: Any) -> None:
+    graph = talk(state=state)
     await begin(graph, ASKED, ToolMessage("found", tool_call_id="1"))
 
     answer, new = await given(graph, {"role": "user", "content": "well?"})
