@@ -15,11 +15,12 @@ from langgraph.errors import InvalidUpdateError
 from langgraph.types import StateSnapshot
 from langgraph_sdk.runtime import AccessContext
 
+from graph.encode import dumps
 from graph.factory import AnyGraph, InvalidGraphError
 from graph.loop import Backing, Here, Place
 from graph.registry import Registry, UnknownGraphError
 from graph.snapshots import EMPTY, checkpoint_json, interrupts_of, state_json, status_of
-from store import threads
+from store import runs, threads
 from store.database import Database, repeated
 from store.errors import (
     CONTENT_ERRORS,
@@ -28,12 +29,16 @@ from store.errors import (
     NotFoundError,
     UnavailableError,
 )
-from store.models import JsonObject, Lease, Thread
+from store.events import EventLog
+from store.models import JsonObject, Lease, Run, Thread
 
 log = structlog.stdlib.get_logger(__name__)
 
 #: The channels that are a graph's values: one whose value is all, or several by name.
 _Output = str | Sequence[str]
+
+#: The event that tells of a new state, with its checkpoint: of no run, and in the thread's log.
+STATE_UPDATE = "state_update"
 
 
 class States:
@@ -45,9 +50,18 @@ class States:
         place: Where code of a graph's author is executed.
     """
 
-    def __init__(self, *, registry: Registry, db: Database, backing: Backing, place: Place) -> None:
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        db: Database,
+        events: EventLog,
+        backing: Backing,
+        place: Place,
+    ) -> None:
         self._registry = registry
         self._db = db
+        self._events = events
         self._saver = backing.saver
         self._here = Here(backing)
         self._place = place
@@ -173,7 +187,11 @@ class States:
 
         written, snapshot = await self._place.run(write)
         await self._settle(lease, snapshot)
-        return checkpoint_json(written) or {}
+        address = checkpoint_json(written) or {}
+        writer = self._events.writer(thread_id, lease.epoch, run_id="")
+        writer.emit(STATE_UPDATE, dumps({"checkpoint_id": address.get("checkpoint_id")}))
+        writer.close()
+        return address
 
     async def _settle(self, lease: Lease, snapshot: StateSnapshot) -> None:
         status, interrupts = status_of(snapshot), interrupts_of(snapshot)
@@ -185,28 +203,15 @@ class States:
             # The change is on disk: to refuse it now would have it made twice.
             log.warning("status not settled", thread_id=lease.thread_id, reason=exc.message)
 
-    async def values(self, thread_id: str, *, run_id: str | None = None) -> Any:
+    async def values(self, thread_id: str) -> Any:
         """
         Read the values of a thread; None if it has none, or none that can be read.
-
-        Args:
-            run_id: As this run left them, if it left any: others may have gone on since.
 
         Raises:
             NotFoundError: There is no such thread.
         """
         thread = await threads.get(self._db, thread_id)
-        if run_id is not None and (left := await self._left_by(run_id, thread)):
-            return left
         return (await self.values_of([thread])).get(thread_id)
-
-    async def _left_by(self, run_id: str, thread: Thread) -> Any:
-        outputs = await self._outputs([thread])
-        try:
-            last = self._saver.alist(_config(thread.thread_id), filter={"run_id": run_id}, limit=1)
-            return next(iter([_values(found, *outputs.values()) async for found in last]), None)
-        except CONTENT_ERRORS:
-            return None
 
     async def values_of(self, found: Sequence[Thread]) -> dict[str, Any]:
         """
@@ -219,8 +224,36 @@ class States:
         values = {}
         for head in await self._heads(list(outputs)):
             thread_id = head.config["configurable"]["thread_id"]
-            values[thread_id] = _values(head, outputs[thread_id])
+            values[thread_id] = _shown(head, outputs[thread_id])
         return values
+
+    async def values_of_run(self, run: Run) -> Any:
+        """
+        Read the values that a run has led to so far, or has left, whatever came after it.
+
+        None if it left none, or none that can be read.
+
+        Raises:
+            NotFoundError: Its thread is gone.
+        """
+        thread = await threads.get(self._db, run.thread_id)
+        output = (await self._outputs([thread])).get(run.thread_id)
+        found = await self._of_run(run) if output else None
+        return _shown(found, output) if found and output else None
+
+    async def _of_run(self, run: Run) -> CheckpointTuple | None:
+        """The newest checkpoint of a run; that of its thread, if it goes on and has none yet."""
+        try:
+            own = self._saver.alist(_config(run.thread_id), filter={"run_id": run.run_id}, limit=1)
+            async for found in own:
+                return found
+        except CONTENT_ERRORS as exc:
+            log.warning("state cannot be read", thread_id=run.thread_id, error=repr(exc))
+            return None
+        heads = await self._readable_head(run.thread_id)
+        # Asked after it was read: until a run ends nobody else writes to its thread.
+        now = await runs.find(self._db, run.run_id)
+        return heads[0] if heads and now and now.status in ("pending", "running") else None
 
     async def _outputs(self, found: Sequence[Thread]) -> dict[str, _Output]:
         """What the values of each thread are; missing are those whose graph is not served."""
@@ -291,7 +324,8 @@ class States:
         )
 
 
-def _values(found: CheckpointTuple, output: _Output) -> Any:
+def _shown(found: CheckpointTuple, output: _Output) -> Any:
+    """The values in a checkpoint."""
     channels = found.checkpoint["channel_values"]
     if isinstance(output, str):
         return channels.get(output)

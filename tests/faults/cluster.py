@@ -3,25 +3,26 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from tests.acceptance.process import READY
+from tests.acceptance.process import READY, START_SECONDS
 from tests.soak.cluster import Member
 
+#: How long runs may go on when their process is told to stop.
+GRACE_SECONDS = 1
 #: So that what a killed process left is taken up soon, and a stopping one goes soon.
 QUICK = {
     "LEASE_SECONDS": "2",
     "HEARTBEAT_SECONDS": "0.5",
-    "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": "1",
+    "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": str(GRACE_SECONDS),
     "SSE_HEARTBEAT_SECONDS": "0.5",
 }
-
-Sql = Callable[..., list[tuple[Any, ...]]]
 
 
 class Cluster:
@@ -50,9 +51,13 @@ class Cluster:
         """A server that is not this one."""
         return next(server for server in self.servers if server is not than)
 
+    def connect(self) -> psycopg.Connection:
+        """A connection to the database, in a transaction."""
+        return psycopg.connect(self._database_url)
+
     def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of a query."""
-        with psycopg.connect(self._database_url, autocommit=True) as connection:
+        with self.connect() as connection:
             return connection.execute(query.encode(), parameters).fetchall()
 
     def owner(self, run_id: str) -> Member:
@@ -81,6 +86,15 @@ class Cluster:
         """Return when all of them work."""
         for member in self.members:
             member.now.wait_until_printed(READY if member.serves else "working")
+        deadline = time.monotonic() + START_SECONDS
+        # One that was frozen learns that it was declared dead, and begins anew.
+        while not self._registered() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert self._registered()
+
+    def _registered(self) -> bool:
+        pids = {member.now.process.pid for member in self.members}
+        return pids <= {pid for (pid,) in self.sql("SELECT pid FROM worker")}
 
     def close(self) -> None:
         """Stop all of them."""

@@ -1,5 +1,6 @@
 """The processes that tests strike; whoever fell is replaced before the next test."""
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -8,10 +9,24 @@ import httpx
 import pytest
 
 from api.embedded import Servers
-from tests.acceptance.conftest import clients, database, deadline, gate, model_port, project
+from tests.acceptance.conftest import GRAPHS, clients, database, deadline, gate, model_port
 from tests.faults.cluster import QUICK, Cluster, open_cluster
 
-__all__ = ["clients", "database", "deadline", "gate", "model_port", "project"]
+__all__ = ["clients", "database", "deadline", "gate", "model_port"]
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graphs of the acceptance tests and of the soak."""
+    graphs = {name: f"tests.acceptance.graphs:{name}" for name in GRAPHS}
+    graphs |= {
+        "agent": "graph.agents.chat:graph",
+        "soak": "tests.soak.graph:graph",
+        "hog": "tests.faults.graphs:hog",
+    }
+    config = tmp_path_factory.mktemp("faults") / "langgraph.json"
+    config.write_text(json.dumps({"graphs": graphs}))
+    return config
 
 
 @pytest.fixture(scope="session")

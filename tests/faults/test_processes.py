@@ -1,52 +1,41 @@
 """Owners of runs that are killed, frozen, starved and told to go; what becomes of their runs."""
 
 import asyncio
+import random
+import resource
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
+from langgraph_sdk.client import LangGraphClient
+from langgraph_sdk.errors import APIStatusError
+from langgraph_sdk.schema import RunCreateMetadata
 from redis.asyncio import Redis
 
 from api.embedded import Servers
-
+from tests.acceptance.conftest import Connect, empty_database
 from tests.acceptance.gate import Gate
-from tests.acceptance.sse import Frame, collect, follow
-from tests.faults.cluster import Cluster, Sql, freeze, kill, thaw
+from tests.acceptance.process import starting
+from tests.acceptance.sse import Frame, collect, follow, frames
+from tests.faults.cluster import GRACE_SECONDS, Cluster, freeze, kill, thaw
+from tests.faults.runs import Http, attempts, begin, begin_here, ended, steps, until
 from tests.soak.cluster import Member
+from tests.soak.turnstile import open_turnstile
 
-Http = list[httpx.AsyncClient]
 #: What a process says when it learns that its lease was taken from it.
 DEAD = "this worker was declared dead"
 #: The checkpoints of a run's second attempt.
 WRITTEN_ANEW = "SELECT FROM checkpoints WHERE thread_id = %s AND metadata ->> 'run_attempt' = '2'"
 
+#: What the stream of each run told: id and name of every event.
+Told = dict[str, list[tuple[str | None, str]]]
 Stored = Callable[[str], Awaitable[list[Any]]]
-
-
-async def new_thread(http: Http) -> str:
-    return str((await http[0].post("/threads", json={})).json()["thread_id"])
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    """Wait for something in PostgreSQL that nobody tells of."""
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
-def steps(gate: Gate, name: str, **more: Any) -> dict[str, Any]:
-    """A run of three steps, each of which comes by at the gate."""
-    work = {"gate": gate.port, "name": name}
-    return {"assistant_id": "steps", "input": work, "durability": "sync", **more}
-
-
-async def begin(http: Http, body: dict[str, Any]) -> tuple[str, str]:
-    """Queue a run on a new thread; the ids of both."""
-    thread_id = await new_thread(http)
-    run = (await http[0].post(f"/threads/{thread_id}/runs", json=body)).json()
-    return thread_id, run["run_id"]
 
 
 async def begin_on(cluster: Cluster, owner: Member, http: Http, gate: Gate) -> tuple[str, str]:
@@ -62,11 +51,16 @@ async def begin_on(cluster: Cluster, owner: Member, http: Http, gate: Gate) -> t
     raise AssertionError(f"{owner.name} claims nothing")
 
 
-async def ended(http: httpx.AsyncClient, thread_id: str, run_id: str) -> tuple[Any, Any]:
-    """Wait for a run's end: its output, and its row."""
-    url = f"/threads/{thread_id}/runs/{run_id}"
-    output = (await http.get(f"{url}/join")).json()
-    return output, (await http.get(url)).json()
+async def hear(http: httpx.AsyncClient, path: str) -> list[Frame]:
+    """What a stream tells until it is broken off."""
+    heard: list[Frame] = []
+    try:
+        async with http.stream("GET", path) as response:
+            async for frame in frames(response):
+                heard += [frame]
+    except (httpx.RemoteProtocolError, httpx.ReadError):
+        return heard
+    raise AssertionError(f"the stream ended as if it were whole, after {heard}")
 
 
 @pytest.fixture
@@ -95,18 +89,15 @@ async def test_runs_of_killed_processes_resume_elsewhere_from_their_last_checkpo
     of_worker = await begin_on(cluster, cluster.worker, http, gate)
     held = next(iter(gate.held))
     gate.hold("job:b")
-    thread_id = await new_thread(http)
-    asked = http[0].post(f"/threads/{thread_id}/runs/wait", json=steps(gate, "job"))
-    asking = asyncio.create_task(asked)
+    thread_id, run_id = await begin_here(http[0], steps(gate, "job"))
+    path = f"/threads/{thread_id}/runs/{run_id}/stream"
+    following, asking = await follow(http[1], path), asyncio.create_task(hear(http[0], path))
     await gate.arrived("job:b")
-    [[run_id]] = cluster.sql("SELECT run_id::text FROM run WHERE thread_id = %s", thread_id)
     assert cluster.owner(run_id) is doomed
-    following = await follow(http[1], f"/threads/{thread_id}/runs/{run_id}/stream")
 
     await asyncio.gather(kill(doomed), kill(cluster.worker))
 
-    with pytest.raises(httpx.RemoteProtocolError):
-        await asking
+    begun = await asking
     await gate.arrived("job:b", times=2)
     await gate.arrived(held, times=2)
     assert cluster.owner(run_id) is survivor
@@ -118,8 +109,8 @@ async def test_runs_of_killed_processes_resume_elsewhere_from_their_last_checkpo
         assert row["status"] == "success"
         visits = [seen for seen in gate.seen if seen.startswith(f"{name}:")]
         assert visits == [f"{name}:{step}" for step in "abbc"]
-    attempts = [frame.data["attempt"] for frame in received if frame.name == "metadata"]
-    assert attempts == [1, 2]
+    assert attempts(received) == [1, 2]
+    assert received[: len(begun)] == begun
     assert [frame.place for frame in received] == sorted({frame.place for frame in received})
     assert cluster.in_flight() == []
 
@@ -130,13 +121,11 @@ async def test_a_process_frozen_beyond_its_lease_writes_nothing_when_it_goes_on(
 ) -> None:
     zombie = cluster.servers[0]
     gate.hold("job:a", "job:b")
-    thread_id = await new_thread(http)
     body = steps(gate, "job", assistant_id="talking_steps", durability=durability)
-    url = f"/threads/{thread_id}/runs/stream"
-    asking = asyncio.create_task(collect(http[0], "POST", url, json=body))
+    thread_id, run_id = await begin_here(http[0], body)
+    path = f"/threads/{thread_id}/runs/{run_id}/stream"
+    following = await follow(http[0], path)
     await gate.arrived("job:a")
-    [[run_id]] = cluster.sql("SELECT run_id::text FROM run WHERE thread_id = %s", thread_id)
-    path = f"/threads/{thread_id}/runs/{run_id}"
     assert cluster.owner(run_id) is zombie
     freeze(zombie)
     await gate.arrived("job:a", times=2)
@@ -152,17 +141,16 @@ async def test_a_process_frozen_beyond_its_lease_writes_nothing_when_it_goes_on(
     thaw(zombie)
     # Its step was let go on long ago: whatever it does about that it does now.
     await zombie.now.printed(DEAD, times=deaths + 1)
-    meanwhile = await follow(http[0], f"{path}/stream")
+    meanwhile = await follow(http[0], path)
     assert await stored(thread_id) == before
     assert gate.seen == ["job:a", "job:a", "job:b"]
     gate.release("job:b")
 
     output, row = await ended(http[0], thread_id, run_id)
-    received = await asking
-    assert output["log"] == ["job:a", "job:b"]
-    assert row["status"] == "success"
-    assert [frame.data["attempt"] for frame in received if frame.name == "metadata"] == [1, 2]
-    assert received == await meanwhile == await collect(http[1], "GET", f"{path}/stream")
+    received = await following
+    assert (output["log"], row["status"]) == (["job:a", "job:b"], "success")
+    assert attempts(received) == [1, 2]
+    assert received == await meanwhile == await collect(http[1], "GET", path)
     assert cluster.in_flight() == []
 
 
@@ -191,3 +179,201 @@ async def test_the_third_loss_of_its_owner_ends_a_run_with_an_error(
     assert gate.seen[:4] == ["job:a", "job:b", "job:b", "job:b"]
     assert after.json()["log"] == ["job:a", "after:a", "after:b", "after:c"]
     assert cluster.in_flight() == []
+
+
+async def test_runs_finish_within_the_grace_and_new_ones_begin_elsewhere(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    leaving = cluster.servers[0]
+    gate.hold("job:b", "later:b")
+    thread_id, run_id = await begin_here(http[0], steps(gate, "job"))
+    asking = await follow(http[0], f"/threads/{thread_id}/runs/{run_id}/stream")
+    await gate.arrived("job:b")
+    assert cluster.owner(run_id) is leaving
+
+    leaving.now.process.terminate()
+    await until(lambda: cluster.sql("SELECT FROM worker WHERE draining"))
+    later, later_run = await begin([http[1]], steps(gate, "later"))
+    await gate.arrived("later:b")
+    assert cluster.owner(later_run) is not leaving
+    gate.release("job:b", "later:b")
+
+    received = await asking
+    status = await asyncio.to_thread(leaving.now.wait)
+    assert received[-1].data["log"] == ["job:a", "job:b", "job:c"]
+    assert status == 0
+    assert gate.seen.count("job:b") == 1
+    assert (await ended(http[1], later, later_run))[1]["status"] == "success"
+    assert cluster.in_flight() == []
+
+
+@pytest.mark.parametrize("durability", ["sync", "async"])
+async def test_what_is_unfinished_after_the_grace_is_handed_over_and_loses_no_step_and_no_event(
+    durability: str, cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    leaving = cluster.servers[0]
+    gate.hold("job:b")
+    body = steps(gate, "job", durability=durability, stream_mode=["updates", "values"])
+    thread_id, run_id = await begin_here(http[0], body)
+    path = f"/threads/{thread_id}/runs/{run_id}/stream"
+    asking = asyncio.create_task(hear(http[0], path))
+    waiting = asyncio.create_task(http[0].get(path.replace("stream", "join")))
+    following = await follow(http[1], path)
+    await gate.arrived("job:b")
+    assert cluster.owner(run_id) is leaving
+
+    told_at = time.monotonic()
+    leaving.now.process.terminate()
+    await gate.arrived("job:b", times=2)
+    taken = time.monotonic() - told_at
+    begun = await asking
+    with pytest.raises(httpx.RemoteProtocolError):
+        await waiting
+    gate.release("job:b")
+    received = await following
+
+    assert taken < GRACE_SECONDS + 1
+    assert gate.seen == ["job:a", "job:b", "job:b", "job:c"]
+    # Not a loss: the attempt does not count.
+    assert attempts(received) == [1, 1]
+    assert received[: len(begun)] == begun
+    rest = await collect(http[1], "GET", path, last_event_id=begun[-1].id)
+    assert begun + rest == received == await collect(http[1], "GET", path)
+    assert received[-1].data["log"] == ["job:a", "job:b", "job:c"]
+    assert "[error" not in leaving.now.log
+    assert "Traceback" not in leaving.now.log
+    assert await asyncio.to_thread(leaving.now.wait) == 0
+    assert cluster.in_flight() == []
+
+
+# A stream that is broken off before its first event is asked for anew, from its beginning.
+@pytest.mark.filterwarnings("ignore:Reconnecting without a Last-Event-ID")
+async def test_a_rolling_restart_under_load_loses_no_run_and_no_event(
+    cluster: Cluster, http: Http, clients: Connect
+) -> None:
+    async with open_turnstile(random.Random(1)) as turnstile:
+        over = asyncio.Event()
+        crowd = [
+            asyncio.create_task(talk(clients(server.now), turnstile.port, over))
+            for server in cluster.servers * 3
+        ]
+        for member in cluster.members:
+            await kill(member, signal.SIGTERM)
+            member.start()
+            await asyncio.to_thread(cluster.wait_until_up)
+        over.set()
+        told = dict(pair for some in await asyncio.gather(*crowd) for pair in some.items())
+
+    assert len(told) > len(crowd)
+    rows = cluster.sql(
+        "SELECT run_id::text, thread_id, status FROM run WHERE run_id::text = ANY(%s)", list(told)
+    )
+    assert {status for _, _, status in rows} == {"success"}
+    assert len(rows) == len(told)
+    for run_id, thread_id, _ in rows:
+        path = f"/threads/{thread_id}/runs/{run_id}/stream"
+        log = await collect(http[0], "GET", path)
+        *heard, (_, last) = told[run_id]
+        assert heard == [(frame.id, frame.name) for frame in log]
+        assert last == "end"
+    assert cluster.in_flight() == []
+
+
+async def talk(client: LangGraphClient, port: int, over: asyncio.Event) -> Told:
+    """Run one run after the other, as a user of the SDK does; what each stream told."""
+    told: Told = {}
+    work: dict[str, Any] = {"gate": port, "name": "load", "messages": [("user", "go")]}
+    while not over.is_set():
+        begun: list[RunCreateMetadata] = []
+        try:
+            thread = await client.threads.create()
+            parts = client.runs.stream(
+                thread["thread_id"],
+                "soak",
+                input=work,
+                stream_mode=["values", "updates"],
+                on_run_created=begun.append,
+            )
+            heard = [(part.id, part.event) async for part in parts]
+        except (httpx.TransportError, APIStatusError):
+            # Refused by a server that goes or is gone: nothing was taken in.
+            assert not begun
+            continue
+        told[begun[0]["run_id"]] = heard
+    return told
+
+
+async def test_a_frozen_process_keeps_no_thread_locked(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    frozen = cluster.servers[0]
+    gate.hold("job:b")
+    thread_id, run_id = await begin_here(http[0], steps(gate, "job"))
+    await gate.arrived("job:b")
+    with cluster.connect() as ours:
+        ours.execute("SELECT FROM thread WHERE thread_id = %s FOR UPDATE", (thread_id,))
+        url = f"/threads/{thread_id}/runs"
+        queueing = asyncio.create_task(http[0].post(url, json=steps(gate, "next")))
+        await until(lambda: cluster.sql("SELECT FROM pg_locks WHERE NOT granted"))
+        # It gets the lock when it cannot do anything with it any more.
+        freeze(frozen)
+
+    await gate.arrived("job:b", times=2)
+    gate.release("job:b")
+    assert (await ended(http[1], thread_id, run_id))[1]["status"] == "success"
+    thaw(frozen)
+    # It found out that it had queued nothing, and did.
+    queued = (await queueing).json()["run_id"]
+    assert (await ended(http[1], thread_id, queued))[1]["status"] == "success"
+    assert cluster.in_flight() == []
+
+
+async def test_a_process_that_is_out_of_memory_loses_its_run_to_another(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    starved = cluster.servers[0]
+    gate.hold("job:hog")
+    body = {"assistant_id": "hog", "input": {"gate": gate.port, "name": "job"}}
+    thread_id, run_id = await begin_here(http[0], body)
+    await gate.arrived("job:hog")
+    assert cluster.owner(run_id) is starved
+    pid = starved.now.process.pid
+    used = psutil.Process(pid).memory_info().vms
+    resource.prlimit(pid, resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+    gate.release("job:hog")
+
+    output, row = await ended(http[1], thread_id, run_id)
+    # Whether it dies of it or only starves.
+    await kill(starved)
+    assert (output["log"], row["status"]) == (["hog"], "success")
+    assert gate.seen == ["job:hog", "job:hog"]
+    assert cluster.in_flight() == []
+
+
+async def test_with_the_default_lease_a_lost_run_is_taken_up_within_25_seconds(
+    servers: Servers, project: Path, gate: Gate
+) -> None:
+    gate.hold("job:b")
+    with ExitStack() as stack:
+        # Of their own: processes with a shorter lease would bury them sooner.
+        database = stack.enter_context(empty_database(servers))
+        urls = {"DATABASE_URL": database, "REDIS_URL": servers.redis_url}
+        doomed, heir = (stack.enter_context(starting(project, urls)) for _ in range(2))
+        doomed.wait_until_up()
+        heir.wait_until_up()
+        async with (
+            httpx.AsyncClient(base_url=doomed.url) as there,
+            httpx.AsyncClient(base_url=heir.url, timeout=30) as http,
+        ):
+            thread_id, run_id = await begin_here(there, steps(gate, "job"))
+            await gate.arrived("job:b")
+            doomed.process.kill()
+            killed_at = time.monotonic()
+            await gate.arrived("job:b", times=2)
+            seconds = time.monotonic() - killed_at
+            gate.release("job:b")
+            output, row = await ended(http, thread_id, run_id)
+
+    assert seconds <= 25
+    assert gate.seen == ["job:a", "job:b", "job:b", "job:c"]
+    assert (output["log"], row["status"]) == (["job:a", "job:b", "job:c"], "success")
