@@ -87,7 +87,7 @@ async def stays_gone(http: Http, traces: Traces, thread_id: str) -> None:
 async def test_a_thread_whose_answer_is_coming_leaves_nothing_when_it_is_deleted(
     path: str, by: int, cluster: Cluster, http: Http, model: OpenAIServer, traces: Traces
 ) -> None:
-    for _ in range(3):
+    for _ in range(2):
         thread_id = await new_thread(http)
         model.replies.append(Reply(tokens=WORDS))
         streaming = await speak(http[0], thread_id)
