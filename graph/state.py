@@ -186,22 +186,24 @@ class States:
                     return written, await graph.aget_state(_config(thread_id))
 
         written, snapshot = await self._place.run(write)
-        await self._settle(lease, snapshot)
         address = checkpoint_json(written) or {}
-        writer = self._events.writer(thread_id, lease.epoch, run_id="")
-        writer.emit(STATE_UPDATE, dumps({"checkpoint_id": address.get("checkpoint_id")}))
-        writer.close()
+        if await self._settle(lease, snapshot):
+            writer = self._events.writer(thread_id, lease.epoch, run_id="")
+            writer.emit(STATE_UPDATE, dumps({"checkpoint_id": address.get("checkpoint_id")}))
+            writer.close()
         return address
 
-    async def _settle(self, lease: Lease, snapshot: StateSnapshot) -> None:
+    async def _settle(self, lease: Lease, snapshot: StateSnapshot) -> bool:
+        """Whether the thread may be told of its new state: it is there, and no run has it."""
         status, interrupts = status_of(snapshot), interrupts_of(snapshot)
         try:
-            await repeated(
+            return await repeated(
                 lambda: threads.settle(self._db, lease, status=status, interrupts=interrupts)
             )
         except UnavailableError as exc:
             # The change is on disk: to refuse it now would have it made twice.
             log.warning("status not settled", thread_id=lease.thread_id, reason=exc.message)
+            return False
 
     async def values(self, thread_id: str) -> Any:
         """

@@ -176,13 +176,16 @@ async def settle(
     *,
     status: ThreadStatus,
     interrupts: JsonObject,
-) -> None:
+) -> bool:
     """
     Record what a change of state left the thread in, unless another writer took it meanwhile.
 
     That one does it then.
+
+    Returns:
+        Whether the thread is there, and nobody took it.
     """
-    await db.execute(
+    changed = await db.execute(
         SQL["settle"],
         {
             "thread_id": lease.thread_id,
@@ -191,3 +194,4 @@ async def settle(
             "interrupts": interrupts,
         },
     )
+    return bool(changed)

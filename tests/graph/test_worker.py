@@ -197,7 +197,7 @@ async def test_a_lost_run_that_is_rolled_back_is_told_too(db: Database, gate: Ga
 
 async def test_a_buried_worker_begins_anew_and_goes_on(one: Process, gate: Gate) -> None:
     thread_id = await one.thread()
-    submitted = await one.submit(thread_id)
+    submitted = await one.submit(thread_id, durability="sync")
     await soon(gate.entered)
     gate.reset()
     before = one.heartbeat.worker_id

@@ -143,6 +143,20 @@ async def test_an_idle_thread_is_leased_until_a_run_takes_it(db: Database) -> No
     assert await thread(db, thread_id) == before
 
 
+async def test_a_run_that_is_queued_beside_a_change_of_state_keeps_what_that_one_left(
+    db: Database,
+) -> None:
+    thread_id = await a_thread(db)
+    lease = await threads.lease(db, thread_id)
+    await put(db, thread_id)
+
+    await threads.settle(db, lease, status="interrupted", interrupts={})
+
+    assert (await thread(db, thread_id)).status == "busy"
+    await queue.cancel(db, thread_id, None, action="interrupt")
+    assert (await thread(db, thread_id)).status == "interrupted"
+
+
 async def test_a_lease_and_a_start_never_share_an_epoch(db: Database) -> None:
     worker_id = await a_worker(db)
     for _ in range(8):
