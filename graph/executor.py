@@ -15,19 +15,21 @@ import structlog
 from langchain_core.runnables import RunnableConfig
 
 from graph.encode import dumps, error_payload, plain
+from graph.factory import AnyGraph
 from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
 from graph.registry import Registry
 from graph.requests import graph_input
 from graph.snapshots import interrupts_of, status_of
+from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import Outcome, StreamPlan, stream
-from store import messages, queue
+from store import messages, queue, threads
 from store.checkpoints import Saver
 from store.database import Database
 from store.errors import LeaseLostError, UnavailableError
 from store.events import EventLog, ThreadWriter
 from store.finisher import Finisher
 from store.models import JsonObject, RunStatus, ThreadStatus
-from store.queue import Claim, Ending
+from store.queue import Claim, Ending, Held
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +58,8 @@ class Result:
     values: Any = None
     interrupts: tuple[Any, ...] = ()
     error: JsonObject | None = None
+    #: The answers that it was stopped in.
+    speeches: Speeches | None = None
 
 
 class Execution:
@@ -189,6 +193,21 @@ class Executor:
             self._db, self._decoder, thread_id=thread_id, channel_of=self._registry.channel_of
         )
 
+    async def roll_back(self, held: Held) -> bool:
+        """
+        Take back a run of ours that is not executed any more, and whatever it wrote.
+
+        Until this is through, the run is running: whoever finds it without its worker begins anew.
+
+        Returns:
+            False if the run was not ours any more.
+        """
+        if not await queue.undo(self._db, held):
+            return False
+        # While the thread is still ours: the next run projects onto what is there.
+        await self.project(held.thread_id)
+        return await queue.discard(self._db, held)
+
     async def _wait(self, seconds: float) -> None:
         if self._tasks:
             await asyncio.wait(set(self._tasks.values()), timeout=seconds)
@@ -277,7 +296,7 @@ class Executor:
         ) as graph:
             events = stream(
                 graph,
-                None if resumes else graph_input(kwargs),
+                None if resumes else await self._input(claim, graph, config),
                 config,
                 plan,
                 context=kwargs["context"],
@@ -293,6 +312,15 @@ class Executor:
                         raise LeaseLostError(f"Thread {run.thread_id} went on without this run")
                     if outbox.full:
                         await outbox.room()
+
+    async def _input(self, claim: Claim, graph: AnyGraph, config: Any) -> Any:
+        """What the graph is given; with it, what the last run of the thread was stopped in."""
+        given, configurable = graph_input(claim.run.kwargs), config["configurable"]
+        is_fork = "checkpoint_id" in configurable and not configurable.get("checkpoint_ns")
+        if claim.run.temporary or not (is_fork or claim.lease.settled_status != "idle"):
+            return given
+        channel = self._registry.messages_channel(configurable["graph_id"])
+        return await answer_calls(graph, config, given, channel=channel)
 
     def _leased(self, saver: Saver, execution: Execution, graph_id: str) -> Saver:
         return saver.leased(
@@ -310,8 +338,8 @@ class Executor:
         """Write the end of the run down, then tell; tell nothing if it is not ours to end."""
         claim, reason = execution.claim, execution.stop_reason
         if reason == "lost":
-            return
-        if reason == "drain" and result.status == "interrupted":
+            ended = False
+        elif reason == "drain" and result.status == "interrupted":
             ended = await self._insist(lambda: self._hand_back(claim))
         elif reason == "rollback":
             # Whatever it came to meanwhile.
@@ -322,6 +350,14 @@ class Executor:
         if ended:
             execution.result = result
             tell_end(writer, result.status, result.error)
+        else:
+            await self._forsake(claim.run.thread_id)
+
+    async def _forsake(self, thread_id: str) -> None:
+        """If a run is not ours any more because its thread is gone, leave nothing in its log."""
+        with suppress(UnavailableError):  # then it stays until it expires
+            if not await threads.exists(self._db, thread_id):
+                await self._events.delete(thread_id)
 
     async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
         """Try until PostgreSQL answers, or the run may belong to somebody else."""
@@ -336,10 +372,8 @@ class Executor:
     async def _hand_back(self, claim: Claim) -> bool:
         """Whether that was the run's end, because somebody wants it stopped."""
         given_up = await queue.hand_back(self._db, claim)
-        if given_up and given_up.rolled_back:
-            # The next writer to the thread does it, if this fails.
-            with suppress(UnavailableError):
-                await self.project(claim.run.thread_id)
+        if given_up and given_up.status == "running":
+            return await self.roll_back(given_up.held)
         return given_up is not None and given_up.status != "pending"
 
     async def _finish(self, claim: Claim, result: Result, told: int) -> bool:
@@ -361,11 +395,7 @@ class Executor:
     async def _roll_back(self, claim: Claim) -> bool:
         if claim.run.temporary:
             return await queue.finish_temporary(self._db, claim)
-        if not await queue.undo(self._db, claim):
-            return False
-        # While the thread is still ours: the next run projects onto what is there.
-        await self.project(claim.run.thread_id)
-        return await queue.discard(self._db, claim)
+        return await self.roll_back(claim.held)
 
     async def _thread_state(self, claim: Claim, result: Result) -> tuple[ThreadStatus, JsonObject]:
         """What the run leaves its thread in; read back only if it did not run through."""
@@ -375,21 +405,32 @@ class Executor:
             return "idle", {}
         config = _at_head(_config(claim))
         graph_id = config["configurable"]["graph_id"]
-        # Where a blocked node is not in the way, if no factory has to be called.
-        place = self._here if self._registry.is_static(graph_id) else self._place
+        speeches = None if self._place.blocked else result.speeches
+        # Where a blocked node is not in the way, if no code of the graph's has to be called.
+        place = self._place if speeches or not self._registry.is_static(graph_id) else self._here
         try:
             async with asyncio.timeout(STOP_SECONDS):
-                return await place.run(lambda backing: self._left(backing, graph_id, config))
+                return await place.run(lambda backing: self._left(backing, claim, config, speeches))
         except TimeoutError:
             return "interrupted", {}
 
     async def _left(
-        self, backing: Backing, graph_id: str, config: Any
+        self, backing: Backing, claim: Claim, config: Any, speeches: Speeches | None
     ) -> tuple[ThreadStatus, JsonObject]:
+        graph_id = config["configurable"]["graph_id"]
+        channel = self._registry.messages_channel(graph_id)
+        # The graph itself is over; what is written here is the end of the run.
+        saver = backing.saver.leased(
+            claim.lease, run_id=claim.run.run_id, messages_channel=channel, alive=self._alive
+        )
         async with self._registry.open(
-            graph_id, config, checkpointer=backing.saver, store=backing.items
+            graph_id, config, checkpointer=saver, store=backing.items
         ) as graph:
             snapshot = await graph.aget_state(config)
+            if speeches:
+                snapshot = await keep_speech(
+                    graph, config, snapshot, channel=channel, speeches=speeches
+                )
         return status_of(snapshot), interrupts_of(snapshot)
 
 
@@ -411,7 +452,7 @@ def _stopped(execution: Execution, outcome: Outcome) -> Result:
         task.uncancel()
     if execution.stop_reason is None:  # not by us: the event loop is closing
         execution.stop_reason = "drain"
-    return Result(status="interrupted", values=outcome.values)
+    return Result(status="interrupted", values=outcome.values, speeches=outcome.speeches)
 
 
 async def _resumes(saver: Saver, claim: Claim) -> bool:

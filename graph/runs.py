@@ -1,6 +1,7 @@
 """Commands on runs: submit, follow, join, cancel."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from store.database import Database
 from store.errors import InvalidInputError, NotFoundError, UnavailableError
 from store.events import START, Event, EventId, EventLog, Gap
 from store.heartbeat import Heartbeat
-from store.models import CancelAction, JsonObject, Run
+from store.models import CancelAction, JsonObject, Run, RunStatus
 from store.queue import NewRun
 from store.runs import Setting
 
@@ -35,6 +36,9 @@ _INTERRUPT = "__interrupt__"
 
 #: Statuses after which a run never changes.
 ENDED = frozenset({"success", "error", "timeout", "interrupted"})
+
+#: On how many threads runs are cancelled at the same time, each on a connection.
+CANCELS_AT_ONCE = 8
 
 #: How long after PostgreSQL did not answer somebody who waits asks again.
 RETRY_SECONDS = 0.5
@@ -379,6 +383,27 @@ class Runs:
             self._executor.stop(run_id, action)
         return stopped
 
+    async def cancel_all(self, statuses: list[RunStatus], *, action: CancelAction) -> bool:
+        """
+        Stop the runs with one of these statuses, the oldest 1000 at the most.
+
+        Returns:
+            Whether there were any.
+        """
+        of_threads: dict[str, list[str]] = defaultdict(list)
+        for run_id, thread_id in await runs.in_flight(self._db, statuses):
+            of_threads[thread_id].append(run_id)
+        waiting = list(of_threads.items())
+
+        async def stop_some() -> None:
+            while waiting:
+                thread_id, run_ids = waiting.pop()
+                with suppress(NotFoundError):  # deleted meanwhile
+                    await self.cancel(thread_id, run_ids, action=action)
+
+        await asyncio.gather(*(stop_some() for _ in range(CANCELS_AT_ONCE)))
+        return bool(of_threads)
+
     def abandon(self, run: Run) -> None:
         """Cancel a run because its client has left; by a task, for the client's is cancelled."""
         task = asyncio.create_task(self._abandon(run), name=f"abandon {run.run_id}")
@@ -400,8 +425,9 @@ class Runs:
             NotFoundError: There is no such run on the thread.
             ConflictError: A run is in flight on the thread.
         """
-        await queue.delete(self._db, thread_id, run_id)
+        await queue.forget(self._db, thread_id, run_id)
         await self._executor.project(thread_id)
+        await queue.delete(self._db, thread_id, run_id)
 
     async def delete_thread(self, thread_id: str) -> None:
         """

@@ -21,10 +21,16 @@ from graph.loop import Backing, Here, Place
 from graph.registry import Registry, UnknownGraphError
 from graph.snapshots import EMPTY, checkpoint_json, interrupts_of, state_json, status_of
 from store import runs, threads
-from store.database import Database
-from store.errors import BadRequestError, ConflictError, NotFoundError
+from store.database import Database, repeated
+from store.errors import (
+    CONTENT_ERRORS,
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    UnavailableError,
+)
 from store.events import EventLog
-from store.models import JsonObject, Run, Thread
+from store.models import JsonObject, Lease, Run, Thread
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -33,17 +39,6 @@ _Output = str | Sequence[str]
 
 #: The event that tells of a new state, with its checkpoint: of no run, and in the thread's log.
 STATE_UPDATE = "state_update"
-
-#: What decoding a checkpoint, or applying a client's values to one, may raise for its content.
-_CONTENT_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
 
 
 class States:
@@ -151,7 +146,8 @@ class States:
         Change the state of an idle thread, as if a node had returned `values`.
 
         The new checkpoint follows the newest one, or `checkpoint`: a fork. It and the thread's
-        status are two transactions; whoever takes the thread in between settles its status.
+        status are two transactions, and the first one counts: whoever takes the thread in between
+        settles its status, and until somebody does it is what it was before.
 
         Returns:
             The address of the new checkpoint.
@@ -159,7 +155,7 @@ class States:
         Raises:
             NotFoundError: There is no such thread, graph or checkpoint.
             ThreadBusyError: A run is pending or running on the thread.
-            LeaseLostError: A run took the thread meanwhile.
+            LeaseLostError: A run took the thread meanwhile; nothing was changed.
             BadRequestError: No run gave the thread a graph yet, or the graph refuses the values.
         """
         thread = await threads.get(self._db, thread_id)
@@ -190,14 +186,24 @@ class States:
                     return written, await graph.aget_state(_config(thread_id))
 
         written, snapshot = await self._place.run(write)
-        await threads.settle(
-            self._db, lease, status=status_of(snapshot), interrupts=interrupts_of(snapshot)
-        )
         address = checkpoint_json(written) or {}
-        writer = self._events.writer(thread_id, lease.epoch, run_id="")
-        writer.emit(STATE_UPDATE, dumps({"checkpoint_id": address.get("checkpoint_id")}))
-        writer.close()
+        if await self._settle(lease, snapshot):
+            writer = self._events.writer(thread_id, lease.epoch, run_id="")
+            writer.emit(STATE_UPDATE, dumps({"checkpoint_id": address.get("checkpoint_id")}))
+            writer.close()
         return address
+
+    async def _settle(self, lease: Lease, snapshot: StateSnapshot) -> bool:
+        """Whether the thread may be told of its new state: it is there, and no run has it."""
+        status, interrupts = status_of(snapshot), interrupts_of(snapshot)
+        try:
+            return await repeated(
+                lambda: threads.settle(self._db, lease, status=status, interrupts=interrupts)
+            )
+        except UnavailableError as exc:
+            # The change is on disk: to refuse it now would have it made twice.
+            log.warning("status not settled", thread_id=lease.thread_id, reason=exc.message)
+            return False
 
     async def values(self, thread_id: str) -> Any:
         """
@@ -243,7 +249,7 @@ class States:
             own = self._saver.alist(_config(run.thread_id), filter={"run_id": run.run_id}, limit=1)
             async for found in own:
                 return found
-        except _CONTENT_ERRORS as exc:
+        except CONTENT_ERRORS as exc:
             log.warning("state cannot be read", thread_id=run.thread_id, error=repr(exc))
             return None
         heads = await self._readable_head(run.thread_id)
@@ -267,7 +273,7 @@ class States:
             )
         except UnknownGraphError:
             return None
-        except (InvalidGraphError, OSError, RuntimeError, *_CONTENT_ERRORS) as exc:
+        except (InvalidGraphError, OSError, RuntimeError, *CONTENT_ERRORS) as exc:
             log.warning("graph cannot be opened", graph_id=_graph_id(thread), error=repr(exc))
             return None
 
@@ -278,14 +284,14 @@ class States:
     async def _heads(self, thread_ids: list[str]) -> list[CheckpointTuple]:
         try:
             return await self._saver.heads(thread_ids)
-        except _CONTENT_ERRORS:
+        except CONTENT_ERRORS:
             # One of them cannot be read; which one shows when each is read alone.
             return [head for key in thread_ids for head in await self._readable_head(key)]
 
     async def _readable_head(self, thread_id: str) -> list[CheckpointTuple]:
         try:
             return await self._saver.heads([thread_id])
-        except _CONTENT_ERRORS as exc:
+        except CONTENT_ERRORS as exc:
             log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
             return []
 
@@ -344,7 +350,7 @@ def _readable(thread_id: str) -> Iterator[None]:
     """Tell that a stored state cannot be read: code or types it was written with are gone."""
     try:
         yield
-    except _CONTENT_ERRORS as exc:
+    except CONTENT_ERRORS as exc:
         log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
         raise ConflictError(
             f"The state of thread {thread_id} cannot be read", code="unreadable_state"
@@ -356,5 +362,5 @@ def _applicable() -> Iterator[None]:
     """Tell that the graph refuses a client's values: its channels' reducers may raise anything."""
     try:
         yield
-    except (InvalidUpdateError, RuntimeError, *_CONTENT_ERRORS) as exc:
+    except (InvalidUpdateError, RuntimeError, *CONTENT_ERRORS) as exc:
         raise BadRequestError(str(exc) or type(exc).__name__, code="invalid_update") from exc

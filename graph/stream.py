@@ -19,6 +19,7 @@ from langgraph.types import Durability, Interrupt
 
 from graph.encode import dumps
 from graph.factory import AnyGraph
+from graph.stopped import Speeches
 from store.errors import InvalidInputError
 
 Event = tuple[str, bytes]
@@ -90,8 +91,16 @@ class Outcome:
     interrupted: bool = False
     """It stopped before its end, to be continued."""
 
+    speeches: Speeches = field(default_factory=Speeches)
+    """The answers under way, as far as they were streamed."""
+
     def observe(self, mode: str, payload: Any) -> None:
         """Take note of a part of the root graph."""
+        if mode == "messages":
+            self.speeches.hear(*payload)
+            return
+        if mode == "updates" and isinstance(payload, Mapping):
+            self.speeches.returned(payload)
         pending = payload.get(_INTERRUPT) if isinstance(payload, Mapping) else None
         if pending is not None and mode in ("values", "updates"):
             self.interrupted = True

@@ -224,11 +224,14 @@ class Worker:
     async def _follow_up(self, given_up: GivenUp) -> None:
         """Do for a run that was lost what its owner did not: tell those who follow of its end."""
         log.warning("run without its worker", run_id=given_up.run_id, status=given_up.status)
-        if given_up.rolled_back:
-            await self._executor.project(given_up.thread_id)
-        if given_up.status != "pending":
+        status = given_up.status
+        if status == "running":
+            if not await self._executor.roll_back(given_up.held):
+                return
+            status = "interrupted"
+        if status != "pending":
             writer = self._events.writer(given_up.thread_id, given_up.epoch, given_up.run_id)
-            tell_end(writer, given_up.status, given_up.error)
+            tell_end(writer, status, given_up.error)
             writer.close()
 
     async def _begin_anew(self) -> None:

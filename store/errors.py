@@ -21,7 +21,20 @@ Every error raised on purpose, in one tree.
 HTTP statuses are known to `api/errors.py` alone.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+#: What decoding a checkpoint may raise for its content: the code or the types that it was written
+#: with are gone, or it is not what was written.
+CONTENT_ERRORS: Final = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class Error(Exception):

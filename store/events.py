@@ -179,14 +179,15 @@ class EventLog:
         """
         Forget the thread's log; an open writer here is fenced.
 
-        A writer in another process goes on and brings a part of it back: stop its run first.
+        A writer in another process may bring a part of it back: it deletes it once more.
 
         Raises:
             UnavailableError: Redis does not answer; the stream is there until it expires.
         """
         if ring := self._rings.get(thread_id):
             self._fence(ring)
-        if self._streams:
+        if self._streams and self._flusher:
+            await self._flusher.dropped()
             await self._streams.delete(thread_id)
 
     async def ping(self) -> None:

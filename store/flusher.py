@@ -56,6 +56,7 @@ class Flusher:
         self._kick = asyncio.Event()
         self._hurried = asyncio.Event()
         self._settled = asyncio.Event()
+        self._sending = asyncio.Lock()
 
     def push(self, ring: Ring) -> None:
         """The ring has something to send. Costs nothing."""
@@ -69,6 +70,11 @@ class Flusher:
     def drop(self, ring: Ring) -> None:
         """The ring has nothing to send any more."""
         self._due.pop(ring, None)
+
+    async def dropped(self) -> None:
+        """Return when nothing is on its way any more of what was dropped so far."""
+        async with self._sending:
+            return
 
     async def settled(self) -> None:
         """Return when everything pushed so far was sent."""
@@ -156,7 +162,8 @@ class Flusher:
         batch = self._batch()
         if not batch:
             return
-        answers = await self._streams.append([append for _, append in batch])
+        async with self._sending:
+            answers = await self._streams.append([append for _, append in batch])
         for (ring, append), answer in zip(batch, answers, strict=True):
             # Unless it was forgotten, or begun anew with a lower epoch, while Redis answered.
             anew = bool(append.events) and append.events[-1].position > ring.top

@@ -10,10 +10,15 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Protocol
 
+import structlog
+
 from store.database import Database, Transaction
+from store.errors import CONTENT_ERRORS
 from store.models import Message
 from store.projection import History, Record, dump, run_id_of
 from store.sql import load
+
+log = structlog.get_logger(__name__)
 
 _SQL: Final = load("messages")
 _NO_SEQ: Final = -1
@@ -41,8 +46,8 @@ class Rebuilt:
         threads: Threads whose rows mirror their head now.
         messages: Rows of those threads.
         skipped: Threads that were locked or written to all the time; call again.
-        unreadable: Threads whose newest checkpoint does not hold its list (DeltaChannel), or whose
-            graph is not known.
+        unreadable: Threads whose newest checkpoint does not hold its list (DeltaChannel), whose
+            graph is not known, or one of whose checkpoints cannot be decoded: their rows stay.
     """
 
     threads: int = 0
@@ -129,7 +134,12 @@ async def rebuild(
         if channel is None:
             done = _plus(done, unreadable=1)
             continue
-        history = await _rebuild_thread(db, decoder, id_, channel)
+        try:
+            history = await _rebuild_thread(db, decoder, id_, channel)
+        except CONTENT_ERRORS as exc:
+            log.warning("messages cannot be made again", thread_id=id_, error=repr(exc))
+            done = _plus(done, unreadable=1)
+            continue
         if history is None:
             done = _plus(done, skipped=1)
         elif history.projected != history.head:

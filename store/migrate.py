@@ -1,8 +1,8 @@
 """
 Bring a database to the schema of this code.
 
-Plain numbered files, forward only, each in a transaction with its ledger row; then LangGraph's
-own tables. All of it under one advisory lock that is polled, never waited for: a waiter would
+LangGraph's own tables, then plain numbered files, forward only, each in a transaction with its
+ledger row. All of it under one advisory lock that is polled, never waited for: a waiter would
 hold a snapshot, and LangGraph's ``CREATE INDEX CONCURRENTLY`` waits for snapshots.
 """
 
@@ -67,11 +67,10 @@ async def migrate(url: str, *, timeout_seconds: float = 60.0) -> list[str]:
             url, autocommit=True, row_factory=dict_row, connect_timeout=10, prepare_threshold=None
         ) as connection:
             await _lock(connection, time.monotonic() + timeout_seconds)
-            applied = await _apply(connection)
             await AsyncPostgresSaver(connection).setup()
             await connection.execute(_DROP_REDUNDANT)
             await AsyncPostgresStore(connection).setup()
-            return applied
+            return await _apply(connection)
 
 
 async def _lock(connection: AsyncConnection[DictRow], deadline: float) -> None:

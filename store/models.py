@@ -81,6 +81,8 @@ class Lease:
     head_checkpoint_id: str | None
     #: The checkpoint that the message table mirrors.
     projected_checkpoint_id: str | None
+    #: What the last run left the thread in.
+    settled_status: ThreadStatus = "idle"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -108,11 +108,25 @@ class NewRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """A running run, and the epoch of its lease."""
+
+    run_id: str
+    thread_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """A run that is ours to execute, and the right to write to its thread."""
 
     run: Run
     lease: Lease
+
+    @property
+    def held(self) -> Held:
+        """The run, for those who do not execute it."""
+        return Held(run_id=self.run.run_id, thread_id=self.run.thread_id, epoch=self.lease.epoch)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,15 +144,6 @@ class Ending:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
-    """A running run, and the epoch of its lease."""
-
-    run_id: str
-    thread_id: str
-    epoch: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class GivenUp:
     """A run that lost its lease, and what became of it."""
 
@@ -148,8 +153,11 @@ class GivenUp:
     error: JsonObject | None
     #: In which no run writes: what is to be told of the end goes here.
     epoch: int
-    #: The run and its checkpoints are gone and the message table of the thread is stale.
-    rolled_back: bool
+
+    @property
+    def held(self) -> Held:
+        """The run, if it is still ``running``: whoever took it away is to roll it back."""
+        return Held(run_id=self.run_id, thread_id=self.thread_id, epoch=self.epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,7 @@ class _Started:
     epoch: int
     head_checkpoint_id: str | None
     projected_checkpoint_id: str | None
+    settled_status: ThreadStatus
     created_at: datetime
 
     def claim(self, new: NewRun) -> Claim:
@@ -166,6 +175,7 @@ class _Started:
             epoch=self.epoch,
             head_checkpoint_id=self.head_checkpoint_id,
             projected_checkpoint_id=self.projected_checkpoint_id,
+            settled_status=self.settled_status,
         )
         run = new.run(self.created_at, epoch=self.epoch, begun=True)
         return Claim(run=run, lease=lease)
@@ -276,12 +286,13 @@ async def claim(db: Database, *, worker_id: str, slots: int) -> list[Claim]:
 def _claimed(row: tuple[Any, ...]) -> Claim:
     run_columns = tuple(Run.__dataclass_fields__)
     run = Run(**dict(zip(run_columns, row[: len(run_columns)], strict=True)))
-    epoch, head, projected = row[len(run_columns) :]
+    epoch, head, projected, settled = row[len(run_columns) :]
     lease = Lease(
         thread_id=run.thread_id,
         epoch=epoch,
         head_checkpoint_id=head,
         projected_checkpoint_id=projected,
+        settled_status=settled,
     )
     return Claim(run=run, lease=lease)
 
@@ -347,9 +358,9 @@ async def finish_temporary(db: Database, claimed: Claim) -> bool:
     return bool(await db.tuples(SQL["finish_temporary"], params))
 
 
-async def undo(db: Database, claimed: Claim) -> bool:
+async def undo(db: Database, held: Held) -> bool:
     """
-    Delete every checkpoint that a run of ours wrote. It keeps its thread.
+    Take back everything that a run of ours wrote. It keeps its thread.
 
     The message table is stale afterwards: the caller has it projected again before it lets the
     next run begin, by `discard`.
@@ -358,15 +369,15 @@ async def undo(db: Database, claimed: Claim) -> bool:
         False if the run was not ours any more.
     """
     async with db.transaction() as tx:
-        await _lock(tx, claimed.run.thread_id)
-        params = {"run_id": claimed.run.run_id, "epoch": claimed.lease.epoch}
+        await _lock(tx, held.thread_id)
+        params = {"run_id": held.run_id, "epoch": held.epoch}
         if not await tx.tuples(SQL["held"], params):
             return False
-        await _forget(tx, claimed.run.run_id, claimed.run.thread_id)
+        await _forget(tx, held.run_id, held.thread_id)
     return True
 
 
-async def discard(db: Database, claimed: Claim) -> bool:
+async def discard(db: Database, held: Held) -> bool:
     """
     Delete a run that is ours; the thread is as before it.
 
@@ -374,37 +385,36 @@ async def discard(db: Database, claimed: Claim) -> bool:
         False if the run was not ours any more.
     """
     async with db.transaction() as tx:
-        await _lock(tx, claimed.run.thread_id)
-        params = {"run_id": claimed.run.run_id, "epoch": claimed.lease.epoch}
+        await _lock(tx, held.thread_id)
+        params = {"run_id": held.run_id, "epoch": held.epoch}
         if not await tx.tuples(SQL["discard"], params):
             return False
-        await tx.execute(SQL["settle"], {"thread_id": claimed.run.thread_id})
+        await tx.execute(SQL["settle"], {"thread_id": held.thread_id})
         await notify_ready(tx)
     return True
 
 
 async def _forget(tx: Transaction, run_id: str, thread_id: str) -> None:
-    """Delete what a run that is gone wrote, and settle the thread on what was before."""
+    """Delete what a run wrote, and move the thread's head back to what was before."""
     params = {"run_id": run_id, "thread_id": thread_id}
+    await tx.execute(SQL["forget_writes"], params)
     await tx.execute(SQL["forget_checkpoints"], params)
     await tx.execute(SQL["forget_blobs"], params)
     await tx.execute(SQL["forget_messages"], params)
     await tx.execute(SQL["reset_head"], params)
-    await tx.execute(SQL["settle"], params)
 
 
 async def hand_back(db: Database, claimed: Claim) -> GivenUp | None:
     """
     Give up a run unfinished, for another worker to resume from its last checkpoint.
 
-    It counts as no attempt. A run that somebody wants stopped ends instead.
+    It counts as no attempt. A run that somebody wants stopped ends instead; one that is to leave
+    no trace stays ``running``, under a new epoch, for the caller to `undo` and `discard`.
 
     Returns:
         None if the run was not ours any more.
     """
-    run = claimed.run
-    held = Held(run_id=run.run_id, thread_id=run.thread_id, epoch=claimed.lease.epoch)
-    return await _give_up(db, held, max_attempts=None)
+    return await _give_up(db, claimed.held, worker_id=None, max_attempts=None)
 
 
 async def cancel(
@@ -447,11 +457,12 @@ async def _stop(
     return ended + stopping
 
 
-async def delete(db: Database, thread_id: str, run_id: str) -> None:
+async def forget(db: Database, thread_id: str, run_id: str) -> None:
     """
-    Delete a run that has ended, with every checkpoint it wrote.
+    Take back everything that a run wrote which has ended.
 
-    The message table is stale afterwards: the caller has it projected again.
+    The message table is stale afterwards: the caller has it projected again, and then `delete`s
+    the run. Until then the run is there to be deleted, should the caller be lost.
 
     Raises:
         NotFoundError: There is no such run on the thread.
@@ -461,9 +472,14 @@ async def delete(db: Database, thread_id: str, run_id: str) -> None:
         await _lock(tx, thread_id)
         if await tx.tuples(SQL["in_flight"], {"thread_id": thread_id}):
             raise ConflictError(f"Thread {thread_id} has a run in flight", code="run_in_flight")
-        if not await tx.execute(SQL["delete_run"], {"thread_id": thread_id, "run_ids": [run_id]}):
+        if not await tx.tuples(SQL["ended"], {"thread_id": thread_id, "run_id": run_id}):
             raise NotFoundError(f"Run {run_id} not found")
         await _forget(tx, run_id, thread_id)
+
+
+async def delete(db: Database, thread_id: str, run_id: str) -> None:
+    """Delete the row of a run that has ended."""
+    await db.execute(SQL["delete_run"], {"thread_id": thread_id, "run_ids": [run_id]})
 
 
 async def reap(
@@ -478,7 +494,8 @@ async def reap(
     Take the runs of dead workers away from them.
 
     A run goes back to the queue, or ends: as it was being cancelled, or with ``error`` after its
-    last attempt.
+    last attempt. One that is to leave no trace is ``running`` under its new epoch, as one of
+    `worker_id`: the caller is to `undo` and `discard` it.
 
     Args:
         worker_id: Who asks; it is alive.
@@ -490,15 +507,20 @@ async def reap(
     if lease_seconds is not None:
         await db.execute(SQL["bury"], {"lease_seconds": lease_seconds, "worker_id": worker_id})
     lost = [*strays, *await db.all(Held, SQL["lost"], {})]
-    reaped = [await _give_up(db, held, max_attempts=max_attempts) for held in lost]
+    reaped = [
+        await _give_up(db, held, worker_id=worker_id, max_attempts=max_attempts) for held in lost
+    ]
     return [given_up for given_up in reaped if given_up]
 
 
-async def _give_up(db: Database, held: Held, *, max_attempts: int | None) -> GivenUp | None:
+async def _give_up(
+    db: Database, held: Held, *, worker_id: str | None, max_attempts: int | None
+) -> GivenUp | None:
     params = {
         "run_id": held.run_id,
         "thread_id": held.thread_id,
         "epoch": held.epoch,
+        "worker_id": worker_id,
         "max_attempts": max_attempts,
         "error": WORKER_LOST,
     }
@@ -507,9 +529,9 @@ async def _give_up(db: Database, held: Held, *, max_attempts: int | None) -> Giv
         rows = await tx.tuples(SQL["give_up"], params)
         if not rows:
             return None
-        status, cancel_action, temporary, epoch = rows[0]
-        if status != "pending":
-            await _end_given_up(tx, held, status, cancel_action, temporary=temporary)
+        status, temporary, epoch = rows[0]
+        if status not in ("pending", "running"):
+            await _end_given_up(tx, held, status, temporary=temporary)
         await notify_ready(tx)
     return GivenUp(
         run_id=held.run_id,
@@ -517,24 +539,13 @@ async def _give_up(db: Database, held: Held, *, max_attempts: int | None) -> Giv
         status=status,
         error=WORKER_LOST if status == "error" else None,
         epoch=epoch,
-        rolled_back=status != "pending" and cancel_action == "rollback" and not temporary,
     )
 
 
-async def _end_given_up(
-    tx: Transaction,
-    held: Held,
-    status: RunStatus,
-    cancel_action: CancelAction | None,
-    *,
-    temporary: bool,
-) -> None:
+async def _end_given_up(tx: Transaction, held: Held, status: RunStatus, *, temporary: bool) -> None:
     params = {"run_id": held.run_id, "thread_id": held.thread_id}
     if temporary:
         await tx.execute(SQL["delete_thread"], params)
-    elif cancel_action == "rollback":
-        await tx.execute(SQL["delete_run"], {**params, "run_ids": [held.run_id]})
-        await _forget(tx, held.run_id, held.thread_id)
     else:
         error = WORKER_LOST if status == "error" else CANCELLED
         await tx.execute(SQL["settle_given_up"], {**params, "status": status, "error": error})

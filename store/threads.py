@@ -6,7 +6,6 @@ from store.database import Database, repeated
 from store.errors import (
     AlreadyExistsError,
     ConnectionLostError,
-    LeaseLostError,
     NotFoundError,
     ThreadBusyError,
 )
@@ -66,6 +65,11 @@ async def get(db: Database, thread_id: str) -> Thread:
     if found is None:
         raise not_found(thread_id)
     return found
+
+
+async def exists(db: Database, thread_id: str) -> bool:
+    """Whether there is such a thread."""
+    return bool(await db.tuples(SQL["exists"], {"thread_id": thread_id}))
 
 
 async def search(
@@ -172,12 +176,14 @@ async def settle(
     *,
     status: ThreadStatus,
     interrupts: JsonObject,
-) -> None:
+) -> bool:
     """
-    Record what a change of state left the thread in.
+    Record what a change of state left the thread in, unless another writer took it meanwhile.
 
-    Raises:
-        LeaseLostError: Another writer took the thread meanwhile.
+    That one does it then.
+
+    Returns:
+        Whether the thread is there, and nobody took it.
     """
     changed = await db.execute(
         SQL["settle"],
@@ -188,5 +194,4 @@ async def settle(
             "interrupts": interrupts,
         },
     )
-    if not changed:
-        raise LeaseLostError(f"Thread {lease.thread_id} was taken by another writer")
+    return bool(changed)

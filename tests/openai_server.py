@@ -1,6 +1,8 @@
 """
 An HTTP server that speaks OpenAI's chat completions, streamed or whole, and says what it is told.
 
+Like OpenAI's it refuses a conversation in which a tool call has no answer.
+
 Run by hand: `python -m tests.openai_server PORT`, then `OPENAI_BASE_URL=http://127.0.0.1:PORT/v1`.
 """
 
@@ -19,6 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+UNANSWERED = "An assistant message with 'tool_calls' must be followed by tool messages"
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -31,6 +35,8 @@ class Reply:
     """Break off after so many tokens with an `error` object, as OpenAI and vLLM do."""
     status: int = 200
     """Any other is the whole answer, with an error for its body."""
+    stops_after: int | None = None
+    """Say nothing more after so many tokens."""
 
 
 @dataclass
@@ -45,6 +51,9 @@ class OpenAIServer:
         """Chat completions."""
         body = await request.json()
         self.requests.append(body)
+        if _open_calls(body["messages"]):
+            error = {"message": UNANSWERED, "type": "invalid_request_error", "code": None}
+            return JSONResponse({"error": error}, 400)
         reply = self.replies.popleft() if self.replies else _echo(body)
         if reply.status != 200:
             error = {"message": "the server says no", "type": "test", "code": None}
@@ -52,6 +61,21 @@ class OpenAIServer:
         if not body.get("stream"):
             return JSONResponse(_whole(body, reply))
         return StreamingResponse(_stream(body, reply), media_type="text/event-stream")
+
+
+def _open_calls(messages: list[dict[str, Any]]) -> set[str]:
+    """The calls whose answers do not follow right after them."""
+    waiting: set[str] = set()
+    for message in messages:
+        if message["role"] == "tool":
+            if message["tool_call_id"] not in waiting:
+                return {message["tool_call_id"]}
+            waiting.discard(message["tool_call_id"])
+        elif waiting:
+            break
+        else:
+            waiting = {call["id"] for call in message.get("tool_calls") or ()}
+    return waiting
 
 
 def _echo(body: dict[str, Any]) -> Reply:
@@ -97,6 +121,8 @@ async def _stream(body: dict[str, Any], reply: Reply) -> AsyncIterator[str]:
             error = {"message": "the model broke down", "type": "server_error", "code": None}
             yield f"data: {json.dumps({'error': error})}\n\n"
             return
+        if number == reply.stops_after:
+            await asyncio.Event().wait()
         yield _chunk(body, {"content": token})
         await asyncio.sleep(0)
     for index, (name, arguments) in enumerate(reply.tool_calls):

@@ -1,6 +1,5 @@
 """Runs: create, stream, wait, join, list, cancel, delete; on a thread and without one."""
 
-from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -315,10 +314,6 @@ async def cancel_runs(
             raise NotFoundError(NO_MATCHING_RUNS)
         return Response(status_code=204)
     wanted: list[RunStatus] = ["pending", "running"] if body.status == "all" else [body.status]
-    found = await runs.in_flight(services.db, wanted)
-    for run_id, thread_id in found:
-        with suppress(NotFoundError):  # deleted meanwhile
-            await services.runs.cancel(thread_id, [run_id], action=action)
-    if not found:
+    if not await services.runs.cancel_all(wanted, action=action):
         raise NotFoundError(NO_RUNS)
     return Response(status_code=204)

@@ -94,7 +94,14 @@ def _model() -> BaseChatModel:
 
 @lru_cache(maxsize=8)
 def _openai(api_key: str, base_url: str | None, name: str, max_tokens: int) -> ChatOpenAI:
-    options: dict[str, Any] = {"api_key": api_key, "model": name, "stream_usage": True}
+    options: dict[str, Any] = {
+        "api_key": api_key,
+        "model": name,
+        "stream_usage": True,
+        # With it each token passes asyncio.wait_for, which in Python 3.11 loses a cancellation that
+        # comes beside a token: an answer that streams fast could not be stopped.
+        "stream_chunk_timeout": None,
+    }
     if base_url is None:
         if max_tokens:
             options["max_tokens"] = max_tokens

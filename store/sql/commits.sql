@@ -20,11 +20,12 @@ WHERE n.epoch IS NULL
 ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
 
 -- name: writes
--- Writes to special channels (negative idx) replace, ordinary ones are written once.
-INSERT INTO checkpoint_writes
-    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+-- Writes to special channels (negative idx) replace, ordinary ones are written once. What another
+-- run wrote is kept beside what replaces it, for the case that this one is taken back.
+INSERT INTO checkpoint_writes AS w
+    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob, epoch)
 SELECT n.thread_id, n.checkpoint_ns, n.checkpoint_id, n.task_id, n.task_path, n.idx, n.channel,
-    n.type, n.blob
+    n.type, n.blob, n.epoch
 FROM unnest(
     %(thread_id)s::text[], %(epoch)s::bigint[], %(checkpoint_ns)s::text[],
     %(checkpoint_id)s::text[], %(task_id)s::text[], %(task_path)s::text[], %(idx)s::int[],
@@ -37,7 +38,20 @@ WHERE n.epoch IS NULL
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE SET
     channel = EXCLUDED.channel,
     type = EXCLUDED.type,
-    blob = EXCLUDED.blob
+    blob = EXCLUDED.blob,
+    epoch = EXCLUDED.epoch,
+    (replaced_type, replaced_blob, replaced_epoch) = (
+        SELECT CASE WHEN own THEN w.replaced_type ELSE w.type END,
+            CASE WHEN own THEN w.replaced_blob ELSE w.blob END,
+            CASE WHEN own THEN w.replaced_epoch ELSE w.epoch END
+        FROM (
+            SELECT w.epoch >= (
+                SELECT r.first_epoch
+                FROM run AS r
+                WHERE r.thread_id = w.thread_id AND r.status = 'running'
+            )
+        ) AS earlier (own)
+    )
 WHERE EXCLUDED.idx < 0
 
 -- name: checkpoints

@@ -10,7 +10,7 @@ WITH taken AS (
         metadata = metadata || %(thread_metadata)s::jsonb
     WHERE thread_id = %(thread_id)s AND status <> 'busy'
         AND EXISTS (SELECT FROM worker WHERE worker_id = %(worker_id)s::uuid)
-    RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id
+    RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status
 ), started AS (
     INSERT INTO run (run_id, thread_id, assistant_id, status, multitask_strategy, metadata,
         kwargs, temporary, attempt, epoch, first_epoch, worker_id, started_at)
@@ -20,12 +20,14 @@ WITH taken AS (
     FROM taken
     RETURNING created_at
 )
-SELECT taken.thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, started.created_at
+SELECT taken.thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status,
+    started.created_at
 FROM taken, started;
 
 -- name: started
 -- What `start` gave and nobody heard.
-SELECT run.thread_id, run.epoch, head_checkpoint_id, projected_checkpoint_id, run.created_at
+SELECT run.thread_id, run.epoch, head_checkpoint_id, projected_checkpoint_id, settled_status,
+    run.created_at
 FROM run
 JOIN thread ON thread.thread_id = run.thread_id AND thread.epoch = run.epoch
 WHERE run_id = %(run_id)s::uuid AND worker_id = %(worker_id)s::uuid AND run.status = 'running';
@@ -82,7 +84,8 @@ WITH next AS MATERIALIZED (
     SET epoch = epoch + 1, status = 'busy'
     FROM next
     WHERE t.thread_id = next.thread_id
-    RETURNING t.thread_id, t.epoch, t.head_checkpoint_id, t.projected_checkpoint_id
+    RETURNING t.thread_id, t.epoch, t.head_checkpoint_id, t.projected_checkpoint_id,
+        t.settled_status
 ), claimed AS (
     UPDATE run r
     SET status = 'running', worker_id = %(worker_id)s::uuid, attempt = attempt + 1,
@@ -98,7 +101,8 @@ WITH next AS MATERIALIZED (
 SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
     claimed.multitask_strategy, claimed.metadata, claimed.kwargs, claimed.attempt,
     claimed.first_epoch, claimed.log_epoch, claimed.temporary, claimed.error, claimed.created_at,
-    claimed.updated_at, leased.epoch, leased.head_checkpoint_id, leased.projected_checkpoint_id
+    claimed.updated_at, leased.epoch, leased.head_checkpoint_id, leased.projected_checkpoint_id,
+    leased.settled_status
 FROM claimed
 JOIN leased ON leased.thread_id = claimed.thread_id;
 
@@ -197,6 +201,12 @@ SELECT run_id
 FROM run
 WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running';
 
+-- name: ended
+SELECT run_id
+FROM run
+WHERE run_id = %(run_id)s::uuid AND thread_id = %(thread_id)s
+    AND status NOT IN ('pending', 'running');
+
 -- name: discard
 DELETE FROM run
 WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
@@ -223,6 +233,23 @@ SET status = CASE
     END,
     updated_at = now()
 WHERE thread_id = %(thread_id)s;
+
+-- name: forget_writes
+-- What a run wrote to checkpoints of earlier ones that it went on from: they are again as before it.
+WITH own AS MATERIALIZED (
+    SELECT first_epoch, epoch FROM run WHERE run_id = %(run_id)s::uuid
+), restored AS (
+    UPDATE checkpoint_writes w
+    SET type = replaced_type, blob = replaced_blob, epoch = replaced_epoch,
+        replaced_type = NULL, replaced_blob = NULL, replaced_epoch = NULL
+    FROM own
+    WHERE w.thread_id = %(thread_id)s AND w.epoch BETWEEN own.first_epoch AND own.epoch
+        AND w.replaced_blob IS NOT NULL
+)
+DELETE FROM checkpoint_writes w
+USING own
+WHERE w.thread_id = %(thread_id)s AND w.epoch BETWEEN own.first_epoch AND own.epoch
+    AND w.replaced_blob IS NULL;
 
 -- name: forget_checkpoints
 -- What a rolled-back run wrote. Its lease is the thread's, so nobody writes meanwhile.
@@ -303,14 +330,26 @@ ORDER BY seq
 LIMIT 100;
 
 -- name: give_up
--- Take a run from its lease, which its epoch names: nobody else can have given it up, and nobody
--- holds it after this. The thread's row is locked, and gets a new epoch, so that the owner writes
--- nothing from here on. Without max_attempts the attempt does not count.
-WITH given AS (
+-- Take a run from its lease, which its epoch names: nobody else can have given it up. The thread's
+-- row is locked, and gets a new epoch, so that the owner writes nothing from here on. One that is
+-- to be rolled back stays running, for the worker that asks to do it: should that one be lost too,
+-- the next one does. Without max_attempts the attempt does not count.
+WITH fenced AS (
+    UPDATE thread
+    SET epoch = thread.epoch + 1
+    FROM run
+    WHERE run.run_id = %(run_id)s::uuid AND run.epoch = %(epoch)s AND run.status = 'running'
+        AND thread.thread_id = run.thread_id
+    RETURNING run.run_id, thread.epoch,
+        run.cancel_action = 'rollback' AND NOT run.temporary AS undone
+), given AS (
     UPDATE run
-    SET worker_id = NULL, updated_at = now(),
+    SET worker_id = CASE WHEN undone THEN coalesce(%(worker_id)s::uuid, run.worker_id) END,
+        epoch = CASE WHEN undone THEN fenced.epoch ELSE run.epoch END,
+        updated_at = now(),
         attempt = attempt - (%(max_attempts)s::int IS NULL)::int,
         status = CASE
+            WHEN undone THEN 'running'
             WHEN cancel_action IS NOT NULL THEN 'interrupted'
             WHEN attempt >= %(max_attempts)s::int THEN 'error'
             ELSE 'pending'
@@ -320,19 +359,14 @@ WITH given AS (
                 THEN %(error)s::jsonb
         END,
         ended_at = CASE
+            WHEN undone THEN NULL
             WHEN cancel_action IS NOT NULL OR attempt >= %(max_attempts)s::int THEN now()
         END
-    WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
-    RETURNING thread_id, status, cancel_action, temporary
-), fenced AS (
-    UPDATE thread
-    SET epoch = epoch + 1
-    FROM given
-    WHERE thread.thread_id = given.thread_id
-    RETURNING epoch
+    FROM fenced
+    WHERE run.run_id = fenced.run_id
+    RETURNING run.status, run.temporary, fenced.epoch
 )
-SELECT given.status, given.cancel_action, given.temporary, fenced.epoch
-FROM given, fenced;
+SELECT status, temporary, epoch FROM given;
 
 -- name: settle_given_up
 -- What a run that nobody will go on with leaves: after a checkpoint of its own something is next.

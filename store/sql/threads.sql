@@ -22,6 +22,9 @@ SELECT thread_id, status, metadata, config, interrupts, error,
 FROM thread
 WHERE thread_id = %(thread_id)s;
 
+-- name: exists
+SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s;
+
 -- name: every
 SELECT thread_id, status, metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at
@@ -54,17 +57,18 @@ RETURNING thread_id, status, metadata, config, interrupts, error,
 UPDATE thread
 SET epoch = epoch + 1
 WHERE thread_id = %(thread_id)s AND status <> 'busy'
-RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id;
+RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status;
 
 -- name: settle
+-- A run that was queued meanwhile keeps the thread busy; one that began has another epoch.
 UPDATE thread
-SET status = %(status)s,
+SET status = CASE WHEN status = 'busy' THEN status ELSE %(status)s END,
     settled_status = %(status)s,
     interrupts = %(interrupts)s::jsonb,
     error = NULL,
     updated_at = now(),
     state_updated_at = now()
-WHERE thread_id = %(thread_id)s AND epoch = %(epoch)s AND status <> 'busy';
+WHERE thread_id = %(thread_id)s AND epoch = %(epoch)s;
 
 -- name: lock
 SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s FOR UPDATE;

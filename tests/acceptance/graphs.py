@@ -13,9 +13,14 @@ from langchain_core.language_models.chat_models import BaseChatModel, agenerate_
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import tool
+from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import interrupt
+
+from graph.agents.chat import call_model
 
 
 def report_and_block(port: int, name: str) -> None:
@@ -139,8 +144,39 @@ def _ask(state: Work) -> Work:
     return {"log": [f"asked: {interrupt({'question': 'Go on?'})}"]}
 
 
+async def _stubborn(state: Work) -> Work:
+    """Does not let itself be cancelled."""
+    told = asyncio.create_task(report(state["gate"], f"{state['name']}:stays"))
+    while not told.done():
+        try:
+            await asyncio.wait({told})
+        except asyncio.CancelledError:
+            await report(state["gate"], f"{state['name']}:refuses")
+    return {"log": [f"{state['name']}:stayed"]}
+
+
+async def _ask_twice(state: Work) -> Work:
+    first = interrupt({"question": "Go on?"})
+    second = interrupt({"question": "Really?"})
+    await report(state["gate"], f"{state['name']}:told")
+    return {"log": [f"told: {first} and {second}"]}
+
+
 def _after(state: Work) -> Work:
     return {"log": ["after"]}
+
+
+def _nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+def _cycle() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
 
 
 def _poison(state: Work) -> Work:
@@ -152,9 +188,35 @@ def _poison(state: Work) -> Work:
         "nan": math.nan,
         "big": 10**400,
         "lambda": lambda: None,
+        "infinity": math.inf,
+        "keys": {1: "int", None: "none", ("a", 2): "tuple", "\ud800": "surrogate"},
+        "deep": _nested(2_000),
+        "cycle": _cycle(),
         "fine": "fine",
     }
     return {"log": [poisons[state["kind"]]]}
+
+
+def _asks_oddly(state: Work) -> Work:
+    interrupt(_poison(state)["log"][0])
+    return {}
+
+
+def _tells_oddly(state: Work) -> Work:
+    get_stream_writer()(_poison(state)["log"][0])
+    return {"log": ["told"]}
+
+
+def _large(state: Work) -> Work:
+    """As much text as `kind` says, in pieces or in one."""
+    shape, count = state["kind"].split(" ")
+    text = "a" * int(count)
+    size = 1000
+    return (
+        {"log": [text[i : i + size] for i in range(0, len(text), size)]}
+        if shape == "list"
+        else {"name": text}
+    )
 
 
 class _PrivateError(Exception):
@@ -165,6 +227,24 @@ def _boom(state: Work) -> Work:
     if state["kind"] == "private":
         raise _PrivateError("a secret")
     raise ValueError("boom!")
+
+
+@tool
+async def wait_at(port: int, name: str) -> str:
+    """Wait at the test's gate."""
+    await report(port, name)
+    return "passed"
+
+
+def _agent_with_a_tool() -> Any:
+    """The bundled agent, with another tool."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("model", call_model)
+    builder.add_node("tools", ToolNode([wait_at]))
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", tools_condition)
+    builder.add_edge("tools", "model")
+    return builder.compile()
 
 
 def _endless() -> Any:
@@ -181,6 +261,12 @@ talking_steps = _chain(Talk, ("greet", _greet), ("a", _step("a")), ("b", _step("
 blocking = _chain(Work, ("block", _block), ("after", _after))
 alone = _chain(Work, ("alone", _alone))
 ask = _chain(Work, ("ask", _ask), ("after", _after))
+ask_twice = _chain(Work, ("ask", _ask_twice), ("after", _after))
+tools = _agent_with_a_tool()
+stubborn = _chain(Work, ("stay", _stubborn), ("after", _step("after")))
 poison = _chain(Work, ("poison", _poison), ("after", _after))
+asks_oddly = _chain(Work, ("ask", _asks_oddly))
+tells_oddly = _chain(Work, ("tell", _tells_oddly), ("after", _after))
+large = _chain(Work, ("large", _large), ("after", _after))
 boom = _chain(Work, ("after", _after), ("boom", _boom))
 endless = _endless()

@@ -9,25 +9,35 @@ import httpx
 import pytest
 
 from api.embedded import Servers
-from tests.acceptance.conftest import GRAPHS, clients, database, deadline, gate
+from tests.acceptance.conftest import GRAPHS, clients, database, deadline, gate, model_port
 from tests.faults.cluster import QUICK, Cluster, open_cluster
 
-__all__ = ["clients", "database", "deadline", "gate"]
+__all__ = ["clients", "database", "deadline", "gate", "model_port"]
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The graphs of the acceptance tests and of the soak."""
     graphs = {name: f"tests.acceptance.graphs:{name}" for name in GRAPHS}
-    graphs |= {"soak": "tests.soak.graph:graph", "hog": "tests.faults.graphs:hog"}
+    graphs |= {
+        "agent": "graph.agents.chat:graph",
+        "soak": "tests.soak.graph:graph",
+        "hog": "tests.faults.graphs:hog",
+    }
     config = tmp_path_factory.mktemp("faults") / "langgraph.json"
     config.write_text(json.dumps({"graphs": graphs}))
     return config
 
 
 @pytest.fixture(scope="session")
-def processes(servers: Servers, database: str, project: Path) -> Iterator[Cluster]:
-    variables = {**QUICK, "DATABASE_URL": database, "REDIS_URL": servers.redis_url}
+def processes(servers: Servers, database: str, project: Path, model_port: int) -> Iterator[Cluster]:
+    variables = {
+        **QUICK,
+        "DATABASE_URL": database,
+        "REDIS_URL": servers.redis_url,
+        "OPENAI_API_KEY": "none",
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
+    }
     with open_cluster(project, variables) as cluster:
         yield cluster
 

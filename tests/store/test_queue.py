@@ -12,7 +12,7 @@ from store import queue, runs, threads
 from store.database import Database, open_database
 from store.errors import ConflictError, NotFoundError, ThreadBusyError, UnavailableError
 from store.models import CancelAction, MultitaskStrategy
-from store.queue import CANCELLED, WORKER_LOST, Claim, Held
+from store.queue import CANCELLED, WORKER_LOST, Held
 from tests.store.queues import (
     a_thread,
     a_worker,
@@ -32,8 +32,13 @@ from tests.store.queues import (
 # ------------------------------------------------------------------ starting
 
 
-async def roll_back(db: Database, claim: Claim) -> bool:
-    return await queue.undo(db, claim) and await queue.discard(db, claim)
+async def roll_back(db: Database, held: Held) -> bool:
+    return await queue.undo(db, held) and await queue.discard(db, held)
+
+
+async def delete(db: Database, thread_id: str, run_id: str) -> None:
+    await queue.forget(db, thread_id, run_id)
+    await queue.delete(db, thread_id, run_id)
 
 
 async def test_a_run_starts_at_once_on_an_idle_thread(db: Database) -> None:
@@ -295,7 +300,7 @@ async def test_a_run_is_finished_once(db: Database) -> None:
 
     assert await end(db, claimed)
     assert not await end(db, claimed, status="error")
-    assert not await roll_back(db, claimed)
+    assert not await roll_back(db, claimed.held)
     assert await queue.hand_back(db, claimed) is None
     assert await status(db, claimed.run.run_id) == "success"
 
@@ -307,7 +312,7 @@ async def test_a_run_of_an_earlier_lease_is_finished_by_nobody(db: Database) -> 
     (claimed,) = await queue.claim(db, worker_id=worker_id, slots=1)
 
     assert not await end(db, zombie)
-    assert not await roll_back(db, zombie)
+    assert not await roll_back(db, zombie.held)
     assert not await queue.finish_temporary(db, zombie)
     assert await queue.hand_back(db, zombie) is None
     assert await status(db, claimed.run.run_id) == "running"
@@ -323,7 +328,7 @@ async def test_nothing_is_finished_on_a_deleted_thread(db: Database) -> None:
     assert await queue.finish_temporary(db, claimed)
     assert await queue.hand_back(db, claimed) is None
     with pytest.raises(NotFoundError):
-        await roll_back(db, claimed)
+        await roll_back(db, claimed.held)
 
 
 async def test_a_thread_whose_run_ends_beside_an_enqueue_stays_busy(db: Database) -> None:
@@ -358,7 +363,7 @@ async def test_rolling_back_leaves_the_thread_as_it_was(db: Database) -> None:
     second = await begin(db, thread_id, worker_id)
     await checkpoint(db, second, "2")
 
-    assert await roll_back(db, second)
+    assert await roll_back(db, second.held)
 
     assert await status(db, second.run.run_id) is None
     assert (await thread(db, thread_id)).status == "interrupted"
@@ -463,11 +468,11 @@ async def test_only_a_run_that_has_ended_is_deleted(db: Database) -> None:
     queued = await put(db, thread_id)
     for run_id in (claimed.run.run_id, queued.run_id):
         with pytest.raises(ConflictError):
-            await queue.delete(db, thread_id, run_id)
+            await queue.forget(db, thread_id, run_id)
 
     await end(db, claimed)
     await queue.cancel(db, thread_id, None, action="interrupt")
-    await queue.delete(db, thread_id, claimed.run.run_id)
+    await delete(db, thread_id, claimed.run.run_id)
 
     assert await status(db, claimed.run.run_id) is None
 
@@ -478,9 +483,9 @@ async def test_a_run_is_deleted_on_its_own_thread_only(db: Database) -> None:
     await end(db, claimed)
 
     with pytest.raises(NotFoundError):
-        await queue.delete(db, other, claimed.run.run_id)
+        await queue.forget(db, other, claimed.run.run_id)
     with pytest.raises(NotFoundError):
-        await queue.delete(db, "none", claimed.run.run_id)
+        await queue.forget(db, "none", claimed.run.run_id)
     assert await status(db, claimed.run.run_id) == "success"
 
 
@@ -495,7 +500,7 @@ async def test_a_run_that_is_handed_back_loses_no_attempt(db: Database) -> None:
     given_up = await queue.hand_back(db, claimed)
 
     assert given_up is not None
-    assert (given_up.status, given_up.rolled_back) == ("pending", False)
+    assert given_up.status == "pending"
     (again,) = await queue.claim(db, worker_id=worker_id, slots=5)
     assert again.run.run_id == claimed.run.run_id != behind.run_id
     assert (again.run.attempt, again.run.first_epoch) == (1, 1)
@@ -625,7 +630,13 @@ async def test_a_lost_run_that_was_being_rolled_back_leaves_no_trace(db: Databas
 
     (reaped,) = await reap(db, alive)
 
-    assert reaped.rolled_back
+    assert (reaped.status, await queue.owned(db, alive)) == ("running", [reaped.held])
+    # Lost too before it was through with it, that one leaves it to the next.
+    assert await queue.undo(db, reaped.held)
+    await lose(db, alive)
+    (again,) = await reap(db, await a_worker(db))
+    assert not await roll_back(db, reaped.held)
+    assert await roll_back(db, again.held)
     assert await status(db, claimed.run.run_id) is None
     assert await db.tuples("SELECT 1 FROM checkpoints", {}) == []
     assert (await thread(db, thread_id)).status == "idle"
@@ -640,7 +651,7 @@ async def test_a_temporary_run_that_ends_by_being_lost_takes_its_thread_along(
 
     (reaped,) = await reap(db, alive, max_attempts=1)
 
-    assert (reaped.status, reaped.error, reaped.rolled_back) == ("error", WORKER_LOST, False)
+    assert (reaped.status, reaped.error) == ("error", WORKER_LOST)
     with pytest.raises(NotFoundError):
         await threads.get(db, thread_id)
 
@@ -695,11 +706,14 @@ async def _work_some(db: Database, worker_id: str) -> None:
             wanted = dict(await queue.to_stop(db, worker_id)).get(claimed.run.run_id)
             ending = "roll back" if wanted == "rollback" else random.choice(["finish", "hand back"])
             if ending == "roll back":
-                assert await roll_back(db, claimed)
+                assert await roll_back(db, claimed.held)
             elif ending == "finish":
                 assert await end(db, claimed)
             else:
-                assert await queue.hand_back(db, claimed)
+                given_up = await queue.hand_back(db, claimed)
+                assert given_up
+                if given_up.status == "running":  # somebody wanted it rolled back meanwhile
+                    assert await roll_back(db, given_up.held)
 
 
 async def test_chaos_leaves_no_thread_busy_and_no_run_in_flight(db: Database) -> None:
@@ -732,10 +746,10 @@ async def test_a_database_that_is_away_is_unavailable_to_all(
         queue.claim(away, worker_id=worker_id, slots=1),
         end(away, claimed),
         queue.finish_temporary(away, claimed),
-        roll_back(away, claimed),
+        roll_back(away, claimed.held),
         queue.hand_back(away, claimed),
         queue.cancel(away, thread_id, None, action="interrupt"),
-        queue.delete(away, thread_id, claimed.run.run_id),
+        delete(away, thread_id, claimed.run.run_id),
         reap(away, worker_id),
         queue.drain(away, worker_id),
         queue.retire(away, worker_id),

@@ -6,7 +6,7 @@ import pytest
 
 from store import queue, runs, threads
 from store.database import Database
-from store.errors import AlreadyExistsError, LeaseLostError, NotFoundError, ThreadBusyError
+from store.errors import AlreadyExistsError, NotFoundError, ThreadBusyError
 from store.ordering import Order
 from store.threads import WINDOW_ROWS
 from tests.store.queues import (
@@ -137,8 +137,24 @@ async def test_an_idle_thread_is_leased_until_a_run_takes_it(db: Database) -> No
     with pytest.raises(ThreadBusyError):
         await threads.lease(db, thread_id)
     await end(db, claimed)
-    with pytest.raises(LeaseLostError):
-        await threads.settle(db, lease, status="idle", interrupts={})
+    before = await thread(db, thread_id)
+    # Whoever took the thread has settled it.
+    await threads.settle(db, lease, status="interrupted", interrupts={})
+    assert await thread(db, thread_id) == before
+
+
+async def test_a_run_that_is_queued_beside_a_change_of_state_keeps_what_that_one_left(
+    db: Database,
+) -> None:
+    thread_id = await a_thread(db)
+    lease = await threads.lease(db, thread_id)
+    await put(db, thread_id)
+
+    await threads.settle(db, lease, status="interrupted", interrupts={})
+
+    assert (await thread(db, thread_id)).status == "busy"
+    await queue.cancel(db, thread_id, None, action="interrupt")
+    assert (await thread(db, thread_id)).status == "interrupted"
 
 
 async def test_a_lease_and_a_start_never_share_an_epoch(db: Database) -> None:
