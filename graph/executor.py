@@ -253,6 +253,8 @@ class Executor:
         async with self._registry.open(
             graph_id, config, checkpointer=saver, store=self._items
         ) as graph:
+            if saver is not None:
+                saver.attend(graph.channels)
             events = stream(
                 graph,
                 None if resumes else graph_input(kwargs),

@@ -150,6 +150,7 @@ class States:
             alive=lambda: True,
         )
         async with self._open(thread, saver, "threads.update") as graph:
+            saver.attend(graph.channels)
             # What a checkpoint's metadata says of its graph.
             config["configurable"]["graph_id"] = _graph_id(thread)
             with _applicable():

@@ -81,6 +81,8 @@ class Lease:
     head_checkpoint_id: str | None
     #: The checkpoint that the message table mirrors.
     projected_checkpoint_id: str | None
+    #: Nobody wrote a newer checkpoint past the thread's row, as LangGraph's own saver would.
+    head_is_newest: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

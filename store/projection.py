@@ -17,7 +17,8 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from operator import is_
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -58,13 +59,47 @@ class Row:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A message of the list that the table mirrors, held so that its identity stays its own."""
+class Listed:
+    """
+    A list of messages as it was when the table came to mirror it.
 
-    message: Any
-    content: Any
-    position: int
+    It holds the messages and their contents, so that the identity of each stays its own.
+    """
+
+    def __init__(self, value: object) -> None:
+        self.messages: list[Any] = list(value) if isinstance(value, list) else []
+        self._contents = _all(self.messages, "content")
+        self._places: dict[str, int] | None = None
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Where each message stands, by its id."""
+        if self._places is None:
+            listed = identified(self.messages)
+            self._places = {id_: position for id_, (_, position) in listed.items()}
+        return self._places
+
+    def place_of(self, id_: str, message: Any) -> int | None:
+        """Where the list has this very message, unchanged."""
+        place = self.places.get(id_)
+        if place is None or self.messages[place] is not message:
+            return None
+        return place if self._contents[place] is _read(message, "content") else None
+
+    def appended(self, value: object) -> list[Any] | None:
+        """What a list has after this one's messages; None if it does not begin with them."""
+        if not isinstance(value, list) or len(value) < len(self.messages):
+            return None
+        # Both loops run in C: a conversation of thousands of messages is compared on every step.
+        if not all(map(is_, self.messages, value)):
+            return None
+        if not all(map(is_, self._contents, _all(self.messages, "content"))):
+            return None
+        return value[len(self.messages) :]
+
+    def has_any(self, messages: list[Any]) -> bool:
+        """Whether a message of the list has the id of one of these."""
+        return not set(_all(self.messages, "id")).isdisjoint(_all(messages, "id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +118,7 @@ class Change:
     upserts: list[Row] = field(default_factory=list)
     places: list[tuple[str, int | None]] = field(default_factory=list)
     is_projected: bool = True
-    seen: dict[str, _Seen] | None = None
+    seen: Listed | None = None
 
 
 class Projector:
@@ -102,7 +137,7 @@ class Projector:
         # Which checkpoint the table mirrors, and its list as often as it was loaded: a run loads
         # its head more than once and goes on with one of the copies.
         self._head: str | None = None
-        self._loads: list[dict[str, _Seen]] = [{}] if head_checkpoint_id is None else []
+        self._loads = [Listed([])] if head_checkpoint_id is None else []
         self._has_written = False
 
     def learn(self, checkpoint_id: str, value: object) -> None:
@@ -113,7 +148,7 @@ class Projector:
             self._head = checkpoint_id
             self._loads = []
         if len(self._loads) < _MAX_LOADS:
-            self._loads.append(_seen(identified(value)))
+            self._loads.append(Listed(value))
 
     def project(self, parent_checkpoint_id: str | None, value: object, *, changed: bool) -> Change:
         """
@@ -127,7 +162,7 @@ class Projector:
         if not self._loads or parent_checkpoint_id != self._head:
             listed = identified(value)
             rows = [row(id_, *at) for id_, at in listed.items()]
-            return Change(reset=True, upserts=rows, seen=_seen(listed))
+            return Change(reset=True, upserts=rows, seen=Listed(value))
         return self._difference(value) if changed else Change()
 
     def committed(self, checkpoint_id: str, change: Change) -> None:
@@ -140,24 +175,38 @@ class Projector:
             self._loads = []
 
     def _difference(self, value: object) -> Change:
+        for load in self._loads:
+            if (change := _addition(load, value)) is not None:
+                return change
         listed = identified(value)
-        change = Change(seen=_seen(listed))
+        change = Change(seen=Listed(value))
         for id_, (message, position) in listed.items():
             was = self._find(id_, message)
             if was is None:
                 change.upserts.append(row(id_, message, position))
-            elif was.position != position:
+            elif was != position:
                 change.places.append((id_, position))
-        change.places.extend((id_, None) for id_ in self._loads[0] if id_ not in listed)
+        change.places.extend((id_, None) for id_ in self._loads[0].places if id_ not in listed)
         return change
 
-    def _find(self, id_: str, message: Any) -> _Seen | None:
-        content = _read(message, "content")
-        for load in self._loads:
-            was = load.get(id_)
-            if was is not None and was.message is message and was.content is content:
-                return was
+    def _find(self, id_: str, message: Any) -> int | None:
+        places = (load.place_of(id_, message) for load in self._loads)
+        return next((place for place in places if place is not None), None)
+
+
+def _addition(was: Listed, value: object) -> Change | None:
+    """The change if messages with ids of their own were appended and nothing else happened."""
+    new = was.appended(value)
+    if new is None:
         return None
+    if not new:
+        return Change(seen=was)
+    listed = identified(new)
+    if len(listed) < len(new) or not all(_all(new, "id")) or was.has_any(new):
+        return None
+    first = len(was.messages)
+    rows = [row(id_, message, first + place) for id_, (message, place) in listed.items()]
+    return Change(upserts=rows, seen=Listed(value))
 
 
 @dataclass(slots=True)
@@ -339,8 +388,11 @@ def _read(message: Any, key: str) -> Any:
     return message.get(key) if isinstance(message, dict) else getattr(message, key, None)
 
 
-def _seen(listed: dict[str, tuple[Any, int]]) -> dict[str, _Seen]:
-    return {id_: _Seen(m, _read(m, "content"), position) for id_, (m, position) in listed.items()}
+def _all(messages: list[Any], key: Literal["content", "id"]) -> list[Any]:
+    try:
+        return [m.content for m in messages] if key == "content" else [m.id for m in messages]
+    except AttributeError:  # plain dicts are messages too
+        return [_read(message, key) for message in messages]
 
 
 def _role(message: Any) -> str:

@@ -10,7 +10,12 @@ WITH taken AS (
         metadata = metadata || %(thread_metadata)s::jsonb
     WHERE thread_id = %(thread_id)s AND status <> 'busy'
         AND EXISTS (SELECT FROM worker WHERE worker_id = %(worker_id)s::uuid)
-    RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id
+    RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id,
+        NOT EXISTS (
+            SELECT FROM checkpoints AS c
+            WHERE c.thread_id = thread.thread_id AND c.checkpoint_ns = ''
+                AND c.checkpoint_id > coalesce(thread.head_checkpoint_id, '')
+        ) AS head_is_newest
 ), started AS (
     INSERT INTO run (run_id, thread_id, assistant_id, status, multitask_strategy, metadata,
         kwargs, temporary, attempt, epoch, first_epoch, worker_id, started_at)
@@ -20,7 +25,8 @@ WITH taken AS (
     FROM taken
     RETURNING created_at
 )
-SELECT taken.thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, started.created_at
+SELECT taken.thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, head_is_newest,
+    started.created_at
 FROM taken, started;
 
 -- name: lock
@@ -72,7 +78,12 @@ WITH next AS MATERIALIZED (
     SET epoch = epoch + 1, status = 'busy'
     FROM next
     WHERE t.thread_id = next.thread_id
-    RETURNING t.thread_id, t.epoch, t.head_checkpoint_id, t.projected_checkpoint_id
+    RETURNING t.thread_id, t.epoch, t.head_checkpoint_id, t.projected_checkpoint_id,
+        NOT EXISTS (
+            SELECT FROM checkpoints AS c
+            WHERE c.thread_id = t.thread_id AND c.checkpoint_ns = ''
+                AND c.checkpoint_id > coalesce(t.head_checkpoint_id, '')
+        ) AS head_is_newest
 ), claimed AS (
     UPDATE run r
     SET status = 'running', worker_id = %(worker_id)s::uuid, attempt = attempt + 1,
@@ -88,7 +99,8 @@ WITH next AS MATERIALIZED (
 SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
     claimed.multitask_strategy, claimed.metadata, claimed.kwargs, claimed.attempt,
     claimed.first_epoch, claimed.log_epoch, claimed.temporary, claimed.error, claimed.created_at,
-    claimed.updated_at, leased.epoch, leased.head_checkpoint_id, leased.projected_checkpoint_id
+    claimed.updated_at, leased.epoch, leased.head_checkpoint_id, leased.projected_checkpoint_id,
+    leased.head_is_newest
 FROM claimed
 JOIN leased ON leased.thread_id = claimed.thread_id;
 

@@ -37,7 +37,12 @@ RETURNING thread_id, status, metadata, config, interrupts, error,
 UPDATE thread
 SET epoch = epoch + 1
 WHERE thread_id = %(thread_id)s AND status <> 'busy'
-RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id;
+RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id,
+    NOT EXISTS (
+        SELECT FROM checkpoints AS c
+        WHERE c.thread_id = thread.thread_id AND c.checkpoint_ns = ''
+            AND c.checkpoint_id > coalesce(thread.head_checkpoint_id, '')
+    ) AS head_is_newest;
 
 -- name: settle
 UPDATE thread

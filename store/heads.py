@@ -1,0 +1,180 @@
+"""
+The newest checkpoints of threads, kept by the process that wrote them.
+
+A run begins by reading the checkpoint that the thread's last run ended with. If the same process
+executed both, it has it still: as the bytes that went to PostgreSQL. It may be used by the next
+holder of the thread's lease only, and only if nobody else held the lease in between and the
+thread's row still names that checkpoint: the claim, which reads the row, tells.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from store.models import Lease
+from store.packed import Packed
+
+#: One value of a channel: its version, and the type and bytes of its blob.
+Blob = tuple[str, str, bytes | Packed]
+#: A write to a channel, in the order in which they count: the task's path, the task, its index;
+#: then the channel, and the type and bytes of the value.
+Write = tuple[str, str, int, str, str, bytes]
+#: What a DeltaChannel's value becomes by writes; of None it has none yet.
+Fold = Callable[[list[Any] | None, Sequence[Any]], Any]
+_ENTRY_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """
+    A checkpoint of a root namespace to which no task has written.
+
+    Attributes:
+        checkpoint: Its JSON, as it lies in the database.
+        blobs: Every blob that it refers to, by channel.
+        folded: The values of DeltaChannels, which are in no blob.
+    """
+
+    checkpoint_id: str
+    parent_checkpoint_id: str | None
+    checkpoint: bytes
+    metadata: bytes
+    blobs: Mapping[str, Blob]
+    folded: Mapping[str, Packed] = field(default_factory=dict)
+
+    def has_no(self, channel: str) -> bool:
+        """Whether nothing was ever written to a channel."""
+        return channel not in orjson.loads(self.checkpoint).get("channel_versions", ())
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about."""
+        values = [*(blob for _, _, blob in self.blobs.values()), *self.folded.values()]
+        return _ENTRY_BYTES + sum(v.size if isinstance(v, Packed) else len(v) for v in values)
+
+
+class HeadCache:
+    """
+    Heads by thread, the longest unused ones given up first.
+
+    Args:
+        max_bytes: Of memory that the heads may take, about; 0 keeps none.
+        max_count: Heads at the most.
+    """
+
+    def __init__(self, *, max_bytes: int, max_count: int = 10_000) -> None:
+        self._max_bytes, self._max_count = max_bytes, max_count
+        self._heads: OrderedDict[str, tuple[int, int, Head]] = OrderedDict()
+        self._bytes = 0
+
+    def take(self, lease: Lease) -> Head | None:
+        """The thread's head, if its holder is the last one's direct successor."""
+        epoch, size, head = self._heads.pop(lease.thread_id, (None, 0, None))
+        self._bytes -= size
+        if head is None or epoch is None or not lease.head_is_newest:
+            return None
+        is_next = epoch + 1 == lease.epoch and head.checkpoint_id == lease.head_checkpoint_id
+        return head if is_next else None
+
+    def put(self, lease: Lease, head: Head) -> None:
+        """Keep what the holder of a lease has committed as its newest."""
+        self.drop(lease.thread_id)
+        size = head.size
+        self._heads[lease.thread_id] = lease.epoch, size, head
+        self._bytes += size
+        while self._heads and (self._bytes > self._max_bytes or len(self._heads) > self._max_count):
+            _, (_, size, _) = self._heads.popitem(last=False)
+            self._bytes -= size
+
+    def drop(self, thread_id: str) -> None:
+        """Forget a head that is none any more."""
+        _, size, _ = self._heads.pop(thread_id, (0, 0, None))
+        self._bytes -= size
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+
+class Tip:
+    """
+    What the holder of a lease knows of the newest checkpoint of its thread's root namespace.
+
+    In "async" durability the writes to a checkpoint may come before the checkpoint itself: a head
+    is kept for the next lease only while no task has written to it, in whichever order.
+    """
+
+    def __init__(self, lease: Lease, cache: HeadCache) -> None:
+        self._lease, self._cache = lease, cache
+        self.head = cache.take(lease)
+        if self.is_new:
+            self.head = Head("", None, b"{}", b"{}", {})
+        #: Nothing was written yet: the head is what the next reader of the newest gets.
+        self.is_untouched = True
+        #: How the graph's DeltaChannels come by their values, by channel.
+        self.folds: Mapping[str, Fold] = {}
+        self._written: set[str] = set()
+        self._writes: dict[str, dict[tuple[str, int], Write]] = {}
+
+    @property
+    def thread_id(self) -> str:
+        """Whose head it is."""
+        return self._lease.thread_id
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the thread had no checkpoint when the lease was taken."""
+        return self._lease.head_checkpoint_id is None and self._lease.head_is_newest
+
+    @property
+    def newest(self) -> Head | None:
+        """What the newest checkpoint is, with no writes to it; None if the database must tell."""
+        head = self.head if self.is_untouched else None
+        return head if head and head.checkpoint_id not in self._written else None
+
+    def loaded(self, head: Head, writes: Sequence[Write]) -> None:
+        """Take note of a checkpoint as the database had it, if it is the head."""
+        if self.is_untouched and head.checkpoint_id == self._lease.head_checkpoint_id:
+            self.head = head
+            if writes:
+                self._add(head.checkpoint_id, writes)
+
+    def follows(self, parent_checkpoint_id: str | None) -> Head | None:
+        """What is known of the parent of a new checkpoint."""
+        head = self.head
+        return head if head and head.checkpoint_id == (parent_checkpoint_id or "") else None
+
+    def writes_to(self, head: Head, channel: str) -> list[Write]:
+        """The writes to a channel that the next checkpoint is made of, in their order."""
+        found = self._writes.get(head.checkpoint_id, {}).values()
+        return sorted(write for write in found if write[3] == channel)
+
+    def write(self, checkpoint_id: str, writes: Iterable[Write]) -> None:
+        """Take note of writes that are about to be sent."""
+        self.is_untouched = False
+        self._add(checkpoint_id, writes)
+        if self.head and self.head.checkpoint_id == checkpoint_id:
+            self._cache.drop(self._lease.thread_id)
+
+    def put(self) -> None:
+        """Take note of a checkpoint that is about to be sent; until `committed` there is no head."""
+        self.is_untouched = False
+        self.head = None
+        self._cache.drop(self._lease.thread_id)
+
+    def committed(self, head: Head) -> None:
+        """Go on from a checkpoint that is in the database."""
+        self.head = head
+        self._written = {id_ for id_ in self._written if id_ >= head.checkpoint_id}
+        self._writes = {id_: w for id_, w in self._writes.items() if id_ in self._written}
+        if head.checkpoint_id not in self._written:
+            self._cache.put(self._lease, head)
+
+    def _add(self, checkpoint_id: str, writes: Iterable[Write]) -> None:
+        self._written.add(checkpoint_id)
+        kept = self._writes.setdefault(checkpoint_id, {})
+        for write in writes:
+            if write[3] in self.folds:
+                kept.setdefault((write[1], write[2]), write)
