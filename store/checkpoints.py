@@ -33,6 +33,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
+from langgraph.graph.message import _messages_delta_reducer
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
@@ -40,7 +41,7 @@ from store.commits import Entry, Head
 from store.database import Database
 from store.heads import Blob, Fold, Head as KnownHead, HeadCache, Tip, Write
 from store.models import Lease
-from store.packed import Packed, pack, unpack
+from store.packed import Packed, are_messages, pack, unpack
 from store.projection import Change, Projector, dump, run_id_of
 from store.sql import load
 from store.writer import CheckpointWriter, lease_lost, open_writer
@@ -251,12 +252,13 @@ class Saver(AsyncPostgresSaver):
         if tip is None:
             return entry, None
         folded = self._folded(checkpoint, before, tip)
+        packed = {name: b for name, (_, b) in blobs.items() if isinstance(b, Packed)} | folded
         entry.head = Head(
             checkpoint["id"],
             parent,
             checkpoint["ts"],
             run_id_of(stored_metadata),
-            self._change(checkpoint, stored_metadata, parent, new_versions, folded),
+            self._change(checkpoint, stored_metadata, parent, new_versions, packed),
         )
         if before is None:
             return entry, None
@@ -276,19 +278,31 @@ class Saver(AsyncPostgresSaver):
         """The values of the graph's DeltaChannels at a checkpoint, where they are known."""
         found = {}
         for name in tip.folds.keys() & checkpoint["channel_versions"].keys():
-            value: Any = checkpoint["channel_values"].get(name)
-            known = before.folded.get(name) if before else None
-            if isinstance(value, _DeltaSnapshot):
-                packed = pack(value.value, known, self._encode)
-            elif before is not None and (known or before.has_no(name)):
-                writes = [self.decode(w[4], w[5]) for w in tip.writes_to(before, name)]
-                value = tip.folds[name](list(known.messages) if known else None, writes)
-                packed = pack(value, known, self._encode)
-            else:
-                packed = None
+            value = checkpoint["channel_values"].get(name)
+            packed = self._after(before, name, tip) if before is not None else None
+            if isinstance(value, _DeltaSnapshot) and not _is_equal(packed, value.value):
+                # It has what was never written to the parent: a fork, or a thread's first input.
+                packed = pack(value.value, None, self._encode)
+                packed = packed and packed.restored(self._decode)
             if packed is not None:
-                found[name] = packed.restored(self._decode)
+                found[name] = packed
         return found
+
+    def _after(self, before: KnownHead, name: str, tip: Tip) -> Packed | None:
+        """A DeltaChannel's value after the writes to a checkpoint."""
+        known = before.folded.get(name)
+        if known is None and not before.has_no(name):
+            return None
+        writes = [self.decode(w[4], w[5]) for w in tip.writes_to(before, name)]
+        if known is not None and tip.folds[name].appends:
+            if not writes:
+                return replace(known, appended=0)
+            new = [m for write in writes for m in (write if isinstance(write, list) else [write])]
+            if are_messages(new) and (extended := known.extended(new, self._encode)):
+                return extended
+        known = known and known.restored(self._decode)
+        value = tip.folds[name].apply(list(known.messages) if known else None, writes)
+        return pack(value, known, self._encode, is_decoded=True)
 
     async def _writes_entry(
         self,
@@ -376,19 +390,20 @@ class Saver(AsyncPostgresSaver):
         metadata: Mapping[str, Any],
         parent: str | None,
         new_versions: ChannelVersions,
-        folded: Mapping[str, Packed],
+        packed: Mapping[str, Packed],
     ) -> Change:
         leased = cast("_Leased", self._leased)
         channel = leased.messages_channel
         if channel is None:
             return Change()
         value: object = checkpoint["channel_values"].get(channel)
-        if channel in folded:
-            value = folded[channel].messages
+        appended = None
+        if channel in packed:
+            value, appended = packed[channel].messages, packed[channel].appended
         elif value is None and _is_between_snapshots(channel, checkpoint, metadata):
             return Change(is_projected=False)
         return leased.projector.project(
-            parent, _materialised(value), changed=channel in new_versions
+            parent, _materialised(value), changed=channel in new_versions, appended=appended
         )
 
     def _metadata(self, config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:
@@ -569,7 +584,7 @@ class Saver(AsyncPostgresSaver):
     async def _replayed(self, tip: Tip, name: str, history: DeltaChannelHistory) -> Packed | None:
         if name not in tip.folds:
             return None
-        value = tip.folds[name](
+        value = tip.folds[name].apply(
             cast("Any", _materialised(history.get("seed"))), [w[2] for w in history["writes"]]
         )
         return await self._off_loop(
@@ -676,12 +691,21 @@ async def open_saver(
 
 
 def _fold(channel: DeltaChannel[Any]) -> Fold:
-    def fold(value: list[Any] | None, writes: Sequence[Any]) -> Any:
+    def apply(value: list[Any] | None, writes: Sequence[Any]) -> Any:
         begun = channel.from_checkpoint(channel.typ() if value is None else value)
         begun.replay_writes([("", "", write) for write in writes])
         return begun.get()
 
-    return fold
+    return Fold(apply, appends=channel.reducer is _messages_delta_reducer)
+
+
+def _is_equal(packed: Packed | None, value: object) -> bool:
+    return (
+        packed is not None
+        and isinstance(value, list)
+        and are_messages(value)
+        and packed.is_equal(value)
+    )
 
 
 def _known(row: DictRow, found: CheckpointTuple) -> tuple[KnownHead, list[Write]]:

@@ -22,9 +22,21 @@ Blob = tuple[str, str, bytes | Packed]
 #: A write to a channel, in the order in which they count: the task's path, the task, its index;
 #: then the channel, and the type and bytes of the value.
 Write = tuple[str, str, int, str, str, bytes]
-#: What a DeltaChannel's value becomes by writes; of None it has none yet.
-Fold = Callable[[list[Any] | None, Sequence[Any]], Any]
 _ENTRY_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """
+    How a DeltaChannel comes by its value.
+
+    Attributes:
+        apply: What a value becomes by writes; None stands for no value yet.
+        appends: Messages with ids that are new are added at the end.
+    """
+
+    apply: Callable[[list[Any] | None, Sequence[Any]], Any]
+    appends: bool
 
 
 @dataclass(frozen=True, slots=True)

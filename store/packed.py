@@ -8,8 +8,8 @@ may have changed it in place.
 """
 
 import struct
-from collections.abc import Callable, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from operator import is_
 from typing import Any, Final
 
@@ -25,15 +25,28 @@ Decode = Callable[[bytes], Any]
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Messages with the MessagePack of each, and the attributes that it was made of."""
+    """
+    Messages with the MessagePack of each, and the attributes that it was made of.
+
+    Attributes:
+        decoded: How many from the beginning were decoded from their bytes; the others may differ
+            from what a reader would get.
+        appended: How many were added, with new ids, at the end of the list that it was packed
+            after; None if that had other changes.
+    """
 
     messages: list[Any]
     states: list[dict[str, Any]]
     blobs: list[bytes]
-    #: The messages that were decoded from their bytes; others differ from what a reader would get.
-    decoded: Set[int]
-    #: In memory, about.
-    size: int
+    decoded: int
+    appended: int | None = None
+    #: Of its messages and of some that were in the lists before it; shared with those.
+    ids: set[str] = field(default_factory=set)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about."""
+        return sum(map(len, self.blobs)) + _MESSAGE_BYTES * len(self.blobs)
 
     def blob(self) -> bytes:
         """The whole list as MessagePack, as the serialiser would make it."""
@@ -41,24 +54,38 @@ class Packed:
 
     def is_unchanged(self) -> bool:
         """Whether no message was changed in place since it was encoded."""
+        # Loops of C: a step of a long conversation goes through all of its messages.
         return [m.__dict__ for m in self.messages] == self.states and not any(
-            [m.__pydantic_extra__ for m in self.messages]  # noqa: C419 - a list is quicker
+            [m.__pydantic_extra__ for m in self.messages]  # noqa: C419
         )
+
+    def is_equal(self, messages: list[Any]) -> bool:
+        """Whether the messages are the same, be they other objects."""
+        return [m.__dict__ for m in messages] == self.states
 
     def restored(self, decode: Decode) -> "Packed":
         """The messages as a reader of the database would get them."""
-        if len(self.decoded) == len(self.messages) and self.is_unchanged():
+        known = self.decoded if self.is_unchanged() else 0
+        if known == len(self.messages):
             return self
-        known = self.decoded
-        messages = [
-            message if id(message) in known and _is_as(message, state) else decode(blob)
-            for message, state, blob in zip(self.messages, self.states, self.blobs, strict=True)
-        ]
-        states = [
-            state if new is old else _state(new)
-            for new, old, state in zip(messages, self.messages, self.states, strict=True)
-        ]
-        return _packed(messages, states, self.blobs, frozenset(map(id, messages)))
+        messages = self.messages[:known] + [decode(blob) for blob in self.blobs[known:]]
+        states = self.states[:known] + [_state(message) for message in messages[known:]]
+        return replace(self, messages=messages, states=states, decoded=len(messages))
+
+    def extended(self, messages: list[Any], encode: Encode) -> "Packed | None":
+        """The list with messages that were decoded at its end; None if that is not all they do."""
+        new = {message.id for message in messages if message.type != "remove"}
+        if len(new) < len(messages) or not all(new) or not self.ids.isdisjoint(new):
+            return None
+        self.ids.update(new)
+        return Packed(
+            self.messages + messages,
+            self.states + [_state(message) for message in messages],
+            self.blobs + [encode(message) for message in messages],
+            len(self.messages) + len(messages),
+            len(messages),
+            self.ids,
+        )
 
 
 def pack(
@@ -72,18 +99,18 @@ def pack(
         encode: The MessagePack of one message.
         is_decoded: The messages were read from a database, all of them.
     """
-    if not isinstance(value, list) or not _all_messages(value):
+    if not isinstance(value, list) or not are_messages(value):
         return None
     try:
         packed = _pack(value, before, encode)
     except _NotPlainError:
         return None
-    return replace(packed, decoded=frozenset(map(id, value))) if is_decoded else packed
+    return replace(packed, decoded=len(value)) if is_decoded else packed
 
 
 def unpack(blob: bytes, messages: object) -> Packed | None:
     """What a list was decoded from and the list itself, taken apart; None if it cannot be."""
-    if not isinstance(messages, list) or not _all_messages(messages):
+    if not isinstance(messages, list) or not are_messages(messages):
         return None
     blobs = _split(blob)
     if len(blobs) != len(messages):
@@ -92,7 +119,12 @@ def unpack(blob: bytes, messages: object) -> Packed | None:
         states = [_state(message) for message in messages]
     except _NotPlainError:
         return None
-    return _packed(list(messages), states, blobs, frozenset(map(id, messages)))
+    return Packed(list(messages), states, blobs, len(messages), ids={m.id for m in messages})
+
+
+def are_messages(value: list[Any]) -> bool:
+    """Whether a list holds LangChain's own messages and nothing else."""
+    return all(kind.__module__.startswith(_MODULES) for kind in set(map(type, value)))
 
 
 class _NotPlainError(Exception):
@@ -102,29 +134,28 @@ class _NotPlainError(Exception):
 def _pack(value: list[Any], before: Packed | None, encode: Encode) -> Packed:
     if before is not None and _continues(value, before):
         new = value[len(before.messages) :]
-        states = before.states + [_state(message) for message in new]
-        blobs = before.blobs + [encode(message) for message in new]
-        return _packed(list(value), states, blobs, before.decoded)
+        ids = {message.id for message in new}
+        are_new = len(ids) == len(new) and all(ids) and before.ids.isdisjoint(ids)
+        before.ids.update(ids)
+        return Packed(
+            list(value),
+            before.states + [_state(message) for message in new],
+            before.blobs + [encode(message) for message in new],
+            before.decoded,
+            len(new) if are_new else None,
+            before.ids,
+        )
     places = {} if before is None else {id(m): place for place, m in enumerate(before.messages)}
-    states, blobs, kept = [], [], set()
+    states, blobs = [], []
     for message in value:
         place = places.get(id(message))
         if before is not None and place is not None and _is_as(message, before.states[place]):
             states.append(before.states[place])
             blobs.append(before.blobs[place])
-            kept.add(id(message))
         else:
             states.append(_state(message))
             blobs.append(encode(message))
-    decoded = frozenset(kept) if before is None else before.decoded & kept
-    return _packed(list(value), states, blobs, decoded)
-
-
-def _packed(
-    messages: list[Any], states: list[dict[str, Any]], blobs: list[bytes], decoded: Set[int]
-) -> Packed:
-    size = sum(map(len, blobs)) + _MESSAGE_BYTES * len(blobs)
-    return Packed(messages, states, blobs, decoded, size)
+    return Packed(list(value), states, blobs, 0, ids={message.id for message in value})
 
 
 def _continues(value: list[Any], before: Packed) -> bool:
@@ -137,10 +168,6 @@ def _continues(value: list[Any], before: Packed) -> bool:
 
 def _is_as(message: Any, state: dict[str, Any]) -> bool:
     return message.__dict__ == state and not message.__pydantic_extra__
-
-
-def _all_messages(value: list[Any]) -> bool:
-    return all(kind.__module__.startswith(_MODULES) for kind in set(map(type, value)))
 
 
 def _state(message: Any) -> dict[str, Any]:

@@ -17,8 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from operator import is_
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import orjson
 
@@ -68,7 +67,7 @@ class Listed:
 
     def __init__(self, value: object) -> None:
         self.messages: list[Any] = list(value) if isinstance(value, list) else []
-        self._contents = _all(self.messages, "content")
+        self._contents = _contents(self.messages)
         self._places: dict[str, int] | None = None
 
     @property
@@ -85,21 +84,6 @@ class Listed:
         if place is None or self.messages[place] is not message:
             return None
         return place if self._contents[place] is _read(message, "content") else None
-
-    def appended(self, value: object) -> list[Any] | None:
-        """What a list has after this one's messages; None if it does not begin with them."""
-        if not isinstance(value, list) or len(value) < len(self.messages):
-            return None
-        # Both loops run in C: a conversation of thousands of messages is compared on every step.
-        if not all(map(is_, self.messages, value)):
-            return None
-        if not all(map(is_, self._contents, _all(self.messages, "content"))):
-            return None
-        return value[len(self.messages) :]
-
-    def has_any(self, messages: list[Any]) -> bool:
-        """Whether a message of the list has the id of one of these."""
-        return not set(_all(self.messages, "id")).isdisjoint(_all(messages, "id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +134,14 @@ class Projector:
         if len(self._loads) < _MAX_LOADS:
             self._loads.append(Listed(value))
 
-    def project(self, parent_checkpoint_id: str | None, value: object, *, changed: bool) -> Change:
+    def project(
+        self,
+        parent_checkpoint_id: str | None,
+        value: object,
+        *,
+        changed: bool,
+        appended: int | None = None,
+    ) -> Change:
         """
         Find what a checkpoint changes.
 
@@ -158,12 +149,18 @@ class Projector:
             parent_checkpoint_id: The checkpoint it continues.
             value: Its list of messages; anything else counts as an empty list.
             changed: Whether the channel was written since the parent.
+            appended: How many messages, with ids that are new, were added at the end of an
+                otherwise equal list; None if that is not known.
         """
         if not self._loads or parent_checkpoint_id != self._head:
             listed = identified(value)
             rows = [row(id_, *at) for id_, at in listed.items()]
             return Change(reset=True, upserts=rows, seen=Listed(value))
-        return self._difference(value) if changed else Change()
+        if not changed:
+            return Change()
+        if appended is not None and isinstance(value, list):
+            return _addition(value, appended)
+        return self._difference(value)
 
     def committed(self, checkpoint_id: str, change: Change) -> None:
         """Go on from a checkpoint whose change is in the database."""
@@ -175,9 +172,6 @@ class Projector:
             self._loads = []
 
     def _difference(self, value: object) -> Change:
-        for load in self._loads:
-            if (change := _addition(load, value)) is not None:
-                return change
         listed = identified(value)
         change = Change(seen=Listed(value))
         for id_, (message, position) in listed.items():
@@ -194,18 +188,9 @@ class Projector:
         return next((place for place in places if place is not None), None)
 
 
-def _addition(was: Listed, value: object) -> Change | None:
-    """The change if messages with ids of their own were appended and nothing else happened."""
-    new = was.appended(value)
-    if new is None:
-        return None
-    if not new:
-        return Change(seen=was)
-    listed = identified(new)
-    if len(listed) < len(new) or not all(_all(new, "id")) or was.has_any(new):
-        return None
-    first = len(was.messages)
-    rows = [row(id_, message, first + place) for id_, (message, place) in listed.items()]
+def _addition(value: list[Any], count: int) -> Change:
+    first = len(value) - count
+    rows = [row(id_, m, first + place) for id_, (m, place) in identified(value[first:]).items()]
     return Change(upserts=rows, seen=Listed(value))
 
 
@@ -388,11 +373,11 @@ def _read(message: Any, key: str) -> Any:
     return message.get(key) if isinstance(message, dict) else getattr(message, key, None)
 
 
-def _all(messages: list[Any], key: Literal["content", "id"]) -> list[Any]:
+def _contents(messages: list[Any]) -> list[Any]:
     try:
-        return [m.content for m in messages] if key == "content" else [m.id for m in messages]
+        return [message.content for message in messages]
     except AttributeError:  # plain dicts are messages too
-        return [_read(message, key) for message in messages]
+        return [_read(message, "content") for message in messages]
 
 
 def _role(message: Any) -> str:
