@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from langgraph.store.postgres.aio import AsyncPostgresStore
+from langgraph.store.base import BaseStore
 
 from api.settings import Settings, set_environment
 from graph.config import GraphConfig, load_config
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.loop import Backing, Place, open_graph_loop
 from graph.registry import Registry
 from graph.requests import system_assistant_id
 from graph.runs import Runs
@@ -17,7 +18,7 @@ from graph.state import States
 from graph.worker import Timing, Worker, registered
 from store import assistants
 from store.assistants import SystemAssistant
-from store.checkpoints import Saver, open_saver
+from store.checkpoints import open_saver
 from store.database import Database, open_database
 from store.events import EventLog, open_event_log
 from store.items import open_items
@@ -31,8 +32,8 @@ class Services:
     graphs: GraphConfig
     db: Database
     registry: Registry
-    saver: Saver
-    items: AsyncPostgresStore
+    place: Place
+    items: BaseStore
     events: EventLog
     runs: Runs
     states: States
@@ -62,13 +63,15 @@ async def open_services(
         heartbeat = await stack.enter_async_context(
             registered(db, slots=settings.slots, timing=timing)
         )
-        saver = await stack.enter_async_context(open_saver(db))
-        items = await stack.enter_async_context(open_items(db))
+        backing = await stack.enter_async_context(_backing(db))
+        place = await stack.enter_async_context(
+            open_graph_loop(lambda: _backing_of_graphs(settings, database_url))
+        )
         executor = Executor(
             db=db,
             registry=registry,
-            saver=saver,
-            items=items,
+            backing=backing,
+            place=place,
             events=events,
             slots=settings.slots,
             run_timeout_seconds=settings.run_timeout_seconds,
@@ -88,11 +91,11 @@ async def open_services(
             graphs=graphs,
             db=db,
             registry=registry,
-            saver=saver,
-            items=items,
+            place=place,
+            items=backing.items,
             events=events,
             runs=runs,
-            states=States(registry=registry, saver=saver, db=db, items=items),
+            states=States(registry=registry, db=db, backing=backing, place=place),
             worker=worker,
         )
 
@@ -127,6 +130,19 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
         timeout_seconds=settings.database_pool_timeout_seconds,
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
     )
+
+
+@asynccontextmanager
+async def _backing(db: Database) -> AsyncIterator[Backing]:
+    async with open_saver(db) as saver, open_items(db) as items:
+        yield Backing(saver, items)
+
+
+@asynccontextmanager
+async def _backing_of_graphs(settings: Settings, url: str) -> AsyncIterator[Backing]:
+    """Of its own event loop, with connections of its own."""
+    async with _database(settings, url) as db, _backing(db) as backing:
+        yield backing
 
 
 def _event_log(settings: Settings, url: str) -> AbstractAsyncContextManager[EventLog]:

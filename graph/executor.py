@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import structlog
 from langchain_core.runnables import RunnableConfig
-from langgraph.store.base import BaseStore
 
 from graph.encode import dumps, error_payload, plain
+from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
 from graph.registry import Registry
 from graph.requests import graph_input
 from graph.snapshots import interrupts_of, status_of
@@ -37,8 +37,8 @@ StopReason = Literal["interrupt", "rollback", "drain", "lost"]
 #: Of two reasons the later one here counts.
 _PRECEDENCE: tuple[StopReason, ...] = ("drain", "interrupt", "rollback", "lost")
 
-#: How long a run that was told to stop is waited for, and between two tries to write its end.
-STOP_SECONDS, RETRY_SECONDS = 10.0, 0.5
+#: How long the end of a run that was told to stop may take to be written, and between two tries.
+SETTLE_SECONDS, RETRY_SECONDS = 5.0, 0.5
 
 #: What addresses another state than the newest of the root graph.
 _ADDRESS = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
@@ -60,11 +60,15 @@ class Result:
 class Execution:
     """A run under way in this process."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, fenced: asyncio.Event) -> None:
         self.claim = claim
         self.ended = asyncio.Event()
         self.result: Result | None = None
         self.stop_reason: StopReason | None = None
+        #: Set when the thread's log has gone on without it.
+        self.fenced = fenced
+        #: Nothing that it writes counts any more.
+        self.is_over = False
         self._streaming: asyncio.Task[Any] | None = None
 
     def begin(self) -> None:
@@ -76,6 +80,7 @@ class Execution:
     def end(self) -> None:
         """From here on the run settles, whatever comes."""
         self._streaming = None
+        self.is_over = True
 
     def stop(self, reason: StopReason) -> None:
         """Have the graph cancelled, once; of several reasons the gravest counts."""
@@ -89,6 +94,8 @@ class Executor:
     The runs under way in this process, up to a number of slots.
 
     Args:
+        backing: What graphs stand on that are only read: on this event loop.
+        place: Where graphs are executed.
         slots: How many runs at once.
         run_timeout_seconds: How long one run may take.
         alive: Whether this process still owns its runs; see `store.heartbeat.Heartbeat.alive`.
@@ -100,8 +107,8 @@ class Executor:
         *,
         db: Database,
         registry: Registry,
-        saver: Saver,
-        items: BaseStore,
+        backing: Backing,
+        place: Place,
         events: EventLog,
         slots: int,
         run_timeout_seconds: float,
@@ -110,8 +117,9 @@ class Executor:
     ) -> None:
         self._db = db
         self._registry = registry
-        self._saver = saver
-        self._items = items
+        self._here = Here(backing)
+        self._decoder = backing.saver
+        self._place = place
         self._events = events
         self._run_timeout_seconds = run_timeout_seconds
         self._alive = alive
@@ -124,7 +132,9 @@ class Executor:
 
     @property
     def free(self) -> int:
-        """How many more runs could start now."""
+        """How many more runs could start now; none while a graph blocks all others here."""
+        if self._place.blocked:
+            return 0
         return self.slots - self._reserved - len(self._tasks)
 
     @property
@@ -147,9 +157,9 @@ class Executor:
         """Begin to execute a claimed run, in a slot that was reserved."""
         self._reserved -= 1
         run, lease = claim.run, claim.lease
-        execution = Execution(claim)
         # Before anybody can ask for its events: whoever follows then reads them from memory.
         writer = self._events.writer(lease.thread_id, lease.epoch, run.run_id)
+        execution = Execution(claim, writer.fenced)
         writer.emit("metadata", dumps({"run_id": run.run_id, "attempt": run.attempt}))
         task = asyncio.create_task(self._run(execution, writer), name=f"run {run.run_id}")
         self._tasks[execution] = task
@@ -169,12 +179,12 @@ class Executor:
         self._draining = True
         for execution in self._tasks:
             execution.stop("drain")
-        await self._wait(STOP_SECONDS)
+        await self._wait(STOP_SECONDS + SETTLE_SECONDS)
 
     async def project(self, thread_id: str) -> None:
         """Make the messages of a thread again, from the checkpoints that it has left."""
         await messages.rebuild(
-            self._db, self._saver, thread_id=thread_id, channel_of=self._registry.channel_of
+            self._db, self._decoder, thread_id=thread_id, channel_of=self._registry.channel_of
         )
 
     async def _wait(self, seconds: float) -> None:
@@ -203,10 +213,13 @@ class Executor:
     async def _stream(self, execution: Execution, writer: ThreadWriter) -> Result:
         """Execute the graph to its end, whichever it is."""
         outcome = Outcome()
+        outbox = self._place.outbox(writer.emit)
         try:
             execution.begin()
             async with asyncio.timeout(self._run_timeout_seconds) as limit:
-                await self._execute(execution.claim, writer, outcome)
+                await self._place.run(
+                    lambda backing: self._execute(backing, execution, outbox, outcome)
+                )
         except asyncio.CancelledError as exc:
             if not _is_cancelled():  # a node's own affair that nobody here wanted
                 return self._failed(exc, outcome, "error")
@@ -223,6 +236,7 @@ class Executor:
             log.warning("run failed", run_id=writer.run_id, exc_info=True)
             return self._failed(exc, outcome, "timeout" if limit.expired() else "error")
         finally:
+            outbox.flush()
             execution.end()
         return Result(
             status="success",
@@ -238,20 +252,24 @@ class Executor:
             error = {"error": "TimeoutError", "message": message}
         return Result(status=status, values=outcome.values, error=error)
 
-    async def _execute(self, claim: Claim, writer: ThreadWriter, outcome: Outcome) -> None:
+    async def _execute(
+        self, backing: Backing, execution: Execution, outbox: Outbox, outcome: Outcome
+    ) -> None:
+        """Run the graph, where graphs run."""
+        claim = execution.claim
         run, kwargs = claim.run, claim.run.kwargs
         config = _config(claim)
         graph_id = config["configurable"]["graph_id"]
-        saver = None if run.temporary else self._leased(claim, graph_id)
+        saver = None if run.temporary else self._leased(backing.saver, execution, graph_id)
         plan = StreamPlan.parse(kwargs["stream_mode"], subgraphs=kwargs["subgraphs"])
-        resumes = await self._resumes(claim)
+        resumes = await _resumes(backing.saver, claim)
         # Frozen since it was claimed, it may run elsewhere by now.
-        if not self._alive():
+        if not self._owns(execution):
             raise LeaseLostError(f"Thread {run.thread_id} may belong to another process now")
         if resumes:
             config = _at_head(config)
         async with self._registry.open(
-            graph_id, config, checkpointer=saver, store=self._items
+            graph_id, config, checkpointer=saver, store=backing.items
         ) as graph:
             if saver is not None:
                 saver.attend(graph.channels)
@@ -268,26 +286,23 @@ class Executor:
             )
             async with aclosing(events):
                 async for name, data in events:
-                    writer.emit(name, data)
-                    if writer.fenced.is_set():
+                    outbox.put(name, data)
+                    if execution.fenced.is_set():
                         raise LeaseLostError(f"Thread {run.thread_id} went on without this run")
+                    if outbox.full:
+                        await outbox.room()
 
-    def _leased(self, claim: Claim, graph_id: str) -> Saver:
-        return self._saver.leased(
-            claim.lease,
-            run_id=claim.run.run_id,
+    def _leased(self, saver: Saver, execution: Execution, graph_id: str) -> Saver:
+        return saver.leased(
+            execution.claim.lease,
+            run_id=execution.claim.run.run_id,
             messages_channel=self._registry.messages_channel(graph_id),
-            alive=self._alive,
+            alive=lambda: self._owns(execution),
         )
 
-    async def _resumes(self, claim: Claim) -> bool:
-        """Whether an earlier attempt of the run left a checkpoint to go on from."""
-        run = claim.run
-        if run.temporary or claim.lease.epoch == run.first_epoch:
-            return False
-        head: RunnableConfig = {"configurable": {"thread_id": run.thread_id, "checkpoint_ns": ""}}
-        found = await self._saver.aget_tuple(head)
-        return found is not None and found.metadata.get("run_id") == run.run_id
+    def _owns(self, execution: Execution) -> bool:
+        """Whether what the execution writes may still count; asked on whichever loop it is on."""
+        return not execution.is_over and self._alive()
 
     async def _settle(self, execution: Execution, writer: ThreadWriter, result: Result) -> None:
         """Write the end of the run down, then tell; tell nothing if it is not ours to end."""
@@ -356,8 +371,19 @@ class Executor:
             return "idle", {}
         config = _at_head(_config(claim))
         graph_id = config["configurable"]["graph_id"]
+        # Where a blocked node is not in the way, if no factory has to be called.
+        place = self._here if self._registry.is_static(graph_id) else self._place
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                return await place.run(lambda backing: self._left(backing, graph_id, config))
+        except TimeoutError:
+            return "interrupted", {}
+
+    async def _left(
+        self, backing: Backing, graph_id: str, config: Any
+    ) -> tuple[ThreadStatus, JsonObject]:
         async with self._registry.open(
-            graph_id, config, checkpointer=self._saver, store=self._items
+            graph_id, config, checkpointer=backing.saver, store=backing.items
         ) as graph:
             snapshot = await graph.aget_state(config)
         return status_of(snapshot), interrupts_of(snapshot)
@@ -382,6 +408,16 @@ def _stopped(execution: Execution, outcome: Outcome) -> Result:
     if execution.stop_reason is None:  # not by us: the event loop is closing
         execution.stop_reason = "drain"
     return Result(status="interrupted", values=outcome.values)
+
+
+async def _resumes(saver: Saver, claim: Claim) -> bool:
+    """Whether an earlier attempt of the run left a checkpoint to go on from."""
+    run = claim.run
+    if run.temporary or claim.lease.epoch == run.first_epoch:
+        return False
+    head: RunnableConfig = {"configurable": {"thread_id": run.thread_id, "checkpoint_ns": ""}}
+    found = await saver.aget_tuple(head)
+    return found is not None and found.metadata.get("run_id") == run.run_id
 
 
 def _at_head(config: Any) -> Any:

@@ -82,6 +82,14 @@ class Registry:
                 f"Graph '{graph_id}' not found. Expected one of: {sorted(self._entries)}"
             ) from None
 
+    def is_static(self, graph_id: str) -> bool:
+        """
+        Whether the graph is made already, so that opening it calls nothing of its author.
+
+        Raises: as `open()`.
+        """
+        return not isinstance(self._source(graph_id), Factory)
+
     @asynccontextmanager
     async def open(
         self,

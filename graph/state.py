@@ -12,14 +12,14 @@ import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.errors import InvalidUpdateError
-from langgraph.store.base import BaseStore
+from langgraph.types import StateSnapshot
 from langgraph_sdk.runtime import AccessContext
 
 from graph.factory import AnyGraph, InvalidGraphError
+from graph.loop import Backing, Here, Place
 from graph.registry import Registry, UnknownGraphError
 from graph.snapshots import EMPTY, checkpoint_json, interrupts_of, state_json, status_of
 from store import threads
-from store.checkpoints import Saver
 from store.database import Database
 from store.errors import BadRequestError, ConflictError, NotFoundError
 from store.models import JsonObject, Thread
@@ -42,13 +42,20 @@ _CONTENT_ERRORS = (
 
 
 class States:
-    """Reads and changes the states of threads; one for each process."""
+    """
+    Reads and changes the states of threads; one for each process.
 
-    def __init__(self, *, registry: Registry, saver: Saver, db: Database, items: BaseStore) -> None:
+    Args:
+        backing: What graphs stand on that are only read: on this event loop.
+        place: Where code of a graph's author is executed.
+    """
+
+    def __init__(self, *, registry: Registry, db: Database, backing: Backing, place: Place) -> None:
         self._registry = registry
-        self._saver = saver
         self._db = db
-        self._items = items
+        self._saver = backing.saver
+        self._here = Here(backing)
+        self._place = place
 
     async def get(
         self, thread_id: str, *, checkpoint: JsonObject | None = None, subgraphs: bool = False
@@ -70,9 +77,13 @@ class States:
         if not _graph_id(thread):
             return state_json(EMPTY)
         config = _config(thread_id, checkpoint)
-        async with self._open(thread, self._saver, "threads.read") as graph:
-            with _readable(thread_id):
-                return state_json(await graph.aget_state(config, subgraphs=subgraphs))
+
+        async def read(backing: Backing) -> JsonObject:
+            async with self._open(thread, backing, "threads.read") as graph:
+                with _readable(thread_id):
+                    return state_json(await graph.aget_state(config, subgraphs=subgraphs))
+
+        return await self._reader(thread).run(read)
 
     async def history(
         self,
@@ -100,15 +111,19 @@ class States:
         thread = await threads.get(self._db, thread_id)
         if not _graph_id(thread):
             return []
-        async with self._open(thread, self._saver, "threads.read") as graph:
-            with _readable(thread_id):
-                states = graph.aget_state_history(
-                    _config(thread_id, checkpoint),
-                    filter=metadata,
-                    before=_config(thread_id, {"checkpoint_id": before}) if before else None,
-                    limit=limit,
-                )
-                return [state_json(snapshot) async for snapshot in states]
+
+        async def read(backing: Backing) -> list[JsonObject]:
+            async with self._open(thread, backing, "threads.read") as graph:
+                with _readable(thread_id):
+                    states = graph.aget_state_history(
+                        _config(thread_id, checkpoint),
+                        filter=metadata,
+                        before=_config(thread_id, {"checkpoint_id": before}) if before else None,
+                        limit=limit,
+                    )
+                    return [state_json(snapshot) async for snapshot in states]
+
+        return await self._reader(thread).run(read)
 
     async def update(
         self,
@@ -143,20 +158,25 @@ class States:
         config = _config(thread_id, checkpoint)
         await self._require(config)
         lease = await threads.lease(self._db, thread_id)
-        saver = self._saver.leased(
-            lease,
-            run_id=None,
-            messages_channel=self._registry.messages_channel(_graph_id(thread)),
-            alive=lambda: True,
-        )
-        async with self._open(thread, saver, "threads.update") as graph:
-            saver.attend(graph.channels)
-            # What a checkpoint's metadata says of its graph.
-            config["configurable"]["graph_id"] = _graph_id(thread)
-            with _applicable():
-                written = await graph.aupdate_state(config, values, as_node=as_node)
-            with _readable(thread_id):
-                snapshot = await graph.aget_state(_config(thread_id))
+        # What a checkpoint's metadata says of its graph.
+        config["configurable"]["graph_id"] = _graph_id(thread)
+
+        async def write(backing: Backing) -> tuple[RunnableConfig, StateSnapshot]:
+            saver = backing.saver.leased(
+                lease,
+                run_id=None,
+                messages_channel=self._registry.messages_channel(_graph_id(thread)),
+                alive=lambda: True,
+            )
+            leased = Backing(saver, backing.items)
+            async with self._open(thread, leased, "threads.update") as graph:
+                saver.attend(graph.channels)
+                with _applicable():
+                    written = await graph.aupdate_state(config, values, as_node=as_node)
+                with _readable(thread_id):
+                    return written, await graph.aget_state(_config(thread_id))
+
+        written, snapshot = await self._place.run(write)
         await threads.settle(
             self._db, lease, status=status_of(snapshot), interrupts=interrupts_of(snapshot)
         )
@@ -202,13 +222,18 @@ class States:
 
     async def _output(self, thread: Thread) -> _Output | None:
         try:
-            async with self._open(thread, self._saver, "threads.read") as graph:
-                return graph.stream_channels_asis
+            return await self._reader(thread).run(
+                lambda backing: self._read_output(thread, backing)
+            )
         except UnknownGraphError:
             return None
         except (InvalidGraphError, OSError, RuntimeError, *_CONTENT_ERRORS) as exc:
             log.warning("graph cannot be opened", graph_id=_graph_id(thread), error=repr(exc))
             return None
+
+    async def _read_output(self, thread: Thread, backing: Backing) -> _Output:
+        async with self._open(thread, backing, "threads.read") as graph:
+            return graph.stream_channels_asis
 
     async def _heads(self, thread_ids: list[str]) -> list[CheckpointTuple]:
         try:
@@ -237,16 +262,20 @@ class States:
             if await self._saver.aget_tuple(config) is None:
                 raise NotFoundError(f"Checkpoint {configurable['checkpoint_id']} not found")
 
+    def _reader(self, thread: Thread) -> Place:
+        """Where to read: a graph that is there already runs no code of its author for that."""
+        return self._here if self._registry.is_static(_graph_id(thread)) else self._place
+
     def _open(
-        self, thread: Thread, saver: Saver, access_context: AccessContext
+        self, thread: Thread, backing: Backing, access_context: AccessContext
     ) -> AbstractAsyncContextManager[AnyGraph]:
         inherited = thread.config.get("configurable") or {}
         about = {"thread_id": thread.thread_id, "graph_id": _graph_id(thread)}
         return self._registry.open(
             _graph_id(thread),
             {"configurable": {**inherited, **about}},
-            checkpointer=saver,
-            store=self._items,
+            checkpointer=backing.saver,
+            store=backing.items,
             access_context=access_context,
         )
 

@@ -51,7 +51,9 @@ async def get(services: ServicesDep, assistant_id: AssistantId) -> Response:
 async def schemas(services: ServicesDep, assistant_id: str) -> Response:
     """Show the JSON schemas of an assistant's graph; one that it has not is null."""
     graph_id = await _graph_id(services, assistant_id)
-    found = await services.registry.schemas(graph_id, store=services.items)
+    found = await services.place.run(
+        lambda backing: services.registry.schemas(graph_id, store=backing.items)
+    )
     return json_response({"graph_id": graph_id, **found})
 
 
@@ -59,9 +61,10 @@ async def schemas(services: ServicesDep, assistant_id: str) -> Response:
 async def graph(services: ServicesDep, assistant_id: str, xray: Xray = False) -> Response:
     """Show the nodes and edges of an assistant's graph; `xray` opens subgraphs."""
     graph_id = await _graph_id(services, assistant_id)
-    return json_response(
-        await services.registry.drawable(graph_id, xray=xray, store=services.items)
+    found = await services.place.run(
+        lambda backing: services.registry.drawable(graph_id, xray=xray, store=backing.items)
     )
+    return json_response(found)
 
 
 @router.get("/{assistant_id}/subgraphs")
@@ -71,11 +74,12 @@ async def subgraphs(
 ) -> Response:
     """Show the JSON schemas of the subgraphs of an assistant's graph, by namespace."""
     graph_id = await _graph_id(services, assistant_id)
-    return json_response(
-        await services.registry.subgraphs(
-            graph_id, namespace, recurse=recurse, store=services.items
+    found = await services.place.run(
+        lambda backing: services.registry.subgraphs(
+            graph_id, namespace, recurse=recurse, store=backing.items
         )
     )
+    return json_response(found)
 
 
 async def _graph_id(services: ServicesDep, name: str) -> str:

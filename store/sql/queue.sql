@@ -105,7 +105,8 @@ FROM claimed
 JOIN leased ON leased.thread_id = claimed.thread_id;
 
 -- name: finish
--- Fenced by the epoch; the thread's row is locked already. Workers are woken as this commits.
+-- Fenced by the epoch; the thread's row is locked already. Workers are woken as this commits. The
+-- epoch rises, so that what the run left going on writes nothing more.
 WITH done AS (
     UPDATE run
     SET status = %(status)s, error = %(error)s::jsonb, worker_id = NULL, ended_at = now(),
@@ -121,6 +122,7 @@ WITH done AS (
     UPDATE thread
     SET status = CASE WHEN EXISTS (SELECT FROM waiting) THEN 'busy' ELSE %(thread_status)s END,
         settled_status = %(thread_status)s,
+        epoch = epoch + 1,
         interrupts = %(interrupts)s::jsonb,
         error = %(thread_error)s::jsonb,
         updated_at = now(),
@@ -216,9 +218,10 @@ WHERE b.thread_id = %(thread_id)s
 DELETE FROM message WHERE conversation_id = %(thread_id)s AND run_id = %(run_id)s::uuid;
 
 -- name: reset_head
--- The projection is stale until it is made again.
+-- The projection is stale until it is made again, and whatever still runs writes nothing more.
 UPDATE thread
-SET head_checkpoint_id = (
+SET epoch = epoch + 1,
+    head_checkpoint_id = (
         SELECT max(checkpoint_id)
         FROM checkpoints
         WHERE checkpoints.thread_id = thread.thread_id AND checkpoint_ns = ''

@@ -22,7 +22,7 @@ from tests.acceptance import graphs
 from tests.acceptance.gate import Gate, open_gate
 from tests.acceptance.process import ServerProcess, free_port, starting
 
-GRAPHS = ("chat", "steps", "talking_steps", "alone", "ask", "poison", "boom", "endless")
+GRAPHS = ("chat", "steps", "talking_steps", "blocking", "alone", "ask", "poison", "boom", "endless")
 #: So that what a killed process left is taken up soon.
 QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5"}
 TEST_SECONDS = 60

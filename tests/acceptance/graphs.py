@@ -3,6 +3,7 @@
 import asyncio
 import math
 import operator
+import socket
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Annotated, Any, TypedDict
@@ -15,6 +16,13 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import interrupt
+
+
+def report_and_block(port: int, name: str) -> None:
+    """The same without awaiting: whatever else is on this event loop waits too."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(f"{name}\n".encode())
+        connection.recv(16)
 
 
 async def report(port: int, name: str) -> None:
@@ -107,6 +115,11 @@ def _step(step: str) -> Any:
     return work
 
 
+async def _block(state: Work) -> Work:
+    report_and_block(state["gate"], f"{state['name']}:block")
+    return {"log": ["blocked"]}
+
+
 class Talk(Work):
     messages: Annotated[list[Any], add_messages]
 
@@ -165,6 +178,7 @@ def _endless() -> Any:
 chat = _chain(MessagesState, ("model", _answer))
 steps = _chain(Work, ("a", _step("a")), ("b", _step("b")), ("c", _step("c")))
 talking_steps = _chain(Talk, ("greet", _greet), ("a", _step("a")), ("b", _step("b")))
+blocking = _chain(Work, ("block", _block), ("after", _after))
 alone = _chain(Work, ("alone", _alone))
 ask = _chain(Work, ("ask", _ask), ("after", _after))
 poison = _chain(Work, ("poison", _poison), ("after", _after))

@@ -14,6 +14,7 @@ from api.app import create_app
 from api.bootstrap import Services, open_services
 from api.embedded import Servers
 from api.settings import Settings
+from graph.loop import Backing
 from store import threads
 from tests.serving import serving
 
@@ -68,11 +69,15 @@ def run(services: Services) -> Run:
         await threads.create(db, thread_id, if_exists="do_nothing")
         await threads.update(db, thread_id, metadata={"graph_id": graph_id})
         lease = await threads.lease(db, thread_id)
-        saver = services.saver.leased(lease, run_id=None, alive=lambda: True)
         config: Any = {"configurable": {"thread_id": thread_id}}
-        async with services.registry.open(
-            graph_id, config, checkpointer=saver, store=services.items
-        ) as graph:
-            await graph.ainvoke(value, config)
+
+        async def invoke(backing: Backing) -> None:
+            saver = backing.saver.leased(lease, run_id=None, alive=lambda: True)
+            async with services.registry.open(
+                graph_id, config, checkpointer=saver, store=backing.items
+            ) as graph:
+                await graph.ainvoke(value, config)
+
+        await services.place.run(invoke)
 
     return execute

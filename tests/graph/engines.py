@@ -12,6 +12,7 @@ from langgraph.graph import END, START, StateGraph
 from graph.config import GraphEntry
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.loop import Backing, Here
 from graph.registry import Registry
 from graph.requests import RunRequest, system_assistant_id
 from graph.runs import Runs, Submitted
@@ -170,8 +171,8 @@ async def process(
         executor = Executor(
             db=db,
             registry=registry,
-            saver=saver,
-            items=items,
+            backing=(backing := Backing(saver, items)),
+            place=Here(backing),
             events=events,
             slots=slots,
             run_timeout_seconds=run_timeout_seconds,

@@ -167,8 +167,9 @@ async def test_a_claim_knows_where_the_thread_stands(db: Database) -> None:
 
     assert claimed.run == await runs.get(db, run.run_id)
     assert (claimed.run.status, claimed.run.attempt) == ("running", 1)
-    assert (claimed.lease.epoch, claimed.lease.head_checkpoint_id) == (2, "1")
-    assert (claimed.run.first_epoch, run.log_epoch) == (2, 2)
+    assert (claimed.lease.epoch, claimed.lease.head_checkpoint_id) == (3, "1")
+    # The end of the one before it raised the epoch once more.
+    assert (claimed.run.first_epoch, run.log_epoch) == (3, 2)
 
 
 async def test_runs_of_a_thread_are_taken_up_in_order(db: Database) -> None:
