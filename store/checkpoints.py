@@ -136,7 +136,7 @@ class Saver(AsyncPostgresSaver):
             messages_channel,
             alive,
             Projector(lease.head_checkpoint_id),
-            Tip(lease, self.cache),
+            Tip(lease, self.cache, is_run=run_id is not None),
         )
         return clone
 

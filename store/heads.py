@@ -83,19 +83,18 @@ class HeadCache:
         self._bytes = 0
 
     def take(self, lease: Lease) -> Head | None:
-        """The thread's head, if its holder is the last one's direct successor."""
-        epoch, size, head = self._heads.pop(lease.thread_id, (None, 0, None))
+        """The thread's head, if nobody held the thread since it was put here."""
+        next_epoch, size, head = self._heads.pop(lease.thread_id, (0, 0, None))
         self._bytes -= size
-        if head is None or epoch is None or not lease.head_is_newest:
+        if head is None or next_epoch != lease.epoch or not lease.head_is_newest:
             return None
-        is_next = epoch + 1 == lease.epoch and head.checkpoint_id == lease.head_checkpoint_id
-        return head if is_next else None
+        return head if head.checkpoint_id == lease.head_checkpoint_id else None
 
-    def put(self, lease: Lease, head: Head) -> None:
-        """Keep what the holder of a lease has committed as its newest."""
-        self.drop(lease.thread_id)
+    def put(self, thread_id: str, head: Head, *, next_epoch: int) -> None:
+        """Keep what was committed as the newest, for the holder of one certain lease."""
+        self.drop(thread_id)
         size = head.size
-        self._heads[lease.thread_id] = lease.epoch, size, head
+        self._heads[thread_id] = next_epoch, size, head
         self._bytes += size
         while self._heads and (self._bytes > self._max_bytes or len(self._heads) > self._max_count):
             _, (_, size, _) = self._heads.popitem(last=False)
@@ -116,10 +115,14 @@ class Tip:
 
     In "async" durability the writes to a checkpoint may come before the checkpoint itself: a head
     is kept for the next lease only while no task has written to it, in whichever order.
+
+    Args:
+        is_run: The lease is a run's, whose end raises the epoch once more.
     """
 
-    def __init__(self, lease: Lease, cache: HeadCache) -> None:
+    def __init__(self, lease: Lease, cache: HeadCache, *, is_run: bool) -> None:
         self._lease, self._cache = lease, cache
+        self._next_epoch = lease.epoch + 1 + is_run
         self.head = cache.take(lease)
         if self.is_new:
             self.head = Head("", None, b"{}", b"{}", {})
@@ -182,7 +185,7 @@ class Tip:
         self._written = {id_ for id_ in self._written if id_ >= head.checkpoint_id}
         self._writes = {id_: w for id_, w in self._writes.items() if id_ in self._written}
         if head.checkpoint_id not in self._written:
-            self._cache.put(self._lease, head)
+            self._cache.put(self._lease.thread_id, head, next_epoch=self._next_epoch)
 
     def _add(self, checkpoint_id: str, writes: Iterable[Write]) -> None:
         self._written.add(checkpoint_id)

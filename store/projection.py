@@ -63,11 +63,16 @@ class Listed:
     A list of messages as it was when the table came to mirror it.
 
     It holds the messages and their contents, so that the identity of each stays its own.
+
+    Args:
+        value: Anything but a list counts as an empty one.
+        is_compared: Take the contents, to tell later which message was changed. It is a walk
+            through all of them; without it every message counts as changed.
     """
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: object, *, is_compared: bool = True) -> None:
         self.messages: list[Any] = list(value) if isinstance(value, list) else []
-        self._contents = _contents(self.messages)
+        self._contents = _contents(self.messages) if is_compared else None
         self._places: dict[str, int] | None = None
 
     @property
@@ -81,7 +86,7 @@ class Listed:
     def place_of(self, id_: str, message: Any) -> int | None:
         """Where the list has this very message, unchanged."""
         place = self.places.get(id_)
-        if place is None or self.messages[place] is not message:
+        if place is None or self._contents is None or self.messages[place] is not message:
             return None
         return place if self._contents[place] is _read(message, "content") else None
 
@@ -191,7 +196,7 @@ class Projector:
 def _addition(value: list[Any], count: int) -> Change:
     first = len(value) - count
     rows = [row(id_, m, first + place) for id_, (m, place) in identified(value[first:]).items()]
-    return Change(upserts=rows, seen=Listed(value))
+    return Change(upserts=rows, seen=Listed(value, is_compared=False))
 
 
 @dataclass(slots=True)
