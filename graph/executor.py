@@ -18,6 +18,7 @@ from graph.encode import dumps, error_payload, plain
 from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
 from graph.registry import Registry
 from graph.requests import graph_input
+from graph.retention import Retention
 from graph.snapshots import interrupts_of, status_of
 from graph.stream import Outcome, StreamPlan, stream
 from store import messages, queue
@@ -96,6 +97,7 @@ class Executor:
     Args:
         backing: What graphs stand on that are only read: on this event loop.
         place: Where graphs are executed.
+        retention: Asked after each run how much of its thread is to be kept.
         slots: How many runs at once.
         run_timeout_seconds: How long one run may take.
         alive: Whether this process still owns its runs; see `store.heartbeat.Heartbeat.alive`.
@@ -110,6 +112,7 @@ class Executor:
         backing: Backing,
         place: Place,
         events: EventLog,
+        retention: Retention,
         slots: int,
         run_timeout_seconds: float,
         alive: Callable[[], bool],
@@ -121,6 +124,7 @@ class Executor:
         self._decoder = backing.saver
         self._place = place
         self._events = events
+        self._retention = retention
         self._run_timeout_seconds = run_timeout_seconds
         self._alive = alive
         self.on_free = on_free
@@ -291,6 +295,8 @@ class Executor:
                         raise LeaseLostError(f"Thread {run.thread_id} went on without this run")
                     if outbox.full:
                         await outbox.room()
+            if saver is not None:
+                await self._retention.trim(saver)
 
     def _leased(self, saver: Saver, execution: Execution, graph_id: str) -> Saver:
         return saver.leased(

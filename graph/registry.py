@@ -169,6 +169,17 @@ class Registry:
         source = self._source(graph_id)
         return "messages" if isinstance(source, Factory) else schema.messages_channel(source)
 
+    def channels(self, graph_id: str) -> Mapping[str, Any]:
+        """
+        The channels of a graph; none of a factory's, which is not known before it is made.
+
+        Raises:
+            UnknownGraphError: langgraph.json has no such graph.
+            InvalidGraphError: The graph failed to load.
+        """
+        source = self._source(graph_id)
+        return {} if isinstance(source, Factory) else source.channels
+
     def channel_of(self, graph_id: str | None) -> str | None:
         """
         The channel that a stored thread's messages are in, by the graph that its metadata names.

@@ -11,6 +11,17 @@ from store.models import JsonObject, ThreadStatus
 
 _CHECKPOINT_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
 
+#: What decoding a checkpoint, or applying a client's values to one, may raise for its content.
+CONTENT_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+
 #: The state of a thread on which no graph ever ran.
 EMPTY = StateSnapshot({}, (), {"configurable": {}}, None, None, None, (), ())
 

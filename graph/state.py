@@ -4,21 +4,33 @@ The state of threads: read, listed, changed and forked through their graphs.
 A thread's values are in its checkpoints and nowhere else.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels import BinaryOperatorAggregate, DeltaChannel
+from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.errors import InvalidUpdateError
+from langgraph.pregel._checkpoint import achannels_from_checkpoint
 from langgraph.types import StateSnapshot
 from langgraph_sdk.runtime import AccessContext
 
 from graph.factory import AnyGraph, InvalidGraphError
 from graph.loop import Backing, Here, Place
 from graph.registry import Registry, UnknownGraphError
-from graph.snapshots import EMPTY, checkpoint_json, interrupts_of, state_json, status_of
+from graph.snapshots import (
+    CONTENT_ERRORS,
+    EMPTY,
+    checkpoint_json,
+    interrupts_of,
+    state_json,
+    status_of,
+)
 from store import threads
 from store.database import Database
 from store.errors import BadRequestError, ConflictError, NotFoundError
@@ -26,19 +38,19 @@ from store.models import JsonObject, Thread
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: The channels that are a graph's values: one whose value is all, or several by name.
-_Output = str | Sequence[str]
 
-#: What decoding a checkpoint, or applying a client's values to one, may raise for its content.
-_CONTENT_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """
+    The channels that are a graph's values.
+
+    Attributes:
+        names: One whose value is all, or several by name.
+        replayed: Those whose value may have to be made of what was written to them.
+    """
+
+    names: str | Sequence[str]
+    replayed: Mapping[str, BaseChannel[Any, Any, Any]]
 
 
 class States:
@@ -203,13 +215,26 @@ class States:
         values = {}
         for head in await self._heads(list(outputs)):
             thread_id = head.config["configurable"]["thread_id"]
-            channels, output = head.checkpoint["channel_values"], outputs[thread_id]
-            values[thread_id] = (
-                channels.get(output)
-                if isinstance(output, str)
-                else {name: channels[name] for name in output if name in channels}
-            )
+            with suppress(*CONTENT_ERRORS):  # said when it is read alone
+                values[thread_id] = await self._output_of(head, outputs[thread_id])
         return values
+
+    async def _output_of(self, head: CheckpointTuple, output: _Output) -> Any:
+        stored = head.checkpoint["channel_values"]
+        absent = {
+            name: channel
+            for name, channel in output.replayed.items()
+            if isinstance(stored.get(name), _DeltaSnapshot)
+            or (name not in stored and name in head.checkpoint["channel_versions"])
+        }
+        if absent:
+            channels, _ = await achannels_from_checkpoint(
+                absent, head.checkpoint, saver=self._saver, config=head.config
+            )
+            stored = stored | {name: c.get() for name, c in channels.items() if c.is_available()}
+        if isinstance(output.names, str):
+            return stored.get(output.names)
+        return {name: stored[name] for name in output.names if name in stored}
 
     async def _outputs(self, found: Sequence[Thread]) -> dict[str, _Output]:
         """What the values of each thread are; missing are those whose graph is not served."""
@@ -227,25 +252,34 @@ class States:
             )
         except UnknownGraphError:
             return None
-        except (InvalidGraphError, OSError, RuntimeError, *_CONTENT_ERRORS) as exc:
+        except (InvalidGraphError, OSError, RuntimeError, *CONTENT_ERRORS) as exc:
             log.warning("graph cannot be opened", graph_id=_graph_id(thread), error=repr(exc))
             return None
 
     async def _read_output(self, thread: Thread, backing: Backing) -> _Output:
         async with self._open(thread, backing, "threads.read") as graph:
-            return graph.stream_channels_asis
+            names = graph.stream_channels_asis
+            replayed = {
+                name: channel
+                for name in ([names] if isinstance(names, str) else names)
+                # The latter may have been a DeltaChannel once.
+                if isinstance(
+                    channel := graph.channels[name], DeltaChannel | BinaryOperatorAggregate
+                )
+            }
+            return _Output(names, replayed)
 
     async def _heads(self, thread_ids: list[str]) -> list[CheckpointTuple]:
         try:
             return await self._saver.heads(thread_ids)
-        except _CONTENT_ERRORS:
+        except CONTENT_ERRORS:
             # One of them cannot be read; which one shows when each is read alone.
             return [head for key in thread_ids for head in await self._readable_head(key)]
 
     async def _readable_head(self, thread_id: str) -> list[CheckpointTuple]:
         try:
             return await self._saver.heads([thread_id])
-        except _CONTENT_ERRORS as exc:
+        except CONTENT_ERRORS as exc:
             log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
             return []
 
@@ -296,7 +330,7 @@ def _readable(thread_id: str) -> Iterator[None]:
     """Tell that a stored state cannot be read: code or types it was written with are gone."""
     try:
         yield
-    except _CONTENT_ERRORS as exc:
+    except CONTENT_ERRORS as exc:
         log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
         raise ConflictError(
             f"The state of thread {thread_id} cannot be read", code="unreadable_state"
@@ -308,5 +342,5 @@ def _applicable() -> Iterator[None]:
     """Tell that the graph refuses a client's values: its channels' reducers may raise anything."""
     try:
         yield
-    except (InvalidUpdateError, RuntimeError, *_CONTENT_ERRORS) as exc:
+    except (InvalidUpdateError, RuntimeError, *CONTENT_ERRORS) as exc:
         raise BadRequestError(str(exc) or type(exc).__name__, code="invalid_update") from exc

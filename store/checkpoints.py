@@ -37,6 +37,7 @@ from langgraph.graph.message import _messages_delta_reducer
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
+from store import retention
 from store.commits import Entry, Head
 from store.database import Database
 from store.heads import Blob, Fold, Head as KnownHead, HeadCache, Tip, Write
@@ -153,6 +154,36 @@ class Saver(AsyncPostgresSaver):
                 for name, channel in channels.items()
                 if isinstance(channel, DeltaChannel)
             }
+
+    @property
+    def checkpoint_count(self) -> int:
+        """Checkpoints of the thread's root namespace since it was pruned, and those kept then."""
+        leased = cast("_Leased", self._leased)
+        return leased.lease.checkpoint_count + leased.tip.count
+
+    async def trim(self, *, keep: int) -> None:
+        """Delete all checkpoints of the leased thread but the newest; see `retention.prune`."""
+        leased = cast("_Leased", self._leased)
+        kept = await retention.prune(self.database, self, leased.lease, keep=keep)
+        head = leased.tip.head
+        if head is None or head.parent_checkpoint_id not in kept:
+            self.cache.drop(leased.lease.thread_id)
+
+    async def snapshots(
+        self, thread_id: str, checkpoint_id: str, channels: Sequence[str]
+    ) -> Mapping[str, tuple[str, bytes]] | None:
+        """Blobs for DeltaChannels at a checkpoint; None if the graph is not known to have them."""
+        folds = self._leased.tip.folds if self._leased is not None else {}
+        if not folds.keys() >= set(channels):
+            return None
+        histories = await super().aget_delta_channel_history(
+            config=_address(thread_id, "", checkpoint_id), channels=channels
+        )
+        values = {name: folds[name].apply(*_begun(histories[name])) for name in channels}
+        return await self._off_loop(
+            list(values.values()),
+            lambda: {n: self.serde.dumps_typed(_DeltaSnapshot(v)) for n, v in values.items()},
+        )
 
     def decode(self, type_: str, blob: bytes) -> object:
         """The value of a blob; that of a snapshot of a DeltaChannel is the channel's."""
@@ -584,9 +615,7 @@ class Saver(AsyncPostgresSaver):
     async def _replayed(self, tip: Tip, name: str, history: DeltaChannelHistory) -> Packed | None:
         if name not in tip.folds:
             return None
-        value = tip.folds[name].apply(
-            cast("Any", _materialised(history.get("seed"))), [w[2] for w in history["writes"]]
-        )
+        value = tip.folds[name].apply(*_begun(history))
         return await self._off_loop(
             [value], lambda: pack(value, None, self._encode, is_decoded=True)
         )
@@ -697,6 +726,11 @@ def _fold(channel: DeltaChannel[Any]) -> Fold:
         return begun.get()
 
     return Fold(apply, appends=channel.reducer is _messages_delta_reducer)
+
+
+def _begun(history: DeltaChannelHistory) -> tuple[Any, list[Any]]:
+    """The value that a history begins with, None if it has none, and what was written to it."""
+    return _materialised(history.get("seed")), [write[2] for write in history["writes"]]
 
 
 def _is_equal(packed: Packed | None, value: object) -> bool:

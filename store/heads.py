@@ -126,6 +126,8 @@ class Tip:
         self.head = cache.take(lease)
         if self.is_new:
             self.head = Head("", None, b"{}", b"{}", {})
+        #: How many checkpoints were written.
+        self.count = 0
         #: Nothing was written yet: the head is what the next reader of the newest gets.
         self.is_untouched = True
         #: How the graph's DeltaChannels come by their values, by channel.
@@ -176,6 +178,7 @@ class Tip:
     def put(self) -> None:
         """Take note of a checkpoint that is about to be sent; until `committed` there is no head."""
         self.is_untouched = False
+        self.count += 1
         self.head = None
         self._cache.drop(self._lease.thread_id)
 

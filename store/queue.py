@@ -131,6 +131,7 @@ class _Started:
     head_checkpoint_id: str | None
     projected_checkpoint_id: str | None
     head_is_newest: bool
+    checkpoint_count: int
     created_at: datetime
 
     def claim(self, new: NewRun) -> Claim:
@@ -140,6 +141,7 @@ class _Started:
             head_checkpoint_id=self.head_checkpoint_id,
             projected_checkpoint_id=self.projected_checkpoint_id,
             head_is_newest=self.head_is_newest,
+            checkpoint_count=self.checkpoint_count,
         )
         run = new.run(self.created_at, epoch=self.epoch, begun=True)
         return Claim(run=run, lease=lease)
@@ -201,13 +203,14 @@ async def claim(db: Database, *, worker_id: str, slots: int) -> list[Claim]:
 def _claimed(row: tuple[Any, ...]) -> Claim:
     run_columns = tuple(Run.__dataclass_fields__)
     run = Run(**dict(zip(run_columns, row[: len(run_columns)], strict=True)))
-    epoch, head, projected, head_is_newest = row[len(run_columns) :]
+    epoch, head, projected, head_is_newest, checkpoint_count = row[len(run_columns) :]
     lease = Lease(
         thread_id=run.thread_id,
         epoch=epoch,
         head_checkpoint_id=head,
         projected_checkpoint_id=projected,
         head_is_newest=head_is_newest,
+        checkpoint_count=checkpoint_count,
     )
     return Claim(run=run, lease=lease)
 

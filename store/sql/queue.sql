@@ -10,7 +10,7 @@ WITH taken AS (
         metadata = metadata || %(thread_metadata)s::jsonb
     WHERE thread_id = %(thread_id)s AND status <> 'busy'
         AND EXISTS (SELECT FROM worker WHERE worker_id = %(worker_id)s::uuid)
-    RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id,
+    RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, checkpoint_count,
         NOT EXISTS (
             SELECT FROM checkpoints AS c
             WHERE c.thread_id = thread.thread_id AND c.checkpoint_ns = ''
@@ -26,7 +26,7 @@ WITH taken AS (
     RETURNING created_at
 )
 SELECT taken.thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, head_is_newest,
-    started.created_at
+    checkpoint_count, started.created_at
 FROM taken, started;
 
 -- name: lock
@@ -79,6 +79,7 @@ WITH next AS MATERIALIZED (
     FROM next
     WHERE t.thread_id = next.thread_id
     RETURNING t.thread_id, t.epoch, t.head_checkpoint_id, t.projected_checkpoint_id,
+        t.checkpoint_count,
         NOT EXISTS (
             SELECT FROM checkpoints AS c
             WHERE c.thread_id = t.thread_id AND c.checkpoint_ns = ''
@@ -100,7 +101,7 @@ SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
     claimed.multitask_strategy, claimed.metadata, claimed.kwargs, claimed.attempt,
     claimed.first_epoch, claimed.log_epoch, claimed.temporary, claimed.error, claimed.created_at,
     claimed.updated_at, leased.epoch, leased.head_checkpoint_id, leased.projected_checkpoint_id,
-    leased.head_is_newest
+    leased.head_is_newest, leased.checkpoint_count
 FROM claimed
 JOIN leased ON leased.thread_id = claimed.thread_id;
 
