@@ -165,9 +165,7 @@ class Saver(AsyncPostgresSaver):
         """Delete all checkpoints of the leased thread but the newest; see `retention.prune`."""
         leased = cast("_Leased", self._leased)
         kept = await retention.prune(self.database, self, leased.lease, keep=keep)
-        head = leased.tip.head
-        if head is None or head.parent_checkpoint_id not in kept:
-            self.cache.drop(leased.lease.thread_id)
+        leased.tip.pruned(kept)
 
     async def snapshots(
         self, thread_id: str, checkpoint_id: str, channels: Sequence[str]
@@ -322,6 +320,11 @@ class Saver(AsyncPostgresSaver):
     def _after(self, before: KnownHead, name: str, tip: Tip) -> Packed | None:
         """A DeltaChannel's value after the writes to a checkpoint."""
         known = before.folded.get(name)
+        if known is None and name in before.blobs:
+            _, type_, blob = before.blobs[name]
+            # A snapshot, or what the channel was before it became a DeltaChannel.
+            value = self.decode(type_, _bytes(blob))
+            known = pack(value, None, self._encode, is_decoded=True)
         if known is None and not before.has_no(name):
             return None
         writes = [self.decode(w[4], w[5]) for w in tip.writes_to(before, name)]
@@ -476,7 +479,7 @@ class Saver(AsyncPostgresSaver):
             return None
         found = await self._load_checkpoint_tuple(rows[0])
         if tip := self._tip(namespace):
-            tip.loaded(*_known(rows[0], found))
+            tip.load(*_known(rows[0], found))
             self._learn(found)
         return found
 
@@ -567,7 +570,8 @@ class Saver(AsyncPostgresSaver):
             )
             for name, (version, type_, blob) in head.blobs.items()
         }
-        head = tip.head = replace(head, blobs=restored)
+        head = replace(head, blobs=restored)
+        tip.load(head)
         channels = await self._off_loop(
             [blob for _, _, blob in restored.values()],
             lambda: {
@@ -597,8 +601,8 @@ class Saver(AsyncPostgresSaver):
         """What DeltaChannels are made of: of the head that is known here, their values."""
         configurable = _configurable(config)
         tip = self._tip(configurable.get("checkpoint_ns", ""))
-        head = tip.head if tip and tip.is_untouched else None
-        if tip is None or head is None or head.checkpoint_id != configurable.get("checkpoint_id"):
+        head = tip.loaded(configurable.get("checkpoint_id")) if tip else None
+        if tip is None or head is None:
             return await super().aget_delta_channel_history(config=config, channels=channels)
         unknown = [name for name in channels if name not in head.folded]
         found = dict(await super().aget_delta_channel_history(config=config, channels=unknown))
@@ -606,8 +610,8 @@ class Saver(AsyncPostgresSaver):
         for name, history in found.items():
             if packed := await self._replayed(tip, name, history):
                 folded[name] = packed
-        tip.head = replace(head, folded=folded)
-        self._learn_folded(tip.head)
+        tip.load(replace(head, folded=folded))
+        self._learn_folded(head.checkpoint_id, folded)
         # The value itself is a beginning with nothing to add.
         known = channels if not unknown else head.folded.keys() & set(channels)
         return found | {name: {"seed": list(folded[name].messages), "writes": []} for name in known}
@@ -620,11 +624,11 @@ class Saver(AsyncPostgresSaver):
             [value], lambda: pack(value, None, self._encode, is_decoded=True)
         )
 
-    def _learn_folded(self, head: KnownHead) -> None:
+    def _learn_folded(self, checkpoint_id: str, folded: Mapping[str, Packed]) -> None:
         leased = cast("_Leased", self._leased)
-        packed = head.folded.get(leased.messages_channel or "")
-        if packed and head.checkpoint_id == leased.lease.projected_checkpoint_id:
-            leased.projector.learn(head.checkpoint_id, packed.messages)
+        is_mirrored = checkpoint_id == leased.lease.projected_checkpoint_id
+        if is_mirrored and leased.messages_channel in folded:
+            leased.projector.learn_head(checkpoint_id)
 
     def _learn(self, found: CheckpointTuple) -> None:
         """Tell the projector what the list of messages was in the checkpoint it mirrors."""

@@ -111,7 +111,7 @@ class HeadCache:
 
 class Tip:
     """
-    What the holder of a lease knows of the newest checkpoint of its thread's root namespace.
+    What the holder of a lease knows of the newest checkpoints of its thread's root namespace.
 
     In "async" durability the writes to a checkpoint may come before the checkpoint itself: a head
     is kept for the next lease only while no task has written to it, in whichever order.
@@ -123,17 +123,20 @@ class Tip:
     def __init__(self, lease: Lease, cache: HeadCache, *, is_run: bool) -> None:
         self._lease, self._cache = lease, cache
         self._next_epoch = lease.epoch + 1 + is_run
-        self.head = cache.take(lease)
+        # What a new checkpoint may follow: by id, the newest, or what was loaded to begin with.
+        self._known: dict[str, Head] = {}
         if self.is_new:
-            self.head = Head("", None, b"{}", b"{}", {})
+            self._known[""] = Head("", None, b"{}", b"{}", {})
+        elif head := cache.take(lease):
+            self._known[head.checkpoint_id] = head
         #: How many checkpoints were written.
         self.count = 0
-        #: Nothing was written yet: the head is what the next reader of the newest gets.
-        self.is_untouched = True
         #: How the graph's DeltaChannels come by their values, by channel.
         self.folds: Mapping[str, Fold] = {}
         self._written: set[str] = set()
         self._writes: dict[str, dict[tuple[str, int], Write]] = {}
+        # Nothing was written yet: the head is what the next reader of the newest gets.
+        self._is_untouched = True
 
     @property
     def thread_id(self) -> str:
@@ -148,20 +151,23 @@ class Tip:
     @property
     def newest(self) -> Head | None:
         """What the newest checkpoint is, with no writes to it; None if the database must tell."""
-        head = self.head if self.is_untouched else None
+        head = self.loaded(self._lease.head_checkpoint_id)
         return head if head and head.checkpoint_id not in self._written else None
 
-    def loaded(self, head: Head, writes: Sequence[Write]) -> None:
-        """Take note of a checkpoint as the database had it, if it is the head."""
-        if self.is_untouched and head.checkpoint_id == self._lease.head_checkpoint_id:
-            self.head = head
+    def loaded(self, checkpoint_id: str | None) -> Head | None:
+        """What was known of a checkpoint before anything was written."""
+        return self._known.get(checkpoint_id or "") if self._is_untouched else None
+
+    def load(self, head: Head, writes: Sequence[Write] = ()) -> None:
+        """Take note of a checkpoint as the database has it, and of the writes to it."""
+        if self._is_untouched:
+            self._known[head.checkpoint_id] = head
             if writes:
                 self._add(head.checkpoint_id, writes)
 
     def follows(self, parent_checkpoint_id: str | None) -> Head | None:
         """What is known of the parent of a new checkpoint."""
-        head = self.head
-        return head if head and head.checkpoint_id == (parent_checkpoint_id or "") else None
+        return self._known.get(parent_checkpoint_id or "")
 
     def writes_to(self, head: Head, channel: str) -> list[Write]:
         """The writes to a channel that the next checkpoint is made of, in their order."""
@@ -170,25 +176,31 @@ class Tip:
 
     def write(self, checkpoint_id: str, writes: Iterable[Write]) -> None:
         """Take note of writes that are about to be sent."""
-        self.is_untouched = False
+        self._is_untouched = False
         self._add(checkpoint_id, writes)
-        if self.head and self.head.checkpoint_id == checkpoint_id:
+        if checkpoint_id in self._known:
             self._cache.drop(self._lease.thread_id)
 
     def put(self) -> None:
-        """Take note of a checkpoint that is about to be sent; until `committed` there is no head."""
-        self.is_untouched = False
+        """Take note of a checkpoint that is about to be sent; until `committed` none is known."""
+        self._is_untouched = False
         self.count += 1
-        self.head = None
+        self._known = {}
         self._cache.drop(self._lease.thread_id)
 
     def committed(self, head: Head) -> None:
         """Go on from a checkpoint that is in the database."""
-        self.head = head
+        self._known = {head.checkpoint_id: head}
         self._written = {id_ for id_ in self._written if id_ >= head.checkpoint_id}
         self._writes = {id_: w for id_, w in self._writes.items() if id_ in self._written}
         if head.checkpoint_id not in self._written:
             self._cache.put(self._lease.thread_id, head, next_epoch=self._next_epoch)
+
+    def pruned(self, kept: set[str]) -> None:
+        """Take note of which checkpoints are left."""
+        for head in self._known.values():
+            if head.parent_checkpoint_id not in kept:
+                self._cache.drop(self._lease.thread_id)
 
     def _add(self, checkpoint_id: str, writes: Iterable[Write]) -> None:
         self._written.add(checkpoint_id)

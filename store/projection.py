@@ -17,7 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -66,27 +66,27 @@ class Listed:
 
     Args:
         value: Anything but a list counts as an empty one.
-        is_compared: Take the contents, to tell later which message was changed. It is a walk
-            through all of them; without it every message counts as changed.
     """
 
-    def __init__(self, value: object, *, is_compared: bool = True) -> None:
+    def __init__(self, value: object) -> None:
         self.messages: list[Any] = list(value) if isinstance(value, list) else []
-        self._contents = _contents(self.messages) if is_compared else None
-        self._places: dict[str, int] | None = None
+        # Loops of C: it may be a long conversation, of which nothing has changed.
+        self._contents = _all(self.messages, "content")
+        self._ids = _all(self.messages, "id")
+        # A message without an id may get one later, in place.
+        self._places = None if all(self._ids) else _places(self.messages)
 
     @property
     def places(self) -> dict[str, int]:
         """Where each message stands, by its id."""
         if self._places is None:
-            listed = identified(self.messages)
-            self._places = {id_: position for id_, (_, position) in listed.items()}
+            self._places = {clean(str(id_)): place for place, id_ in enumerate(self._ids)}
         return self._places
 
     def place_of(self, id_: str, message: Any) -> int | None:
         """Where the list has this very message, unchanged."""
         place = self.places.get(id_)
-        if place is None or self._contents is None or self.messages[place] is not message:
+        if place is None or self.messages[place] is not message:
             return None
         return place if self._contents[place] is _read(message, "content") else None
 
@@ -101,6 +101,7 @@ class Change:
         upserts: Messages to write, whether they exist or not.
         places: Messages whose place in the context changed; None takes them out of it.
         is_projected: The rows mirror the checkpoint afterwards; else they must be made again.
+        seen: The list afterwards; None if it is as before, or longer by `appended`.
     """
 
     reset: bool = False
@@ -108,6 +109,7 @@ class Change:
     places: list[tuple[str, int | None]] = field(default_factory=list)
     is_projected: bool = True
     seen: Listed | None = None
+    appended: int = 0
 
 
 class Projector:
@@ -127,17 +129,22 @@ class Projector:
         # its head more than once and goes on with one of the copies.
         self._head: str | None = None
         self._loads = [Listed([])] if head_checkpoint_id is None else []
+        self._is_mirrored = head_checkpoint_id is None
         self._has_written = False
 
     def learn(self, checkpoint_id: str, value: object) -> None:
         """Take note of a list that was loaded from the checkpoint that the table mirrors."""
         if self._has_written:
             return
-        if self._head != checkpoint_id:
-            self._head = checkpoint_id
-            self._loads = []
+        self.learn_head(checkpoint_id)
         if len(self._loads) < _MAX_LOADS:
             self._loads.append(Listed(value))
+
+    def learn_head(self, checkpoint_id: str) -> None:
+        """Take note of which checkpoint the table mirrors, without its list."""
+        if not self._has_written and self._head != checkpoint_id:
+            self._head, self._is_mirrored = checkpoint_id, True
+            self._loads = []
 
     def project(
         self,
@@ -157,23 +164,23 @@ class Projector:
             appended: How many messages, with ids that are new, were added at the end of an
                 otherwise equal list; None if that is not known.
         """
-        if not self._loads or parent_checkpoint_id != self._head:
-            listed = identified(value)
-            rows = [row(id_, *at) for id_, at in listed.items()]
-            return Change(reset=True, upserts=rows, seen=Listed(value))
-        if not changed:
-            return Change()
-        if appended is not None and isinstance(value, list):
-            return _addition(value, appended)
-        return self._difference(value)
+        if self._is_mirrored and parent_checkpoint_id == self._head:
+            if not changed:
+                return Change()
+            if appended is not None and isinstance(value, list):
+                return _addition(value, appended)
+            if self._loads:
+                return self._difference(value)
+        rows = [row(id_, *at) for id_, at in identified(value).items()]
+        return Change(reset=True, upserts=rows, seen=Listed(value))
 
     def committed(self, checkpoint_id: str, change: Change) -> None:
         """Go on from a checkpoint whose change is in the database."""
         self._has_written = True
-        self._head = checkpoint_id
+        self._head, self._is_mirrored = checkpoint_id, change.is_projected
         if change.seen is not None:
             self._loads = [change.seen]
-        elif not change.is_projected:
+        elif change.appended or not change.is_projected:
             self._loads = []
 
     def _difference(self, value: object) -> Change:
@@ -196,7 +203,7 @@ class Projector:
 def _addition(value: list[Any], count: int) -> Change:
     first = len(value) - count
     rows = [row(id_, m, first + place) for id_, (m, place) in identified(value[first:]).items()]
-    return Change(upserts=rows, seen=Listed(value, is_compared=False))
+    return Change(upserts=rows, appended=count)
 
 
 @dataclass(slots=True)
@@ -378,11 +385,15 @@ def _read(message: Any, key: str) -> Any:
     return message.get(key) if isinstance(message, dict) else getattr(message, key, None)
 
 
-def _contents(messages: list[Any]) -> list[Any]:
+def _all(messages: list[Any], key: Literal["content", "id"]) -> list[Any]:
     try:
-        return [message.content for message in messages]
+        return [m.content for m in messages] if key == "content" else [m.id for m in messages]
     except AttributeError:  # plain dicts are messages too
-        return [_read(message, "content") for message in messages]
+        return [_read(message, key) for message in messages]
+
+
+def _places(messages: list[Any]) -> dict[str, int]:
+    return {id_: place for id_, (_, place) in identified(messages).items()}
 
 
 def _role(message: Any) -> str:
