@@ -11,8 +11,8 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from store.database import without_nul
 from store.errors import InvalidInputError
+from store.json import without_nul
 
 #: Deeper than this nothing that is stored could be sent back whole.
 MAX_DEPTH = 100

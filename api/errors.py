@@ -61,7 +61,9 @@ def error_response(
 def response_to(error: Error) -> Response:
     """The answer to a request that raised one of our errors."""
     status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
+    # What may have been done is not to be repeated by a machine.
+    again = status == 503 and error.code != "in_doubt"
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if again else None
     return error_response(status, error.message, error.code, headers=headers)
 
 

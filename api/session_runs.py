@@ -52,7 +52,9 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
         code = "run_timeout" if result.status == "timeout" else "run_failed"
         raise RunFailedError(result.error["message"], code=code)
     run = submitted.run
-    rows = await messages.of_run(services.db, run.thread_id, run.run_id)
+    rows = await services.runs.patiently(
+        lambda: messages.of_run(services.db, run.thread_id, run.run_id)
+    )
     said = next((row for row in reversed(rows) if row.role == "assistant"), None)
     asked = next((row for row in rows if row.role == "user"), None)
     return {

@@ -18,7 +18,7 @@ from api.session_events import parts_of
 from graph.encode import dumps
 from graph.executor import Result
 from graph.runs import ENDED, Submitted
-from store import runs
+from store import messages, runs
 from store.errors import NotFoundError
 from store.events import Event, Gap
 from store.models import Run
@@ -108,14 +108,18 @@ class RunStream:
 
     async def _snapshot(self) -> bytes:
         """What stands in for events that are gone: the state that they led to."""
+        run, services = self._submitted.run, self._services
         with suppress(NotFoundError):
-            values = await self._services.states.values(self._submitted.run.thread_id)
+            values = await services.runs.patiently(
+                lambda: services.states.values(run.thread_id, run_id=run.run_id)
+            )
             return frame("values", dumps(values))
         return b""
 
     async def _unheard_end(self) -> bytes:
         """The end of a run whose log does not tell of it: cancelled in the queue, or log lost."""
-        run = await runs.find(self._services.db, self._submitted.run.run_id)
+        services, run_id = self._services, self._submitted.run.run_id
+        run = await services.runs.patiently(lambda: runs.find(services.db, run_id))
         self._ended = run is None or run.status in ENDED
         return await self._ending(run) if self._ended else b""
 
@@ -141,18 +145,22 @@ class SessionStream(RunStream):
         return b"".join(frames)
 
     async def _snapshot(self) -> bytes:
-        """Nothing: these clients read the messages."""
-        return b""
+        """The answers of the run so far; one that the client has comes again, whole."""
+        run, services = self._submitted.run, self._services
+        rows = await services.runs.patiently(
+            lambda: messages.of_run(services.db, run.thread_id, run.run_id)
+        )
+        said = ({"message_id": m.id, "content": m.content} for m in rows if m.role == "assistant")
+        return b"".join(frame("message.end", dumps(message)) for message in said)
 
     async def _ending(self, run: Run | None) -> bytes:
         asked = self._submitted.run
-        status = run.status if run else "interrupted"
-        end = {"run_id": asked.run_id, "status": status}
-        frames = [frame("run.end", dumps(end))]
+        frames = [await self._snapshot()]
         if run and run.error:
             error = {"code": run.error["error"], "message": run.error["message"]}
-            frames.insert(0, frame("error", dumps(error)))
-        return b"".join(frames)
+            frames.append(frame("error", dumps(error)))
+        end = {"run_id": asked.run_id, "status": run.status if run else "interrupted"}
+        return b"".join([*frames, frame("run.end", dumps(end))])
 
 
 def _names(modes: Collection[str]) -> set[str]:
@@ -175,8 +183,11 @@ async def result_json(services: Services, submitted: Submitted) -> bytes:
 async def _output(services: Services, submitted: Submitted, result: Result) -> Any:
     values = result.values
     if values is None and not submitted.run.temporary:
+        run = submitted.run
         with suppress(NotFoundError):
-            values = await services.states.values(submitted.run.thread_id)
+            values = await services.runs.patiently(
+                lambda: services.states.values(run.thread_id, run_id=run.run_id)
+            )
     if result.interrupts:
         asked = [{"value": found.value, "id": found.id} for found in result.interrupts]
         return {**(values or {}), "__interrupt__": asked}

@@ -35,8 +35,8 @@ from langgraph.errors import EmptyInputError, GraphBubbleUp, InvalidUpdateError
 from langgraph.types import Send
 from pydantic import BaseModel
 
-from store.database import without_nul
 from store.errors import Error, RunError
+from store.json import without_nul
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _MAX_DEPTH = 100

@@ -1,9 +1,10 @@
 """Commands on runs: submit, follow, join, cancel."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 import orjson
@@ -35,6 +36,11 @@ _INTERRUPT = "__interrupt__"
 
 #: Statuses after which a run never changes.
 ENDED = frozenset({"success", "error", "timeout", "interrupted"})
+
+#: How long after PostgreSQL did not answer somebody who waits asks again.
+RETRY_SECONDS = 0.5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +189,9 @@ class Runs:
         place = position if run.first_epoch is not None else None
         with self._endings.watch(run.run_id, ended=run.status in ENDED) as stop:
             # From here on its end is noticed; it may have been cancelled in the queue before.
-            if run.status == "pending" and not await self._has_log(run.run_id):
+            if run.status == "pending" and not await self.patiently(
+                lambda: self._has_log(run.run_id)
+            ):
                 return
             events = self._events.follow(run.thread_id, position, stop=stop)
             async with aclosing(events):
@@ -199,6 +207,8 @@ class Runs:
                     if place is None or batch[-1].epoch == place[0]:
                         continue
                     if told := await self._lost_end(run.run_id, place):
+                        # Nobody can say whether it was lost alone.
+                        yield Gap(place)
                         yield told
                         return
 
@@ -212,9 +222,10 @@ class Runs:
         The end of a run that the next one of its thread overtook in the log.
 
         A run's end is told after it is written down, and from then on another process may begin
-        the thread's next run: its first event closes the log to those of the epochs before it.
+        the thread's next run: its first event closes the log to those of the epochs before it. If
+        Redis is slower than that, more than the end is lost.
         """
-        run = await runs.find(self._db, run_id)
+        run = await self.patiently(lambda: runs.find(self._db, run_id))
         if run is not None and run.status not in ENDED:
             return []
         told: JsonObject = {"error": run.error} if run and run.error else {}
@@ -239,12 +250,17 @@ class Runs:
                 return execution.result
         # Of each kind the last one.
         heard: dict[str, bytes] = {}
+        whole = True
         async with aclosing(self.follow(submitted)) as batches:
             async for batch in batches:
+                whole = whole and not isinstance(batch, Gap)
                 heard |= {} if isinstance(batch, Gap) else {e.name: e.data for e in batch}
-        if "end" in heard:
+        if whole and "end" in heard:
             return _result(heard)
-        ended = await runs.find(self._db, submitted.run.run_id)
+        return await self.patiently(lambda: self._stored_result(submitted.run.run_id))
+
+    async def _stored_result(self, run_id: str) -> Result:
+        ended = await runs.find(self._db, run_id)
         if ended is None:
             return Result(status="interrupted")
         if ended.status not in ENDED:
@@ -256,6 +272,21 @@ class Runs:
             interrupts=open_interrupts(thread.interrupts),
             error=ended.error,
         )
+
+    async def patiently(self, read: Callable[[], Awaitable[T]]) -> T:
+        """
+        Ask PostgreSQL until it answers: for those who wait for a run anyway.
+
+        Raises:
+            UnavailableError: It does not answer, and this process goes.
+        """
+        while True:
+            try:
+                return await read()
+            except UnavailableError:
+                if self._endings.closed:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def cancel(
         self, thread_id: str, run_ids: list[str] | None, *, action: CancelAction

@@ -194,15 +194,29 @@ class States:
         )
         return checkpoint_json(written) or {}
 
-    async def values(self, thread_id: str) -> Any:
+    async def values(self, thread_id: str, *, run_id: str | None = None) -> Any:
         """
         Read the values of a thread; None if it has none, or none that can be read.
+
+        Args:
+            run_id: As this run left them, if it left any: others may have gone on since.
 
         Raises:
             NotFoundError: There is no such thread.
         """
         thread = await threads.get(self._db, thread_id)
+        if run_id is not None and (left := await self._left_by(run_id, thread)):
+            return left
         return (await self.values_of([thread])).get(thread_id)
+
+    async def _left_by(self, run_id: str, thread: Thread) -> Any:
+        outputs = await self._outputs([thread])
+        try:
+            last = self._saver.alist(_config(thread.thread_id), filter={"run_id": run_id}, limit=1)
+            left = [await self._output_of(found, *outputs.values()) async for found in last]
+            return next(iter(left), None)
+        except CONTENT_ERRORS:
+            return None
 
     async def values_of(self, found: Sequence[Thread]) -> dict[str, Any]:
         """

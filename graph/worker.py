@@ -201,12 +201,14 @@ class Worker:
     async def _sweep(self) -> None:
         if self._heartbeat.buried:
             await self._begin_anew()
+        lease_seconds = self._timing.lease_seconds
         for run_id, action in await queue.to_stop(self._db, self._heartbeat.worker_id):
             self._executor.stop(run_id, action)
         for given_up in await queue.reap(
             self._db,
             worker_id=self._heartbeat.worker_id,
-            lease_seconds=self._timing.lease_seconds,
+            # Who was cut off from PostgreSQL cannot tell whether others beat meanwhile.
+            lease_seconds=lease_seconds if self._heartbeat.steady(lease_seconds) else None,
             max_attempts=self._timing.max_attempts,
             strays=await self._find_strays(),
         ):

@@ -39,7 +39,7 @@ from psycopg.rows import DictRow, dict_row
 
 from store import retention
 from store.commits import Entry, Head
-from store.database import Database
+from store.database import Database, repeated
 from store.heads import Blob, Fold, Head as KnownHead, HeadCache, Tip, Write
 from store.models import Lease
 from store.packed import Packed, are_messages, pack, unpack
@@ -513,6 +513,10 @@ class Saver(AsyncPostgresSaver):
         return [await self._load_checkpoint_tuple(row) for row in rows]
 
     async def _rows(self, where: str, args: Sequence[Any]) -> list[DictRow]:
+        # A run that is not let read its state is begun anew.
+        return await repeated(lambda: self._read(where, args))
+
+    async def _read(self, where: str, args: Sequence[Any]) -> list[DictRow]:
         async with self._cursor() as cursor:
             await cursor.execute(cast("Any", _SQL["select"] + " " + where), args)
             rows = await cursor.fetchall()

@@ -1,7 +1,7 @@
 """
 The group commit: checkpoints, writes and messages of many threads in one transaction.
 
-A batch is a pipeline of at most eight statements with arrays: one round trip, one fsync. Its first
+A batch is at most eight statements with arrays, in one round trip with one fsync. Its first
 statement locks the threads whose leases hold; every other one writes nothing for the rest.
 """
 
@@ -11,15 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from psycopg import AsyncConnection
-from psycopg.abc import AdaptContext
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
-
+from store.lane import Binary, Lane, Statement
 from store.projection import Change
 from store.sql import load
 
-_SQL: Final = load("commits")
+_PREPARED: Final = {name: Statement(query) for name, query in load("commits").items()}
 BlobRow = tuple[bytes, int | None, bytes, bytes, bytes, bytes, bytes | None]
 WriteRow = tuple[bytes, int | None, bytes, bytes, bytes, bytes, int, bytes, bytes, bytes]
 CheckpointRow = tuple[bytes, int | None, bytes, bytes, bytes | None, bytes, bytes]
@@ -58,25 +54,20 @@ class Entry:
     committed: asyncio.Future[None] = field(init=False)
 
 
-async def commit(
-    connection: AsyncConnection[Any], entries: Sequence[Entry]
-) -> set[tuple[str, int]]:
-    """Commit the entries whose lease holds; which leases those are."""
+async def commit(lane: Lane, entries: Sequence[Entry]) -> set[tuple[str, int]]:
+    """Commit the entries whose lease holds; which leases those are. Raises as `Lane.run`."""
     leases = {(e.thread_id, e.epoch) for e in entries if e.epoch is not None}
-    # One Sync at the end of the pipeline makes it one implicit transaction.
-    async with connection.pipeline():
-        cursor = None
-        if leases:
-            cursor = await connection.execute(
-                _SQL["lock"],
-                _arrays(
-                    {"thread_id": _Texts, "epoch": _Bigints}, [(t.encode(), e) for t, e in leases]
-                ),
-            )
-        for name, columns, rows in _statements(entries):
-            if rows:
-                await connection.execute(_SQL[name], _arrays(columns, rows))
-    return set(await cursor.fetchall()) if cursor is not None else set()
+    calls = [
+        (_PREPARED[name], _arrays(columns, rows))
+        for name, columns, rows in _statements(entries)
+        if rows
+    ]
+    if not leases:
+        await lane.run(*calls)
+        return set()
+    named = [(thread_id.encode(), epoch) for thread_id, epoch in leases]
+    held, *_ = await lane.run((_PREPARED["lock"], _arrays(_KEY, named)), *calls)
+    return {(thread_id, epoch) for thread_id, epoch in held}
 
 
 def _statements(
@@ -165,17 +156,16 @@ def _encoded(text: str | None) -> bytes | None:
 # --------------------------------------------------------------------------- arrays
 
 
-class _Array:
+class _Array(Binary):
     """
     A one-dimensional array in PostgreSQL's binary form, made by hand.
 
     psycopg adapts a list element by element, which is most of what a batch costs.
     """
 
-    oid: int
     element_oid: int
 
-    __slots__ = ("data",)
+    __slots__ = ()
 
     def __init__(self, values: Sequence[Any]) -> None:
         parts = [struct.pack("!iiIii", 1, 1, self.element_oid, len(values), 1)]
@@ -194,17 +184,17 @@ class _Array:
 
 
 class _Texts(_Array):
-    oid, element_oid = 1009, 25
+    element_oid = 25
     __slots__ = ()
 
 
 class _Byteas(_Array):
-    oid, element_oid = 1001, 17
+    element_oid = 17
     __slots__ = ()
 
 
 class _Ints(_Array):
-    oid, element_oid = 1007, 23
+    element_oid = 23
     __slots__ = ()
 
     @staticmethod
@@ -213,7 +203,7 @@ class _Ints(_Array):
 
 
 class _Bigints(_Array):
-    oid, element_oid = 1016, 20
+    element_oid = 20
     __slots__ = ()
 
     @staticmethod
@@ -222,29 +212,12 @@ class _Bigints(_Array):
 
 
 class _Booleans(_Array):
-    oid, element_oid = 1000, 16
+    element_oid = 16
     __slots__ = ()
 
     @staticmethod
     def encode(value: bool) -> bytes:
         return b"\x01" if value else b"\x00"
-
-
-def adapt(connection: AdaptContext) -> None:
-    """Teach a connection the arrays that `commit` sends."""
-    for array in (_Texts, _Byteas, _Ints, _Bigints, _Booleans):
-        connection.adapters.register_dumper(array, _dumper(array.oid))
-
-
-def _dumper(array_oid: int) -> type[Dumper]:
-    class ArrayDumper(Dumper):
-        format = Format.BINARY
-        oid = array_oid
-
-        def dump(self, obj: _Array) -> bytes:
-            return obj.data
-
-    return ArrayDumper
 
 
 def _arrays(columns: dict[str, type[_Array]], rows: Sequence[tuple[Any, ...]]) -> dict[str, _Array]:

@@ -4,11 +4,13 @@ PostgreSQL: the pool, transactions, and the translation of its errors into ours.
 Connections are in autocommit mode: a single statement is a transaction and one round trip.
 """
 
-import re
+import asyncio
+import os
+import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, LiteralString, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Final, LiteralString, TypeVar
 
 import orjson
 import psycopg
@@ -22,18 +24,42 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from store.errors import (
     AlreadyExistsError,
     ConflictError,
+    ConnectionLostError,
     Error,
     InvalidInputError,
+    LockedError,
     NotFoundError,
     TooLargeError,
     UnavailableError,
 )
-
-# A NUL written as JSON, unless its backslash is itself escaped: `\\u0000` is a user's own text.
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+from store.json import dump_json
+from store.lane import Call, Lane, Rows
 
 Row = TypeVar("Row")
+T = TypeVar("T")
 Params = dict[str, Any]
+
+#: What every connection is opened with: a host that vanishes, in the middle of a statement or while
+#: nothing is asked, is noticed in these seconds; a URL with several hosts then leads to the next.
+CONNECT: Final[dict[str, Any]] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+#: How long a ping may take.
+PING_SECONDS = 3.0
+#: How much longer than PostgreSQL itself we wait for a statement before we take the server for
+#: frozen.
+PATIENCE_SECONDS = 2.0
+
+#: SQLSTATEs of a connection that is lost: its own errors, the server going or coming up.
+_LOST: Final = ("08", "57P")
+#: Of one that was never made.
+_NEVER_THERE: Final = "08001"
+#: What a shared connection waits for a row that is locked, while all its callers wait.
+_SHARED_LOCK_SECONDS: Final = 0.2
 
 #: What a violated constraint means to the caller.
 CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
@@ -46,8 +72,10 @@ CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
 
 
 class Connection(AsyncConnection[TupleRow]):
-    """A connection that knows when it was last seen alive, in seconds of the monotonic clock."""
+    """A connection that knows its age, in seconds of the monotonic clock."""
 
+    opened_at: float = 0.0
+    #: When it was last seen alive.
     seen_at: float = 0.0
 
 
@@ -88,10 +116,47 @@ def translated_errors() -> Iterator[None]:
     except pg.ProgramLimitExceeded as exc:
         # An OperationalError to psycopg, but the same again would fail again.
         raise TooLargeError("A name or an id is too long to be indexed") from exc
-    except pg.QueryCanceled as exc:
-        raise UnavailableError("The database did not answer in time") from exc
     except (psycopg.OperationalError, pg.ReadOnlySqlTransaction) as exc:
-        raise UnavailableError("The database is not available") from exc
+        raise _unavailable(exc) from exc
+
+
+def _unavailable(exc: psycopg.Error) -> UnavailableError:
+    if isinstance(exc, pg.QueryCanceled):
+        return UnavailableError("The database did not answer in time")
+    if isinstance(exc, pg.LockNotAvailable):
+        return LockedError("The database did not come to it in time")
+    sqlstate = exc.sqlstate or "08"
+    lost = sqlstate.startswith(_LOST) and sqlstate != _NEVER_THERE
+    error = ConnectionLostError if lost else UnavailableError
+    return error("The database is not available")
+
+
+async def repeated(operation: Callable[[], Awaitable[T]]) -> T:
+    """Do what may be done twice; and do it again if the connection was lost meanwhile."""
+    try:
+        return await operation()
+    except ConnectionLostError:
+        return await operation()
+
+
+def cut(connection: psycopg.BaseConnection[Any]) -> None:
+    """Break a connection: whoever waits for its server, frozen as it may be, gets an error."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def limited(connection: AsyncConnection[Any], seconds: float) -> Iterator[None]:
+    """
+    Cut the connection if the block takes longer.
+
+    A time-out of asyncio would have psycopg ask a server that does not answer to cancel.
+    """
+    timer = asyncio.get_running_loop().call_later(seconds, cut, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Database:
@@ -99,10 +164,19 @@ class Database:
     The database, as every function of `store` takes it.
 
     Every method raises UnavailableError when PostgreSQL does not answer in time.
+
+    Args:
+        lane: For what every run does; on the event loop of the pool.
+        statement_seconds: How long a statement, or a transaction, may take in all.
     """
 
-    def __init__(self, pool: AsyncConnectionPool[Connection]) -> None:
+    def __init__(
+        self, pool: AsyncConnectionPool[Connection], lane: Lane, *, statement_seconds: float
+    ) -> None:
         self.pool = pool
+        self._lane = lane
+        self._statement_seconds = statement_seconds
+        self._renewed_at = 0.0
 
     @property
     def conninfo(self) -> str:
@@ -118,8 +192,37 @@ class Database:
         """Borrow a connection; never across a model call, a stream or a dependency."""
         with translated_errors():
             async with self.pool.connection() as connection:
-                yield connection
-                connection.seen_at = time.monotonic()
+                try:
+                    with limited(connection, self._statement_seconds):
+                        yield connection
+                    connection.seen_at = time.monotonic()
+                except pg.ReadOnlySqlTransaction:
+                    # A standby by now: the primary is elsewhere.
+                    await connection.close()
+                    raise
+                finally:
+                    if connection.closed:
+                        await self._renew(connection)
+
+    async def _renew(self, lost: Connection) -> None:
+        """
+        Replace all connections after one was lost: its server is gone, and the others with it.
+
+        Found broken one by one, each would cost a caller a second.
+        """
+        if lost.opened_at > self._renewed_at:
+            self._renewed_at = time.monotonic()
+            await self.pool.drain()
+
+    async def at_once(self, *calls: Call) -> list[Rows]:
+        """
+        Run short statements as one transaction, on a connection that all callers share.
+
+        Raises:
+            LockedError: A row that they need is locked for longer than all others should wait.
+        """
+        with translated_errors():
+            return await self._lane.run(*calls)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Transaction"]:
@@ -180,15 +283,17 @@ class Transaction:
             return cursor.rowcount
 
 
-async def _configure(connection: Connection, statement_timeout_seconds: float) -> None:
+async def _configure(
+    connection: Connection, *, statement_seconds: float, lock_seconds: float = 10.0
+) -> None:
     adapt(connection)
     await connection.execute(
-        "SELECT set_config('jit', 'off', false), set_config('lock_timeout', '10s', false),"
+        "SELECT set_config('jit', 'off', false),"
         "set_config('idle_in_transaction_session_timeout', '30s', false),"
-        "set_config('statement_timeout', %s, false)",
-        (f"{statement_timeout_seconds * 1000:.0f}",),
+        "set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
+        (f"{lock_seconds * 1000:.0f}", f"{statement_seconds * 1000:.0f}"),
     )
-    connection.seen_at = time.monotonic()
+    connection.opened_at = connection.seen_at = time.monotonic()
 
 
 def adapt(connection: AdaptContext) -> None:
@@ -199,29 +304,11 @@ def adapt(connection: AdaptContext) -> None:
     set_json_dumps(dump_json, connection)
 
 
-def dump_json(value: Any) -> bytes:
-    """
-    JSON for a ``jsonb`` column.
-
-    Raises:
-        InvalidInputError: The value has something that JSON or PostgreSQL cannot hold.
-    """
-    try:
-        text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    except TypeError as exc:
-        raise InvalidInputError(f"Not a JSON value: {exc}") from exc
-    return without_nul(text)
-
-
-def without_nul(text: bytes) -> bytes:
-    """JSON text with U+FFFD for NUL, which jsonb has no place for; the reference does the same."""
-    return _NUL.sub(rb"\1\\ufffd", text) if b"\\u0000" in text else text
-
-
 async def _check(connection: Connection) -> None:
     """Ping a connection that was idle for a second; a busy one proves itself."""
     if time.monotonic() - connection.seen_at > 1.0:
-        await connection.execute("")
+        with limited(connection, PING_SECONDS):
+            await connection.execute("")
         connection.seen_at = time.monotonic()
 
 
@@ -250,25 +337,35 @@ async def open_database(
     pool = AsyncConnectionPool(
         url,
         connection_class=Connection,
-        kwargs={
-            "autocommit": True,
-            "connect_timeout": 5,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-        },
+        kwargs={"autocommit": True, **CONNECT},
         min_size=min_size,
         max_size=max_size,
         timeout=timeout_seconds,
         max_idle=300,
         max_lifetime=3600,
-        configure=lambda c: _configure(c, statement_timeout_seconds),
+        # Then whoever asks next has it try anew, instead of waiting for an ever later try.
+        reconnect_timeout=timeout_seconds,
+        configure=lambda c: _configure(c, statement_seconds=statement_timeout_seconds),
         check=_check,
         open=False,
     )
+    patience_seconds = statement_timeout_seconds + PATIENCE_SECONDS
+
+    async def connect() -> Connection:
+        connection = await Connection.connect(url, autocommit=True, **CONNECT)
+        with limited(connection, PING_SECONDS):
+            await _configure(
+                connection,
+                statement_seconds=statement_timeout_seconds,
+                lock_seconds=_SHARED_LOCK_SECONDS,
+            )
+        return connection
+
+    lane = Lane(connect, deadline_seconds=patience_seconds)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:
-        yield Database(pool)
+        yield Database(pool, lane, statement_seconds=patience_seconds)
     finally:
+        lane.close()
         await pool.close()

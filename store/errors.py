@@ -15,6 +15,7 @@ Every error raised on purpose, in one tree.
     ├─ UnsupportedError        a part of the contract that is not built
     ├─ RunFailedError          the run that an answer was waited for failed
     ├─ UnavailableError        PostgreSQL or Redis did not answer; safe to retry
+    │  └─ ConnectionLostError  gone in the middle: what was asked may have been done
     └─ RunError                never an HTTP answer: stored on the run, sent as its `error` event
 
 HTTP statuses are known to `api/errors.py` alone.
@@ -116,6 +117,14 @@ class UnavailableError(Error):
     """PostgreSQL or Redis did not answer in time; calling again is safe."""
 
     default_code = "unavailable"
+
+
+class LockedError(UnavailableError):
+    """Somebody else holds what is needed; nothing was done."""
+
+
+class ConnectionLostError(UnavailableError):
+    """The connection was lost before the answer: what was asked may or may not have been done."""
 
 
 class RunError(Error):

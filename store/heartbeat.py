@@ -5,12 +5,18 @@ It has a thread and a connection of its own, so that a graph that blocks the eve
 lose them.
 """
 
+import math
 import threading
 import time
 from types import TracebackType
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import psycopg
+
+from store.database import CONNECT, cut
+
+#: How long a connection and a beat may take.
+CONNECT_SECONDS, BEAT_SECONDS = 3, 5.0
 
 _BEAT: LiteralString = (
     "UPDATE worker SET last_seen_at = now() WHERE worker_id = %(worker_id)s::uuid"
@@ -38,6 +44,8 @@ class Heartbeat:
         self._interval_seconds = interval_seconds
         self._fence_seconds = fence_seconds
         self._confirmed_at = time.monotonic()
+        # When PostgreSQL answered again after it had not for too long.
+        self._returned_at = -math.inf
         self._buried = False
         self._renewed = threading.Event()
         self._stopping = threading.Event()
@@ -46,6 +54,14 @@ class Heartbeat:
     def alive(self) -> bool:
         """Whether this worker may write: no other can have been given its runs yet."""
         return not self._buried and time.monotonic() - self._confirmed_at < self._fence_seconds
+
+    def steady(self, seconds: float) -> bool:
+        """
+        Whether PostgreSQL was there for this worker all the time, for so long at least.
+
+        After an outage every worker looks dead to the one that comes back first.
+        """
+        return self.alive() and time.monotonic() - self._returned_at > seconds
 
     @property
     def buried(self) -> bool:
@@ -87,17 +103,24 @@ class Heartbeat:
         with psycopg.connect(
             self._conninfo,
             autocommit=True,
-            connect_timeout=3,
-            options="-c statement_timeout=5s",
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=2,
+            **{**CONNECT, "connect_timeout": CONNECT_SECONDS},
         ) as connection:
             while not self._stopping.is_set():
                 sent_at = time.monotonic()
-                cursor = connection.execute(_BEAT, {"worker_id": self.worker_id})
-                if cursor.rowcount == 0:
+                if not self._beat(connection):
                     self._buried = True
                     return
+                if not self.alive():
+                    self._returned_at = sent_at
                 self._confirmed_at = sent_at
                 self._stopping.wait(self._interval_seconds)
+
+    def _beat(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether PostgreSQL still has the worker."""
+        # The server's own time-out is of no use while it is frozen.
+        limit = threading.Timer(BEAT_SECONDS, cut, [connection])
+        limit.start()
+        try:
+            return connection.execute(_BEAT, {"worker_id": self.worker_id}).rowcount > 0
+        finally:
+            limit.cancel()

@@ -1,23 +1,29 @@
 """Long-term memory: LangGraph's `AsyncPostgresStore` on our pool."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, cast
 
 from langgraph.store.postgres.aio import AsyncPostgresStore
 from psycopg import AsyncCursor
-from psycopg.rows import DictRow
+from psycopg.rows import DictRow, dict_row
 
-from store.database import Database, translated_errors
+from store.database import Database
 
 
 class _Items(AsyncPostgresStore):
+    def __init__(self, database: Database) -> None:
+        super().__init__(cast("Any", database.pool))
+        self._database = database
+
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
-        # With a pool the base class takes a connection for each call, and no lock.
-        with translated_errors():
-            async with super()._cursor(pipeline=pipeline) as cursor:
-                yield cursor
+        async with (
+            self._database.connection() as connection,
+            connection.pipeline() if pipeline else nullcontext(),
+            connection.cursor(binary=True, row_factory=dict_row) as cursor,
+        ):
+            yield cursor
 
 
 def open_items(db: Database) -> AsyncPostgresStore:
@@ -26,4 +32,4 @@ def open_items(db: Database) -> AsyncPostgresStore:
 
     Its methods raise UnavailableError when PostgreSQL does not answer in time.
     """
-    return _Items(cast("Any", db.pool))
+    return _Items(db)

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from store.database import without_nul
+from store.json import without_nul
 
 _ROLES: Final = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
 _KEPT: Final = (

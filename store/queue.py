@@ -5,14 +5,23 @@ Whoever changes the status of a run does it here, in one transaction, guarded: b
 row lock, by the run's epoch, and in the end by the index that allows one running run a thread.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
+from store import runs
 from store.database import Database, Transaction
-from store.errors import ConflictError, NotFoundError, ThreadBusyError
+from store.errors import (
+    ConflictError,
+    ConnectionLostError,
+    LockedError,
+    NotFoundError,
+    ThreadBusyError,
+    UnavailableError,
+)
+from store.lane import Statement
 from store.models import (
     CancelAction,
     JsonObject,
@@ -27,6 +36,8 @@ from store.sql import load
 from store.threads import not_found
 
 SQL = load("queue")
+#: What every run does.
+_START, _LOCK, _FINISH = (Statement(SQL[name]) for name in ("start", "lock", "finish"))
 
 BUSY = (
     "Thread is already running a task. Wait for it to finish or choose a different "
@@ -124,7 +135,7 @@ class GivenUp:
     rolled_back: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Started:
     thread_id: str
     epoch: int
@@ -153,9 +164,36 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
 
     Returns:
         The claim; None if the thread is busy or missing, or the worker: then `enqueue` decides.
+
+    Raises:
+        UnavailableError: With the code ``in_doubt`` if the run may have been started all the same;
+            then it is executed like one that lost its worker.
     """
-    started = await db.one(_Started, SQL["start"], new.row(worker_id=worker_id))
+    row = new.row(worker_id=worker_id)
+    try:
+        [rows] = await db.at_once((_START, row))
+        started = _Started(*rows[0]) if rows else None
+    except LockedError:
+        return None
+    except ConnectionLostError:
+        # Either it was done, or it is done now: on a busy thread nothing is started, and whatever
+        # of the first try is still under way finds it busy too.
+        with _in_doubt():
+            started = await db.one(_Started, SQL["start"], row)
+            started = started or await db.one(_Started, SQL["started"], row)
     return started.claim(new) if started else None
+
+
+@contextmanager
+def _in_doubt() -> Iterator[None]:
+    """Say that nobody knows whether a run was taken in, if that cannot be found out now."""
+    try:
+        yield
+    except UnavailableError as exc:
+        raise UnavailableError(
+            "The database was lost while it took the run in: it may have it, or not",
+            code="in_doubt",
+        ) from exc
 
 
 async def enqueue(db: Database, new: NewRun) -> Run:
@@ -168,9 +206,21 @@ async def enqueue(db: Database, new: NewRun) -> Run:
     Raises:
         NotFoundError: There is no such thread.
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+        UnavailableError: With the code ``in_doubt`` if the run may have been queued all the same.
     """
+    try:
+        return await _enqueue(db, new)
+    except ConnectionLostError:
+        with _in_doubt():
+            return await _enqueue(db, new, again=True)
+
+
+async def _enqueue(db: Database, new: NewRun, *, again: bool = False) -> Run:
     async with db.transaction() as tx:
         await _lock(tx, new.thread_id)
+        # Nobody else inserts it: a first try that is still under way waits for the lock in vain.
+        if again and (queued := await tx.one(Run, runs.SQL["get"], new.row())):
+            return queued
         in_flight = await tx.tuples(SQL["in_flight"], {"thread_id": new.thread_id})
         if in_flight and new.multitask_strategy == "reject":
             raise ThreadBusyError(BUSY)
@@ -228,6 +278,8 @@ async def finish(
     """
     End a run that is ours and settle its thread; the next run of the thread is announced.
 
+    May be repeated when its answer was lost.
+
     Returns:
         False if the run was not ours any more: then nothing was changed.
     """
@@ -242,24 +294,27 @@ async def finish(
         "thread_error": thread_error,
         "signal": READY,
     }
-    # A pipeline is one transaction and one round trip; the second statement sees what was
-    # committed before the first one got its lock.
-    async with db.connection() as connection, connection.pipeline():
-        await connection.execute(SQL["lock"], params)
-        cursor = await connection.execute(SQL["finish"], params)
-        row = await cursor.fetchone()
-    return row is not None
+    # The second statement sees what was committed before the first one got its lock.
+    try:
+        [_, rows] = await db.at_once((_LOCK, params), (_FINISH, params))
+    except LockedError:
+        async with db.transaction() as tx:
+            await tx.execute(SQL["lock"], params)
+            rows = await tx.tuples(SQL["finish"], params)
+    return bool(rows)
 
 
 async def finish_temporary(db: Database, claimed: Claim) -> bool:
     """
     End a run that is ours by deleting its thread, which was made for it alone.
 
+    May be repeated when its answer was lost: a run that is gone has ended.
+
     Returns:
         False if the run was not ours any more.
     """
     params = {"run_id": claimed.run.run_id, "epoch": claimed.lease.epoch}
-    return bool(await db.execute(SQL["finish_temporary"], params))
+    return bool(await db.tuples(SQL["finish_temporary"], params))
 
 
 async def undo(db: Database, claimed: Claim) -> bool:
@@ -385,7 +440,7 @@ async def reap(
     db: Database,
     *,
     worker_id: str,
-    lease_seconds: float,
+    lease_seconds: float | None,
     max_attempts: int,
     strays: Sequence[Held] = (),
 ) -> list[GivenUp]:
@@ -398,10 +453,12 @@ async def reap(
     Args:
         worker_id: Who asks; it is alive.
         lease_seconds: A worker that did not beat for so long, by the database's clock, is dead.
+            None declares nobody dead.
         max_attempts: How often a run may be started.
         strays: Runs that are to be taken away too, because their owner does not execute them.
     """
-    await db.execute(SQL["bury"], {"lease_seconds": lease_seconds, "worker_id": worker_id})
+    if lease_seconds is not None:
+        await db.execute(SQL["bury"], {"lease_seconds": lease_seconds, "worker_id": worker_id})
     lost = [*strays, *await db.all(Held, SQL["lost"], {})]
     reaped = [await _give_up(db, held, max_attempts=max_attempts) for held in lost]
     return [given_up for given_up in reaped if given_up]

@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 
-from store.database import Database
+from store.database import Database, repeated
 from store.errors import NotFoundError
+from store.lane import Statement
 from store.models import JsonObject, Run, RunStatus
 from store.sql import load
 
 SQL = load("runs")
+_SETTING = Statement(SQL["assistant_and_thread"])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Setting:
     """What a new run inherits: from its assistant, and from its thread if there is one."""
 
@@ -26,16 +28,15 @@ class Setting:
 
 async def setting(db: Database, *, assistant_id: str, thread_id: str | None) -> Setting | None:
     """What a run of the assistant on the thread inherits; None without such an assistant."""
-    return await db.one(
-        Setting,
-        SQL["assistant_and_thread"],
-        {"assistant_id": assistant_id, "thread_id": thread_id},
-    )
+    params = {"assistant_id": assistant_id, "thread_id": thread_id}
+    [rows] = await repeated(lambda: db.at_once((_SETTING, params)))
+    return Setting(*rows[0]) if rows else None
 
 
 async def find(db: Database, run_id: str, *, thread_id: str | None = None) -> Run | None:
     """The run, if there is one and it is on the thread."""
-    return await db.one(Run, SQL["get"], {"run_id": run_id, "thread_id": thread_id})
+    params = {"run_id": run_id, "thread_id": thread_id}
+    return await repeated(lambda: db.one(Run, SQL["get"], params))
 
 
 async def get(db: Database, run_id: str, *, thread_id: str | None = None) -> Run:

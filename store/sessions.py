@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from store import threads
-from store.database import Database
+from store.database import Database, repeated
 from store.errors import NotFoundError
 from store.models import JsonObject, Session
 from store.retention import Life
@@ -36,7 +36,7 @@ async def get(db: Database, session_id: str) -> Session:
     Raises:
         NotFoundError: There is none with this id.
     """
-    found = await db.one(Session, SQL["get"], {"id": session_id})
+    found = await repeated(lambda: db.one(Session, SQL["get"], {"id": session_id}))
     if found is None:
         raise NotFoundError(f"Session {session_id} not found")
     return found

@@ -8,15 +8,18 @@ upon: whoever waits for one also looks for itself from time to time.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal, LiteralString, cast
+from typing import Any, Literal, LiteralString, cast
 
 import orjson
 from psycopg import AsyncConnection
 
-from store.database import Transaction, translated_errors
+from store.database import CONNECT, PING_SECONDS, Transaction, limited, translated_errors
 from store.models import CancelAction
 
 _NOTIFY: LiteralString = "SELECT pg_notify('threadwell', %(payload)s)"
+
+#: After how much silence a listener asks whether its server is still there.
+SILENCE_SECONDS = 5.0
 
 #: What wakes the workers, for statements that do it themselves.
 READY = '{"kind":"ready"}'
@@ -64,16 +67,10 @@ async def listen(conninfo: str) -> AsyncIterator[AsyncIterator[Signal]]:
         UnavailableError: The connection failed, at once or later.
     """
     with translated_errors():
-        connection = await AsyncConnection.connect(
-            conninfo,
-            autocommit=True,
-            connect_timeout=5,
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
-        )
+        connection = await AsyncConnection.connect(conninfo, autocommit=True, **CONNECT)
         try:
-            await connection.execute("LISTEN threadwell")
+            with limited(connection, PING_SECONDS):
+                await connection.execute("LISTEN threadwell")
             yield _signals(connection)
         finally:
             # As a context manager it would wait for its lock, which the iteration may still hold.
@@ -82,10 +79,17 @@ async def listen(conninfo: str) -> AsyncIterator[AsyncIterator[Signal]]:
 
 async def _signals(connection: AsyncConnection[tuple[object, ...]]) -> AsyncIterator[Signal]:
     with translated_errors():
-        async for notification in connection.notifies():
-            payload = orjson.loads(notification.payload)
-            yield Signal(
-                kind=payload["kind"],
-                run_id=payload.get("run_id", ""),
-                action=cast("CancelAction", payload.get("action", "interrupt")),
-            )
+        while True:
+            async for notification in connection.notifies(timeout=SILENCE_SECONDS):
+                yield _signal(orjson.loads(notification.payload))
+            # A server that was frozen or replaced says nothing either.
+            with limited(connection, PING_SECONDS):
+                await connection.execute("")
+
+
+def _signal(payload: dict[str, str]) -> Signal:
+    return Signal(
+        kind=cast("Any", payload["kind"]),
+        run_id=payload.get("run_id", ""),
+        action=cast("CancelAction", payload.get("action", "interrupt")),
+    )

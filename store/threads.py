@@ -2,8 +2,14 @@
 
 from typing import Literal
 
-from store.database import Database
-from store.errors import AlreadyExistsError, LeaseLostError, NotFoundError, ThreadBusyError
+from store.database import Database, repeated
+from store.errors import (
+    AlreadyExistsError,
+    ConnectionLostError,
+    LeaseLostError,
+    NotFoundError,
+    ThreadBusyError,
+)
 from store.models import JsonObject, Lease, Thread, ThreadStatus
 from store.ordering import Order, ordered
 from store.retention import Life
@@ -45,7 +51,10 @@ async def create(
         "strategy": life and life.strategy,
         "ttl_minutes": life and life.ttl_minutes,
     }
-    created = await db.one(Thread, SQL["create"], params)
+    try:
+        created = await db.one(Thread, SQL["create"], params)
+    except ConnectionLostError:
+        created = await db.one(Thread, SQL["create_again"], params)
     if created is not None:
         return created
     if if_exists == "raise":
@@ -60,7 +69,7 @@ async def get(db: Database, thread_id: str) -> Thread:
     Raises:
         NotFoundError: There is none with this id.
     """
-    found = await db.one(Thread, SQL["get"], {"thread_id": thread_id})
+    found = await repeated(lambda: db.one(Thread, SQL["get"], {"thread_id": thread_id}))
     if found is None:
         raise not_found(thread_id)
     return found

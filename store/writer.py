@@ -15,9 +15,10 @@ from typing import Any, Final
 import psycopg
 from psycopg import AsyncConnection, errors as pg
 
-from store.commits import Entry, adapt, commit
-from store.database import Database, translated_errors
+from store.commits import Entry, commit
+from store.database import CONNECT, Database, limited, translated_errors
 from store.errors import Error, LeaseLostError, UnavailableError
+from store.lane import Lane
 
 _BATCH_ITEMS: Final = 256
 _BATCH_BYTES: Final = 8 * 2**20
@@ -55,7 +56,8 @@ class CheckpointWriter:
         self._closing = False
         # of the batch under way: entries whose thread somebody else holds locked
         self._later: list[Entry] = []
-        self._connection: AsyncConnection[Any] | None = None
+        # of no other use: it has no more than one batch under way
+        self._lane = Lane(self._connect, deadline_seconds=_COMMIT_TIMEOUT_SECONDS)
 
     async def write(self, entry: Entry) -> asyncio.Future[None]:
         """
@@ -97,7 +99,7 @@ class CheckpointWriter:
             self._closing = True
             for entry in self._queue:
                 _fail(entry, UnavailableError("The server is shutting down"))
-            await self._disconnect()
+            self._lane.close()
 
     def close(self) -> None:
         """Take nothing more; `run` ends when the queue is drained."""
@@ -159,7 +161,7 @@ class CheckpointWriter:
                 await self._commit(entries)
             except (psycopg.Error, OSError, TimeoutError) as exc:
                 is_locked = isinstance(exc, pg.LockNotAvailable)
-                is_passing = await self._is_passing(exc)
+                is_passing = _is_passing(exc)
                 if len(entries) > 1 and (is_locked or not is_passing):
                     middle = len(entries) // 2
                     await self._settle(entries[:middle])
@@ -193,26 +195,8 @@ class CheckpointWriter:
             self._queue.extend(self._later)
             self._queue.extend(entry for entry in queued if entry.thread_id in locked)
 
-    async def _is_passing(self, exc: BaseException) -> bool:
-        """Whether the same entries may succeed later; drops the connection if it is at fault."""
-        connection = self._connection
-        sqlstate = exc.sqlstate if isinstance(exc, psycopg.Error) else None
-        if sqlstate is None or connection is None or connection.closed:
-            is_lost = not isinstance(exc, psycopg.Error) or isinstance(
-                exc, psycopg.OperationalError | psycopg.InterfaceError
-            )
-            if is_lost:
-                await self._disconnect()
-            return is_lost
-        # ProgramLimitExceeded (54…) is an OperationalError too, and stays.
-        if sqlstate.startswith(("25006", "57P")):
-            await self._disconnect()
-        return sqlstate.startswith(_PASSING)
-
     async def _commit(self, entries: Sequence[Entry]) -> None:
-        async with asyncio.timeout(_COMMIT_TIMEOUT_SECONDS):
-            connection = self._connection or await self._connect()
-            held = await commit(connection, entries)
+        held = await commit(self._lane, entries)
         for entry in entries:
             if entry.epoch is not None and (entry.thread_id, entry.epoch) not in held:
                 _fail(entry, lease_lost(entry.thread_id))
@@ -221,24 +205,11 @@ class CheckpointWriter:
 
     async def _connect(self) -> AsyncConnection[Any]:
         connection = await AsyncConnection.connect(
-            self._conninfo,
-            autocommit=True,
-            prepare_threshold=0,
-            connect_timeout=5,
-            application_name="threadwell-checkpoints",
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
+            self._conninfo, autocommit=True, application_name="threadwell-checkpoints", **CONNECT
         )
-        adapt(connection)
-        self._connection = connection
-        await connection.execute(_SETTINGS, prepare=False)
+        with limited(connection, _COMMIT_TIMEOUT_SECONDS):
+            await connection.execute(_SETTINGS, prepare=False)
         return connection
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
 
 
 @asynccontextmanager
@@ -269,6 +240,17 @@ async def open_writer(
     finally:
         writer.close()
         await task
+
+
+def _is_passing(exc: BaseException) -> bool:
+    """Whether the same entries may succeed later."""
+    sqlstate = exc.sqlstate if isinstance(exc, psycopg.Error) else None
+    if sqlstate is None:
+        return not isinstance(exc, psycopg.Error) or isinstance(
+            exc, psycopg.OperationalError | psycopg.InterfaceError
+        )
+    # ProgramLimitExceeded (54…) is an OperationalError too, and stays.
+    return sqlstate.startswith(_PASSING)
 
 
 def _is_wanted(entry: Entry) -> bool:

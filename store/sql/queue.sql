@@ -29,6 +29,13 @@ SELECT taken.thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, head
     checkpoint_count, started.created_at
 FROM taken, started;
 
+-- name: started
+-- What `start` gave and nobody heard.
+SELECT run.thread_id, run.epoch, head_checkpoint_id, projected_checkpoint_id, run.created_at
+FROM run
+JOIN thread ON thread.thread_id = run.thread_id AND thread.epoch = run.epoch
+WHERE run_id = %(run_id)s::uuid AND worker_id = %(worker_id)s::uuid AND run.status = 'running';
+
 -- name: lock
 SELECT thread_id, status FROM thread WHERE thread_id = %(thread_id)s FOR UPDATE;
 
@@ -132,14 +139,24 @@ WITH done AS (
     WHERE thread.thread_id = done.thread_id
     RETURNING EXISTS (SELECT FROM waiting WHERE due) AS ready
 )
-SELECT CASE WHEN ready THEN pg_notify('threadwell', %(signal)s) END FROM settled;
+SELECT CASE WHEN ready THEN pg_notify('threadwell', %(signal)s) END FROM settled
+UNION ALL
+-- It had ended so before: by a call that nobody heard the answer of.
+SELECT NULL FROM run
+WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = %(status)s;
 
 -- name: finish_temporary
 -- The thread goes with its run, fenced by the epoch like any end.
-DELETE FROM thread
-USING run
-WHERE thread.thread_id = run.thread_id AND run.run_id = %(run_id)s::uuid
-    AND run.epoch = %(epoch)s AND run.status = 'running';
+WITH gone AS (
+    DELETE FROM thread
+    USING run
+    WHERE thread.thread_id = run.thread_id AND run.run_id = %(run_id)s::uuid
+        AND run.epoch = %(epoch)s AND run.status = 'running'
+    RETURNING run.run_id
+)
+SELECT run_id FROM gone
+UNION ALL
+SELECT %(run_id)s::uuid WHERE NOT EXISTS (SELECT FROM run WHERE run_id = %(run_id)s::uuid);
 
 -- name: cancel_pending
 UPDATE run

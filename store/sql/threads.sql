@@ -16,6 +16,29 @@ SELECT thread_id, status, metadata, config, interrupts, error, created_at, updat
     state_updated_at
 FROM created;
 
+-- name: create_again
+-- After a first try whose answer was lost: a thread that is just the same, and that nothing was done
+-- with, is what it made.
+WITH created AS (
+    INSERT INTO thread AS t (thread_id, metadata, config)
+    VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb)
+    ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at
+    WHERE t.metadata = EXCLUDED.metadata AND t.config = EXCLUDED.config
+        AND t.updated_at = t.created_at AND t.head_checkpoint_id IS NULL
+    RETURNING thread_id, status, metadata, config, interrupts, error,
+        created_at, updated_at, state_updated_at
+), given_life AS (
+    INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
+    SELECT thread_id, %(strategy)s, %(ttl_minutes)s,
+        updated_at + make_interval(secs => 60 * %(ttl_minutes)s::double precision)
+    FROM created
+    WHERE %(ttl_minutes)s::double precision IS NOT NULL
+    ON CONFLICT (thread_id) DO NOTHING
+)
+SELECT thread_id, status, metadata, config, interrupts, error, created_at, updated_at,
+    state_updated_at
+FROM created;
+
 -- name: get
 SELECT thread_id, status, metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at

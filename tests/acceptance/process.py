@@ -92,10 +92,11 @@ class ServerProcess:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._spoke:
-                self.lines.append(line)
-                self._spoke.notify_all()
+        with self.process.stdout as output:
+            for line in output:
+                with self._spoke:
+                    self.lines.append(line)
+                    self._spoke.notify_all()
         with self._spoke:
             self._silent = True
             self._spoke.notify_all()

@@ -25,14 +25,14 @@ class Frame:
         return int(epoch), int(seq)
 
 
-async def frames(response: httpx.Response) -> AsyncIterator[Frame]:
-    """The events of a response as they come; comments, and the end event, are left out."""
+async def frames(response: httpx.Response, *, whole: bool = False) -> AsyncIterator[Frame]:
+    """The events of a response as they come; comments, and unless `whole` the end, are left out."""
     pending = b""
     ended = False
     async for chunk in response.aiter_bytes():
         pending += chunk
-        *whole, pending = pending.split(b"\r\n\r\n")
-        for raw in whole:
+        *complete, pending = pending.split(b"\r\n\r\n")
+        for raw in complete:
             if raw.startswith(b":"):
                 continue
             assert not ended, "something came after the end"
@@ -40,7 +40,7 @@ async def frames(response: httpx.Response) -> AsyncIterator[Frame]:
             if frame.name == "end":
                 assert set(frame.data) == {"run_id", "status"}
                 ended = True
-            else:
+            if whole or not ended:
                 yield frame
     assert not pending, f"the stream broke off within an event: {pending!r}"
 

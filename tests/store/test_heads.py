@@ -290,7 +290,9 @@ class Talk:
 
     async def past(self, made: Graph) -> Any:
         found = [s async for s in made.aget_state_history(config("t"), limit=8)]
-        return self.chance.choice(found).config if found else None
+        # The empty state that "exit" hangs its first writes on cannot be gone on from.
+        begun = [snapshot.config for snapshot in found if snapshot.metadata["step"] >= 0]
+        return self.chance.choice(begun) if begun else None
 
 
 @pytest.mark.parametrize("state", [Full, Delta])

@@ -52,10 +52,10 @@ def changed(messages: list[Any], chance: random.Random, step: int) -> list[Any]:
         case "append":
             return [*messages, said(1000 + step)]
         case "remove":
-            return messages[:place] + messages[place + 1 :] + [said(2000 + step)]
+            return [*messages[:place], *messages[place + 1 :], said(2000 + step)]
         case "replace":
             other = HumanMessage("other", id=messages[place].id)
-            return messages[:place] + [other] + messages[place + 1 :]
+            return [*messages[:place], other, *messages[place + 1 :]]
         case "swap":
             return messages[place:] + messages[:place]
         case "edit":

@@ -1,0 +1,284 @@
+"""
+A connection that all callers of an event loop share at the same time.
+
+The statements of a run's way are sent as they come, without waiting for the answers to those
+before, and PostgreSQL answers in order: its pipeline mode, see
+https://www.postgresql.org/docs/current/libpq-pipeline-mode.html. A call is one write to the socket;
+borrowing a connection of the pool for it costs several times as much. Whatever may take long, or
+waits for a lock, belongs to the pool: here it would hold up everybody behind it.
+"""
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg import AsyncConnection, abc, errors as pg
+from psycopg.adapt import Transformer
+from psycopg.pq import ExecStatus, Format
+from psycopg.pq.abc import PGresult
+
+from store.errors import InvalidInputError
+from store.json import dump_json
+
+_PARAMETER: Final = re.compile(r"%\((\w+)\)s")
+_LOST: Final = "The connection to the database was lost"
+#: SQLSTATEs of a server that is leaving, or is not the one to write to any more.
+_ELSEWHERE: Final = ("25006", "57P")
+
+Rows = list[tuple[Any, ...]]
+Params = Mapping[str, Any]
+
+
+class Binary:
+    """A parameter in PostgreSQL's binary form."""
+
+    data: bytes
+
+    __slots__ = ("data",)
+
+
+class Statement:
+    """
+    A statement that is prepared once on a connection.
+
+    Args:
+        query: With parameters as ``%(name)s``, each of a type that PostgreSQL can tell.
+    """
+
+    def __init__(self, query: LiteralString) -> None:
+        self._names: dict[str, int] = {}
+        self.text = _PARAMETER.sub(self._number, query).encode()
+        # The same in every process, so that a pooler may share it.
+        self.name = f"tw_{blake2b(self.text, digest_size=8).hexdigest()}".encode()
+
+    def _number(self, match: re.Match[str]) -> str:
+        return f"${self._names.setdefault(match[1], len(self._names) + 1)}"
+
+    def values(self, params: Params) -> tuple[list[bytes | None], list[Format]]:
+        """The parameters as they are sent."""
+        given = [params[name] for name in self._names]
+        formats = [Format.BINARY if isinstance(v, Binary) else Format.TEXT for v in given]
+        return [_encoded(value) for value in given], formats
+
+
+Call = tuple[Statement, Params]
+
+
+class Lane:
+    """
+    Statements of many callers over one connection, which is opened when it is needed.
+
+    Args:
+        connect: Opens and configures a connection.
+        deadline_seconds: How long an answer is waited for before the connection is given up.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[AsyncConnection[Any]]],
+        *,
+        deadline_seconds: float,
+    ) -> None:
+        self._connect = connect
+        self._deadline_seconds = deadline_seconds
+        self._link: _Link | None = None
+        self._connecting = asyncio.Lock()
+        self._is_closed = False
+
+    async def run(self, *calls: Call) -> list[Rows]:
+        """
+        Run statements as one transaction; the rows of each.
+
+        Raises:
+            psycopg.Error: What PostgreSQL says, or that the connection is lost: then nobody knows
+                whether the transaction has committed.
+            InvalidInputError: A parameter has something that PostgreSQL cannot hold.
+        """
+        link = self._link
+        if link is None or link.closed:
+            link = await self._open()
+        return await link.send(calls)
+
+    async def one(self, statement: Statement, params: Params) -> tuple[Any, ...] | None:
+        """The first row of a transaction of one statement, if there is one. Raises as `run`."""
+        [rows] = await self.run((statement, params))
+        return rows[0] if rows else None
+
+    def close(self) -> None:
+        """Close the connection for good; what is under way fails."""
+        self._is_closed = True
+        if self._link is not None:
+            self._link.close()
+
+    async def _open(self) -> "_Link":
+        async with self._connecting:
+            if self._is_closed:
+                raise pg.SqlclientUnableToEstablishSqlconnection("The lane is closed")
+            if self._link is None or self._link.closed:
+                try:
+                    connection = await self._connect()
+                except (psycopg.Error, OSError) as exc:
+                    raise pg.SqlclientUnableToEstablishSqlconnection(str(exc)) from exc
+                self._link = _Link(connection, self._deadline_seconds)
+            return self._link
+
+
+class _Link:
+    """One connection in pipeline mode."""
+
+    def __init__(self, connection: AsyncConnection[Any], deadline_seconds: float) -> None:
+        self._connection = connection
+        self._pg = connection.pgconn
+        self._deadline_seconds = deadline_seconds
+        self._loop = asyncio.get_running_loop()
+        self._transactions: deque[_Transaction] = deque()
+        self._prepared: set[bytes] = set()
+        self._is_writing = self._is_watched = self.closed = False
+        self._pg.enter_pipeline_mode()
+        self._socket = self._pg.socket
+        self._loop.add_reader(self._socket, self._read)
+
+    def send(self, calls: Sequence[Call]) -> "asyncio.Future[list[Rows]]":
+        """Send a transaction; its rows come later."""
+        # Before anything is sent: a bad parameter is its caller's affair.
+        bound = [(statement, *statement.values(params)) for statement, params in calls]
+        transaction = _Transaction(self._loop.create_future(), Transformer(self._connection))
+        try:
+            for statement, values, formats in bound:
+                self._prepare(statement, transaction)
+                self._pg.send_query_prepared(statement.name, values, formats)
+                transaction.steps.append(None)
+            self._pg.pipeline_sync()
+            self._transactions.append(transaction)
+            self._write()
+        except psycopg.Error:
+            self.close()
+            raise
+        if not self._is_watched:
+            self._is_watched = True
+            self._loop.call_later(1.0, self._watch)
+        return transaction.done
+
+    def close(self) -> None:
+        """Close the connection; what is under way fails."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._socket)
+        if self._is_writing:
+            self._loop.remove_writer(self._socket)
+        self._pg.finish()
+        for transaction in self._transactions:
+            transaction.fail(psycopg.OperationalError(_LOST))
+        self._transactions.clear()
+
+    def _prepare(self, statement: Statement, transaction: "_Transaction") -> None:
+        if statement.name not in self._prepared:
+            self._prepared.add(statement.name)
+            self._pg.send_prepare(statement.name, statement.text)
+            transaction.steps.append(statement.name)
+
+    def _write(self) -> None:
+        try:
+            is_full = bool(self._pg.flush())
+        except psycopg.Error:
+            self.close()
+            return
+        if is_full == self._is_writing:
+            return
+        self._is_writing = is_full
+        if is_full:
+            self._loop.add_writer(self._socket, self._write)
+        else:
+            self._loop.remove_writer(self._socket)
+
+    def _read(self) -> None:
+        try:
+            self._pg.consume_input()
+            while self._transactions and not self._pg.is_busy():
+                self._take(self._pg.get_result())
+        except psycopg.Error:
+            self.close()
+
+    def _take(self, result: PGresult | None) -> None:
+        transaction = self._transactions[0]
+        if result is None:  # the end of a step
+            transaction.place += 1
+        elif result.status == ExecStatus.PIPELINE_SYNC:
+            self._transactions.popleft()
+            transaction.settle()
+            if transaction.error and (transaction.error.sqlstate or "").startswith(_ELSEWHERE):
+                self.close()
+        elif result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            if transaction.steps[transaction.place] is None:
+                transaction.results.append(result)
+        else:
+            name = transaction.steps[transaction.place]
+            if name is not None:  # it could not be prepared, or was not any more
+                self._prepared.discard(name)
+            if result.status != ExecStatus.PIPELINE_ABORTED:
+                transaction.error = pg.error_from_result(result, "utf-8")
+
+    def _watch(self) -> None:
+        """Give up a connection that does not answer."""
+        self._is_watched = False
+        if self.closed or not self._transactions:
+            return
+        if time.monotonic() - self._transactions[0].sent_at > self._deadline_seconds:
+            self.close()
+            return
+        self._is_watched = True
+        self._loop.call_later(1.0, self._watch)
+
+
+class _Transaction:
+    """What was sent up to a Sync, and what has come of it."""
+
+    __slots__ = ("_transformer", "done", "error", "place", "results", "sent_at", "steps")
+
+    def __init__(self, done: "asyncio.Future[list[Rows]]", transformer: abc.Transformer) -> None:
+        self.done = done
+        self.sent_at = time.monotonic()
+        #: The name of what is prepared, None for what is executed.
+        self.steps: list[bytes | None] = []
+        self.place = 0
+        self.results: list[PGresult] = []
+        self.error: psycopg.Error | None = None
+        self._transformer = transformer
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def settle(self) -> None:
+        if self.error is not None:
+            self.fail(self.error)
+        elif not self.done.done():
+            self.done.set_result([self._rows(result) for result in self.results])
+
+    def _rows(self, result: PGresult) -> Rows:
+        if not result.ntuples:
+            return []
+        transformer = self._transformer
+        transformer.set_pgresult(result)
+        return transformer.load_rows(0, result.ntuples, tuple)
+
+
+def _encoded(value: Any) -> bytes | None:
+    if isinstance(value, str):
+        encoded = value.encode()
+        if b"\0" in encoded:
+            raise InvalidInputError("The input has a character that cannot be stored")
+        return encoded
+    if value is None:
+        return None
+    if isinstance(value, Binary):
+        return value.data
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    return dump_json(value)  # a number is one as it is
