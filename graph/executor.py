@@ -188,7 +188,11 @@ class Executor:
     async def project(self, thread_id: str) -> None:
         """Make the messages of a thread again, from the checkpoints that it has left."""
         await messages.rebuild(
-            self._db, self._decoder, thread_id=thread_id, channel_of=self._registry.channel_of
+            self._db,
+            self._decoder,
+            thread_id=thread_id,
+            channel_of=self._registry.channel_of,
+            fold_of=self._registry.fold_of,
         )
 
     async def _wait(self, seconds: float) -> None:

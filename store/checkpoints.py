@@ -150,7 +150,7 @@ class Saver(AsyncPostgresSaver):
         """
         if self._leased is not None:
             self._leased.tip.folds = {
-                name: _fold(channel)
+                name: fold_of(channel)
                 for name, channel in channels.items()
                 if isinstance(channel, DeltaChannel)
             }
@@ -166,6 +166,14 @@ class Saver(AsyncPostgresSaver):
         leased = cast("_Leased", self._leased)
         kept = await retention.prune(self.database, self, leased.lease, keep=keep)
         leased.tip.pruned(kept)
+
+    async def history(
+        self, thread_id: str, checkpoint_id: str, channel: str
+    ) -> tuple[Any, list[Any]]:
+        """A DeltaChannel's nearest value, None if it has none, and what was written to it since."""
+        at = _address(thread_id, "", checkpoint_id)
+        found = await super().aget_delta_channel_history(config=at, channels=[channel])
+        return _begun(found[channel])
 
     async def snapshots(
         self, thread_id: str, checkpoint_id: str, channels: Sequence[str]
@@ -727,7 +735,9 @@ async def open_saver(
         yield Saver(database, writer, heads, allowed_types=allowed_types)
 
 
-def _fold(channel: DeltaChannel[Any]) -> Fold:
+def fold_of(channel: DeltaChannel[Any]) -> Fold:
+    """How a DeltaChannel of a graph comes by its value."""
+
     def apply(value: list[Any] | None, writes: Sequence[Any]) -> Any:
         begun = channel.from_checkpoint(channel.typ() if value is None else value)
         begun.replay_writes([("", "", write) for write in writes])
