@@ -124,7 +124,7 @@ class Executor:
         self._decoder = backing.saver
         self._place = place
         self._events = events
-        self._retention = retention
+        self.retention = retention
         self._run_timeout_seconds = run_timeout_seconds
         self._alive = alive
         self.on_free = on_free
@@ -300,7 +300,7 @@ class Executor:
                     if outbox.full:
                         await outbox.room()
             if saver is not None:
-                await self._retention.trim(saver)
+                await self.retention.trim(saver)
 
     def _leased(self, saver: Saver, execution: Execution, graph_id: str) -> Saver:
         return saver.leased(

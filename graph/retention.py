@@ -77,18 +77,39 @@ class Retention:
     async def prune(self, lease: Lease) -> None:
         """Delete all checkpoints of a thread but the newest one."""
         graph_id = await retention.graph_of(self._db, lease.thread_id)
+        # Without its graph a thread keeps the checkpoints that its newest is made of.
+        await self._place.run(lambda backing: self._saver(backing, lease, graph_id).trim(keep=1))
 
-        async def work(backing: Backing) -> None:
-            saver = backing.saver.leased(
-                lease, run_id=None, messages_channel=None, alive=lambda: True
+    async def detach(self, thread_id: str, run_id: str) -> None:
+        """
+        Make the checkpoints that follow those of a run independent of them.
+
+        Raises:
+            NotFoundError: There is no such thread.
+            ThreadBusyError: A run is pending or running on the thread.
+            ConflictError: The graph that knows how is not served.
+        """
+        if not await retention.has_followers(self._db, thread_id, run_id):
+            return
+        lease = await threads.lease(self._db, thread_id)
+        graph_id = await retention.graph_of(self._db, thread_id)
+
+        async def work(backing: Backing) -> bool:
+            saver = self._saver(backing, lease, graph_id)
+            return await retention.detach(saver.database, saver, lease, run_id)
+
+        if not await self._place.run(work):
+            raise ConflictError(
+                f"Later states of thread {thread_id} are made of what the run wrote",
+                code="run_is_needed",
             )
-            if graph_id is not None:
-                # Without its graph a thread keeps the checkpoints that its newest is made of.
-                with suppress(InvalidGraphError, NotFoundError):
-                    saver.attend(self._registry.channels(graph_id))
-            await saver.trim(keep=1)
 
-        await self._place.run(work)
+    def _saver(self, backing: Backing, lease: Lease, graph_id: str | None) -> Saver:
+        saver = backing.saver.leased(lease, run_id=None, messages_channel=None, alive=lambda: True)
+        if graph_id is not None:
+            with suppress(InvalidGraphError, NotFoundError):
+                saver.attend(self._registry.channels(graph_id))
+        return saver
 
     async def _delete(self, lease: Lease) -> bool:
         if not await threads.delete_leased(self._db, lease):

@@ -327,6 +327,7 @@ class Runs:
             NotFoundError: There is no such run on the thread.
             ConflictError: A run is in flight on the thread.
         """
+        await self._executor.retention.detach(thread_id, run_id)
         await queue.delete(self._db, thread_id, run_id)
         await self._executor.project(thread_id)
 

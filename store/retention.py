@@ -75,13 +75,45 @@ async def prune(db: Database, snapshots: Snapshots, lease: Lease, *, keep: int) 
         else:
             made.append((checkpoint_id, blobs))
     async with db.transaction() as tx:
-        held = {"thread_id": lease.thread_id, "epoch": lease.epoch}
-        if not await tx.tuples(_SQL["lock"], held):
+        if not await _locked(tx, lease):
             return set()
         for checkpoint_id, blobs in made:
             await _put_snapshots(tx, lease.thread_id, checkpoint_id, blobs)
         await _delete_rest(tx, lease.thread_id, kept)
     return kept
+
+
+async def has_followers(db: Database, thread_id: str, run_id: str) -> bool:
+    """Whether checkpoints of others are made of what a run wrote (DeltaChannels)."""
+    params = {"thread_id": thread_id, "run_id": run_id}
+    return bool(await db.tuples(_SQL["followers"], params))
+
+
+async def detach(db: Database, snapshots: Snapshots, lease: Lease, run_id: str) -> bool:
+    """
+    Give the checkpoints that follow those of a run snapshots, so that they can do without.
+
+    Returns:
+        False if it cannot be done: the graph is not known, or somebody took the thread.
+    """
+    params = {"thread_id": lease.thread_id, "run_id": run_id}
+    made: list[tuple[str, Mapping[str, tuple[str, bytes]]]] = []
+    for checkpoint_id, absent in await db.tuples(_SQL["followers"], params):
+        blobs = await snapshots.snapshots(lease.thread_id, checkpoint_id, absent)
+        if blobs is None:
+            return False
+        made.append((checkpoint_id, blobs))
+    async with db.transaction() as tx:
+        if not await _locked(tx, lease):
+            return False
+        for checkpoint_id, blobs in made:
+            await _put_snapshots(tx, lease.thread_id, checkpoint_id, blobs)
+    return True
+
+
+async def _locked(tx: Transaction, lease: Lease) -> bool:
+    held = {"thread_id": lease.thread_id, "epoch": lease.epoch}
+    return bool(await tx.tuples(_SQL["lock"], held))
 
 
 async def _ancestors(

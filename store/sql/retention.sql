@@ -16,6 +16,30 @@ WHERE c.thread_id = %(thread_id)s AND c.checkpoint_ns = ''
 ORDER BY c.checkpoint_id DESC
 LIMIT %(keep)s
 
+-- name: followers
+-- Checkpoints that go on from one of a run, and the DeltaChannels whose values are not in them.
+SELECT f.checkpoint_id, f.absent
+FROM (
+    SELECT c.checkpoint_id, ARRAY(
+        SELECT v.key
+        FROM jsonb_each_text(c.checkpoint -> 'channel_versions') AS v
+        WHERE c.metadata -> 'counters_since_delta_snapshot' ? v.key
+            AND NOT EXISTS (
+                SELECT FROM checkpoint_blobs AS b
+                WHERE b.thread_id = c.thread_id AND b.checkpoint_ns = '' AND b.channel = v.key
+                    AND b.version = v.value
+            )
+    ) AS absent
+    FROM checkpoints AS c
+    JOIN checkpoints AS p
+        ON p.thread_id = c.thread_id AND p.checkpoint_ns = ''
+        AND p.checkpoint_id = c.parent_checkpoint_id
+    WHERE c.thread_id = %(thread_id)s AND c.checkpoint_ns = ''
+        AND p.metadata ->> 'run_id' = %(run_id)s
+        AND c.metadata ->> 'run_id' IS DISTINCT FROM %(run_id)s
+) AS f
+WHERE cardinality(f.absent) > 0
+
 -- name: ancestors
 -- Those of a checkpoint back to the one that has the values of these channels, or to the first.
 WITH RECURSIVE line AS (
@@ -25,11 +49,11 @@ WITH RECURSIVE line AS (
         AND c.checkpoint_id = %(checkpoint_id)s
     UNION ALL
     SELECT c.checkpoint_id, c.parent_checkpoint_id, NOT EXISTS (
-        SELECT FROM unnest(%(channels)s::text[]) AS channel
+        SELECT FROM unnest(%(channels)s::text[]) AS n (name)
         WHERE NOT EXISTS (
             SELECT FROM checkpoint_blobs AS b
-            WHERE b.thread_id = c.thread_id AND b.checkpoint_ns = '' AND b.channel = channel
-                AND b.version = c.checkpoint -> 'channel_versions' ->> channel
+            WHERE b.thread_id = c.thread_id AND b.checkpoint_ns = '' AND b.channel = n.name
+                AND b.version = c.checkpoint -> 'channel_versions' ->> n.name
         )
     )
     FROM line AS l
