@@ -21,7 +21,7 @@ run: $(INSTALLED) ## serve on embedded servers (ARGS="--port 8000" for options)
 test: $(INSTALLED) ## run the tests on embedded servers (ARGS="-k name" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(INSTALLED) ## measure the CPU that a run costs, with the server and without
+bench: $(INSTALLED) ## measure what runs, lists, followers and queues cost (ARGS="-k cost" for some of it)
 	$(BIN)/python -m pytest -m bench -s tests/bench $(ARGS)
 
 soak: $(INSTALLED) ## kill, freeze and cut servers under load, then check (ARGS="--seconds 60 --seed 1")

@@ -101,7 +101,7 @@ async def open_services(
             items=backing.items,
             events=events,
             runs=runs,
-            states=States(registry=registry, db=db, backing=backing, place=place),
+            states=States(registry=registry, db=db, events=events, backing=backing, place=place),
             worker=worker,
         )
 
@@ -137,6 +137,8 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
         max_size=settings.database_pool_max_size,
         timeout_seconds=settings.database_pool_timeout_seconds,
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
+        # A frozen process lets go of its threads before others may take its runs.
+        idle_transaction_seconds=settings.lease_seconds - settings.heartbeat_seconds,
     )
 
 

@@ -12,11 +12,11 @@ from urllib.parse import quote
 import structlog
 import uvicorn
 import uvloop
-from sse_starlette.sse import AppStatus
 
 from api import logs
 from api.app import create_app
 from api.bootstrap import Services, load_graphs, open_services
+from api.connections import allow_connections
 from api.embedded import Servers, embedded_servers
 from api.settings import Settings, without_password
 from store import messages
@@ -72,8 +72,6 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, servers: Servers) -> None:
-    # Streams end when their runs do, or when those are handed on; see Server.shutdown.
-    AppStatus.enable_automatic_graceful_drain = False
     async with _working(settings, servers) as services:
         config = uvicorn.Config(
             create_app(services),
@@ -83,6 +81,8 @@ async def _serve(settings: Settings, servers: Servers) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            # One more is told to come again, 503.
+            limit_concurrency=allow_connections(),
             timeout_keep_alive=75,
             timeout_graceful_shutdown=round(settings.shutdown_grace_seconds) + CLOSING_SECONDS,
         )

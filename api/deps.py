@@ -2,13 +2,21 @@
 
 from typing import Annotated, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
 from api.bootstrap import Services
 from api.schemas import AssistantId, RunId, SessionId, ThreadId
 from store.models import JsonObject
 
-__all__ = ["AssistantId", "InjectedDep", "RunId", "ServicesDep", "SessionId", "ThreadId"]
+__all__ = [
+    "AssistantId",
+    "InjectedDep",
+    "LastEventId",
+    "RunId",
+    "ServicesDep",
+    "SessionId",
+    "ThreadId",
+]
 
 
 async def _services(request: Request) -> Services:
@@ -27,3 +35,4 @@ async def _injected(request: Request) -> JsonObject:
 
 ServicesDep = Annotated[Services, Depends(_services)]
 InjectedDep = Annotated[JsonObject, Depends(_injected)]
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID")]

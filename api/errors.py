@@ -50,6 +50,14 @@ RETRY_AFTER_SECONDS = 1
 SENTENCE = "sentence"
 
 
+class BrokenOffError(Exception):
+    """
+    An answer that has begun cannot be completed here; its run goes on.
+
+    The connection is dropped: after an answer that ends like a whole one no client comes back.
+    """
+
+
 def error_response(
     status: int, detail: str, code: str, *, headers: dict[str, str] | None = None
 ) -> Response:

@@ -55,9 +55,15 @@ def configure(*, level: str, json: bool) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     # They log each call to a model, with its URL, at info.
     for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.root.level))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's says more than our own: an answer that is broken off is logged."""
+    return record.msg != "ASGI callable returned without completing response."
 
 
 def _renderers(*, json: bool) -> list[Processor]:

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import internal_error_response, response_to
+from api.errors import BrokenOffError, internal_error_response, response_to
 from store.errors import TooLargeError
 
 log = structlog.stdlib.get_logger(__name__)
@@ -79,6 +79,9 @@ class LastResort:
         except ClientDisconnect:
             # In the middle of its body: nobody is left to be answered.
             log.debug("client left", path=scope["path"])
+        except BrokenOffError as exc:
+            # Not completed: the server drops the connection.
+            log.info("answer broken off", path=scope["path"], reason=str(exc))
         except Exception:
             if scope["type"] != "http" or started:
                 # Too late to say anything: the server logs it and drops the connection.

@@ -18,6 +18,9 @@ from store.models import JsonObject, ThreadStatus
 from store.ordering import Order
 from store.retention import Life, Strategy
 
+#: A namespace and a key fit into a row of an index together.
+ITEM_NAME_MAX_BYTES = 1024
+
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 
 
@@ -74,9 +77,21 @@ def _label(value: str) -> str:
     return value
 
 
+def _key(value: str) -> str:
+    if len(value.encode()) > ITEM_NAME_MAX_BYTES:
+        raise PydanticCustomError(
+            SENTENCE, f"The key of an item cannot be longer than {ITEM_NAME_MAX_BYTES} bytes"
+        )
+    return value
+
+
 def _namespace(labels: list[str]) -> list[str]:
     if not labels:
         raise PydanticCustomError(SENTENCE, "The namespace cannot be empty")
+    if len(".".join(labels).encode()) > ITEM_NAME_MAX_BYTES:
+        raise PydanticCustomError(
+            SENTENCE, f"The namespace cannot be longer than {ITEM_NAME_MAX_BYTES} bytes"
+        )
     if labels[0] == "langgraph":
         raise PydanticCustomError(SENTENCE, "The namespace 'langgraph' is reserved")
     return labels
@@ -102,6 +117,7 @@ Text = Annotated[str, AfterValidator(_text)]
 Metadata = Annotated[JsonObject, AfterValidator(_without_reserved)]
 Label = Annotated[str, AfterValidator(_label)]
 Namespace = Annotated[list[Label], AfterValidator(_namespace)]
+ItemKey = Annotated[str, AfterValidator(_text), AfterValidator(_key)]
 DottedNamespace = Annotated[list[str], AfterValidator(_dotted_namespace)]
 Limit = Annotated[int, Field(ge=1, le=1000)]
 Offset = Annotated[int, Field(ge=0, lt=2**63)]
@@ -197,7 +213,7 @@ class ThreadCount(Payload):
 class ThreadSearch(ThreadCount):
     """Which threads to list, and how."""
 
-    ids: list[ThreadId] | None = None
+    ids: Annotated[list[ThreadId], Field(max_length=1000)] | None = None
     limit: Limit = 10
     offset: Offset = 0
     sort_by: threads.SortBy = "updated_at"
@@ -253,7 +269,7 @@ class ItemPut(Payload):
     """An item to keep."""
 
     namespace: Namespace
-    key: str
+    key: ItemKey
     value: JsonObject
     index: Literal[False] | list[str] | None = None
     ttl: float | None = Field(None, description="Not supported yet.")
@@ -263,7 +279,7 @@ class ItemDelete(Payload):
     """An item to forget."""
 
     namespace: Namespace
-    key: str
+    key: ItemKey
 
 
 class ItemSearch(Payload):

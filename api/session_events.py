@@ -8,6 +8,7 @@ A run as people who think in conversations see it stream.
     message.end    message_id, content                        a message is whole
     interrupt      id, value                                  the graph asks something
     error          code, message
+    gap            run_id                                     events are missing here
     run.end        run_id, status
 
 They are made from the same log as the LangGraph API's, and carry its ids: a client that lost its

@@ -10,18 +10,23 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from fastapi.responses import StreamingResponse
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.types import Message, Send
+from sse_starlette import EventSourceResponse
+from starlette.types import Receive, Scope, Send
 
 from api.bootstrap import Services
+from api.errors import BrokenOffError
 from api.session_events import parts_of
 from graph.encode import dumps
 from graph.executor import Result
 from graph.runs import ENDED, Submitted
 from store import messages, runs
-from store.errors import NotFoundError
+from store.errors import NotFoundError, UnavailableError
 from store.events import Event, Gap
 from store.models import Run
+
+HEARTBEAT = b": heartbeat\r\n\r\n"
+#: Why an answer is broken off by a process that goes.
+GOES_ON = "The run goes on in another process"
 
 
 def frame(name: str, data: bytes, event_id: str = "") -> bytes:
@@ -30,24 +35,87 @@ def frame(name: str, data: bytes, event_id: str = "") -> bytes:
     return b"event: %b\r\ndata: %b%b" % (name.encode(), data, tail.encode())
 
 
-class FrameResponse(EventSourceResponse):
-    """An `EventSourceResponse` without a time-out for each chunk, which costs more than sending."""
+def gap_frames(told: list[tuple[str, bytes]], gap: Gap | None) -> bytes:
+    """What is told of a gap; the last of it has the id to go on from."""
+    *first, (name, data) = told
+    last = frame(name, data, gap.event_id if gap else "")
+    return b"".join(frame(*one) for one in first) + last
 
-    async def _send_with_timeout(self, send: Send, message: Message) -> None:
-        await send(message)
 
+class EventStream(EventSourceResponse):
+    """
+    A response of frames, with a comment whenever nothing else was sent for some seconds.
 
-def event_stream(
-    content: AsyncIterator[bytes], *, headers: dict[str, str], keep_alive_seconds: float
-) -> EventSourceResponse:
-    """A response of frames, with a comment whenever nothing else was sent for some seconds."""
-    return FrameResponse(
-        content,
-        headers=headers,
-        media_type="text/event-stream; charset=utf-8",
-        ping=keep_alive_seconds,
-        ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"),
-    )
+    Thousands may be open at once and say nothing: each is this task, and one that attends to its
+    client, where sse-starlette takes four.
+
+    Args:
+        frames: Closed when they end, and when the client has left.
+    """
+
+    media_type = "text/event-stream; charset=utf-8"
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        # FastAPI's documentation reads the default.
+        status_code: int = 200,
+        *,
+        headers: dict[str, str],
+        keep_alive_seconds: float,
+    ) -> None:
+        super().__init__(
+            frames, status_code, headers, media_type=self.media_type, ping=keep_alive_seconds
+        )
+        self._frames = frames
+        self._keep_alive_seconds = keep_alive_seconds
+        self._sent_at = 0.0
+        self._has_left = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, until it ends or the client leaves."""
+        streaming = asyncio.current_task()
+        assert streaming is not None
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        attending = asyncio.create_task(self._attend(receive, send, streaming), name="sse")
+        try:
+            await self._stream(send)
+        except asyncio.CancelledError:
+            # Cancelled by nobody else, it is over in good order.
+            if not self._has_left or streaming.uncancel():
+                raise
+        finally:
+            attending.cancel()
+            await asyncio.wait({attending})
+
+    async def _stream(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        self._sent_at = clock()
+        async with aclosing(self._frames) as frames:
+            async for chunk in frames:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self._sent_at = clock()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _attend(self, receive: Receive, send: Send, streaming: asyncio.Task[Any]) -> None:
+        """Keep the connection alive, and stop the stream when the client leaves."""
+        clock = asyncio.get_running_loop().time
+        while not self._has_left:
+            due_at = self._sent_at + self._keep_alive_seconds
+            try:
+                async with asyncio.timeout_at(due_at):
+                    self._has_left = (await receive())["type"] == "http.disconnect"
+            except TimeoutError:
+                if self._sent_at + self._keep_alive_seconds <= due_at:
+                    self._sent_at = clock()
+                    await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+        streaming.cancel()
 
 
 class RunStream:
@@ -77,12 +145,20 @@ class RunStream:
         self._ended = False
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
-        """Everything up to the run's end, then nothing more."""
+        """
+        Everything up to the run's end, then nothing more.
+
+        Raises:
+            BrokenOffError: This process goes before the run ends.
+        """
         follow = self._services.runs.follow(self._submitted, after=self._after)
         try:
             async with aclosing(follow):
                 async for batch in follow:
-                    chunk = await self._snapshot() if isinstance(batch, Gap) else self._chunk(batch)
+                    if isinstance(batch, Gap):
+                        chunk = await self._missed(batch)
+                    else:
+                        chunk = self._chunk(batch)
                     if chunk:
                         yield chunk
             if not self._ended:
@@ -106,26 +182,32 @@ class RunStream:
             return self._services.settings.stream_end_event
         return self._names is None or name.partition("|")[0] in self._names
 
-    async def _snapshot(self) -> bytes:
-        """What stands in for events that are gone: the state that they led to."""
+    async def _missed(self, gap: Gap | None) -> bytes:
+        """
+        What stands in for events that are gone: word of it, and the state that they led to.
+
+        The state is told only to who asked for ``values``.
+        """
         run, services = self._submitted.run, self._services
-        with suppress(NotFoundError):
-            values = await services.runs.patiently(
-                lambda: services.states.values(run.thread_id, run_id=run.run_id)
-            )
-            return frame("values", dumps(values))
-        return b""
+        told = [("metadata", dumps({"run_id": run.run_id, "status": "gap"}))]
+        if "values" in run.kwargs["stream_mode"] and self._wanted("values"):
+            with suppress(NotFoundError):
+                values = await services.runs.patiently(lambda: services.states.values_of_run(run))
+                told += [("values", dumps(values))] if values is not None else []
+        return gap_frames(told, gap)
 
     async def _unheard_end(self) -> bytes:
         """The end of a run whose log does not tell of it: cancelled in the queue, or log lost."""
         services, run_id = self._services, self._submitted.run.run_id
         run = await services.runs.patiently(lambda: runs.find(services.db, run_id))
-        self._ended = run is None or run.status in ENDED
-        return await self._ending(run) if self._ended else b""
+        if run is not None and run.status not in ENDED:
+            raise BrokenOffError(GOES_ON)
+        self._ended = True
+        return await self._ending(run)
 
     async def _ending(self, run: Run | None) -> bytes:
         begun = run is not None and run.first_epoch is not None
-        frames = [await self._snapshot()] if begun else []
+        frames = [await self._missed(None)] if begun else []
         if run and run.error:
             frames.append(frame("error", dumps(run.error)))
         if self._wanted("end"):
@@ -144,22 +226,24 @@ class SessionStream(RunStream):
         frames += [frame(name, dumps(data), event.id) for name, data in parts[-1:]]
         return b"".join(frames)
 
-    async def _snapshot(self) -> bytes:
-        """The answers of the run so far; one that the client has comes again, whole."""
+    async def _missed(self, gap: Gap | None) -> bytes:
+        """Word of it, and the answers of the run so far; one that the client has comes again."""
         run, services = self._submitted.run, self._services
         rows = await services.runs.patiently(
             lambda: messages.of_run(services.db, run.thread_id, run.run_id)
         )
         said = ({"message_id": m.id, "content": m.content} for m in rows if m.role == "assistant")
-        return b"".join(frame("message.end", dumps(message)) for message in said)
+        told = [("gap", dumps({"run_id": run.run_id}))]
+        return gap_frames([*told, *(("message.end", dumps(message)) for message in said)], gap)
 
     async def _ending(self, run: Run | None) -> bytes:
         asked = self._submitted.run
-        frames = [await self._snapshot()]
+        status = run.status if run else "interrupted"
+        end = {"run_id": asked.run_id, "status": status}
+        frames = [await self._missed(None)] if run and run.first_epoch is not None else []
         if run and run.error:
             error = {"code": run.error["error"], "message": run.error["message"]}
             frames.append(frame("error", dumps(error)))
-        end = {"run_id": asked.run_id, "status": run.status if run else "interrupted"}
         return b"".join([*frames, frame("run.end", dumps(end))])
 
 
@@ -185,9 +269,7 @@ async def _output(services: Services, submitted: Submitted, result: Result) -> A
     if values is None and not submitted.run.temporary:
         run = submitted.run
         with suppress(NotFoundError):
-            values = await services.runs.patiently(
-                lambda: services.states.values(run.thread_id, run_id=run.run_id)
-            )
+            values = await services.runs.patiently(lambda: services.states.values_of_run(run))
     if result.interrupts:
         asked = [{"value": found.value, "id": found.id} for found in result.interrupts]
         return {**(values or {}), "__interrupt__": asked}
@@ -201,7 +283,12 @@ def long_json(
     keep_alive_seconds: float,
     on_disconnect: Callable[[], None] | None = None,
 ) -> StreamingResponse:
-    """A JSON response that may take its time: newlines before it keep proxies from giving up."""
+    """
+    A JSON response that may take its time: newlines before it keep proxies from giving up.
+
+    Args:
+        answer: May raise UnavailableError: then the response is broken off.
+    """
 
     async def body() -> AsyncIterator[bytes]:
         task = asyncio.ensure_future(answer())
@@ -209,6 +296,8 @@ def long_json(
             while not (await asyncio.wait({task}, timeout=keep_alive_seconds))[0]:
                 yield b"\n"
             yield task.result()
+        except UnavailableError as exc:
+            raise BrokenOffError(exc.message) from exc
         finally:
             if not task.done():
                 task.cancel()

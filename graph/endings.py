@@ -30,7 +30,12 @@ class Endings:
         self._grace_seconds = grace_seconds
         self._waiting: dict[str, set[asyncio.Event]] = {}
         #: This process goes: nobody is to follow anything here any more.
-        self.closed = False
+        self.leaving = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether this process goes."""
+        return self.leaving.is_set()
 
     @contextmanager
     def watch(self, run_id: str, *, ended: bool = False) -> Iterator[asyncio.Event]:
@@ -63,7 +68,7 @@ class Endings:
 
     def close(self) -> None:
         """Let every follower go: this process is leaving."""
-        self.closed = True
+        self.leaving.set()
         for waiting in self._waiting.values():
             for stop in waiting:
                 stop.set()

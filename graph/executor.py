@@ -26,8 +26,9 @@ from store.checkpoints import Saver
 from store.database import Database
 from store.errors import LeaseLostError, UnavailableError
 from store.events import EventLog, ThreadWriter
+from store.finisher import Finisher
 from store.models import JsonObject, RunStatus, ThreadStatus
-from store.queue import Claim
+from store.queue import Claim, Ending
 
 log = structlog.get_logger(__name__)
 
@@ -119,6 +120,7 @@ class Executor:
         on_free: Callable[[], None] = lambda: None,
     ) -> None:
         self._db = db
+        self._finisher = Finisher(db)
         self._registry = registry
         self._here = Here(backing)
         self._decoder = backing.saver
@@ -354,14 +356,15 @@ class Executor:
         if claim.run.temporary:
             return await queue.finish_temporary(self._db, claim)
         status, interrupts = await self._thread_state(claim, result)
-        return await queue.finish(
-            self._db,
-            claim,
-            status=result.status,
-            thread_status=status,
-            interrupts=interrupts,
-            error=result.error,
-            thread_error=queue.CANCELLED if result.status == "interrupted" else result.error,
+        return await self._finisher.finish(
+            Ending(
+                claimed=claim,
+                status=result.status,
+                thread_status=status,
+                interrupts=interrupts,
+                error=result.error,
+                thread_error=queue.CANCELLED if result.status == "interrupted" else result.error,
+            )
         )
 
     async def _roll_back(self, claim: Claim) -> bool:

@@ -171,7 +171,9 @@ def _command(command: JsonObject) -> Command[Any]:
     update = command.get("update")
     if isinstance(update, list):
         update = [tuple(pair) for pair in update]
-    return Command(resume=command.get("resume"), update=update, goto=_targets(command.get("goto")))
+    # LangGraph iterates over the targets, and fails for None on a thread that has nothing to resume.
+    goto = _targets(command.get("goto") or ())
+    return Command(resume=command.get("resume"), update=update, goto=goto)
 
 
 def _targets(goto: Any) -> Any:

@@ -21,7 +21,7 @@ from graph.snapshots import open_interrupts
 from store import queue, runs, threads
 from store.database import Database
 from store.errors import InvalidInputError, NotFoundError, UnavailableError
-from store.events import Event, EventId, EventLog, Gap
+from store.events import START, Event, EventId, EventLog, Gap
 from store.heartbeat import Heartbeat
 from store.models import CancelAction, JsonObject, Run
 from store.queue import NewRun
@@ -41,6 +41,10 @@ ENDED = frozenset({"success", "error", "timeout", "interrupted"})
 RETRY_SECONDS = 0.5
 
 T = TypeVar("T")
+
+
+#: How long the log of a followed thread is quiet before PostgreSQL is asked for its run's end.
+QUIET_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +189,9 @@ class Runs:
         """
         run = submitted.run
         position = max(after or (0, 0), (run.log_epoch, 0))
-        # Where the run is in the log, once it has begun.
+        # Where the run is in the log, once it has begun; and what was skipped since.
         place = position if run.first_epoch is not None else None
+        skipped = START
         with self._endings.watch(run.run_id, ended=run.status in ENDED) as stop:
             # From here on its end is noticed; it may have been cancelled in the queue before.
             if run.status == "pending" and not await self.patiently(
@@ -196,21 +201,82 @@ class Runs:
             events = self._events.follow(run.thread_id, position, stop=stop)
             async with aclosing(events):
                 async for batch in events:
-                    ours = batch if isinstance(batch, Gap) else _of_run(batch, run.run_id)
+                    if isinstance(batch, Gap):
+                        skipped = batch.resume_at
+                        if await self._misses(run.run_id, batch):
+                            yield batch
+                        continue
+                    ours = _of_run(batch, run.run_id)
                     if ours:
                         yield ours
                     if self._endings.closed or _is_over(ours, stopped=stop.is_set()):
                         return
-                    if isinstance(batch, Gap):
-                        continue
-                    place = ours[-1].position if isinstance(ours, list) and ours else place
-                    if place is None or batch[-1].epoch == place[0]:
-                        continue
-                    if told := await self._lost_end(run.run_id, place):
+                    place = ours[-1].position if ours else place
+                    if (
+                        place is not None
+                        and batch[-1].epoch != place[0]
+                        and (told := await self._lost_end(run.run_id, max(place, skipped)))
+                    ):
                         # Nobody can say whether it was lost alone.
                         yield Gap(place)
                         yield told
                         return
+
+    async def _misses(self, run_id: str, gap: Gap) -> bool:
+        """Whether something of a run may be in a gap: not if it begins after it, or has yet to."""
+        run = await self.patiently(lambda: runs.find(self._db, run_id))
+        return run is None or (run.first_epoch is not None and gap.resume_at > (run.first_epoch, 0))
+
+    async def tail(self, thread_id: str) -> EventId:
+        """
+        Where the log of a thread ends now: `follow_thread` from there gives what comes next.
+
+        Raises:
+            NotFoundError: There is no such thread.
+            UnavailableError: Redis, or PostgreSQL, does not answer.
+        """
+        await threads.get(self._db, thread_id)
+        return await self._events.tail(thread_id)
+
+    async def follow_thread(
+        self, thread_id: str, *, after: EventId
+    ) -> AsyncGenerator[list[Event] | Gap, None]:
+        """
+        Yield the events of all runs of a thread after a position, and then whatever comes.
+
+        In order, none missing and none twice, until this process goes. Of every run that begins
+        the end is told too, before the next one begins or soon, though its log has lost it.
+        """
+        events = self._events.follow(
+            thread_id, after, idle_seconds=QUIET_SECONDS, stop=self._endings.leaving
+        )
+        # Of a run that was not seen to end.
+        last: Event | None = None
+        async with aclosing(events):
+            async for batch in events:
+                if isinstance(batch, Gap):
+                    last = None
+                    yield batch
+                    continue
+                told, last = await self._with_ends(batch, last)
+                if told:
+                    yield told
+
+    async def _with_ends(
+        self, batch: list[Event], last: Event | None
+    ) -> tuple[list[Event], Event | None]:
+        """Events with the ends that their log has lost, and the last one of a run still open."""
+        if not batch and last:
+            ending = await self._lost_end(last.run_id, last.position)
+            return ending, None if ending else last
+        told: list[Event] = []
+        for event in batch:
+            if last and event.run_id not in ("", last.run_id):
+                told += await self._lost_end(last.run_id, last.position)
+            if event.run_id:
+                last = None if event.name == "end" else event
+            told.append(event)
+        return told, last
 
     async def _has_log(self, run_id: str) -> bool:
         """Whether the run has logged something, or will."""
@@ -347,10 +413,8 @@ def _of_run(batch: list[Event], run_id: str) -> list[Event]:
     return [event for event in batch if event.run_id == run_id]
 
 
-def _is_over(found: list[Event] | Gap, *, stopped: bool) -> bool:
+def _is_over(found: list[Event], *, stopped: bool) -> bool:
     """Whether nothing more of a run comes, after what was just found of it."""
-    if isinstance(found, Gap):
-        return False
     return found[-1].name == "end" if found else stopped
 
 

@@ -5,7 +5,7 @@ A thread's values are in its checkpoints and nowhere else.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from langgraph.pregel._checkpoint import achannels_from_checkpoint
 from langgraph.types import StateSnapshot
 from langgraph_sdk.runtime import AccessContext
 
+from graph.encode import dumps
 from graph.factory import AnyGraph, InvalidGraphError
 from graph.loop import Backing, Here, Place
 from graph.registry import Registry, UnknownGraphError
@@ -31,10 +32,11 @@ from graph.snapshots import (
     state_json,
     status_of,
 )
-from store import threads
+from store import runs, threads
 from store.database import Database
 from store.errors import BadRequestError, ConflictError, NotFoundError
-from store.models import JsonObject, Thread
+from store.events import EventLog
+from store.models import JsonObject, Run, Thread
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -53,6 +55,10 @@ class _Output:
     replayed: Mapping[str, BaseChannel[Any, Any, Any]]
 
 
+#: The event that tells of a new state, with its checkpoint: of no run, and in the thread's log.
+STATE_UPDATE = "state_update"
+
+
 class States:
     """
     Reads and changes the states of threads; one for each process.
@@ -62,9 +68,18 @@ class States:
         place: Where code of a graph's author is executed.
     """
 
-    def __init__(self, *, registry: Registry, db: Database, backing: Backing, place: Place) -> None:
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        db: Database,
+        events: EventLog,
+        backing: Backing,
+        place: Place,
+    ) -> None:
         self._registry = registry
         self._db = db
+        self._events = events
         self._saver = backing.saver
         self._here = Here(backing)
         self._place = place
@@ -192,31 +207,21 @@ class States:
         await threads.settle(
             self._db, lease, status=status_of(snapshot), interrupts=interrupts_of(snapshot)
         )
-        return checkpoint_json(written) or {}
+        address = checkpoint_json(written) or {}
+        writer = self._events.writer(thread_id, lease.epoch, run_id="")
+        writer.emit(STATE_UPDATE, dumps({"checkpoint_id": address.get("checkpoint_id")}))
+        writer.close()
+        return address
 
-    async def values(self, thread_id: str, *, run_id: str | None = None) -> Any:
+    async def values(self, thread_id: str) -> Any:
         """
         Read the values of a thread; None if it has none, or none that can be read.
-
-        Args:
-            run_id: As this run left them, if it left any: others may have gone on since.
 
         Raises:
             NotFoundError: There is no such thread.
         """
         thread = await threads.get(self._db, thread_id)
-        if run_id is not None and (left := await self._left_by(run_id, thread)):
-            return left
         return (await self.values_of([thread])).get(thread_id)
-
-    async def _left_by(self, run_id: str, thread: Thread) -> Any:
-        outputs = await self._outputs([thread])
-        try:
-            last = self._saver.alist(_config(thread.thread_id), filter={"run_id": run_id}, limit=1)
-            left = [await self._output_of(found, *outputs.values()) async for found in last]
-            return next(iter(left), None)
-        except CONTENT_ERRORS:
-            return None
 
     async def values_of(self, found: Sequence[Thread]) -> dict[str, Any]:
         """
@@ -229,7 +234,7 @@ class States:
         values = {}
         for head in await self._heads(list(outputs)):
             thread_id = head.config["configurable"]["thread_id"]
-            with suppress(*CONTENT_ERRORS):  # said when it is read alone
+            with _listed(thread_id):
                 values[thread_id] = await self._output_of(head, outputs[thread_id])
         return values
 
@@ -249,6 +254,38 @@ class States:
         if isinstance(output.names, str):
             return stored.get(output.names)
         return {name: stored[name] for name in output.names if name in stored}
+
+    async def values_of_run(self, run: Run) -> Any:
+        """
+        Read the values that a run has led to so far, or has left, whatever came after it.
+
+        None if it left none, or none that can be read.
+
+        Raises:
+            NotFoundError: Its thread is gone.
+        """
+        thread = await threads.get(self._db, run.thread_id)
+        output = (await self._outputs([thread])).get(run.thread_id)
+        found = await self._of_run(run) if output else None
+        if found is None or output is None:
+            return None
+        with _listed(run.thread_id):
+            return await self._output_of(found, output)
+        return None
+
+    async def _of_run(self, run: Run) -> CheckpointTuple | None:
+        """The newest checkpoint of a run; that of its thread, if it goes on and has none yet."""
+        try:
+            own = self._saver.alist(_config(run.thread_id), filter={"run_id": run.run_id}, limit=1)
+            async for found in own:
+                return found
+        except CONTENT_ERRORS as exc:
+            log.warning("state cannot be read", thread_id=run.thread_id, error=repr(exc))
+            return None
+        heads = await self._readable_head(run.thread_id)
+        # Asked after it was read: until a run ends nobody else writes to its thread.
+        now = await runs.find(self._db, run.run_id)
+        return heads[0] if heads and now and now.status in ("pending", "running") else None
 
     async def _outputs(self, found: Sequence[Thread]) -> dict[str, _Output]:
         """What the values of each thread are; missing are those whose graph is not served."""
@@ -337,6 +374,15 @@ def _graph_id(thread: Thread) -> str:
 def _config(thread_id: str, checkpoint: JsonObject | None = None) -> RunnableConfig:
     named = {key: value for key, value in (checkpoint or {}).items() if value is not None}
     return {"configurable": {"checkpoint_ns": "", **named, "thread_id": thread_id}}
+
+
+@contextmanager
+def _listed(thread_id: str) -> Iterator[None]:
+    """Say that a stored value cannot be read, and go on without it."""
+    try:
+        yield
+    except CONTENT_ERRORS as exc:
+        log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
 
 
 @contextmanager

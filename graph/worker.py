@@ -34,6 +34,10 @@ log = structlog.get_logger(__name__)
 #: How long a claim that is under way is waited for when the process goes.
 CLAIM_SECONDS = 5.0
 
+#: How many runs a claim takes at the most: whoever took all that it has slots for would leave
+#: nothing to a process that was woken at the same time.
+CLAIM_RUNS = 8
+
 #: How long after a claim that a signal led to the next one follows.
 SECOND_LOOK_SECONDS = 0.05
 
@@ -165,7 +169,7 @@ class Worker:
         """Claim into the free slots; whether there may be more."""
         free = self._executor.free
         # One stays for a run that is to start at once meanwhile.
-        slots = free - 1 or free
+        slots = min(free - 1 or free, CLAIM_RUNS)
         if slots <= 0 or not self._heartbeat.alive() or not self._executor.reserve(slots):
             return False
         claims = []
@@ -195,8 +199,9 @@ class Worker:
     async def _sweep_forever(self) -> None:
         while True:
             await self._sweep()
-            # Replicas that started together drift apart.
-            await asyncio.sleep(self._timing.sweep_seconds * random.uniform(0.8, 1.2))
+            # Replicas that started together drift apart. Never longer than said: a lost run begins
+            # again within a lease and a sweep.
+            await asyncio.sleep(self._timing.sweep_seconds * random.uniform(0.6, 0.9))
 
     async def _sweep(self) -> None:
         if self._heartbeat.buried:

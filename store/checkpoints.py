@@ -40,6 +40,7 @@ from psycopg.rows import DictRow, dict_row
 from store import retention
 from store.commits import Entry, Head
 from store.database import Database, repeated
+from store.errors import UnavailableError
 from store.heads import Blob, Fold, Head as KnownHead, HeadCache, Tip, Write
 from store.models import Lease
 from store.packed import Packed, are_messages, pack, unpack
@@ -63,6 +64,8 @@ WHERE c.checkpoint_ns = '' AND (c.thread_id, c.checkpoint_id) IN (
     ) AS h
 )
 """
+#: How long after PostgreSQL did not answer a run asks again.
+_RETRY_SECONDS: Final = 0.5
 #: Above this, (de)serialising leaves the event loop; below it, a thread costs more than it gives.
 _INLINE_BYTES: Final = 64 * 1024
 #: What of `configurable` may be seen in a checkpoint's metadata. The rest may hold secrets.
@@ -518,11 +521,20 @@ class Saver(AsyncPostgresSaver):
             Exception: One of them cannot be decoded.
         """
         rows = await self._rows(_OF_HEADS, [list(thread_ids)])
-        return [await self._load_checkpoint_tuple(row) for row in rows]
+        if sum(_size(row) for row in rows) > _INLINE_BYTES:
+            return await asyncio.to_thread(lambda: [self._tuple(row) for row in rows])
+        return [self._tuple(row) for row in rows]
 
     async def _rows(self, where: str, args: Sequence[Any]) -> list[DictRow]:
-        # A run that is not let read its state is begun anew.
-        return await repeated(lambda: self._read(where, args))
+        while True:
+            try:
+                return await repeated(lambda: self._read(where, args))
+            except UnavailableError:
+                # A run waits as long as its lease lasts: another attempt could do no more.
+                leased = self._leased
+                if leased is None or leased.run_id is None or not leased.alive():
+                    raise
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _read(self, where: str, args: Sequence[Any]) -> list[DictRow]:
         async with self._cursor() as cursor:
@@ -552,16 +564,14 @@ class Saver(AsyncPostgresSaver):
             )
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
-        values, writes = value["channel_values"], value["pending_writes"]
-        size = sum(len(v[2] or b"") for v in values or ()) + sum(len(w[3]) for w in writes or ())
-        if size > _INLINE_BYTES:
-            channels, pending = await asyncio.to_thread(
-                lambda: (self._load_blobs(values), self._load_writes(writes))
-            )
-        else:
-            channels, pending = self._load_blobs(values), self._load_writes(writes)
+        if _size(value) > _INLINE_BYTES:
+            return await asyncio.to_thread(self._tuple, value)
+        return self._tuple(value)
+
+    def _tuple(self, value: DictRow) -> CheckpointTuple:
         checkpoint = value["checkpoint"]
         inline = checkpoint.get("channel_values") or {}
+        channels = self._load_blobs(value["channel_values"])
         thread_id, namespace = value["thread_id"], value["checkpoint_ns"]
         parent = value["parent_checkpoint_id"]
         return CheckpointTuple(
@@ -569,7 +579,7 @@ class Saver(AsyncPostgresSaver):
             cast("Checkpoint", {**checkpoint, "channel_values": {**inline, **channels}}),
             value["metadata"],
             _address(thread_id, namespace, parent) if parent else None,
-            pending,
+            self._load_writes(value["pending_writes"]),
         )
 
     async def _known_tuple(self, tip: Tip, head: KnownHead) -> CheckpointTuple:
@@ -807,6 +817,12 @@ def _address(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConf
             "checkpoint_id": checkpoint_id,
         }
     }
+
+
+def _size(row: DictRow) -> int:
+    """How many bytes of a checkpoint there are to be decoded."""
+    values, writes = row["channel_values"] or (), row["pending_writes"] or ()
+    return sum(len(v[2] or b"") for v in values) + sum(len(w[3]) for w in writes)
 
 
 def _materialised(value: object) -> object:

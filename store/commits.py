@@ -54,8 +54,10 @@ class Entry:
     committed: asyncio.Future[None] = field(init=False)
 
 
-async def commit(lane: Lane, entries: Sequence[Entry]) -> set[tuple[str, int]]:
-    """Commit the entries whose lease holds; which leases those are. Raises as `Lane.run`."""
+async def commit(
+    lane: Lane, entries: Sequence[Entry], *, extra_seconds: float = 0.0
+) -> set[tuple[str, int]]:
+    """Commit the entries whose lease holds; which leases those are. As `Lane.run`."""
     leases = {(e.thread_id, e.epoch) for e in entries if e.epoch is not None}
     calls = [
         (_PREPARED[name], _arrays(columns, rows))
@@ -63,10 +65,11 @@ async def commit(lane: Lane, entries: Sequence[Entry]) -> set[tuple[str, int]]:
         if rows
     ]
     if not leases:
-        await lane.run(*calls)
+        await lane.run(*calls, extra_seconds=extra_seconds)
         return set()
     named = [(thread_id.encode(), epoch) for thread_id, epoch in leases]
-    held, *_ = await lane.run((_PREPARED["lock"], _arrays(_KEY, named)), *calls)
+    lock = (_PREPARED["lock"], _arrays(_KEY, named))
+    held, *_ = await lane.run(lock, *calls, extra_seconds=extra_seconds)
     return {(thread_id, epoch) for thread_id, epoch in held}
 
 

@@ -49,7 +49,7 @@ CONNECT: Final[dict[str, Any]] = {
     "tcp_user_timeout": 15_000,
 }
 #: How long a ping may take.
-PING_SECONDS = 3.0
+PING_SECONDS = 2.0
 #: How much longer than PostgreSQL itself we wait for a statement before we take the server for
 #: frozen.
 PATIENCE_SECONDS = 2.0
@@ -60,6 +60,8 @@ _LOST: Final = ("08", "57P")
 _NEVER_THERE: Final = "08001"
 #: What a shared connection waits for a row that is locked, while all its callers wait.
 _SHARED_LOCK_SECONDS: Final = 0.2
+#: How long a shared connection may be without an answer; what is asked on it takes milliseconds.
+_SHARED_SECONDS: Final = 3.0
 
 #: What a violated constraint means to the caller.
 CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
@@ -174,7 +176,7 @@ class Database:
         self, pool: AsyncConnectionPool[Connection], lane: Lane, *, statement_seconds: float
     ) -> None:
         self.pool = pool
-        self._lane = lane
+        self.lane = lane
         self._statement_seconds = statement_seconds
         self._renewed_at = 0.0
 
@@ -202,13 +204,13 @@ class Database:
                     raise
                 finally:
                     if connection.closed:
-                        await self._renew(connection)
+                        await self.renew(connection)
 
-    async def _renew(self, lost: Connection) -> None:
+    async def renew(self, lost: Connection) -> None:
         """
         Replace all connections after one was lost: its server is gone, and the others with it.
 
-        Found broken one by one, each would cost a caller a second.
+        Found broken one by one, each would cost a caller a second, or more if nobody answers.
         """
         if lost.opened_at > self._renewed_at:
             self._renewed_at = time.monotonic()
@@ -222,7 +224,7 @@ class Database:
             LockedError: A row that they need is locked for longer than all others should wait.
         """
         with translated_errors():
-            return await self._lane.run(*calls)
+            return await self.lane.run(*calls)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Transaction"]:
@@ -230,20 +232,29 @@ class Database:
         async with self.connection() as connection, connection.transaction():
             yield Transaction(connection)
 
-    async def all(self, row: type[Row], query: LiteralString, params: Params) -> list[Row]:
-        """Every row of a one-statement transaction."""
+    async def all(
+        self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[Row]:
+        """
+        Every row of a one-statement transaction.
+
+        Args:
+            prepare: False has the query planned anew, for just these parameters.
+        """
         async with self.connection() as connection:
-            return await Transaction(connection).all(row, query, params)
+            return await Transaction(connection).all(row, query, params, prepare=prepare)
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
         """The first row of a one-statement transaction, if there is one."""
         async with self.connection() as connection:
             return await Transaction(connection).one(row, query, params)
 
-    async def tuples(self, query: LiteralString, params: Params) -> list[tuple[Any, ...]]:
-        """The rows of a one-statement transaction, as tuples."""
+    async def tuples(
+        self, query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a one-statement transaction, as tuples; `prepare` as for `all`."""
         async with self.connection() as connection:
-            return await Transaction(connection).tuples(query, params)
+            return await Transaction(connection).tuples(query, params, prepare=prepare)
 
     async def execute(self, query: LiteralString, params: Params) -> int:
         """Run a statement; how many rows it touched."""
@@ -257,10 +268,12 @@ class Transaction:
     def __init__(self, connection: AsyncConnection[Any]) -> None:
         self.connection = connection
 
-    async def all(self, row: type[Row], query: LiteralString, params: Params) -> list[Row]:
-        """Every row."""
+    async def all(
+        self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[Row]:
+        """Every row; `prepare` as for `Database.all`."""
         async with self.connection.cursor(row_factory=class_row(row)) as cursor:
-            await cursor.execute(query, params)
+            await cursor.execute(query, params, prepare=prepare)
             return await cursor.fetchall()
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
@@ -269,11 +282,13 @@ class Transaction:
             await cursor.execute(query, params)
             return await cursor.fetchone()
 
-    async def tuples(self, query: LiteralString, params: Params) -> list[tuple[Any, ...]]:
-        """The rows, as tuples."""
+    async def tuples(
+        self, query: LiteralString, params: Params, *, prepare: bool | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows, as tuples; `prepare` as for `Database.all`."""
         cursor: AsyncCursor[tuple[Any, ...]] = self.connection.cursor(row_factory=tuple_row)
         async with cursor:
-            await cursor.execute(query, params)
+            await cursor.execute(query, params, prepare=prepare)
             return await cursor.fetchall()
 
     async def execute(self, query: LiteralString, params: Params) -> int:
@@ -284,14 +299,21 @@ class Transaction:
 
 
 async def _configure(
-    connection: Connection, *, statement_seconds: float, lock_seconds: float = 10.0
+    connection: Connection,
+    *,
+    statement_seconds: float,
+    idle_transaction_seconds: float,
+    lock_seconds: float = 10.0,
 ) -> None:
     adapt(connection)
     await connection.execute(
         "SELECT set_config('jit', 'off', false),"
-        "set_config('idle_in_transaction_session_timeout', '30s', false),"
+        "set_config('idle_in_transaction_session_timeout', %s, false),"
         "set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
-        (f"{lock_seconds * 1000:.0f}", f"{statement_seconds * 1000:.0f}"),
+        tuple(
+            f"{seconds * 1000:.0f}"
+            for seconds in (idle_transaction_seconds, lock_seconds, statement_seconds)
+        ),
     )
     connection.opened_at = connection.seen_at = time.monotonic()
 
@@ -304,11 +326,15 @@ def adapt(connection: AdaptContext) -> None:
     set_json_dumps(dump_json, connection)
 
 
-async def _check(connection: Connection) -> None:
+async def _check(database: Database, connection: Connection) -> None:
     """Ping a connection that was idle for a second; a busy one proves itself."""
     if time.monotonic() - connection.seen_at > 1.0:
-        with limited(connection, PING_SECONDS):
-            await connection.execute("")
+        try:
+            with limited(connection, PING_SECONDS):
+                await connection.execute("")
+        except psycopg.Error:
+            await database.renew(connection)
+            raise
         connection.seen_at = time.monotonic()
 
 
@@ -320,6 +346,7 @@ async def open_database(
     max_size: int = 20,
     timeout_seconds: float = 10.0,
     statement_timeout_seconds: float = 30.0,
+    idle_transaction_seconds: float = 15.0,
 ) -> AsyncIterator[Database]:
     """
     Open the pool and wait for its first connection.
@@ -330,6 +357,7 @@ async def open_database(
         max_size: Connections at the most.
         timeout_seconds: How long a caller waits for a connection before UnavailableError.
         statement_timeout_seconds: How long a statement may take before UnavailableError.
+        idle_transaction_seconds: How long a transaction of a process that is frozen keeps its locks.
 
     Raises:
         UnavailableError: PostgreSQL did not answer within `timeout_seconds`.
@@ -337,7 +365,8 @@ async def open_database(
     pool = AsyncConnectionPool(
         url,
         connection_class=Connection,
-        kwargs={"autocommit": True, **CONNECT},
+        # Half as long as a caller waits: the first host of a URL may be dead.
+        kwargs={"autocommit": True, **CONNECT, "connect_timeout": max(2, int(timeout_seconds / 2))},
         min_size=min_size,
         max_size=max_size,
         timeout=timeout_seconds,
@@ -345,27 +374,34 @@ async def open_database(
         max_lifetime=3600,
         # Then whoever asks next has it try anew, instead of waiting for an ever later try.
         reconnect_timeout=timeout_seconds,
-        configure=lambda c: _configure(c, statement_seconds=statement_timeout_seconds),
-        check=_check,
+        configure=lambda c: _configure(
+            c,
+            statement_seconds=statement_timeout_seconds,
+            idle_transaction_seconds=idle_transaction_seconds,
+        ),
+        check=lambda connection: _check(database, connection),
         open=False,
     )
     patience_seconds = statement_timeout_seconds + PATIENCE_SECONDS
 
     async def connect() -> Connection:
-        connection = await Connection.connect(url, autocommit=True, **CONNECT)
+        waiting = {**CONNECT, "connect_timeout": int(_SHARED_SECONDS)}
+        connection = await Connection.connect(url, autocommit=True, **waiting)
         with limited(connection, PING_SECONDS):
             await _configure(
                 connection,
                 statement_seconds=statement_timeout_seconds,
+                idle_transaction_seconds=idle_transaction_seconds,
                 lock_seconds=_SHARED_LOCK_SECONDS,
             )
         return connection
 
-    lane = Lane(connect, deadline_seconds=patience_seconds)
+    lane = Lane(connect, deadline_seconds=min(_SHARED_SECONDS, patience_seconds))
+    database = Database(pool, lane, statement_seconds=patience_seconds)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:
-        yield Database(pool, lane, statement_seconds=patience_seconds)
+        yield database
     finally:
         lane.close()
         await pool.close()

@@ -95,8 +95,9 @@ class Heartbeat:
                 self._beat_until_it_fails()
                 self._renewed.wait()
                 self._renewed.clear()
-            except psycopg.Error:
-                # Whatever it is, a standby that is no primary yet among it: it may pass.
+            except Exception:  # noqa: BLE001
+                # One side task. Whatever it is, a standby that is no primary yet or memory that has
+                # run out among it: it may pass, and without a heartbeat this process is of no use.
                 self._stopping.wait(0.2)
 
     def _beat_until_it_fails(self) -> None:

@@ -90,9 +90,12 @@ class Lane:
         self._connecting = asyncio.Lock()
         self._is_closed = False
 
-    async def run(self, *calls: Call) -> list[Rows]:
+    async def run(self, *calls: Call, extra_seconds: float = 0.0) -> list[Rows]:
         """
         Run statements as one transaction; the rows of each.
+
+        Args:
+            extra_seconds: What they may take beyond the deadline.
 
         Raises:
             psycopg.Error: What PostgreSQL says, or that the connection is lost: then nobody knows
@@ -102,7 +105,7 @@ class Lane:
         link = self._link
         if link is None or link.closed:
             link = await self._open()
-        return await link.send(calls)
+        return await link.send(calls, extra_seconds)
 
     async def one(self, statement: Statement, params: Params) -> tuple[Any, ...] | None:
         """The first row of a transaction of one statement, if there is one. Raises as `run`."""
@@ -143,11 +146,15 @@ class _Link:
         self._socket = self._pg.socket
         self._loop.add_reader(self._socket, self._read)
 
-    def send(self, calls: Sequence[Call]) -> "asyncio.Future[list[Rows]]":
+    def send(self, calls: Sequence[Call], extra_seconds: float) -> "asyncio.Future[list[Rows]]":
         """Send a transaction; its rows come later."""
         # Before anything is sent: a bad parameter is its caller's affair.
         bound = [(statement, *statement.values(params)) for statement, params in calls]
-        transaction = _Transaction(self._loop.create_future(), Transformer(self._connection))
+        transaction = _Transaction(
+            self._loop.create_future(),
+            Transformer(self._connection),
+            due_at=time.monotonic() + self._deadline_seconds + extra_seconds,
+        )
         try:
             for statement, values, formats in bound:
                 self._prepare(statement, transaction)
@@ -161,7 +168,7 @@ class _Link:
             raise
         if not self._is_watched:
             self._is_watched = True
-            self._loop.call_later(1.0, self._watch)
+            self._loop.call_later(self._deadline_seconds / 4, self._watch)
         return transaction.done
 
     def close(self) -> None:
@@ -229,21 +236,27 @@ class _Link:
         self._is_watched = False
         if self.closed or not self._transactions:
             return
-        if time.monotonic() - self._transactions[0].sent_at > self._deadline_seconds:
+        if time.monotonic() > self._transactions[0].due_at:
             self.close()
             return
         self._is_watched = True
-        self._loop.call_later(1.0, self._watch)
+        self._loop.call_later(self._deadline_seconds / 4, self._watch)
 
 
 class _Transaction:
     """What was sent up to a Sync, and what has come of it."""
 
-    __slots__ = ("_transformer", "done", "error", "place", "results", "sent_at", "steps")
+    __slots__ = ("_transformer", "done", "due_at", "error", "place", "results", "steps")
 
-    def __init__(self, done: "asyncio.Future[list[Rows]]", transformer: abc.Transformer) -> None:
+    def __init__(
+        self,
+        done: "asyncio.Future[list[Rows]]",
+        transformer: abc.Transformer,
+        *,
+        due_at: float,
+    ) -> None:
         self.done = done
-        self.sent_at = time.monotonic()
+        self.due_at = due_at
         #: The name of what is prepared, None for what is executed.
         self.steps: list[bytes | None] = []
         self.place = 0

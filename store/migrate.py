@@ -31,6 +31,12 @@ CREATE TABLE IF NOT EXISTS schema_migration (
 )
 """
 
+# LangGraph's, on what their tables' primary keys begin with: each row written would pay for both.
+_DROP_REDUNDANT = """
+DROP INDEX IF EXISTS checkpoints_thread_id_idx, checkpoint_blobs_thread_id_idx,
+    checkpoint_writes_thread_id_idx
+"""
+
 
 # A long conversation is written whole with each step. PostgreSQL's own compression takes a third off
 # it for five times the CPU; the tables are LangGraph's, so this is no migration of ours.
@@ -78,6 +84,7 @@ async def migrate(url: str, *, timeout_seconds: float = 60.0) -> list[str]:
             applied = await _apply(connection)
             await AsyncPostgresSaver(connection).setup()
             await connection.execute(_UNCOMPRESSED_BLOBS)
+            await connection.execute(_DROP_REDUNDANT)
             await AsyncPostgresStore(connection).setup()
             return applied
 

@@ -21,7 +21,8 @@ from store.errors import (
     ThreadBusyError,
     UnavailableError,
 )
-from store.lane import Statement
+from store.json import dump_json
+from store.lane import Rows, Statement
 from store.models import (
     CancelAction,
     JsonObject,
@@ -37,7 +38,9 @@ from store.threads import not_found
 
 SQL = load("queue")
 #: What every run does.
-_START, _LOCK, _FINISH = (Statement(SQL[name]) for name in ("start", "lock", "finish"))
+_START, _ENQUEUE, _LOCK_ALL, _FINISH = (
+    Statement(SQL[name]) for name in ("start", "enqueue", "lock_all_at_once", "finish")
+)
 
 BUSY = (
     "Thread is already running a task. Wait for it to finish or choose a different "
@@ -110,6 +113,18 @@ class Claim:
 
     run: Run
     lease: Lease
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """What a run that is ours came to, and what its thread is left in."""
+
+    claimed: Claim
+    status: RunStatus
+    thread_status: ThreadStatus
+    interrupts: JsonObject
+    error: JsonObject | None = None
+    thread_error: JsonObject | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,23 +231,33 @@ async def enqueue(db: Database, new: NewRun) -> Run:
 
 
 async def _enqueue(db: Database, new: NewRun, *, again: bool = False) -> Run:
-    async with db.transaction() as tx:
-        await _lock(tx, new.thread_id)
-        # Nobody else inserts it: a first try that is still under way waits for the lock in vain.
-        if again and (queued := await tx.one(Run, runs.SQL["get"], new.row())):
-            return queued
-        in_flight = await tx.tuples(SQL["in_flight"], {"thread_id": new.thread_id})
-        if in_flight and new.multitask_strategy == "reject":
-            raise ThreadBusyError(BUSY)
-        if in_flight and new.multitask_strategy in ("interrupt", "rollback"):
-            await _stop(tx, new.thread_id, None, new.multitask_strategy)
-        rows = await tx.tuples(SQL["enqueue"], new.row(after_seconds=new.after_seconds))
-        if new.after_seconds <= 0:
-            await notify_ready(tx)
-        if not rows:  # it was made for a run that has just been cancelled
-            raise not_found(new.thread_id)
-        created_at, epoch = rows[0]
-        return new.run(created_at, epoch=epoch, begun=False)
+    row = new.row(after_seconds=new.after_seconds, signal=READY)
+    queued: Rows = []
+    if new.multitask_strategy == "enqueue" and not again:
+        with suppress(LockedError):
+            [queued] = await db.at_once((_ENQUEUE, row))
+    if not queued:
+        async with db.transaction() as tx:
+            await _lock(tx, new.thread_id)
+            # Nobody else inserts it: a first try that is still under way waits for the lock in vain.
+            if again and (known := await tx.one(Run, runs.SQL["get"], row)):
+                return known
+            await _make_way(tx, new)
+            queued = await tx.tuples(SQL["enqueue"], row)
+    if not queued:  # it was made for a run that has just been cancelled
+        raise not_found(new.thread_id)
+    created_at, epoch, _ = queued[0]
+    return new.run(created_at, epoch=epoch, begun=False)
+
+
+async def _make_way(tx: Transaction, new: NewRun) -> None:
+    """Do to the runs in flight what the strategy of a new one says."""
+    if not await tx.tuples(SQL["in_flight"], {"thread_id": new.thread_id}):
+        return
+    if new.multitask_strategy == "reject":
+        raise ThreadBusyError(BUSY)
+    if new.multitask_strategy != "enqueue":
+        await _stop(tx, new.thread_id, None, new.multitask_strategy)
 
 
 async def claim(db: Database, *, worker_id: str, slots: int) -> list[Claim]:
@@ -265,43 +290,51 @@ def _claimed(row: tuple[Any, ...]) -> Claim:
     return Claim(run=run, lease=lease)
 
 
-async def finish(
-    db: Database,
-    claimed: Claim,
-    *,
-    status: RunStatus,
-    thread_status: ThreadStatus,
-    interrupts: JsonObject,
-    error: JsonObject | None = None,
-    thread_error: JsonObject | None = None,
-) -> bool:
+async def finish(db: Database, endings: Sequence[Ending], *, wait: bool = True) -> set[str] | None:
     """
-    End a run that is ours and settle its thread; the next run of the thread is announced.
+    End runs that are ours and settle their threads; the next run of each thread is announced.
 
     May be repeated when its answer was lost.
 
+    Args:
+        wait: For the threads that somebody else holds locked.
+
     Returns:
-        False if the run was not ours any more: then nothing was changed.
+        The ids of those that were ours still: the others were not changed. None if a thread was
+        locked and not waited for: then nothing was changed.
     """
-    params = {
-        "run_id": claimed.run.run_id,
-        "thread_id": claimed.run.thread_id,
-        "epoch": claimed.lease.epoch,
-        "status": status,
-        "error": error,
-        "thread_status": thread_status,
-        "interrupts": interrupts,
-        "thread_error": thread_error,
+    params = _endings(endings)
+    # The second statement sees what was committed before the first one got its locks.
+    if wait:
+        async with db.transaction() as tx:
+            await tx.execute(SQL["lock_all"], params)
+            rows = await tx.tuples(SQL["finish"], params)
+    else:
+        try:
+            _, rows = await db.at_once((_LOCK_ALL, params), (_FINISH, params))
+        except LockedError:
+            return None
+    return {run_id for run_id, _ in rows}
+
+
+def _endings(endings: Sequence[Ending]) -> JsonObject:
+    rows = [
+        {
+            "run_id": ending.claimed.run.run_id,
+            "epoch": ending.claimed.lease.epoch,
+            "status": ending.status,
+            "error": ending.error,
+            "thread_status": ending.thread_status,
+            "interrupts": ending.interrupts,
+            "thread_error": ending.thread_error,
+        }
+        for ending in endings
+    ]
+    return {
+        "thread_ids": dump_json([ending.claimed.run.thread_id for ending in endings]).decode(),
+        "endings": dump_json(rows).decode(),
         "signal": READY,
     }
-    # The second statement sees what was committed before the first one got its lock.
-    try:
-        [_, rows] = await db.at_once((_LOCK, params), (_FINISH, params))
-    except LockedError:
-        async with db.transaction() as tx:
-            await tx.execute(SQL["lock"], params)
-            rows = await tx.tuples(SQL["finish"], params)
-    return bool(rows)
 
 
 async def finish_temporary(db: Database, claimed: Claim) -> bool:

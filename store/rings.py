@@ -67,6 +67,11 @@ class Gap:
 
     resume_at: EventId
 
+    @property
+    def event_id(self) -> str:
+        """The place to go on from, as an event there would have it."""
+        return "{}-{}".format(*self.resume_at)
+
 
 def parse_event_id(text: str) -> EventId:
     """

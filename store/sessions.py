@@ -66,12 +66,13 @@ async def list_page(
     params = {
         "user_id": user_id,
         "status": status,
-        "chat_type": chat_type,
+        "attributes": {} if chat_type is None else {"chat_type": chat_type},
         "before_time": before_time,
         "before_id": before_id,
         "limit": limit + 1,
     }
-    rows = await db.all(Session, query, params)
+    # Planned anew for each filter: a plan for any would be one for none.
+    rows = await db.all(Session, query, params, prepare=False)
     return rows[:limit], len(rows) > limit
 
 

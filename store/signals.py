@@ -67,7 +67,9 @@ async def listen(conninfo: str) -> AsyncIterator[AsyncIterator[Signal]]:
         UnavailableError: The connection failed, at once or later.
     """
     with translated_errors():
-        connection = await AsyncConnection.connect(conninfo, autocommit=True, **CONNECT)
+        connection = await AsyncConnection.connect(
+            conninfo, autocommit=True, application_name="threadwell-signals", **CONNECT
+        )
         try:
             with limited(connection, PING_SECONDS):
                 await connection.execute("LISTEN threadwell")

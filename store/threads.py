@@ -11,7 +11,7 @@ from store.errors import (
     ThreadBusyError,
 )
 from store.models import JsonObject, Lease, Thread, ThreadStatus
-from store.ordering import Order, ordered
+from store.ordering import Order, among, first, ordered
 from store.retention import Life
 from store.signals import notify_ended, notify_stop
 from store.sql import load
@@ -19,6 +19,10 @@ from store.sql import load
 SQL = load("threads")
 
 SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"]
+
+#: How far a search looks for its page in the order of the list, in rows: so many, and so many more
+#: for each row of the page.
+WINDOW_ROWS, WINDOW_ROWS_EACH = 1_000, 20
 
 
 def not_found(thread_id: str) -> NotFoundError:
@@ -86,17 +90,38 @@ async def search(
     sort_by: SortBy = "updated_at",
     order: Order = "desc",
 ) -> list[Thread]:
-    """List the threads whose metadata contains `metadata`."""
-    return await db.all(
-        Thread,
-        ordered(SQL["search"], sort_by, order, tie_break="thread_id"),
-        {"metadata": metadata, "status": status, "ids": ids, "limit": limit, "offset": offset},
-    )
+    """
+    List the threads whose metadata contains `metadata`.
+
+    What most threads match is found by reading them in their order, what few match by its index;
+    PostgreSQL cannot tell which when those few come last in that order. So a page is first looked
+    for among the rows that come first.
+    """
+    place = (sort_by, order)
+    params: JsonObject = {
+        "metadata": metadata,
+        "status": status,
+        "ids": ids,
+        "limit": limit,
+        "offset": offset,
+        "window": WINDOW_ROWS + WINDOW_ROWS_EACH * (offset + limit),
+    }
+    in_order = ordered(SQL["every"], *place, tie_break="thread_id")
+    if not metadata and status is None and ids is None:
+        return await db.all(Thread, in_order, params)
+    window = first(SQL["every"], *place, tie_break="thread_id")
+    matching = ordered(SQL["search"], *place, tie_break="thread_id")
+    # Planned anew for each filter: a plan for any would be one for none.
+    found = await db.all(Thread, among("thread", window, matching), params, prepare=False)
+    if len(found) == limit:
+        return found
+    return await db.all(Thread, among("thread", SQL["search"], in_order), params, prepare=False)
 
 
 async def count(db: Database, *, metadata: JsonObject, status: ThreadStatus | None = None) -> int:
     """How many threads `search` would find."""
-    rows = await db.tuples(SQL["count"], {"metadata": metadata, "status": status})
+    params = {"metadata": metadata, "status": status}
+    rows = await db.tuples(SQL["count"], params, prepare=False)
     return int(rows[0][0])
 
 

@@ -16,13 +16,15 @@ import psycopg
 from psycopg import AsyncConnection, errors as pg
 
 from store.commits import Entry, commit
-from store.database import CONNECT, Database, limited, translated_errors
+from store.database import CONNECT, PING_SECONDS, Database, limited, translated_errors
 from store.errors import Error, LeaseLostError, UnavailableError
 from store.lane import Lane
 
 _BATCH_ITEMS: Final = 256
 _BATCH_BYTES: Final = 8 * 2**20
-_COMMIT_TIMEOUT_SECONDS: Final = 20.0
+#: How long a commit may take, and how much longer for each byte; then the server is taken for frozen.
+_COMMIT_SECONDS: Final = 8.0
+_BYTE_SECONDS: Final = 1 / 2**20
 _MAX_PAUSE_SECONDS: Final = 1.0
 #: SQLSTATE classes and codes that say nothing about the rows: no connection, no room, no rights to
 #: write here and now (a standby), a deadlock.
@@ -57,7 +59,7 @@ class CheckpointWriter:
         # of the batch under way: entries whose thread somebody else holds locked
         self._later: list[Entry] = []
         # of no other use: it has no more than one batch under way
-        self._lane = Lane(self._connect, deadline_seconds=_COMMIT_TIMEOUT_SECONDS)
+        self._lane = Lane(self._connect, deadline_seconds=_COMMIT_SECONDS)
 
     async def write(self, entry: Entry) -> asyncio.Future[None]:
         """
@@ -196,7 +198,8 @@ class CheckpointWriter:
             self._queue.extend(entry for entry in queued if entry.thread_id in locked)
 
     async def _commit(self, entries: Sequence[Entry]) -> None:
-        held = await commit(self._lane, entries)
+        size = sum(entry.size for entry in entries)
+        held = await commit(self._lane, entries, extra_seconds=size * _BYTE_SECONDS)
         for entry in entries:
             if entry.epoch is not None and (entry.thread_id, entry.epoch) not in held:
                 _fail(entry, lease_lost(entry.thread_id))
@@ -207,7 +210,7 @@ class CheckpointWriter:
         connection = await AsyncConnection.connect(
             self._conninfo, autocommit=True, application_name="threadwell-checkpoints", **CONNECT
         )
-        with limited(connection, _COMMIT_TIMEOUT_SECONDS):
+        with limited(connection, PING_SECONDS):
             await connection.execute(_SETTINGS, prepare=False)
         return connection
 

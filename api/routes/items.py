@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from api.bodies import JsonRoute
 from api.deps import ServicesDep
 from api.responses import json_response
-from api.schemas import DottedNamespace, ItemDelete, ItemPut, ItemSearch, NamespaceSearch, Text
+from api.schemas import DottedNamespace, ItemDelete, ItemKey, ItemPut, ItemSearch, NamespaceSearch
 from store.errors import BadRequestError, UnsupportedError
 from store.models import JsonObject
 
@@ -28,7 +28,7 @@ async def put(services: ServicesDep, body: ItemPut) -> None:
 @router.get("/items")
 async def get(
     services: ServicesDep,
-    key: Text,
+    key: ItemKey,
     namespace: Annotated[DottedNamespace, Query(description="Its labels, joined by dots.")],
 ) -> Response:
     """Read an item; null if there is none."""

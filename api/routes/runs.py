@@ -5,15 +5,14 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
-from sse_starlette import EventSourceResponse
 
 from api.bodies import JsonRoute
-from api.deps import InjectedDep, RunId, ServicesDep, ThreadId
+from api.deps import InjectedDep, LastEventId, RunId, ServicesDep, ThreadId
 from api.responses import json_response
 from api.run_schemas import RunCreate, RunCreateStateless, RunsCancel
-from api.sse import RunStream, event_stream, frame, long_json, result_json
+from api.sse import EventStream, RunStream, frame, long_json, result_json
 from graph.encode import dumps
 from graph.runs import Submitted
 from store import runs, threads
@@ -32,7 +31,6 @@ RunField = Literal[
     "run_id", "thread_id", "assistant_id", "created_at", "updated_at", "status", "metadata",
     "kwargs", "multitask_strategy",
 ]  # fmt: skip
-LastEventId = Annotated[str | None, Header(alias="Last-Event-ID")]
 
 
 def run_json(run: Run) -> JsonObject:
@@ -74,7 +72,7 @@ def _stream(
     modes: list[str] | None = None,
     on_disconnect: str | None = "continue",
     stateless: bool = False,
-) -> EventSourceResponse:
+) -> EventStream:
     run = submitted.run
     stream = RunStream(
         services,
@@ -84,7 +82,7 @@ def _stream(
         cancel_on_disconnect=on_disconnect == "cancel",
     )
     path = f"/runs/{run.run_id}" if stateless else _path(run)
-    return event_stream(
+    return EventStream(
         stream.frames(),
         headers={"Location": f"{path}/stream", "Content-Location": path},
         keep_alive_seconds=services.settings.sse_heartbeat_seconds,
@@ -113,7 +111,7 @@ async def create_run(
     return json_response(run_json(submitted.run), headers=headers)
 
 
-@router.post("/threads/{thread_id}/runs/stream", response_class=EventSourceResponse)
+@router.post("/threads/{thread_id}/runs/stream", response_class=EventStream)
 async def stream_run(
     thread_id: ThreadId, body: RunCreate, injected: InjectedDep, services: ServicesDep
 ) -> Response:
@@ -141,7 +139,7 @@ async def create_stateless_run(
     return json_response(run_json(submitted.run), headers=headers)
 
 
-@router.post("/runs/stream", response_class=EventSourceResponse)
+@router.post("/runs/stream", response_class=EventStream)
 async def stream_stateless_run(
     body: RunCreateStateless, injected: InjectedDep, services: ServicesDep
 ) -> Response:
@@ -210,7 +208,7 @@ async def join_run(
     )
 
 
-@router.get("/threads/{thread_id}/runs/{run_id}/stream", response_class=EventSourceResponse)
+@router.get("/threads/{thread_id}/runs/{run_id}/stream", response_class=EventStream)
 async def join_run_stream(
     thread_id: ThreadId,
     run_id: RunId,
@@ -222,14 +220,15 @@ async def join_run_stream(
     """
     Stream the events of a run: those after ``Last-Event-ID``, or all of them.
 
-    Whatever the log still has is sent again; past its bounds a ``values`` event stands in.
+    Whatever the log still has is sent again. Past its bounds ``metadata`` says so, and a ``values``
+    event stands in for who asked for it.
     """
     return await _join_stream(
         services, thread_id, run_id, stream_mode, cancel_on_disconnect, last_event_id
     )
 
 
-@router.get("/runs/{run_id}/stream", response_class=EventSourceResponse)
+@router.get("/runs/{run_id}/stream", response_class=EventStream)
 async def join_stateless_run_stream(
     run_id: RunId,
     services: ServicesDep,

@@ -20,7 +20,7 @@ from api.session_schemas import (
     session_cursor,
     session_json,
 )
-from api.sse import SessionStream, event_stream
+from api.sse import EventStream, SessionStream
 from store import messages, sessions
 
 router = APIRouter(prefix="/api/sessions", tags=["sessions"], route_class=JsonRoute)
@@ -132,6 +132,6 @@ async def send_message(
     if not (body.stream or "text/event-stream" in accept):
         return json_response(await answer(services, submitted))
     stream = SessionStream(services, submitted)
-    return event_stream(
+    return EventStream(
         stream.frames(), headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
     )

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Response
 from uuid_utils.compat import uuid7
 
 from api.bodies import JsonRoute
-from api.deps import ServicesDep, ThreadId
+from api.deps import LastEventId, ServicesDep, ThreadId
 from api.responses import json_response, page_headers, selected
 from api.schemas import (
     Checkpoint,
@@ -21,8 +21,11 @@ from api.schemas import (
     ThreadSearch,
     ThreadUpdate,
 )
+from api.sse import EventStream
+from api.thread_stream import ThreadStream, modes_of
 from store import retention, threads
 from store.errors import UnsupportedError
+from store.events import parse_event_id
 from store.models import JsonObject, Thread
 from store.retention import Lifetime
 
@@ -180,6 +183,31 @@ async def search_history(
             metadata=body.metadata,
             checkpoint=_configurable(body.checkpoint),
         )
+    )
+
+
+@router.get("/{thread_id}/stream", response_class=EventStream)
+async def stream(
+    services: ServicesDep,
+    thread_id: ThreadId,
+    stream_mode: Annotated[list[str] | None, Query()] = None,
+    stream_modes: Annotated[list[str] | None, Query()] = None,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """
+    Stream what happens on a thread from now on, or after ``Last-Event-ID``; it never ends.
+
+    ``stream_mode`` is ``run_modes``, ``lifecycle`` or ``state_update``, repeated or with commas.
+    """
+    asked = [*(stream_mode or ()), *(stream_modes or ())] or ["run_modes"]
+    modes = modes_of(asked)
+    tail = await services.runs.tail(thread_id)
+    after = parse_event_id(last_event_id) if last_event_id else tail
+    location = f"/threads/{thread_id}/stream?stream_mode={','.join(sorted(modes))}"
+    return EventStream(
+        ThreadStream(services, thread_id, after=after, modes=modes).frames(),
+        headers={"Location": location},
+        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
     )
 
 

@@ -23,7 +23,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "POST /threads/{thread_id}/copy",
         "GET /threads/{thread_id}/storage",
     ),
-    "Following a thread": ("GET /threads/{thread_id}/stream",),
     "The event-streaming protocol": (
         "POST /threads/{thread_id}/commands",
         "POST /threads/{thread_id}/stream/events",

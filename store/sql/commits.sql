@@ -161,8 +161,7 @@ UPDATE thread AS t SET
     projected_checkpoint_id = CASE WHEN n.is_projected THEN n.checkpoint_id END,
     message_count = CASE WHEN n.has_messages THEN coalesce(
         (SELECT max(m.seq) + 1 FROM message AS m WHERE m.conversation_id = t.thread_id), 0
-    ) ELSE t.message_count END,
-    state_updated_at = now()
+    ) ELSE t.message_count END
 FROM unnest(
     %(thread_id)s::text[], %(epoch)s::bigint[], %(checkpoint_id)s::text[],
     %(is_projected)s::boolean[], %(has_messages)s::boolean[]

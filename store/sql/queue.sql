@@ -46,6 +46,7 @@ WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running');
 
 -- name: enqueue
 -- The clock is read under the thread's lock, so that of two runs the later one is also due later.
+-- Workers are woken as this commits, if it is due.
 WITH queued AS (
     UPDATE thread
     SET status = 'busy', updated_at = now(), metadata = metadata || %(thread_metadata)s::jsonb
@@ -61,7 +62,9 @@ WITH queued AS (
     FROM queued
     RETURNING created_at
 )
-SELECT pending.created_at, queued.epoch + 1 FROM pending, queued;
+SELECT pending.created_at, queued.epoch + 1,
+    CASE WHEN %(after_seconds)s <= 0 THEN pg_notify('threadwell', %(signal)s) END
+FROM pending, queued;
 
 -- name: claim
 -- The runs that are due longest and whose threads are free. What it read may be stale by the time it
@@ -112,38 +115,67 @@ SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
 FROM claimed
 JOIN leased ON leased.thread_id = claimed.thread_id;
 
+-- name: lock_all
+-- In one order, so that two who lock several do not wait for each other.
+SELECT thread_id
+FROM thread
+WHERE thread_id = ANY(ARRAY(SELECT jsonb_array_elements_text(%(thread_ids)s::jsonb)))
+ORDER BY thread_id
+FOR UPDATE;
+
+-- name: lock_all_at_once
+-- Or not at all: whoever is locked out by another has others wait with it.
+SELECT thread_id
+FROM thread
+WHERE thread_id = ANY(ARRAY(SELECT jsonb_array_elements_text(%(thread_ids)s::jsonb)))
+ORDER BY thread_id
+FOR UPDATE NOWAIT;
+
 -- name: finish
--- Fenced by the epoch; the thread's row is locked already. Workers are woken as this commits. The
--- epoch rises, so that what the run left going on writes nothing more.
-WITH done AS (
+-- Each fenced by its epoch; the rows of the threads are locked already. Workers are woken as this
+-- commits. The epochs rise, so that what the runs left going on writes nothing more.
+WITH ending AS (
+    SELECT *
+    FROM jsonb_to_recordset(%(endings)s::jsonb) AS e (
+        run_id uuid, epoch bigint, status text, error jsonb, thread_status text, interrupts jsonb,
+        thread_error jsonb
+    )
+), done AS (
     UPDATE run
-    SET status = %(status)s, error = %(error)s::jsonb, worker_id = NULL, ended_at = now(),
+    SET status = ending.status, error = ending.error, worker_id = NULL, ended_at = now(),
         updated_at = now()
-    WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
-    RETURNING thread_id
+    FROM ending
+    WHERE run.run_id = ending.run_id AND run.epoch = ending.epoch AND run.status = 'running'
+    RETURNING run.run_id, run.thread_id, ending.thread_status, ending.interrupts,
+        ending.thread_error
 ), waiting AS (
     -- not now(): this transaction may have waited for the lock while a run was queued
-    SELECT r.not_before <= clock_timestamp() AS due
-    FROM run r, done
-    WHERE r.thread_id = done.thread_id AND r.status = 'pending'
+    SELECT r.thread_id, bool_or(r.not_before <= clock_timestamp()) AS due
+    FROM run r
+    JOIN done ON done.thread_id = r.thread_id
+    WHERE r.status = 'pending'
+    GROUP BY r.thread_id
 ), settled AS (
     UPDATE thread
-    SET status = CASE WHEN EXISTS (SELECT FROM waiting) THEN 'busy' ELSE %(thread_status)s END,
-        settled_status = %(thread_status)s,
+    SET status = CASE WHEN waiting.due IS NULL THEN done.thread_status ELSE 'busy' END,
+        settled_status = done.thread_status,
         epoch = epoch + 1,
-        interrupts = %(interrupts)s::jsonb,
-        error = %(thread_error)s::jsonb,
+        interrupts = done.interrupts,
+        error = done.thread_error,
         updated_at = now(),
         state_updated_at = now()
     FROM done
+    LEFT JOIN waiting ON waiting.thread_id = done.thread_id
     WHERE thread.thread_id = done.thread_id
-    RETURNING EXISTS (SELECT FROM waiting WHERE due) AS ready
+    RETURNING done.run_id, waiting.due
 )
-SELECT CASE WHEN ready THEN pg_notify('threadwell', %(signal)s) END FROM settled
+SELECT run_id, CASE WHEN due THEN pg_notify('threadwell', %(signal)s) END FROM settled
 UNION ALL
--- It had ended so before: by a call that nobody heard the answer of.
-SELECT NULL FROM run
-WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = %(status)s;
+-- They had ended so before: by a call that nobody heard the answer of.
+SELECT run.run_id, NULL
+FROM run
+JOIN ending ON ending.run_id = run.run_id AND ending.epoch = run.epoch
+    AND ending.status = run.status;
 
 -- name: finish_temporary
 -- The thread goes with its run, fenced by the epoch like any end.

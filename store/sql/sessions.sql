@@ -19,7 +19,7 @@ FROM thread
 WHERE (updated_at, thread_id)
         < (coalesce(%(before_time)s::timestamptz, 'infinity'), coalesce(%(before_id)s::text, ''))
     AND (%(status)s::text IS NULL OR coalesce(metadata ->> 'status', 'active') = %(status)s::text)
-    AND (%(chat_type)s::text IS NULL OR metadata ->> 'chat_type' = %(chat_type)s::text)
+    AND (%(attributes)s::jsonb = '{}' OR metadata @> %(attributes)s::jsonb)
 ORDER BY updated_at DESC, thread_id DESC
 LIMIT %(limit)s;
 
@@ -33,6 +33,6 @@ WHERE metadata ->> 'user_id' = %(user_id)s::text
     AND (updated_at, thread_id)
         < (coalesce(%(before_time)s::timestamptz, 'infinity'), coalesce(%(before_id)s::text, ''))
     AND (%(status)s::text IS NULL OR coalesce(metadata ->> 'status', 'active') = %(status)s::text)
-    AND (%(chat_type)s::text IS NULL OR metadata ->> 'chat_type' = %(chat_type)s::text)
+    AND (%(attributes)s::jsonb = '{}' OR metadata @> %(attributes)s::jsonb)
 ORDER BY updated_at DESC, thread_id DESC
 LIMIT %(limit)s;

@@ -45,6 +45,11 @@ SELECT thread_id, status, metadata, config, interrupts, error,
 FROM thread
 WHERE thread_id = %(thread_id)s;
 
+-- name: every
+SELECT thread_id, status, metadata, config, interrupts, error,
+    created_at, updated_at, state_updated_at
+FROM thread;
+
 -- name: search
 SELECT thread_id, status, metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at
@@ -54,9 +59,10 @@ WHERE metadata @> %(metadata)s::jsonb
     AND (%(ids)s::text[] IS NULL OR thread_id = ANY(%(ids)s::text[]));
 
 -- name: count
+-- Without metadata it is read from an index alone.
 SELECT count(*)
 FROM thread
-WHERE metadata @> %(metadata)s::jsonb
+WHERE (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
     AND (%(status)s::text IS NULL OR status = %(status)s::text);
 
 -- name: update

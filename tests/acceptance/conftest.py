@@ -5,7 +5,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -59,14 +59,21 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return config
 
 
-@pytest.fixture(scope="session")
-def database(servers: Servers) -> Iterator[str]:
+@contextmanager
+def empty_database(servers: Servers) -> Iterator[str]:
     """The URL of an empty database; whoever uses it migrates it."""
     name = f"acceptance_{uuid.uuid4().hex}"
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
         yield urlsplit(servers.database_url)._replace(path=f"/{name}").geturl()
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def database(servers: Servers) -> Iterator[str]:
+    """The URL of the servers' database."""
+    with empty_database(servers) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

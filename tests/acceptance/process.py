@@ -61,15 +61,19 @@ class ServerProcess:
         """The database as printed for a person with psql."""
         return next(line for line in self.lines if line.startswith(READY)).split()[1]
 
-    def wait_until_printed(self, text: str) -> None:
-        """Return when it has printed this."""
-        with self._spoke:
-            self._spoke.wait_for(lambda: self._silent or text in self.log, START_SECONDS)
-        assert text in self.log, f"it did not print {text!r}:\n{self.log}"
+    def wait_until_printed(self, text: str, times: int = 1) -> None:
+        """Return when it has printed this, so often in all."""
 
-    async def printed(self, text: str) -> None:
-        """Wait until it has printed this."""
-        await asyncio.to_thread(self.wait_until_printed, text)
+        def printed() -> bool:
+            return self.log.count(text) >= times
+
+        with self._spoke:
+            self._spoke.wait_for(lambda: self._silent or printed(), START_SECONDS)
+        assert printed(), f"it did not print {text!r}:\n{self.log}"
+
+    async def printed(self, text: str, times: int = 1) -> None:
+        """Wait until it has printed this, so often in all."""
+        await asyncio.to_thread(self.wait_until_printed, text, times)
 
     def wait_until_up(self) -> None:
         """Return when it answers."""

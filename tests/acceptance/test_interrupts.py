@@ -43,6 +43,16 @@ async def test_a_graph_asks_and_goes_on_with_the_answer(
     assert (after["status"], after["interrupts"]) == ("idle", {})
 
 
+async def test_an_answer_to_a_thread_that_asked_nothing_begins_its_graph(
+    client: LangGraphClient,
+) -> None:
+    output = await client.runs.wait(
+        await new_thread(client), "talking_steps", command={"resume": "yes", "goto": "nowhere"}
+    )
+
+    assert output == {}
+
+
 async def test_the_question_is_in_the_stream(client: LangGraphClient) -> None:
     thread_id = await new_thread(client)
 

@@ -62,6 +62,16 @@ async def test_a_namespace_that_cannot_be_one_is_refused(http: httpx.AsyncClient
         assert (await http.get("/store/items", params=query)).status_code == 422, dotted
 
 
+async def test_a_name_that_no_index_can_hold_is_refused(http: httpx.AsyncClient) -> None:
+    item = {"namespace": ["a"], "key": "键" * 341, "value": {}}
+    assert (await http.put("/store/items", json=item)).status_code == 204
+
+    for longer in ({"key": "键" * 342}, {"namespace": ["a" * 512, "b" * 512]}):
+        refused = await http.put("/store/items", json={**item, **longer})
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_input")
+        assert "cannot be longer than 1024 bytes" in refused.json()["detail"]
+
+
 async def test_an_operator_that_is_unknown_is_refused(http: httpx.AsyncClient) -> None:
     refused = await http.post("/store/items/search", json={"filter": {"a": {"$near": 1}}})
 

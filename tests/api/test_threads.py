@@ -115,6 +115,13 @@ async def test_search_finds_by_metadata_ids_and_status(
     assert await client.threads.count(status="idle") == 1
 
 
+async def test_no_more_ids_are_searched_for_than_a_page_holds(http: httpx.AsyncClient) -> None:
+    refused = await http.post("/threads/search", json={"ids": [UNKNOWN] * 1001})
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_input")
+    assert refused.json()["detail"].startswith("ids: ")
+
+
 async def test_pages_tell_where_the_next_one_begins(http: httpx.AsyncClient) -> None:
     for _ in range(3):
         await http.post("/threads", json={})

@@ -1,5 +1,6 @@
 """Graphs without a model behind them: what they cost is what runs them. Served from a copy."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,6 +21,14 @@ async def _hundred_words(state: MessagesState) -> dict[str, Any]:
     return {"messages": [await model.ainvoke(state["messages"])]}
 
 
+async def _compute(state: MessagesState) -> dict[str, Any]:
+    """As many milliseconds of CPU as the message says, however busy the machine is."""
+    until = time.thread_time() + float(str(state["messages"][-1].content)) / 1000
+    while time.thread_time() < until:
+        pass
+    return await _answer(state)
+
+
 def _chain(node: Node, length: int) -> Any:
     builder: Any = StateGraph(MessagesState)
     names = [f"node{number}" for number in range(length)]
@@ -33,3 +42,4 @@ def _chain(node: Node, length: int) -> Any:
 echo = _chain(_answer, 1)
 tokens = _chain(_hundred_words, 1)
 steps = _chain(_answer, 10)
+busy = _chain(_compute, 1)

@@ -1,14 +1,16 @@
-"""A graph that talks all the time, so that a fault always strikes in the middle of something."""
+"""Graphs that are a fault themselves, or that one always strikes in the middle of something."""
 
 import asyncio
+import resource
 from typing import Any, TypedDict
 
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 
-from tests.acceptance.graphs import report
+from tests.acceptance.graphs import Work, _chain, report
 
 TICK_SECONDS = 0.005
+HOARD: list[bytearray] = []
 
 
 class Ticking(TypedDict, total=False):
@@ -40,3 +42,19 @@ def _build() -> Any:
 
 
 ticks = _build()
+
+
+async def _hog(state: Work) -> dict[str, Any]:
+    """Take all the memory that its process may have, if that is limited, and keep it."""
+    await report(state["gate"], f"{state['name']}:hog")
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    size = 1 << 26
+    while limited and size > 8:
+        try:
+            HOARD.append(bytearray(size))
+        except MemoryError:
+            size //= 2
+    return {"log": ["hog"]}
+
+
+hog = _chain(Work, ("hog", _hog))

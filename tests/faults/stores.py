@@ -122,9 +122,12 @@ class Postgres:
 
     def _processes(self) -> list[psutil.Process]:
         # The postmaster first: it starts no more of them.
-        pid = int((self._data / "postmaster.pid").read_text().split()[0])
-        postmaster = psutil.Process(pid)
-        return [postmaster, *postmaster.children()]
+        try:
+            pid = int((self._data / "postmaster.pid").read_text().split()[0])
+            postmaster = psutil.Process(pid)
+            return [postmaster, *postmaster.children()]
+        except (OSError, psutil.NoSuchProcess):
+            return []
 
     def _do(self, program: str, *arguments: str) -> None:
         with (self._run / "commands.log").open("ab") as output:
@@ -217,15 +220,17 @@ class Network:
     Attributes:
         delay_seconds: How long bytes are on their way to the server.
         swallows: What is sent in either direction is lost, and nobody is told.
+        refuses: Nobody is connected to the server any more.
     """
 
     def __init__(self, server: Address) -> None:
         self.delay_seconds = 0.0
         self.swallows = False
+        self.refuses = False
         self._server = server
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
-        self._doubt: tuple[Matches, Matches] | None = None
-        self.doubted = threading.Event()
+        self._doubt: tuple[Matches, Matches, bool] | None = None
+        self._doubted = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="network")
         self._thread.start()
@@ -236,16 +241,26 @@ class Network:
         """Break every connection there is."""
         self._call(self._cut())
 
-    def lose_answer(self, *, asked: Matches, answered: Matches) -> None:
+    def lose_answer(self, *, asked: Matches, answered: Matches, refuse: bool = False) -> None:
         """
         Break one connection between what the server has done and its answer.
 
         Args:
             asked: Knows the request among the bytes to the server.
             answered: Knows the answer among the bytes that come back after it.
+            refuse: And break all others, and connect nobody from then on.
         """
-        self.doubted.clear()
-        self._doubt = asked, answered
+        self._doubted.clear()
+        self._doubt = asked, answered, refuse
+
+    def lose_no_answer(self) -> None:
+        """Forget about what `lose_answer` said."""
+        self._doubt = None
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether the answer came, and was lost."""
+        return self._doubted.is_set()
 
     def close(self) -> None:
         """Break everything, and take no more connections."""
@@ -279,6 +294,9 @@ class Network:
             _abort(writer)
             return
         pair = writer, far_writer
+        if self.refuses:
+            _abort(*pair)
+            return
         self._pairs.add(pair)
         asking = [False]
         try:
@@ -304,12 +322,15 @@ class Network:
             if there and self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
             if self._doubt is not None:
-                asked, answered = self._doubt
+                asked, answered, refuse = self._doubt
                 if there:
                     asking[0] = asking[0] or asked(data)
                 elif asking[0] and answered(data):
                     self._doubt = None
-                    self.doubted.set()
+                    self._doubted.set()
+                    if refuse:
+                        self.refuses = True
+                        await self._cut()
                     raise _CutError
             if not self.swallows:
                 target.write(data)

@@ -3,10 +3,12 @@
 import asyncio
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -14,8 +16,9 @@ import pytest
 from api.embedded import Servers
 from tests.acceptance.gate import Gate, open_gate
 from tests.acceptance.talk import says
-from tests.faults.clients import Client, join, new_thread, start
+from tests.faults.clients import Client, get_json, join, new_thread, start
 from tests.faults.stores import Network, Postgres, Trio, open_network, open_trio
+from tests.store.event_logs import until
 
 DEADLINE_SECONDS = 50.0
 LEASE_SECONDS = 3.0
@@ -23,13 +26,15 @@ SETTINGS = {
     "LEASE_SECONDS": str(LEASE_SECONDS),
     "HEARTBEAT_SECONDS": "0.5",
     "SSE_HEARTBEAT_SECONDS": "0.5",
-    "DATABASE_POOL_TIMEOUT_SECONDS": "2",
+    "DATABASE_POOL_TIMEOUT_SECONDS": "4",
     "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2",
 }
-#: A request waits for a connection, or a statement; a ping of what it was given comes on top.
-BOUND_SECONDS = 2 + 2 + 3 + 1.0
+#: A request waits for a connection and for a statement; pings, and a busy machine, come on top.
+BOUND_SECONDS = 4 + 2 + 2 + 2 + 5.0
 #: A process uses PostgreSQL again after so long.
 HEALED_SECONDS = 5.0
+#: Less than between two looks for what no signal told.
+MOMENT_SECONDS = 2.0
 
 
 class Store:
@@ -78,7 +83,7 @@ async def gate() -> AsyncIterator[Gate]:
 async def ask(url: str, path: str, body: Any = None) -> tuple[int, str, float]:
     """The status and the code of an answer, and how long it took."""
     began = time.monotonic()
-    async with httpx.AsyncClient(timeout=DEADLINE_SECONDS) as http:
+    async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, verify=False) as http:
         method = "GET" if body is None else "POST"
         answer = await http.request(method, url + path, json=body)
     content = answer.json()
@@ -183,6 +188,9 @@ async def test_after_an_outage_longer_than_the_lease_runs_are_resumed(
         await gate.arrived(f"{name}:b")
     there = await join(store.urls[1], clients["hit"].location)
 
+    workers = "SELECT worker_id FROM worker ORDER BY 1"
+    before = store.postgres.sql(workers)
+
     async with outage(store.postgres):
         asking = asyncio.create_task(ask_all(store.urls, thread_id))
         await asyncio.sleep(LEASE_SECONDS)
@@ -190,6 +198,8 @@ async def test_after_an_outage_longer_than_the_lease_runs_are_resumed(
         gate.release("hit:b")
         answers = await asking
     lag = await healed(store.urls)
+    beats = "SELECT count(*) FROM worker WHERE last_seen_at > now() - interval '1 second'"
+    await until(lambda: store.postgres.sql(beats) == [(3,)])
     # This one has not noticed anything.
     gate.release("long:b")
     for client in (*clients.values(), there):
@@ -198,6 +208,8 @@ async def test_after_an_outage_longer_than_the_lease_runs_are_resumed(
     assert {(status, code) for status, code, _ in answers} == {(503, "unavailable")}
     assert max(seconds for _, _, seconds in answers) < BOUND_SECONDS
     assert lag < HEALED_SECONDS
+    # Nobody was declared dead for what befell all.
+    assert store.postgres.sql(workers) == before
     assert gate.seen.count("hit:a") == 1
     assert [name for name in gate.seen if name.startswith("long")] == ["long:a", "long:b", "long:c"]
     assert attempts(clients["hit"]) == [1, 2]
@@ -205,3 +217,358 @@ async def test_after_an_outage_longer_than_the_lease_runs_are_resumed(
     assert clients["hit"].frames[-1].data["status"] == "success"
     assert clients["long"].frames[-1].data["status"] == "success"
     assert there.raw == clients["hit"].raw
+
+
+async def test_lost_connections_are_replaced_before_anybody_asks_for_them(store: Store) -> None:
+    thread_id = await new_thread(store.urls[0])
+    opened = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    while len(store.postgres.sql(opened)) < 20:
+        await read_often(store.urls[0], thread_id)
+
+    terminate(store.postgres)
+    # From now on each is asked whether it is there before it is used.
+    await asyncio.sleep(1.1)
+    first = await ask(store.urls[0], f"/threads/{thread_id}")
+    others = await read_often(store.urls[0], thread_id)
+
+    assert {status for status, _, _ in [first, *others]} == {200}
+    assert max(seconds for _, _, seconds in [first, *others]) < 1.0
+
+
+async def read_often(url: str, thread_id: str) -> list[tuple[int, str, float]]:
+    """Have many connections of a server's in use at once."""
+    return await asyncio.gather(*[ask(url, f"/threads/{thread_id}/state") for _ in range(40)])
+
+
+def terminate(postgres: Postgres) -> None:
+    """Have PostgreSQL end every connection of ours."""
+    postgres.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+
+
+class Load:
+    """Clients that have runs answered, one after the other, and what they were told."""
+
+    def __init__(self, urls: list[str]) -> None:
+        self.told: Counter[tuple[int, str]] = Counter()
+        self.answered: dict[str, int] = Counter()
+        self.doubtful: dict[str, int] = Counter()
+        self.slowest = 0.0
+        self._urls = urls
+        self._stopping = asyncio.Event()
+
+    async def run(self, clients: int) -> None:
+        """Go on until `stop`."""
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(clients):
+                tasks.create_task(self._talk(self._urls[number % len(self._urls)]))
+
+    async def succeed(self, times: int) -> None:
+        """Wait for so many more answers."""
+        enough = self.told[200, ""] + times
+
+        await until(lambda: self.told[200, ""] >= enough)
+
+    def stop(self) -> None:
+        """Let every client finish what it does."""
+        self._stopping.set()
+
+    async def _talk(self, url: str) -> None:
+        thread_id = await new_thread(url)
+        body = {"assistant_id": "chat", "input": says("hi")}
+        while not self._stopping.is_set():
+            status, code, seconds = await ask(url, f"/threads/{thread_id}/runs/wait", body)
+            self.told[status, code] += 1
+            self.slowest = max(self.slowest, seconds)
+            self.answered[thread_id] += status == 200
+            self.doubtful[thread_id] += code == "in_doubt"
+
+    def check(self, postgres: Postgres) -> None:
+        """Whatever was answered is there, once; what was refused is not."""
+        query = "SELECT run_id FROM run WHERE thread_id = %s AND status = 'success'"
+        said = "SELECT role FROM message WHERE conversation_id = %s ORDER BY seq"
+        for thread_id, answered in self.answered.items():
+            made = len(postgres.sql(query, thread_id))
+            assert answered <= made <= answered + self.doubtful[thread_id], self.told
+            spoken = [role for (role,) in postgres.sql(said, thread_id)]
+            assert spoken == ["user", "assistant"] * made
+        left = "SELECT thread_id FROM thread WHERE status <> 'idle' AND thread_id = ANY(%s)"
+        assert postgres.sql(left, list(self.answered)) == []
+
+
+async def test_connections_that_are_killed_again_and_again_under_load_lose_nothing(
+    store: Store,
+) -> None:
+    load = Load(store.urls)
+    running = asyncio.create_task(load.run(8))
+    for _ in range(12):
+        await asyncio.sleep(0.25)
+        await asyncio.to_thread(terminate, store.postgres)
+    load.stop()
+    await running
+    await settled(store.postgres)
+
+    assert load.told[200, ""] > 20
+    assert {status for status, _ in load.told} <= {200, 503}
+    assert load.slowest < 2 * BOUND_SECONDS
+    load.check(store.postgres)
+
+
+async def settled(postgres: Postgres) -> None:
+    """Wait until no run is in flight."""
+    query = "SELECT run_id FROM run WHERE status IN ('pending', 'running')"
+
+    async def is_settled() -> bool:
+        return not await asyncio.to_thread(postgres.sql, query)
+
+    await until(is_settled)
+
+
+def is_committed(data: bytes) -> bool:
+    """Whether PostgreSQL says that it is ready, outside of any transaction."""
+    return data.endswith(b"Z\x00\x00\x00\x05I")
+
+
+def lose_answer(network: Network, *words: str, refuse: bool = False) -> None:
+    """Lose the answer to the next transaction that has all the words in one of its statements."""
+    network.lose_answer(
+        asked=lambda data: all(word.encode() in data for word in words),
+        answered=is_committed,
+        refuse=refuse,
+    )
+
+
+async def run_ids(store: Store, thread_id: str) -> list[str]:
+    return [run["run_id"] for run in await get_json(f"{store.urls[0]}/threads/{thread_id}/runs")]
+
+
+async def test_a_run_that_was_started_and_not_heard_of_runs_once(store: Store, gate: Gate) -> None:
+    thread_id = await new_thread(store.urls[0])
+    lose_answer(store.networks[0], "doubtful-start")
+    given = {"gate": gate.port, "name": "doubtful-start"}
+    client = await start(store.urls[0], thread_id, "steps", given, "updates")
+    await client.task
+
+    assert store.networks[0].has_lost
+    assert len(await run_ids(store, thread_id)) == 1
+    assert gate.seen == ["doubtful-start:a", "doubtful-start:b", "doubtful-start:c"]
+    assert attempts(client) == [1]
+    assert client.frames[-1].data["status"] == "success"
+
+
+async def test_a_question_whose_answer_was_lost_is_asked_again(store: Store) -> None:
+    thread_id = await new_thread(store.urls[0])
+    lose_answer(store.networks[0], thread_id)
+    status, _, _ = await ask(store.urls[0], f"/threads/{thread_id}")
+
+    assert store.networks[0].has_lost
+    assert status == 200
+
+
+async def test_a_run_that_was_queued_and_not_heard_of_runs_once(store: Store, gate: Gate) -> None:
+    thread_id = await new_thread(store.urls[0])
+    lose_answer(store.networks[0], "doubtful-queued")
+    given = {"gate": gate.port, "name": "doubtful-queued"}
+    body = {"assistant_id": "steps", "input": given, "multitask_strategy": "reject"}
+    status, _, _ = await ask(store.urls[0], f"/threads/{thread_id}/runs", body)
+    await gate.arrived("doubtful-queued:c")
+    await settled(store.postgres)
+
+    assert store.networks[0].has_lost
+    assert status == 200
+    assert len(await run_ids(store, thread_id)) == 1
+    assert gate.seen == [f"doubtful-queued:{step}" for step in "abc"]
+
+
+async def test_an_end_that_was_written_and_not_heard_of_is_told(store: Store, gate: Gate) -> None:
+    gate.hold("r:c")
+    thread_id = await new_thread(store.urls[0])
+    given = {"gate": gate.port, "name": "r"}
+    here = await start(store.urls[0], thread_id, "steps", given, "updates")
+    there = await join(store.urls[1], here.location)
+    await gate.arrived("r:c")
+    [run_id] = await run_ids(store, thread_id)
+    lose_answer(store.networks[0], run_id, "success")
+    gate.release("r:c")
+    for client in (here, there):
+        await client.task
+
+    assert store.networks[0].has_lost
+    assert here.frames[-1].data == {"run_id": run_id, "status": "success"}
+    # From the log, and not by asking for it later.
+    assert here.frames[-1].id
+    assert there.raw == here.raw
+
+
+async def test_the_end_of_a_run_without_a_thread_that_was_not_heard_of_is_told(
+    store: Store, gate: Gate
+) -> None:
+    gate.hold("r:c")
+    given = {"gate": gate.port, "name": "r"}
+    here = await start(store.urls[0], None, "steps", given, "values")
+    await gate.arrived("r:c")
+    lose_answer(store.networks[0], here.frames[0].data["run_id"])
+    gate.release("r:c")
+    await here.task
+
+    assert store.networks[0].has_lost
+    assert here.frames[-1].data["status"] == "success"
+    assert here.frames[-2].data["log"] == ["r:a", "r:b", "r:c"]
+
+
+async def test_a_run_that_was_claimed_and_not_heard_of_runs_once(store: Store, gate: Gate) -> None:
+    thread_id = await new_thread(store.urls[0])
+    for network in store.networks:
+        network.lose_answer(
+            asked=lambda data: True, answered=lambda data: b"doubtful-claim" in data
+        )
+    given = {"gate": gate.port, "name": "doubtful-claim"}
+    status, _, _ = await ask(
+        store.urls[0], f"/threads/{thread_id}/runs", {"assistant_id": "steps", "input": given}
+    )
+    await until(lambda: any(network.has_lost for network in store.networks))
+    for network in store.networks:
+        network.lose_no_answer()
+    await gate.arrived("doubtful-claim:c")
+    await settled(store.postgres)
+
+    assert status == 200
+    assert len(await run_ids(store, thread_id)) == 1
+    assert gate.seen == [f"doubtful-claim:{step}" for step in "abc"]
+
+
+async def test_a_session_that_was_created_and_not_heard_of_is_there_once(store: Store) -> None:
+    lose_answer(store.networks[0], "doubtful-session")
+    body = {"id": str(uuid4()), "user_id": "doubtful-session", "name": "n"}
+    status, _, _ = await ask(store.urls[0], "/api/sessions", body)
+    again = await ask(store.urls[0], "/api/sessions", body)
+    found = await get_json(f"{store.urls[0]}/api/sessions?user_id=doubtful-session")
+
+    assert store.networks[0].has_lost
+    assert status < 300
+    assert again[:2] == (409, "already_exists")
+    assert [row["id"] for row in found["data"]] == [body["id"]]
+
+
+async def test_a_run_that_nobody_can_tell_of_is_said_to_be_in_doubt(
+    store: Store, gate: Gate
+) -> None:
+    thread_id = await new_thread(store.urls[0])
+    lose_answer(store.networks[0], "doubtful-run", refuse=True)
+    given = {"gate": gate.port, "name": "doubtful-run"}
+    body = {"assistant_id": "steps", "input": given}
+    async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, verify=False) as http:
+        answer = await http.post(f"{store.urls[0]}/threads/{thread_id}/runs/wait", json=body)
+    store.networks[0].refuses = False
+    await gate.arrived("doubtful-run:c")
+    await settled(store.postgres)
+
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "in_doubt"
+    # Nobody is asked to repeat it.
+    assert "retry-after" not in answer.headers
+    assert gate.seen == [f"doubtful-run:{step}" for step in "abc"]
+
+
+class Succession:
+    """Servers of which each is to take over from the one before, and the processes on them."""
+
+    def __init__(self, directory: Path, redis_url: str) -> None:
+        self.servers = [Postgres(directory / name) for name in ("first", "second", "third")]
+        self.servers[0].create()
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        self.variables = {
+            **SETTINGS,
+            "DATABASE_URL": f"postgresql://threadwell@{hosts}/postgres"
+            "?target_session_attrs=read-write",
+            "REDIS_URL": redis_url,
+            "LEASE_SECONDS": "24",
+            "HEARTBEAT_SECONDS": "5",
+        }
+
+    def pair(self) -> tuple[Postgres, Postgres]:
+        """The primary, and a standby that has all that was acknowledged."""
+        primary, standby, *_ = self.servers
+        standby.follow(primary)
+        del self.servers[0]
+        return primary, standby
+
+
+@pytest.fixture(scope="module")
+def succession(servers: Servers) -> Iterator[tuple[Succession, Trio]]:
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="threadwell-")))
+        directory.chmod(0o755)
+        succession = Succession(directory, servers.redis_url)
+        for server in succession.servers:
+            stack.callback(server.kill)
+        yield succession, stack.enter_context(open_trio(directory, [succession.variables] * 3))
+
+
+@asynccontextmanager
+async def dead(primary: Postgres) -> AsyncIterator[None]:
+    await asyncio.to_thread(primary.kill)
+    yield
+
+
+@asynccontextmanager
+async def hanging(primary: Postgres) -> AsyncIterator[None]:
+    with primary.frozen():
+        yield
+        # It must not come back: a URL with several hosts would lead to it again.
+        primary.kill()
+
+
+@pytest.mark.parametrize("primary_is", [dead, hanging], ids=lambda p: p.__name__)
+async def test_a_standby_takes_over_and_nothing_acknowledged_is_lost(
+    primary_is: Any, succession: tuple[Succession, Trio], gate: Gate
+) -> None:
+    primary, standby = succession[0].pair()
+    urls = succession[1].urls
+    gate.hold("goes on:b", "stops:b")
+    goes_on, stops = [await hold(urls[0], gate, name) for name in ("goes on", "stops")]
+    load = Load(urls)
+    loading = asyncio.create_task(load.run(6))
+    await load.succeed(20)
+
+    async with primary_is(primary):
+        gate.release("goes on:b")
+        during = await ask_all(urls, goes_on.location.split("/")[2])
+        await asyncio.to_thread(standby.promote)
+        await load.succeed(20)
+        load.stop()
+        await loading
+        await goes_on.task
+        listening = "SELECT pid FROM pg_stat_activity WHERE application_name = 'threadwell-signals'"
+        await until(lambda: len(standby.sql(listening)) == 3)
+        cancelled, _, cancelling = await ask(urls[1], f"{path_of(stops)}/cancel?wait=true", {})
+        await stops.task
+        await settled(standby)
+
+    assert {status for status, _, _ in during} == {503}
+    assert max(seconds for _, _, seconds in during) < BOUND_SECONDS
+    assert {status for status, _ in load.told} <= {200, 503}
+    assert load.slowest < 2 * BOUND_SECONDS
+    load.check(standby)
+    assert [name for name in gate.seen if name.startswith("goes")] == [
+        f"goes on:{s}" for s in "abc"
+    ]
+    assert attempts(goes_on) == [1]
+    assert goes_on.frames[-1].data["status"] == "success"
+    assert (cancelled, stops.frames[-1].data["status"]) == (200, "interrupted")
+    assert cancelling < MOMENT_SECONDS
+
+
+async def hold(url: str, gate: Gate, name: str) -> Client:
+    """Have a run wait at its second step; who follows it."""
+    given = {"gate": gate.port, "name": name}
+    client = await start(url, await new_thread(url), "steps", given, "updates")
+    await gate.arrived(f"{name}:b")
+    return client
+
+
+def path_of(client: Client) -> str:
+    """Where the run is that is followed."""
+    return client.location.removesuffix("/stream")

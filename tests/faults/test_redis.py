@@ -196,9 +196,10 @@ async def test_a_run_from_beginning_to_end_without_redis(store: Store, gate: Gat
     await late.task
 
     assert here.said == list(range(1, 21))
-    assert [frame.name for frame in there.frames] == ["values", "end"]
-    assert there.frames[0].data["said"] == joined["said"] == 20
+    assert [frame.name for frame in there.frames] == ["metadata", "end"]
+    assert there.frames[0].data["status"] == "gap"
     assert there.frames[1].data == here.frames[-1].data
+    assert joined["said"] == 20
     assert late.raw == here.raw
 
 
@@ -222,13 +223,17 @@ async def test_events_that_redis_refuses_are_replaced_by_the_state_they_led_to(
     await second.task
     store.networks[0].swallows = False
     await there.task
-    late = await join(store.urls[0], first.location)
+    # The thread has gone on since, but not this run.
+    late = await join(store.urls[1], first.location)
     await late.task
 
     expected = "(1) one two three"
     assert "".join(tokens(first.frames)) == expected
+    heard = len(there.frames) - 3
+    assert there.frames[:heard] == first.frames[:heard]
+    assert there.frames[heard].data["status"] == "gap"
+    # Whether the owner has forgotten its own by then or not.
     for client in (there, late):
-        assert client.frames[: len(there.frames) - 2] == first.frames[: len(there.frames) - 2]
         *_, snapshot, end = client.frames
         assert (snapshot.name, end.name) == ("values", "end")
         assert snapshot.data["messages"][-1]["content"] == expected

@@ -10,11 +10,12 @@ import pytest
 
 from api.embedded import Servers
 from graph.runs import Submitted
+from graph.worker import CLAIM_RUNS
 from store import queue, runs
 from store.database import Database
 from store.errors import UnavailableError
 from store.queue import WORKER_LOST
-from store.signals import notify_ended
+from store.signals import notify_ended, notify_ready
 from tests.graph.engines import Gate, Process, gated, process, soon, until, until_status
 from tests.store.queues import begin, lose
 
@@ -105,6 +106,29 @@ async def test_a_delayed_run_starts_when_it_is_due(one: Process, gate: Gate) -> 
     submitted = await one.submit(await one.thread(), after_seconds=0.3)
 
     assert (await one.runs.join(submitted)).status == "success"
+
+
+async def test_processes_share_a_queue_that_one_has_room_for(db: Database, gate: Gate) -> None:
+    graphs = {"gated": gated(gate)}
+    queued = 8 * CLAIM_RUNS
+    async with (
+        process(db, graphs, slots=2 * queued) as one,
+        process(db, graphs, slots=2 * queued) as other,
+    ):
+        for _ in range(queued):
+            await one.submit(await one.thread(), after_seconds=3600)
+        async with db.transaction() as tx:
+            await tx.execute("UPDATE run SET not_before = now()", {})
+            await notify_ready(tx)
+
+        async def taken() -> bool:
+            return len(one.executor.running) + len(other.executor.running) == queued
+
+        await until(taken)
+        shares = sorted(len(each.executor.running) for each in (one, other))
+        gate.opened.set()
+
+    assert shares[0] >= CLAIM_RUNS
 
 
 async def test_a_run_of_a_dead_process_is_resumed_by_another(

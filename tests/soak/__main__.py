@@ -42,30 +42,30 @@ async def _soak(seconds: float, seed: int, log: Path | None) -> int:
         open_turnstile(random.Random(f"{seed} steps")) as turnstile,
         open_cluster(random.Random(f"{seed} faults"), turnstile) as cluster,
     ):
-        found = await _load(cluster, turnstile, ledger, seconds, seed)
+        found = await _load(cluster, ledger, seconds, seed)
         findings = Findings(ledger, turnstile.visits, cluster.database_url)
         try:
             found += await _settled(findings)
             found += [*findings.of_runs(), *findings.of_order(), *findings.of_steps()]
             async with httpx.AsyncClient(base_url=cluster.urls[0], timeout=30) as http:
                 found += await findings.of_states(http)
-            found += [*findings.of_streams(), *findings.of_outputs(), *ledger.wrong]
+            found += [*findings.of_streams(), *findings.of_outputs(), *findings.of_sessions()]
+            found += ledger.wrong
         finally:
             findings.close()
-        _report(cluster, turnstile, ledger, findings, found)
+        _report(seed, cluster, turnstile, ledger, findings, found)
         logs = "".join(member.log() for member in cluster.members)
     if log:
         await asyncio.to_thread(log.write_text, "\n".join([*found, *cluster.history, logs]))
     return 1 if found else 0
 
 
-async def _load(
-    cluster: Cluster, turnstile: Turnstile, ledger: Ledger, seconds: float, seed: int
-) -> list[str]:
+async def _load(cluster: Cluster, ledger: Ledger, seconds: float, seed: int) -> list[str]:
     """Let clients and faults loose for so long; what clients still wait for long after."""
     pool: list[str] = []
+    sessions: list[str] = []
     clients = [
-        Client(random.Random(f"{seed} {number}"), cluster.urls, turnstile.port, ledger, pool)
+        Client(random.Random(f"{seed} {number}"), cluster.urls, ledger, pool, sessions)
         for number in range(CLIENTS)
     ]
     acting = [
@@ -97,19 +97,27 @@ async def _settled(findings: Findings) -> list[str]:
 
 
 def _report(
-    cluster: Cluster, turnstile: Turnstile, ledger: Ledger, findings: Findings, found: list[str]
+    seed: int,
+    cluster: Cluster,
+    turnstile: Turnstile,
+    ledger: Ledger,
+    findings: Findings,
+    found: list[str],
 ) -> None:
     ends = Counter(row.status for row in findings.rows.values())
     resumed = Counter((visit.run_id, visit.step) for visit in turnstile.visits)
     lines = [
+        f"seed: {seed}",
         f"faults: {dict(cluster.faults)}",
         f"answers: {dict(ledger.statuses)}",
-        f"runs: {len(ledger.asked)} acknowledged, {dict(ends)} in the end",
+        f"runs: {len(ledger.asked)} acknowledged, {dict(ends)} in the end, "
+        f"{findings.lost} lost for good",
         f"steps: {len(turnstile.visits)}, begun again: {sum(resumed.values()) - len(resumed)}",
         f"streams: {len(ledger.followed)} followed over "
         f"{sum(len(seen.connections) for seen in ledger.followed)} connections, "
         f"{sum(len(seen.frames) for seen in ledger.followed)} events; "
-        f"outputs: {len(ledger.outputs)}",
+        f"outputs: {len(ledger.outputs)}; "
+        f"sessions: {len(ledger.answers)} answers, {len(ledger.talks)} streamed",
         *found,
         f"{len(found)} findings",
     ]

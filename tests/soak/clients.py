@@ -16,6 +16,8 @@ THREADS = 8
 #: After a request was refused by a server that is going or gone.
 RETRY_SECONDS = 0.2
 GONE = (httpx.TransportError, httpx.StreamError)
+SESSIONS = 3
+KINDS = ("go", "go", "go", "ask", "answer")
 STRATEGIES = ("enqueue", "enqueue", "enqueue", "interrupt", "rollback", "reject")
 
 
@@ -24,11 +26,18 @@ class Asked:
     """A run that was acknowledged."""
 
     run_id: str
+    #: Empty if it is stateless and nobody said.
     thread_id: str
     body: dict[str, Any]
     #: When it was asked for, and when the answer came.
     asked_at: float
     acknowledged_at: float
+    is_stateless: bool = False
+
+    @property
+    def kind(self) -> str:
+        """``go``: all steps; ``ask``: up to a question; ``answer``: from there."""
+        return str(self.body["input"]["kind"]) if "input" in self.body else "answer"
 
 
 @dataclass(slots=True)
@@ -53,6 +62,9 @@ class Ledger:
     asked: list[Asked] = field(default_factory=list)
     followed: list[Followed] = field(default_factory=list)
     outputs: list[tuple[Asked, Any]] = field(default_factory=list)
+    #: What sessions answered, as JSON, and what they streamed: names and data, to the end of it.
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    talks: list[list[tuple[str, dict[str, Any]]]] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
     #: Threads of which somebody wished to delete them, or to stop or to roll back a run.
     deleted: set[str] = field(default_factory=set)
@@ -66,14 +78,19 @@ class Client:
     """One client; it speaks to any replica."""
 
     def __init__(
-        self, rng: random.Random, urls: list[str], gate_port: int, ledger: Ledger, pool: list[str]
+        self,
+        rng: random.Random,
+        urls: list[str],
+        ledger: Ledger,
+        pool: list[str],
+        sessions: list[str],
     ) -> None:
         self._rng = rng
         self._urls = urls
-        self._gate_port = gate_port
         self._ledger = ledger
-        #: The threads in use, the same for all clients.
+        #: The threads and the sessions in use, the same for all clients.
         self._pool = pool
+        self._sessions = sessions
         self._http = httpx.AsyncClient(timeout=httpx.Timeout(10, read=8))
         #: The time is up: do nothing new, but see through what was begun.
         self.leaving = False
@@ -84,6 +101,8 @@ class Client:
             *[self._stream] * 5,
             *[self._wait] * 2,
             *[self._create] * 4,
+            *[self._stateless] * 2,
+            *[self._say] * 2,
             *[self._cancel] * 2,
             self._delete_thread,
         ]
@@ -113,13 +132,13 @@ class Client:
 
     def _body(self, thread_id: str) -> dict[str, Any]:
         strategy = self._rng.choice(STRATEGIES)
-        body: dict[str, Any] = {
-            "assistant_id": "soak",
-            "input": {"gate": self._gate_port, "name": "soak", "messages": [("user", "go")]},
-            "multitask_strategy": strategy,
-            "stream_mode": self._rng.choice((["values"], ["updates"], ["values", "updates"])),
-            "durability": self._rng.choice(("sync", "sync", "async")),
-        }
+        body = {**self._work(), "multitask_strategy": strategy}
+        kind = self._rng.choice(KINDS)
+        if kind == "answer":
+            del body["input"]
+            body["command"] = {"resume": "yes"}
+        else:
+            body["input"]["kind"] = kind
         if self._rng.random() < 0.15:
             body["after_seconds"] = self._rng.choice((0.5, 2))
         if strategy in ("interrupt", "rollback"):
@@ -128,11 +147,19 @@ class Client:
             self._ledger.rolled_back.add(thread_id)
         return body
 
+    def _work(self) -> dict[str, Any]:
+        return {
+            "assistant_id": "soak",
+            "input": {"kind": "go", "messages": [("user", "go")]},
+            "stream_mode": self._rng.choice((["values"], ["updates"], ["values", "updates"])),
+            "durability": self._rng.choice(("sync", "sync", "async", "exit")),
+        }
+
     def _count(self, answer: httpx.Response) -> None:
         request = answer.request
         # A POST of something, a GET of something: without the ids.
         self._ledger.statuses[f"{request.method} {answer.status_code}"] += 1
-        if answer.status_code >= 500 and answer.status_code != 503:
+        if answer.status_code >= 500 and answer.status_code not in (502, 503):
             self._ledger.wrong.append(f"{request.method} {request.url}: {answer.status_code}")
 
     def _acknowledge(
@@ -141,8 +168,10 @@ class Client:
         self._count(answer)
         if answer.status_code != 200:
             return None
-        run_id = answer.headers["content-location"].rsplit("/", 1)[1]
-        asked = Asked(run_id, thread_id, body, asked_at, time.monotonic())
+        place = answer.headers["content-location"].split("/")
+        is_stateless = not thread_id
+        thread_id = thread_id or (place[2] if len(place) > 4 else "")
+        asked = Asked(place[-1], thread_id, body, asked_at, time.monotonic(), is_stateless)
         self._ledger.asked.append(asked)
         return asked
 
@@ -159,15 +188,22 @@ class Client:
 
     async def _stream(self) -> None:
         thread_id = await self._thread()
-        body, asked_at = self._body(thread_id), time.monotonic()
+        body = self._body(thread_id)
         if self._rng.random() < 0.15:
             body["on_disconnect"] = "cancel"
             self._ledger.stopped.add(thread_id)
+        await self._stream_run(thread_id, f"/threads/{thread_id}/runs/stream", body)
+
+    async def _stateless(self) -> None:
+        """A run without a thread: it leaves nothing but its answer."""
+        way = self._rng.choice((self._stream_run, self._wait_for_run))
+        await way("", f"/runs/{'stream' if way == self._stream_run else 'wait'}", self._work())
+
+    async def _stream_run(self, thread_id: str, path: str, body: dict[str, Any]) -> None:
         seen = None
-        base = self._url()
+        base, asked_at = self._url(), time.monotonic()
         try:
-            url = f"{base}/threads/{thread_id}/runs/stream"
-            async with self._http.stream("POST", url, json=body) as response:
+            async with self._http.stream("POST", base + path, json=body) as response:
                 asked = self._acknowledge(response, thread_id, body, asked_at)
                 if asked is None:
                     return
@@ -186,7 +222,8 @@ class Client:
         self._ledger.followed.append(seen)
         while not (seen.ended or seen.missing):
             base = self._url()
-            url = f"{base}/threads/{seen.thread_id}/runs/{seen.run_id}/stream"
+            owner = f"/threads/{seen.thread_id}" if seen.thread_id else ""
+            url = f"{base}{owner}/runs/{seen.run_id}/stream"
             last = next((frame.id for frame in reversed(seen.frames) if frame.id), "-1")
             seen.connections.append((len(seen.frames), base))
             try:
@@ -224,11 +261,13 @@ class Client:
 
     async def _wait(self) -> None:
         thread_id = await self._thread()
-        body, asked_at = self._body(thread_id), time.monotonic()
-        asked = None
+        path = f"/threads/{thread_id}/runs/wait"
+        await self._wait_for_run(thread_id, path, self._body(thread_id))
+
+    async def _wait_for_run(self, thread_id: str, path: str, body: dict[str, Any]) -> None:
+        asked, asked_at = None, time.monotonic()
         try:
-            url = f"{self._url()}/threads/{thread_id}/runs/wait"
-            async with self._http.stream("POST", url, json=body) as response:
+            async with self._http.stream("POST", self._url() + path, json=body) as response:
                 asked = self._acknowledge(response, thread_id, body, asked_at)
                 if asked:
                     self._ledger.outputs.append((asked, json.loads(await response.aread())))
@@ -236,6 +275,34 @@ class Client:
             if asked is None:
                 raise
             await self._join(asked)
+
+    async def _session(self) -> str:
+        if len(self._sessions) < SESSIONS:
+            answer = await self._http.post(f"{self._url()}/api/sessions", json={})
+            self._count(answer)
+            if answer.status_code == 200:
+                self._sessions.append(answer.json()["id"])
+        if not self._sessions:
+            raise httpx.ConnectError("no session yet")
+        return self._rng.choice(self._sessions)
+
+    async def _say(self) -> None:
+        """Say something in a session; what is lost of the answer is in the history."""
+        session_id = await self._session()
+        on_busy = self._rng.choice(("reject", "enqueue", "enqueue", "interrupt"))
+        body = {"query": "go", "on_busy": on_busy, "stream": self._rng.random() < 0.5}
+        if on_busy == "interrupt":
+            self._ledger.stopped.add(session_id)
+        url = f"{self._url()}/api/sessions/{session_id}/messages"
+        async with self._http.stream("POST", url, json=body) as response:
+            self._count(response)
+            if response.status_code != 200:
+                return
+            if not body["stream"]:
+                self._ledger.answers.append(json.loads(await response.aread()))
+                return
+            frames = [_frame(raw) for raw in (await response.aread()).split(b"\r\n\r\n")]
+            self._ledger.talks.append([(frame.name, frame.data) for frame in frames if frame])
 
     async def _join(self, asked: Asked) -> None:
         while True:
@@ -254,6 +321,8 @@ class Client:
         if not self._ledger.asked:
             return
         asked = self._rng.choice(self._ledger.asked[-20:])
+        if asked.is_stateless:
+            return
         action = self._rng.choice(("interrupt", "rollback"))
         self._ledger.stopped.add(asked.thread_id)
         if action == "rollback":

@@ -9,14 +9,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import psycopg
 
 from api.embedded import embedded_servers
 from tests.acceptance.process import READY, ROOT, ServerProcess, command, environment, free_port
+from tests.soak.graph import GATE
 from tests.soak.turnstile import Turnstile
 
 LEASE_SECONDS = 3.0
@@ -83,6 +85,7 @@ class Cluster:
         database_url: str,
         valkey: "Valkey",
         members: list[Member],
+        data_dir: Path,
     ) -> None:
         self.database_url = database_url
         self.members = members
@@ -91,6 +94,7 @@ class Cluster:
         self._rng = rng
         self._turnstile = turnstile
         self._valkey = valkey
+        self._data_dir = data_dir
         self._began_at = time.monotonic()
         self.history: list[str] = []
 
@@ -102,9 +106,13 @@ class Cluster:
             self._freeze,
             self._freeze,
             self._replace,
+            self._roll,
+            self._hunt,
             self._kill_valkey,
             self._cut_connections,
             self._cut_connections,
+            self._freeze_postgres,
+            self._crash_postgres,
         ]
         async with asyncio.TaskGroup() as tasks:
             while True:
@@ -141,11 +149,33 @@ class Cluster:
 
     async def _replace(self) -> None:
         if member := self._victim():
-            async with member.struck:
-                self._note("SIGTERM", f"{member.name} {member.now.process.pid}")
-                await asyncio.to_thread(member.now.stop, signal.SIGTERM)
-                member.start()
-                await member.up()
+            await self._renew(member)
+
+    async def _renew(self, member: Member, number: int = signal.SIGTERM) -> None:
+        async with member.struck:
+            name = signal.Signals(number).name
+            self._note(name, f"{member.name} {member.now.process.pid}")
+            await asyncio.to_thread(member.now.stop, number)
+            member.start()
+            await member.up()
+
+    async def _roll(self) -> None:
+        """Replace all of them, one after the other, as a deployment does."""
+        self._note("rolling restart")
+        for member in self.members:
+            await self._renew(member)
+
+    async def _hunt(self) -> None:
+        """Kill whoever has a run, wherever it goes, until it is lost for good."""
+        run_id = self._turnstile.catch()
+        self._note("hunt", run_id)
+        try:
+            while pid := await self._turnstile.caught():
+                prey = [one for one in self.members if one.now.process.pid == pid]
+                for member in prey:
+                    await self._renew(member, signal.SIGKILL)
+        finally:
+            self._turnstile.release()
 
     async def _freeze(self) -> None:
         if member := self._victim():
@@ -171,13 +201,55 @@ class Cluster:
     async def _cut_connections(self) -> None:
         share = self._rng.choice((0.2, 1.0))
         self._note("connections cut", f"{share:.0%}")
-        async with await psycopg.AsyncConnection.connect(self.database_url) as connection:
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                " AND random() < %s",
-                (share,),
-            )
+        with suppress(psycopg.OperationalError):  # it is struck itself
+            async with await psycopg.AsyncConnection.connect(self.database_url) as connection:
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    " AND random() < %s",
+                    (share,),
+                )
+
+    async def _freeze_postgres(self) -> None:
+        async with AsyncExitStack() as stack:
+            await self._spare_members(stack)
+            seconds = self._rng.uniform(0.1, 1.5) * LEASE_SECONDS
+            self._note("PostgreSQL SIGSTOP", f"{seconds:.1f} s")
+            frozen = self._postgres()
+            for process in frozen:
+                process.suspend()
+            await asyncio.sleep(seconds)
+            for process in frozen:
+                process.resume()
+
+    async def _crash_postgres(self) -> None:
+        """Kill one of its processes: it ends all others and recovers."""
+        async with AsyncExitStack() as stack:
+            await self._spare_members(stack)
+            children = self._postgres()[1:]
+            if children:
+                self._note("PostgreSQL SIGKILL")
+                self._rng.choice(children).kill()
+            await asyncio.to_thread(_until_it_answers, self.database_url)
+
+    async def _spare_members(self, stack: AsyncExitStack) -> None:
+        """Nobody is starting meanwhile: without PostgreSQL no process begins."""
+        for member in self.members:
+            await stack.enter_async_context(member.struck)
+
+    def _postgres(self) -> list[psutil.Process]:
+        """Its processes, the one that starts the others first."""
+        pid = int((self._data_dir / "postgres/data/postmaster.pid").read_text().split()[0])
+        postmaster = psutil.Process(pid)
+        return [postmaster, *postmaster.children()]
+
+
+def _until_it_answers(database_url: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(psycopg.OperationalError), psycopg.connect(database_url):
+            return
+        time.sleep(0.05)
 
 
 class Valkey:
@@ -218,14 +290,16 @@ async def open_cluster(rng: random.Random, turnstile: Turnstile) -> AsyncIterato
         config.write_text(
             json.dumps({"dependencies": ["."], "graphs": {"soak": "tests.soak.graph:graph"}})
         )
-        with embedded_servers(directory, valkey=False, durable=False) as servers:
+        # Durable: it crashes, and what it acknowledged must be there afterwards.
+        with embedded_servers(directory, valkey=False, durable=True) as servers:
             valkey = Valkey(directory)
             urls = {"DATABASE_URL": servers.database_url, "REDIS_URL": valkey.url}
-            members = [Member(who, config, {**VARIABLES, **urls}) for who in ("1", "2", "worker")]
+            variables = {**VARIABLES, **urls, GATE: str(turnstile.port)}
+            members = [Member(who, config, variables) for who in ("1", "2", "worker")]
             try:
                 for member in members:
                     await member.up()
-                yield Cluster(rng, turnstile, servers.database_url, valkey, members)
+                yield Cluster(rng, turnstile, servers.database_url, valkey, members, directory)
             finally:
                 for member in members:
                     member.now.process.kill()

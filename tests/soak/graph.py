@@ -4,20 +4,29 @@ import os
 from itertools import pairwise
 from typing import Any
 
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
 
 from tests.acceptance.graphs import Talk, report
 
 STEPS = ("greet", "a", "b", "c")
+#: The step that asks, of a run whose kind is ``ask``; and where it tells that it begins, unless the
+#: input says so.
+ASKING = "b"
+GATE = "SOAK_GATE"
 
 
 def _step(step: str) -> Any:
     async def work(state: Talk, config: RunnableConfig) -> dict[str, Any]:
         run_id, thread_id = (config["configurable"][key] for key in ("run_id", "thread_id"))
-        await report(state["gate"], f"{run_id} {thread_id} {step} {os.getpid()}")
+        port = state.get("gate") or int(os.environ[GATE])
+        await report(port, f"{run_id} {thread_id} {step} {os.getpid()}")
+        if step == ASKING and state.get("kind") == "ask":
+            interrupt("Go on?")
         done = f"{run_id}:{step}"
-        return {"log": [done], "messages": [("ai", done)]}
+        return {"log": [done], "messages": [AIMessage(done)]}
 
     return work
 

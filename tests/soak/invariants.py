@@ -10,7 +10,7 @@ import httpx
 import psycopg
 
 from tests.soak.clients import Followed, Ledger
-from tests.soak.graph import STEPS
+from tests.soak.graph import ASKING, STEPS
 from tests.soak.turnstile import Visit
 
 #: How much later than what comes after it the end of a step may be noticed.
@@ -26,7 +26,11 @@ class Row:
     thread_id: str
     status: str
     error: Any
-    durability: str
+
+    @property
+    def is_lost(self) -> bool:
+        """Three processes were lost with it."""
+        return self.status == "error" and self.error["error"] == "WorkerLost"
 
 
 class Findings:
@@ -37,6 +41,7 @@ class Findings:
         self._visits = visits
         self._connection = psycopg.connect(database_url, autocommit=True)
         self.rows: dict[str, Row] = {}
+        self._kinds: dict[str, str] = {}
 
     def close(self) -> None:
         """Let go of PostgreSQL."""
@@ -60,17 +65,24 @@ class Findings:
 
     def of_runs(self) -> Iterator[str]:
         """Every run that was acknowledged ended as it may."""
-        query = "SELECT run_id::text, thread_id, status, error, kwargs->>'durability' FROM run"
+        query = "SELECT run_id::text, thread_id, status, error FROM run"
         self.rows = {row[0]: Row(*row) for row in self._sql(query)}
         for row in self.rows.values():
-            lost = row.status == "error" and row.error["error"] == "WorkerLost"
             stopped = row.status == "interrupted" and row.thread_id in self._ledger.stopped
-            if row.status != "success" and not lost and not stopped:
+            if row.status != "success" and not row.is_lost and not stopped:
                 yield f"run {row.run_id} ended as {row.status}: {row.error}"
         for asked in self._ledger.asked:
             forgotten = self._ledger.deleted | self._ledger.rolled_back
-            if asked.run_id not in self.rows and asked.thread_id not in forgotten:
+            if asked.is_stateless:
+                if asked.run_id in self.rows:
+                    yield f"stateless run {asked.run_id} left itself behind"
+            elif asked.run_id not in self.rows and asked.thread_id not in forgotten:
                 yield f"run {asked.run_id} of {asked.thread_id} is lost"
+
+    @property
+    def lost(self) -> int:
+        """How many runs ended because their processes were lost too often."""
+        return sum(row.is_lost for row in self.rows.values())
 
     def of_order(self) -> Iterator[str]:
         """One at a time, in order: by the database and by the steps themselves."""
@@ -119,7 +131,8 @@ class Findings:
         steps: dict[str, list[Visit]] = defaultdict(list)
         for visit in self._visits:
             steps[visit.run_id].append(visit)
-        sync = {a.run_id for a in self._ledger.asked if a.body["durability"] == "sync"}
+        asked = (one for one in self._ledger.asked if not one.is_stateless)
+        sync = {one.run_id for one in asked if one.body["durability"] == "sync"}
         for run_id, visits in steps.items():
             places = [STEPS.index(visit.step) for visit in visits]
             if run_id in sync and places != sorted(places):
@@ -135,27 +148,37 @@ class Findings:
                 continue
             values = answer.json()["values"] or {}
             found += self._of_log(thread_id, values.get("log", []))
-            table = self._sql(
-                "SELECT id, content FROM message WHERE conversation_id = %s AND in_context"
-                " ORDER BY position",
-                thread_id,
-            )
-            head = [(message["id"], message["content"]) for message in values.get("messages", [])]
-            if table != head:
-                about = {key: answer.json()[key] for key in ("checkpoint", "metadata", "next")}
-                found.append(f"thread {thread_id}: table {table} is not the head {head}: {about}")
+            if checkpoint := answer.json()["checkpoint"]:
+                found += await self._of_messages(http, thread_id, checkpoint["checkpoint_id"])
         orphans = self._sql(
             "SELECT DISTINCT thread_id FROM checkpoints c WHERE NOT EXISTS"
             " (SELECT FROM thread t WHERE t.thread_id = c.thread_id)"
         )
         return [*found, *(f"checkpoints of a thread that is gone: {row}" for row in orphans)]
 
+    async def _of_messages(
+        self, http: httpx.AsyncClient, thread_id: str, checkpoint_id: str
+    ) -> list[str]:
+        """The table is what the newest checkpoint has: docs/decisions/0010."""
+        state = (await http.get(f"/threads/{thread_id}/state/{checkpoint_id}")).json()
+        head = [(one["id"], one["content"]) for one in (state["values"] or {}).get("messages", [])]
+        table = self._sql(
+            "SELECT id, content FROM message WHERE conversation_id = %s AND in_context"
+            " ORDER BY position",
+            thread_id,
+        )
+        if table == head:
+            return []
+        about = {key: state[key] for key in ("checkpoint", "metadata", "next")}
+        return [f"thread {thread_id}: table {table} is not the head {head}: {about}"]
+
     def _of_log(self, thread_id: str, log: list[str]) -> Iterator[str]:
         done: dict[str, list[str]] = defaultdict(list)
         for run_id, step in (entry.split(":") for entry in log):
             done[run_id].append(step)
         for run_id, steps in done.items():
-            if tuple(steps) != STEPS[: len(steps)]:
+            begun = STEPS.index(steps[0]) if self._kind(run_id) == "answer" else 0
+            if tuple(steps) != STEPS[begun : begun + len(steps)]:
                 yield f"thread {thread_id}: run {run_id} did {steps}"
             if run_id not in self.rows:
                 yield f"thread {thread_id}: run {run_id} is gone and left {steps}"
@@ -163,14 +186,32 @@ class Findings:
         if sum(one != other for one, other in pairwise(runs)) >= len(done) > 0:
             yield f"thread {thread_id}: runs are mixed: {log}"
         for row in self.rows.values():
-            whole = tuple(done[row.run_id]) == STEPS
+            whole = self._is_whole(row.run_id, done[row.run_id])
             if row.thread_id == thread_id and row.status == "success" and not whole:
                 yield f"thread {thread_id}: run {row.run_id} succeeded with {done[row.run_id]}"
+
+    def _kind(self, run_id: str) -> str:
+        if not self._kinds:
+            self._kinds = {asked.run_id: asked.kind for asked in self._ledger.asked}
+        # One that nobody was told of, or a session's.
+        return self._kinds.get(run_id, "")
+
+    def _is_whole(self, run_id: str, steps: list[str]) -> bool:
+        """Whether a run that succeeded did all that it was to do."""
+        kind = self._kind(run_id)
+        if kind == "ask":
+            return tuple(steps) == STEPS[: STEPS.index(ASKING)]
+        # Who answers gets what was left to be done, which may be nothing.
+        return tuple(steps) == STEPS or (
+            kind != "go" and tuple(steps) == STEPS[len(STEPS) - len(steps) :]
+        )
 
     def of_streams(self) -> Iterator[str]:
         """Whoever followed a run saw each event once, in order, none missing, and the end."""
         for seen in self._ledger.followed:
-            gone = seen.thread_id in self._ledger.deleted | self._ledger.rolled_back
+            # A stateless run is gone when it has ended.
+            forgotten = {"", *self._ledger.deleted, *self._ledger.rolled_back}
+            gone = seen.thread_id in forgotten
             if not seen.ended and not (seen.missing and gone):
                 yield f"run {seen.run_id}: a follower saw no end: {_told(seen)}"
             for complaint in _holes(seen):
@@ -184,12 +225,26 @@ class Findings:
         """Who waited for a run that succeeded got what it did."""
         for asked, output in self._ledger.outputs:
             row = self.rows.get(asked.run_id)
-            if row is None or row.status != "success":
+            succeeded = row is not None and row.status == "success"
+            if not succeeded and not (asked.is_stateless and "__error__" not in (output or {})):
                 continue
             log = (output or {}).get("log", [])
-            done = tuple(e.split(":")[1] for e in log if e.startswith(asked.run_id))
-            if done != STEPS:
+            done = [e.split(":")[1] for e in log if e.startswith(asked.run_id)]
+            if not self._is_whole(asked.run_id, done):
                 yield f"run {asked.run_id}: who waited got {output}"
+
+    def of_sessions(self) -> Iterator[str]:
+        """Whose question was answered got the whole answer, once."""
+        for answer in self._ledger.answers:
+            if answer["status"] == "success" and answer["response"] != f"{answer['run_id']}:c":
+                yield f"a session answered {answer}"
+        for told in self._ledger.talks:
+            run_id = told[0][1].get("run_id")
+            # The last step of an attempt that was lost may be told again by the next.
+            said = list(dict.fromkeys(d["content"] for name, d in told if name == "message.end"))
+            end = [data["status"] for name, data in told if name == "run.end"]
+            if end == ["success"] and said != [f"{run_id}:{step}" for step in STEPS]:
+                yield f"a session streamed {told}"
 
     def _sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return self._connection.execute(query.encode(), parameters).fetchall()
@@ -199,9 +254,9 @@ def _holes(seen: Followed) -> Iterator[str]:
     last = (0, 0)
     excused = False
     for frame in seen.frames:
-        if not frame.id:
-            # A snapshot stands in for what is missing; an end without an id follows one.
-            excused = excused or frame.name == "values"
+        if not frame.id or frame.data.get("status") == "gap":
+            # That something is missing is said; an end without an id follows it, or live events.
+            excused = excused or frame.name == "metadata"
             continue
         epoch, seq = frame.place
         follows = (epoch, seq) == (last[0], last[1] + 1) or (epoch > last[0] and seq == 1)

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 STEP_SECONDS = (0.0, 0.01, 0.05, 0.3, 1.0)
+#: How long a run that is hunted is kept, in each of its steps, and waited for.
+CAUGHT_SECONDS = 6.0
 
 
 @dataclass(slots=True)
@@ -36,6 +38,9 @@ class Turnstile:
         self._rng = rng
         self.port = 0
         self.visits: list[Visit] = []
+        # A run that gets no further, and the event of its next visit.
+        self._prey = ""
+        self._came = asyncio.Event()
 
     async def visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take one visitor in."""
@@ -45,8 +50,12 @@ class Turnstile:
                 run_id, thread_id, step, pid = words
                 visit = Visit(run_id, thread_id, step, int(pid), time.monotonic())
                 self.visits.append(visit)
+                seconds = self._rng.choice(STEP_SECONDS)
+                if run_id == self._prey:
+                    self._came.set()
+                    seconds = CAUGHT_SECONDS
                 try:
-                    async with asyncio.timeout(self._rng.choice(STEP_SECONDS)):
+                    async with asyncio.timeout(seconds):
                         await reader.read()
                 except TimeoutError:
                     writer.write(b"go on\n")
@@ -56,6 +65,26 @@ class Turnstile:
             pass
         finally:
             writer.close()
+
+    def catch(self) -> str:
+        """Let the run that came last get no further, wherever it is tried; its id."""
+        self._prey = self.visits[-1].run_id if self.visits else ""
+        self._came.clear()
+        return self._prey
+
+    async def caught(self) -> int:
+        """The process that the caught run is in; 0 if it does not come any more."""
+        try:
+            async with asyncio.timeout(CAUGHT_SECONDS):
+                await self._came.wait()
+        except TimeoutError:
+            return 0
+        self._came.clear()
+        return next(visit.pid for visit in reversed(self.visits) if visit.run_id == self._prey)
+
+    def release(self) -> None:
+        """Let the run go."""
+        self._prey = ""
 
     def frozen(self, pid: int) -> None:
         """Take those of a process that was stopped for gone: it does nothing from now on."""

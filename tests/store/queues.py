@@ -7,7 +7,7 @@ from typing import Any
 from store import queue, runs, threads
 from store.database import Database
 from store.models import Run, Thread
-from store.queue import Claim, GivenUp, NewRun
+from store.queue import Claim, Ending, GivenUp, NewRun
 
 ASSISTANT = str(uuid.uuid4())
 LEASE_SECONDS = 20.0
@@ -58,7 +58,8 @@ async def claim_all(db: Database, worker_id: str, slots: int = 10) -> list[str]:
 
 async def end(db: Database, claimed: Claim, **more: Any) -> bool:
     options: dict[str, Any] = {"status": "success", "thread_status": "idle", "interrupts": {}}
-    return await queue.finish(db, claimed, **{**options, **more})
+    ended = await queue.finish(db, [Ending(claimed=claimed, **{**options, **more})])
+    return ended == {claimed.run.run_id}
 
 
 async def reap(db: Database, worker_id: str, **more: Any) -> list[GivenUp]:

@@ -65,3 +65,17 @@ async def test_a_heart_goes_on_after_any_error_of_the_database(db: Database) -> 
         await db.execute("ALTER TABLE away RENAME TO worker", {})
 
         await until(heartbeat.alive)
+
+
+async def test_a_worker_that_was_without_a_database_is_not_steady_for_a_while(db: Database) -> None:
+    worker_id = await a_worker(db)
+    with _heartbeat(db, worker_id, fence_seconds=0.3) as heartbeat:
+        assert heartbeat.steady(60)
+        await db.execute("ALTER TABLE worker RENAME TO away", {})
+        await until(lambda: not heartbeat.alive())
+        assert not heartbeat.steady(0)
+        await db.execute("ALTER TABLE away RENAME TO worker", {})
+        await until(heartbeat.alive)
+
+        assert not heartbeat.steady(60)
+        await until(lambda: heartbeat.steady(0.1))

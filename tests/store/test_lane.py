@@ -108,7 +108,7 @@ async def test_when_the_connection_is_lost_all_who_wait_are_told_and_the_next_ha
 
 async def test_a_server_that_does_not_answer_is_given_up(database_url: str) -> None:
     async with open_database(database_url) as db:
-        db._lane._deadline_seconds = 0.1
+        db.lane._deadline_seconds = 0.1
         with pytest.raises(ConnectionLostError):
             await db.at_once((SLEEP, {"seconds": 60.0}))
         assert await pid(db)

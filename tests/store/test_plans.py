@@ -4,15 +4,20 @@ import re
 from typing import Any, LiteralString
 
 from store.database import Database
-from store.ordering import ordered
+from store.ordering import among, first, ordered
 from store.sql import load
+from store.threads import SortBy
 
 ROWS = 20_000
 
 FILL: tuple[LiteralString, ...] = (
     """
     INSERT INTO thread (thread_id, metadata, updated_at)
-    SELECT i::text, jsonb_build_object('user_id', 'u' || mod(i, 200)), now() - make_interval(secs => i)
+    SELECT i::text,
+        jsonb_build_object('user_id', 'u' || CASE WHEN mod(i, 10) = 0 THEN 0 ELSE mod(i, 200) END,
+            'project', CASE WHEN i > 19000 THEN 'old' ELSE 'new' END,
+            'status', CASE WHEN mod(i, 100) = 1 THEN 'archived' ELSE 'active' END),
+        now() - make_interval(secs => i)
     FROM generate_series(1, %(rows)s) AS i
     """,
     """
@@ -27,14 +32,16 @@ FILL: tuple[LiteralString, ...] = (
     INSERT INTO worker (worker_id, host, pid, version, slots)
     VALUES ('00000000-0000-0000-0000-000000000001', 'h', 1, '0', 1)
     """,
-    "ANALYZE",
+    "VACUUM ANALYZE",
 )
 
 WORKER = "00000000-0000-0000-0000-000000000001"
 PAGE: dict[str, Any] = {
-    "limit": 21, "status": "active", "chat_type": None, "before_id": "9000", "user_id": "u7"
+    "limit": 21, "status": "active", "attributes": {}, "before_id": "9000", "user_id": "u0"
 }  # fmt: skip
-SEARCH: dict[str, Any] = {"metadata": {}, "status": None, "ids": None, "limit": 10, "offset": 0}
+SEARCH: dict[str, Any] = {
+    "metadata": {}, "status": None, "ids": None, "limit": 10, "offset": 0, "window": 1200
+}  # fmt: skip
 
 Plan = tuple[str, LiteralString, dict[str, Any]]
 
@@ -45,18 +52,40 @@ PLANS: list[Plan] = [
     ("run_running_by_worker", load("queue")["to_stop"], {"worker_id": WORKER}),
     ("run_by_thread", load("runs")["list"], {"thread_id": "7", "status": None, "limit": 10, "offset": 0}),
     ("run_", load("runs")["in_flight"], {"statuses": ["running"]}),
-    ("thread_updated", load("sessions")["list"], PAGE),
-    ("thread_user", load("sessions")["list_of_user"], PAGE),
 ]  # fmt: skip
 
-#: Their plans for parameters that are not known cost so much more that they are never chosen.
+
+def _sorted_by(column: SortBy) -> LiteralString:
+    return ordered(load("threads")["every"], column, "desc", tie_break="thread_id")
+
+
+WINDOW = among(
+    "thread",
+    first(load("threads")["every"], "updated_at", "desc", tie_break="thread_id"),
+    ordered(load("threads")["search"], "updated_at", "desc", tie_break="thread_id"),
+)
+FILTERED = among("thread", load("threads")["search"], _sorted_by("updated_at"))
+
+#: Never prepared, or their plans for parameters that are not known cost so much more that they are
+#: never chosen.
 CUSTOM_PLANS: list[Plan] = [
     ("run_due", load("queue")["claim"], {"worker_id": WORKER, "slots": 10}),
-    (
-        "thread_updated",
-        ordered(load("threads")["search"], "updated_at", "desc", tie_break="thread_id"),
-        SEARCH,
-    ),
+    ("thread_updated", load("sessions")["list"], PAGE),
+    ("thread_archived", load("sessions")["list"], {**PAGE, "status": "archived"}),
+    ("thread_metadata", load("sessions")["list"], {**PAGE, "attributes": {"chat_type": "rare"}}),
+    # in its order by either index, never all of a user's sorted
+    ("Scan Backward using thread_u", load("sessions")["list_of_user"], PAGE),
+    ("thread_user", load("sessions")["list_of_user"], {**PAGE, "user_id": "u7"}),
+    ("thread_pkey", _sorted_by("thread_id"), SEARCH),
+    ("thread_status", _sorted_by("status"), SEARCH),
+    ("thread_created", _sorted_by("created_at"), SEARCH),
+    ("thread_updated", _sorted_by("updated_at"), SEARCH),
+    ("thread_state_updated", _sorted_by("state_updated_at"), SEARCH),
+    ("thread_updated", WINDOW, {**SEARCH, "metadata": {"project": "new"}}),
+    ("thread_metadata", FILTERED, {**SEARCH, "metadata": {"project": "old"}}),
+    ("thread_status", FILTERED, {**SEARCH, "status": "busy"}),
+    ("thread_pkey", FILTERED, {**SEARCH, "ids": ["7", "8"]}),
+    ("thread_status", load("threads")["count"], {"metadata": {}, "status": "busy"}),
 ]
 
 

@@ -36,6 +36,19 @@ async def test_a_session_is_renamed_and_archived(db: Database) -> None:
     assert (await sessions.list_page(db, status=None, limit=5))[0] == [changed]
 
 
+async def test_sessions_are_listed_by_their_kind(db: Database) -> None:
+    for chat_type in ("a", "b", None):
+        metadata = {"user_id": "u"} if chat_type is None else {"chat_type": chat_type}
+        await sessions.create(db, f"s-{chat_type}", metadata=metadata)
+
+    async def listed(chat_type: str | None) -> set[str]:
+        page, _ = await sessions.list_page(db, chat_type=chat_type, limit=5)
+        return {each.id for each in page}
+
+    assert await listed("a") == {"s-a"}
+    assert await listed(None) == {"s-a", "s-b", "s-None"}
+
+
 @pytest.mark.parametrize("user_id", [None, "u"])
 async def test_pages_hold_every_session_once_also_of_one_moment(
     db: Database, user_id: str | None

@@ -7,6 +7,8 @@ import pytest
 from store import queue, runs, threads
 from store.database import Database
 from store.errors import AlreadyExistsError, LeaseLostError, NotFoundError, ThreadBusyError
+from store.ordering import Order
+from store.threads import WINDOW_ROWS
 from tests.store.queues import (
     a_thread,
     a_worker,
@@ -35,6 +37,29 @@ async def test_of_many_makers_one_makes_and_all_find(db: Database) -> None:
     )
 
     assert len({each.created_at for each in found}) == 1
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_pages_hold_every_thread_once_wherever_it_is_in_the_list(
+    db: Database, order: Order
+) -> None:
+    """What is rare is found behind all that a search looks at first."""
+    await db.execute(
+        "INSERT INTO thread (thread_id, metadata, updated_at)"
+        " SELECT lpad(i::text, 5, '0'), jsonb_build_object('rare', mod(i, 800) = 0),"
+        "     date_trunc('hour', now()) + make_interval(hours => i / 900)"
+        " FROM generate_series(1, %(rows)s) AS i",
+        {"rows": 4 * WINDOW_ROWS},
+    )
+    seen: list[str] = []
+
+    while page := await threads.search(
+        db, metadata={"rare": True}, limit=2, offset=len(seen), order=order
+    ):
+        seen += [each.thread_id for each in page]
+
+    expected = ["00800", "01600", "02400", "03200", "04000"]
+    assert seen == (expected if order == "asc" else expected[::-1])
 
 
 async def test_what_is_missing_is_not_found(db: Database) -> None:

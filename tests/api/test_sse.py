@@ -1,0 +1,64 @@
+"""Streams on the wire: kept alive, and over when their client is gone."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+import httpx
+
+from api.sse import HEARTBEAT, EventStream
+from tests.serving import serving
+
+SECONDS = 10
+KEEP_ALIVE_SECONDS = 0.1
+
+
+def _stream(frames: AsyncGenerator[bytes, None]) -> EventStream:
+    return EventStream(frames, headers={}, keep_alive_seconds=KEEP_ALIVE_SECONDS)
+
+
+async def _read_until(answer: httpx.Response, enough: Callable[[bytes], object]) -> bytes:
+    read = b""
+    async with asyncio.timeout(SECONDS):
+        async for chunk in answer.aiter_raw():
+            read += chunk
+            if enough(read):
+                break
+    return read
+
+
+async def test_a_stream_is_kept_alive_while_it_says_nothing() -> None:
+    more = asyncio.Event()
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        yield b"first."
+        await more.wait()
+        yield b"last."
+
+    async with (
+        serving(_stream(frames())) as url,
+        httpx.AsyncClient() as http,
+        http.stream("GET", url) as answer,
+    ):
+        silent = await _read_until(answer, lambda read: read.count(HEARTBEAT) == 2)
+        assert silent == b"first." + 2 * HEARTBEAT
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-accel-buffering"] == "no"
+        more.set()
+
+
+async def test_a_client_that_leaves_ends_the_stream_wherever_it_waits() -> None:
+    closed = asyncio.Event()
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"first."
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    async with serving(_stream(frames())) as url, httpx.AsyncClient() as http:
+        async with http.stream("GET", url) as answer:
+            await _read_until(answer, lambda read: read == b"first.")
+        async with asyncio.timeout(SECONDS):
+            await closed.wait()
