@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage
 from langgraph.channels import DeltaChannel
-from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import START, StateGraph, add_messages
 from langgraph.graph.message import _messages_delta_reducer
@@ -237,6 +237,51 @@ async def test_no_interrupt_is_lost(db: Database, saver: Saver, state: Any) -> N
 
     lost = [texts for texts in found if texts.count("told yes") != 2 or texts.count("beside") != 2]
     assert lost == []
+
+
+async def own_saver(db: Database, saver: Saver) -> Saver:
+    lease = await threads.lease(db, "t")
+    return saver.leased(lease, run_id=None, messages_channel=None, alive=lambda: True)
+
+
+async def put(own: Saver, checkpoint: Any) -> None:
+    await own.aput(config("t", checkpoint_ns=""), checkpoint, {}, {})
+
+
+async def put_writes(own: Saver, checkpoint: Any) -> None:
+    at = config("t", checkpoint_ns="", checkpoint_id=checkpoint["id"])
+    await own.aput_writes(at, [("channel", "value")], "task")
+
+
+@pytest.mark.parametrize("steps", [(put, put_writes), (put_writes, put)])
+async def test_writes_to_the_head_are_seen_whichever_came_first(
+    db: Database, saver: Saver, steps: Any
+) -> None:
+    await create_thread(db, "t")
+    checkpoint = empty_checkpoint()
+    own = await own_saver(db, saver)
+    for step in steps:
+        await step(own, checkpoint)
+
+    following = await own_saver(db, saver)
+
+    for _ in range(2):
+        found = await following.aget_tuple(config("t"))
+        assert found is not None
+        assert found.pending_writes == [("task", "channel", "value")]
+
+
+async def test_writes_of_another_process_to_the_head_are_seen(db: Database, saver: Saver) -> None:
+    await create_thread(db, "t")
+    checkpoint = empty_checkpoint()
+    await put(await own_saver(db, saver), checkpoint)
+    async with open_saver(db) as other:
+        await put_writes(await own_saver(db, other), checkpoint)
+
+    found = await (await own_saver(db, saver)).aget_tuple(config("t"))
+
+    assert found is not None
+    assert found.pending_writes == [("task", "channel", "value")]
 
 
 class Talk:
