@@ -247,6 +247,8 @@ class Executor:
             return self._failed(exc, outcome, "timeout" if limit.expired() else "error")
         finally:
             outbox.flush()
+            # Before the thread may go on elsewhere, which closes its log to what comes later.
+            writer.hurry()
             execution.end()
         return Result(
             status="success",

@@ -93,7 +93,7 @@ class EventLog:
             ValueError: The epoch has a writer already.
         """
         ring = self._ring(thread_id)
-        writer = ThreadWriter(ring, epoch, run_id, self._written, self._ended)
+        writer = ThreadWriter(ring, epoch, run_id, self._written, self._hurried, self._ended)
         if ring.local and epoch == ring.top[0]:
             raise ValueError(f"Epoch {epoch} of thread {thread_id} has a writer already")
         if ring.lease is not None:
@@ -228,12 +228,17 @@ class EventLog:
             self._flusher.push(ring)
         self._make_room()
 
+    def _hurried(self) -> None:
+        if self._flusher:
+            self._flusher.hurry()
+
     def _ended(self, ring: Ring) -> None:
         ring.kept_until = time.monotonic() + self._keep_seconds
         ring.renew_at = 0.0
         ring.wake()
         if self._flusher:
             self._flusher.push(ring)
+            self._flusher.hurry()
 
     def _feed(self, thread_id: str, events: list[Event]) -> None:
         ring = self._rings.get(thread_id)

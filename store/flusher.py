@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import structlog
 
@@ -20,6 +21,10 @@ RENEW_SECONDS = 60.0
 #: How long to wait after a failure: doubled each time.
 RETRY_SECONDS = (0.05, 1.0)
 
+#: Batches follow each other no sooner, unless somebody is in a hurry: the events of a run that goes on
+#: come one by one, and sending each by itself costs more than all that was done to make it.
+PACE_SECONDS = 0.004
+
 #: How many streams are asked for their end in a round trip.
 BATCH_RINGS = 200
 
@@ -30,7 +35,7 @@ class Flusher:
     """
     Sends what is pending in all rings, one round trip after the other.
 
-    A round trip takes all there is when it starts, within bounds: so an idle process sends each
+    A round trip takes all there is when it starts, within bounds: so an idle process sends an
     event at once, and a busy one many together.
 
     Args:
@@ -47,13 +52,19 @@ class Flusher:
         # A run that ended elsewhere may shorten the life of this one's stream once.
         self._renew_seconds = min(RENEW_SECONDS, ended_ttl_seconds / 4)
         self._due: dict[Ring, None] = {}
+        self._sent_at = -math.inf
         self._kick = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._settled = asyncio.Event()
 
     def push(self, ring: Ring) -> None:
         """The ring has something to send. Costs nothing."""
         self._due[ring] = None
         self._kick.set()
+
+    def hurry(self) -> None:
+        """Send what was pushed so far without a pause: nothing comes after it for a while."""
+        self._hurried.set()
 
     def drop(self, ring: Ring) -> None:
         """The ring has nothing to send any more."""
@@ -63,6 +74,7 @@ class Flusher:
         """Return when everything pushed so far was sent."""
         self._settled.clear()
         self._kick.set()
+        self.hurry()
         await self._settled.wait()
 
     async def run(self, rings: Callable[[], Iterable[Ring]]) -> None:
@@ -82,6 +94,7 @@ class Flusher:
             while self._due:
                 try:
                     await self._check()
+                    await self._pause()
                     await self._send()
                 except UnavailableError as exc:
                     if not delay:
@@ -95,6 +108,16 @@ class Flusher:
                     if delay:
                         logger.info("event streams go on")
                     delay = 0.0
+
+    async def _pause(self) -> None:
+        """Let more events gather, if the last ones were sent just now."""
+        seconds = self._sent_at + PACE_SECONDS - time.monotonic()
+        if seconds > 0 and not self._hurried.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._hurried.wait()
+        self._hurried.clear()
+        self._sent_at = time.monotonic()
 
     def _doubt(self, rings: Iterable[Ring]) -> None:
         for ring in rings:

@@ -270,6 +270,7 @@ class ThreadWriter:
 
     Args:
         written: Is called after each event.
+        hurried: Is called when nothing more is to be waited for.
         ended: Is called once, when the writer closes.
     """
 
@@ -279,6 +280,7 @@ class ThreadWriter:
         epoch: int,
         run_id: str,
         written: Callable[[Ring], None],
+        hurried: Callable[[], None],
         ended: Callable[[Ring], None],
     ) -> None:
         self.epoch = epoch
@@ -287,6 +289,7 @@ class ThreadWriter:
         self._seq = 0
         self._ring = ring
         self._written = written
+        self._hurried = hurried
         self._ended = ended
 
     def emit(self, name: str, data: bytes) -> Event:
@@ -297,6 +300,10 @@ class ThreadWriter:
             self._ring.append(event)
             self._written(self._ring)
         return event
+
+    def hurry(self) -> None:
+        """Have what was emitted sent to other processes as soon as it can be."""
+        self._hurried()
 
     def close(self) -> None:
         """The run has ended: its events stay for a while. Calling it again does nothing."""
