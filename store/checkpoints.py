@@ -634,9 +634,10 @@ class Saver(AsyncPostgresSaver):
                 folded[name] = packed
         tip.load(replace(head, folded=folded))
         self._learn_folded(head.checkpoint_id, folded)
-        # The value itself is a beginning with nothing to add.
-        known = channels if not unknown else head.folded.keys() & set(channels)
-        return found | {name: {"seed": list(folded[name].messages), "writes": []} for name in known}
+        for name in head.folded.keys() & set(channels):
+            # The value itself is a beginning with nothing to add.
+            found[name] = {"seed": list(folded[name].messages), "writes": []}
+        return found
 
     async def _replayed(self, tip: Tip, name: str, history: DeltaChannelHistory) -> Packed | None:
         if name not in tip.folds:
@@ -749,7 +750,8 @@ def fold_of(channel: DeltaChannel[Any]) -> Fold:
     """How a DeltaChannel of a graph comes by its value."""
 
     def apply(value: list[Any] | None, writes: Sequence[Any]) -> Any:
-        begun = channel.from_checkpoint(channel.typ() if value is None else value)
+        kind: Any = channel.typ
+        begun = channel.from_checkpoint(kind() if value is None else value)
         begun.replay_writes([("", "", write) for write in writes])
         return begun.get()
 

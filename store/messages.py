@@ -36,6 +36,7 @@ class Decoder(Protocol):
         self, thread_id: str, checkpoint_id: str, channel: str
     ) -> tuple[Any, list[Any]]:
         """A DeltaChannel's nearest value, None if it has none, and what was written to it since."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
