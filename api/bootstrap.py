@@ -13,6 +13,7 @@ from graph.executor import Executor
 from graph.loop import Backing, Place, open_graph_loop
 from graph.registry import Registry
 from graph.requests import system_assistant_id
+from graph.retention import Retention
 from graph.runs import Runs
 from graph.state import States
 from graph.worker import Timing, Worker, registered
@@ -55,7 +56,7 @@ async def open_services(
         UnavailableError: PostgreSQL does not answer.
     """
     graphs, registry = await load_graphs(settings)
-    timing = _timing(settings)
+    timing = _timing(settings, graphs)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
         await _register_graphs(db, registry)
@@ -63,9 +64,13 @@ async def open_services(
         heartbeat = await stack.enter_async_context(
             registered(db, slots=settings.slots, timing=timing)
         )
-        backing = await stack.enter_async_context(_backing(db))
+        # What is read beside the graphs' loop has no lease, and no use for a cache.
+        backing = await stack.enter_async_context(_backing(db, head_cache_bytes=0))
         place = await stack.enter_async_context(
             open_graph_loop(lambda: _backing_of_graphs(settings, database_url))
+        )
+        retention = Retention(
+            db=db, registry=registry, place=place, events=events, keep=settings.keep_checkpoints
         )
         executor = Executor(
             db=db,
@@ -73,6 +78,7 @@ async def open_services(
             backing=backing,
             place=place,
             events=events,
+            retention=retention,
             slots=settings.slots,
             run_timeout_seconds=settings.run_timeout_seconds,
             alive=heartbeat.alive,
@@ -80,11 +86,11 @@ async def open_services(
         endings = Endings(db)
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
-            heartbeat=heartbeat,
+            heartbeat=heartbeat, life=graphs.ttl.life,
         )  # fmt: skip
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
-            heartbeat=heartbeat, timing=timing,
+            heartbeat=heartbeat, retention=retention, timing=timing,
         )  # fmt: skip
         yield Services(
             settings=settings,
@@ -113,12 +119,14 @@ async def load_graphs(settings: Settings) -> tuple[GraphConfig, Registry]:
     return graphs, await Registry.load(graphs)
 
 
-def _timing(settings: Settings) -> Timing:
+def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
     return Timing(
         lease_seconds=settings.lease_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
         sweep_seconds=settings.heartbeat_seconds,
         grace_seconds=settings.shutdown_grace_seconds,
+        expiry_seconds=60 * graphs.ttl.sweep_interval_minutes,
+        expiry_limit=graphs.ttl.sweep_limit,
     )
 
 
@@ -135,15 +143,21 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
 
 
 @asynccontextmanager
-async def _backing(db: Database) -> AsyncIterator[Backing]:
-    async with open_saver(db) as saver, open_items(db) as items:
+async def _backing(db: Database, *, head_cache_bytes: int) -> AsyncIterator[Backing]:
+    async with (
+        open_saver(db, head_cache_bytes=head_cache_bytes) as saver,
+        open_items(db) as items,
+    ):
         yield Backing(saver, items)
 
 
 @asynccontextmanager
 async def _backing_of_graphs(settings: Settings, url: str) -> AsyncIterator[Backing]:
     """Of its own event loop, with connections of its own."""
-    async with _database(settings, url) as db, _backing(db) as backing:
+    async with (
+        _database(settings, url) as db,
+        _backing(db, head_cache_bytes=settings.head_cache_bytes) as backing,
+    ):
         yield backing
 
 

@@ -155,7 +155,13 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
     _, registry = await load_graphs(settings)
     await migrate_database(servers.database_url)
     async with open_database(servers.database_url) as db, open_saver(db) as saver:
-        return await messages.rebuild(db, saver, everything=rebuild, channel_of=registry.channel_of)
+        return await messages.rebuild(
+            db,
+            saver,
+            everything=rebuild,
+            channel_of=registry.channel_of,
+            fold_of=registry.fold_of,
+        )
 
 
 def _run(main: Coroutine[Any, Any, Any]) -> Any:

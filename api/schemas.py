@@ -16,6 +16,7 @@ from graph.requests import RESERVED_METADATA
 from store import assistants, threads
 from store.models import JsonObject, ThreadStatus
 from store.ordering import Order
+from store.retention import Life, Strategy
 
 #: A namespace and a key fit into a row of an index together.
 ITEM_NAME_MAX_BYTES = 1024
@@ -171,13 +172,26 @@ class AssistantSearch(AssistantCount):
     select: list[AssistantField] | None = None
 
 
+class ThreadTtl(Payload):
+    """How long a thread lives that nobody uses."""
+
+    ttl: float = Field(gt=0, le=10**8, description="Minutes since its last use.")
+    strategy: Strategy = Field(
+        "delete", description="`keep_latest` deletes all checkpoints but the newest."
+    )
+
+    def life(self) -> Life:
+        """It as `store.retention` has it."""
+        return Life(ttl_minutes=self.ttl, strategy=self.strategy)
+
+
 class ThreadCreate(Payload):
     """A thread to create."""
 
     thread_id: ThreadId | None = None
     metadata: Metadata | None = None
     if_exists: Literal["raise", "do_nothing"] = "raise"
-    ttl: JsonObject | None = Field(None, description="Not supported yet.")
+    ttl: ThreadTtl | None = None
     supersteps: list[JsonObject] | None = Field(None, description="Not supported yet.")
 
 
@@ -185,7 +199,7 @@ class ThreadUpdate(Payload):
     """What to change of a thread."""
 
     metadata: Metadata | None = Field(None, description="Merged key by key.")
-    ttl: JsonObject | None = Field(None, description="Not supported yet.")
+    ttl: ThreadTtl | None = None
 
 
 class ThreadCount(Payload):

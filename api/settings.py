@@ -160,6 +160,22 @@ class Settings(BaseSettings):
         gt=0,
     )
 
+    # What is kept of threads
+    keep_checkpoints: int = _env(
+        "KEEP_CHECKPOINTS",
+        default=200,
+        about="Newest checkpoints that a thread keeps; older ones are deleted, once there are half "
+        "as many more. Messages stay. 0 keeps all.",
+        ge=0,
+    )
+    head_cache_bytes: int = _env(
+        "HEAD_CACHE_BYTES",
+        default=64 * 1024 * 1024,
+        about="Bytes of memory, about, for the newest checkpoints of the threads that this process "
+        "ran last.",
+        ge=0,
+    )
+
     # Events of a stream
     event_log_ttl_seconds: int = _env(
         "RESUMABLE_STREAM_TTL_SECONDS",

@@ -9,8 +9,9 @@ import orjson
 from dotenv import dotenv_values
 
 from store.errors import InvalidInputError
+from store.retention import Life
 
-_READ_KEYS = frozenset({"graphs", "env", "dependencies"})
+_READ_KEYS = frozenset({"graphs", "env", "dependencies", "checkpointer"})
 # They tell the official CLI how to build an image; a running server has no use for them.
 _BUILD_KEYS = frozenset(
     {
@@ -45,6 +46,16 @@ class GraphEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Ttl:
+    """`checkpointer.ttl`: how long threads live that nobody uses."""
+
+    life: Life | None = None
+    """Of a thread that is created without one of its own."""
+    sweep_interval_minutes: float = 5.0
+    sweep_limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
 class GraphConfig:
     """A langgraph.json, read and checked. Nothing is imported or applied yet."""
 
@@ -54,6 +65,7 @@ class GraphConfig:
     """Variables for the process. `langgraph dev` lets them win over what is already set."""
     dependencies: tuple[Path, ...]
     """Directories the graphs import from; packages are expected to be installed."""
+    ttl: Ttl
     unsupported: tuple[str, ...]
     """Keys of the file that change nothing here."""
     raw: Mapping[str, Any]
@@ -80,9 +92,38 @@ def load_config(path: Path) -> GraphConfig:
         graphs=_graphs(path, raw.get("graphs")),
         env=_env(path, raw.get("env", {})),
         dependencies=_dependencies(path, raw.get("dependencies", [])),
-        unsupported=tuple(sorted(raw.keys() - _READ_KEYS - _BUILD_KEYS)),
+        ttl=_ttl(path, raw.get("checkpointer", {})),
+        unsupported=_unsupported(raw),
         raw=raw,
     )
+
+
+def _ttl(path: Path, checkpointer: Any) -> Ttl:
+    ttl = checkpointer.get("ttl") or {} if isinstance(checkpointer, dict) else None
+    if not isinstance(ttl, dict):
+        raise InvalidInputError(f"{path}: `checkpointer.ttl` must be an object")
+    strategy = ttl.get("strategy", "delete")
+    if strategy not in ("delete", "keep_latest"):
+        raise InvalidInputError(f"{path}: `checkpointer.ttl.strategy` is {strategy!r}")
+    numbers = {
+        key: ttl[key]
+        for key in ("default_ttl", "sweep_interval_minutes", "sweep_limit")
+        if ttl.get(key) is not None
+    }
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise InvalidInputError(f"{path}: `checkpointer.ttl.{key}` must be a number above 0")
+    minutes = numbers.pop("default_ttl", None)
+    if "sweep_limit" in numbers:
+        numbers["sweep_limit"] = int(numbers["sweep_limit"]) or 1
+    return Ttl(Life(ttl_minutes=minutes, strategy=strategy) if minutes else None, **numbers)
+
+
+def _unsupported(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    checkpointer = raw.get("checkpointer")
+    others = checkpointer.keys() - {"ttl"} if isinstance(checkpointer, dict) else ()
+    named = {f"checkpointer.{key}" for key in others}
+    return tuple(sorted({*raw.keys() - _READ_KEYS - _BUILD_KEYS, *named}))
 
 
 def _graphs(path: Path, graphs: Any) -> dict[str, GraphEntry]:

@@ -8,7 +8,7 @@ writes that down, fenced by the lease, and only then tells those who follow.
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import structlog
@@ -19,6 +19,7 @@ from graph.factory import AnyGraph
 from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
 from graph.registry import Registry
 from graph.requests import graph_input
+from graph.retention import Retention
 from graph.snapshots import interrupts_of, status_of
 from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import Outcome, StreamPlan, stream
@@ -101,6 +102,7 @@ class Executor:
     Args:
         backing: What graphs stand on that are only read: on this event loop.
         place: Where graphs are executed.
+        retention: Asked after each run how much of its thread is to be kept.
         slots: How many runs at once.
         run_timeout_seconds: How long one run may take.
         alive: Whether this process still owns its runs; see `store.heartbeat.Heartbeat.alive`.
@@ -115,6 +117,7 @@ class Executor:
         backing: Backing,
         place: Place,
         events: EventLog,
+        retention: Retention,
         slots: int,
         run_timeout_seconds: float,
         alive: Callable[[], bool],
@@ -127,6 +130,7 @@ class Executor:
         self._decoder = backing.saver
         self._place = place
         self._events = events
+        self.retention = retention
         self._run_timeout_seconds = run_timeout_seconds
         self._alive = alive
         self.on_free = on_free
@@ -190,7 +194,11 @@ class Executor:
     async def project(self, thread_id: str) -> None:
         """Make the messages of a thread again, from the checkpoints that it has left."""
         await messages.rebuild(
-            self._db, self._decoder, thread_id=thread_id, channel_of=self._registry.channel_of
+            self._db,
+            self._decoder,
+            thread_id=thread_id,
+            channel_of=self._registry.channel_of,
+            fold_of=self._registry.fold_of,
         )
 
     async def roll_back(self, held: Held) -> bool:
@@ -294,6 +302,8 @@ class Executor:
         async with self._registry.open(
             graph_id, config, checkpointer=saver, store=backing.items
         ) as graph:
+            if saver is not None:
+                saver.attend(graph.channels)
             events = stream(
                 graph,
                 None if resumes else await self._input(claim, graph, config),
@@ -312,6 +322,8 @@ class Executor:
                         raise LeaseLostError(f"Thread {run.thread_id} went on without this run")
                     if outbox.full:
                         await outbox.room()
+            if saver is not None:
+                await self.retention.trim(saver)
 
     async def _input(self, claim: Claim, graph: AnyGraph, config: Any) -> Any:
         """What the graph is given; with it, what the last run of the thread was stopped in."""
@@ -419,9 +431,11 @@ class Executor:
     ) -> tuple[ThreadStatus, JsonObject]:
         graph_id = config["configurable"]["graph_id"]
         channel = self._registry.messages_channel(graph_id)
-        # The graph itself is over; what is written here is the end of the run.
+        # The graph itself is over; what is written here is the end of the run. What the claim knew
+        # of the thread's head is old.
+        lease = replace(claim.lease, head_is_newest=False)
         saver = backing.saver.leased(
-            claim.lease, run_id=claim.run.run_id, messages_channel=channel, alive=self._alive
+            lease, run_id=claim.run.run_id, messages_channel=channel, alive=self._alive
         )
         async with self._registry.open(
             graph_id, config, checkpointer=saver, store=backing.items

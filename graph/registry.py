@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
@@ -16,7 +17,9 @@ from langgraph_sdk.runtime import AccessContext, _ExecutionRuntime, _ReadRuntime
 from graph import schema
 from graph.config import GraphConfig, GraphEntry
 from graph.factory import AnyGraph, Factory, InvalidGraphError, load
+from store.checkpoints import fold_of
 from store.errors import NotFoundError
+from store.heads import Fold
 
 
 class UnknownGraphError(NotFoundError):
@@ -168,6 +171,24 @@ class Registry:
         """
         source = self._source(graph_id)
         return "messages" if isinstance(source, Factory) else schema.messages_channel(source)
+
+    def channels(self, graph_id: str) -> Mapping[str, Any]:
+        """
+        The channels of a graph; none of a factory's, which is not known before it is made.
+
+        Raises:
+            UnknownGraphError: langgraph.json has no such graph.
+            InvalidGraphError: The graph failed to load.
+        """
+        source = self._source(graph_id)
+        return {} if isinstance(source, Factory) else source.channels
+
+    def fold_of(self, graph_id: str | None) -> Fold | None:
+        """How the channel of `channel_of` comes by its value, if it is a DeltaChannel."""
+        if graph_id is None or graph_id not in self._sources:
+            return None
+        channel = self.channels(graph_id).get(self.channel_of(graph_id) or "")
+        return fold_of(channel) if isinstance(channel, DeltaChannel) else None
 
     def channel_of(self, graph_id: str | None) -> str | None:
         """

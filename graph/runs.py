@@ -26,6 +26,7 @@ from store.events import START, Event, EventId, EventLog, Gap
 from store.heartbeat import Heartbeat
 from store.models import CancelAction, JsonObject, Run, RunStatus
 from store.queue import NewRun
+from store.retention import Life
 from store.runs import Setting
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,7 @@ class Runs:
 
     Args:
         heartbeat: Who this process is in the queue.
+        life: Of threads that a run makes.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Runs:
         executor: Executor,
         endings: Endings,
         heartbeat: Heartbeat,
+        life: Life | None = None,
     ) -> None:
         self._db = db
         self._registry = registry
@@ -82,6 +85,7 @@ class Runs:
         self._executor = executor
         self._endings = endings
         self._heartbeat = heartbeat
+        self._life = life
         #: Set when this process goes: then runs are queued for others.
         self.draining = False
         self._abandoning: set[asyncio.Task[None]] = set()
@@ -110,7 +114,8 @@ class Runs:
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
                 raise NotFoundError("Thread or assistant not found.")
-            await threads.create(self._db, thread_id, if_exists="do_nothing")
+            life = None if request.temporary else self._life
+            await threads.create(self._db, thread_id, if_exists="do_nothing", life=life)
         new = NewRun(
             run_id=run_id,
             thread_id=thread_id,
@@ -425,6 +430,7 @@ class Runs:
             NotFoundError: There is no such run on the thread.
             ConflictError: A run is in flight on the thread.
         """
+        await self._executor.retention.detach(thread_id, run_id)
         await queue.forget(self._db, thread_id, run_id)
         await self._executor.project(thread_id)
         await queue.delete(self._db, thread_id, run_id)

@@ -4,14 +4,19 @@ The state of threads: read, listed, changed and forked through their graphs.
 A thread's values are in its checkpoints and nowhere else.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels import BinaryOperatorAggregate, DeltaChannel
+from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.errors import InvalidUpdateError
+from langgraph.pregel._checkpoint import achannels_from_checkpoint
 from langgraph.types import StateSnapshot
 from langgraph_sdk.runtime import AccessContext
 
@@ -19,7 +24,13 @@ from graph.encode import dumps
 from graph.factory import AnyGraph, InvalidGraphError
 from graph.loop import Backing, Here, Place
 from graph.registry import Registry, UnknownGraphError
-from graph.snapshots import EMPTY, checkpoint_json, interrupts_of, state_json, status_of
+from graph.snapshots import (
+    EMPTY,
+    checkpoint_json,
+    interrupts_of,
+    state_json,
+    status_of,
+)
 from store import runs, threads
 from store.database import Database, repeated
 from store.errors import (
@@ -34,8 +45,20 @@ from store.models import JsonObject, Lease, Run, Thread
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: The channels that are a graph's values: one whose value is all, or several by name.
-_Output = str | Sequence[str]
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """
+    The channels that are a graph's values.
+
+    Attributes:
+        names: One whose value is all, or several by name.
+        replayed: Those whose value may have to be made of what was written to them.
+    """
+
+    names: str | Sequence[str]
+    replayed: Mapping[str, BaseChannel[Any, Any, Any]]
+
 
 #: The event that tells of a new state, with its checkpoint: of no run, and in the thread's log.
 STATE_UPDATE = "state_update"
@@ -180,6 +203,7 @@ class States:
             )
             leased = Backing(saver, backing.items)
             async with self._open(thread, leased, "threads.update") as graph:
+                saver.attend(graph.channels)
                 with _applicable():
                     written = await graph.aupdate_state(config, values, as_node=as_node)
                 with _readable(thread_id):
@@ -226,8 +250,26 @@ class States:
         values = {}
         for head in await self._heads(list(outputs)):
             thread_id = head.config["configurable"]["thread_id"]
-            values[thread_id] = _shown(head, outputs[thread_id])
+            with _listed(thread_id):
+                values[thread_id] = await self._output_of(head, outputs[thread_id])
         return values
+
+    async def _output_of(self, head: CheckpointTuple, output: _Output) -> Any:
+        stored = head.checkpoint["channel_values"]
+        absent = {
+            name: channel
+            for name, channel in output.replayed.items()
+            if isinstance(stored.get(name), _DeltaSnapshot)
+            or (name not in stored and name in head.checkpoint["channel_versions"])
+        }
+        if absent:
+            channels, _ = await achannels_from_checkpoint(
+                absent, head.checkpoint, saver=self._saver, config=head.config
+            )
+            stored = stored | {name: c.get() for name, c in channels.items() if c.is_available()}
+        if isinstance(output.names, str):
+            return stored.get(output.names)
+        return {name: stored[name] for name in output.names if name in stored}
 
     async def values_of_run(self, run: Run) -> Any:
         """
@@ -241,7 +283,11 @@ class States:
         thread = await threads.get(self._db, run.thread_id)
         output = (await self._outputs([thread])).get(run.thread_id)
         found = await self._of_run(run) if output else None
-        return _shown(found, output) if found and output else None
+        if found is None or output is None:
+            return None
+        with _listed(run.thread_id):
+            return await self._output_of(found, output)
+        return None
 
     async def _of_run(self, run: Run) -> CheckpointTuple | None:
         """The newest checkpoint of a run; that of its thread, if it goes on and has none yet."""
@@ -279,7 +325,16 @@ class States:
 
     async def _read_output(self, thread: Thread, backing: Backing) -> _Output:
         async with self._open(thread, backing, "threads.read") as graph:
-            return graph.stream_channels_asis
+            names = graph.stream_channels_asis
+            replayed = {
+                name: channel
+                for name in ([names] if isinstance(names, str) else names)
+                # The latter may have been a DeltaChannel once.
+                if isinstance(
+                    channel := graph.channels[name], DeltaChannel | BinaryOperatorAggregate
+                )
+            }
+            return _Output(names, replayed)
 
     async def _heads(self, thread_ids: list[str]) -> list[CheckpointTuple]:
         try:
@@ -326,14 +381,6 @@ class States:
         )
 
 
-def _shown(found: CheckpointTuple, output: _Output) -> Any:
-    """The values in a checkpoint."""
-    channels = found.checkpoint["channel_values"]
-    if isinstance(output, str):
-        return channels.get(output)
-    return {name: channels[name] for name in output if name in channels}
-
-
 def _graph_id(thread: Thread) -> str:
     """The graph that the thread's state belongs to; empty if no run chose one yet."""
     graph_id = thread.metadata.get("graph_id")
@@ -343,6 +390,15 @@ def _graph_id(thread: Thread) -> str:
 def _config(thread_id: str, checkpoint: JsonObject | None = None) -> RunnableConfig:
     named = {key: value for key, value in (checkpoint or {}).items() if value is not None}
     return {"configurable": {"checkpoint_ns": "", **named, "thread_id": thread_id}}
+
+
+@contextmanager
+def _listed(thread_id: str) -> Iterator[None]:
+    """Say that a stored value cannot be read, and go on without it."""
+    try:
+        yield
+    except CONTENT_ERRORS as exc:
+        log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
 
 
 @contextmanager

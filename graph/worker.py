@@ -19,6 +19,7 @@ import structlog
 
 from graph.endings import Endings
 from graph.executor import Executor, tell_end
+from graph.retention import Retention
 from graph.runs import Runs
 from store import queue
 from store.database import Database
@@ -57,6 +58,9 @@ class Timing:
     grace_seconds: float = 20.0
     #: How often a run may be started.
     max_attempts: int = 3
+    #: Between two looks for threads whose time has come, and how many are looked at.
+    expiry_seconds: float = 300.0
+    expiry_limit: int = 1000
 
 
 class Worker:
@@ -77,9 +81,11 @@ class Worker:
         endings: Endings,
         events: EventLog,
         heartbeat: Heartbeat,
+        retention: Retention,
         timing: Timing,
     ) -> None:
         self._db = db
+        self._retention = retention
         self._executor = executor
         self._runs = runs
         self._endings = endings
@@ -99,6 +105,7 @@ class Worker:
             "listen": self._listen_forever,
             "sweep": self._sweep_forever,
             "endings": self._endings.watch_forever,
+            "expire": self._expire_forever,
         }
         tasks = {
             name: asyncio.create_task(_supervised(name, job), name=name)
@@ -211,6 +218,11 @@ class Worker:
             strays=await self._find_strays(),
         ):
             await self._follow_up(given_up)
+
+    async def _expire_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.expiry_seconds * random.uniform(0.8, 1.2))
+            await self._retention.sweep(limit=self._timing.expiry_limit)
 
     async def _find_strays(self) -> list[Held]:
         """The runs that are ours by the database and that nobody here executes."""

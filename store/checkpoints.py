@@ -14,10 +14,12 @@ import copy
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar, cast
 
+import orjson
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.base import (
     EXCLUDED_METADATA_KEYS,
     WRITES_IDX_MAP,
@@ -25,23 +27,29 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
+    DeltaChannelHistory,
     get_checkpoint_id,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
+from langgraph.graph.message import _messages_delta_reducer
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
+from store import retention
 from store.commits import Entry, Head
 from store.database import Database, repeated
 from store.errors import UnavailableError
+from store.heads import Blob, Fold, Head as KnownHead, HeadCache, Tip, Write
 from store.models import Lease
+from store.packed import Packed, are_messages, pack, unpack
 from store.projection import Change, Projector, dump, run_id_of
 from store.sql import load
 from store.writer import CheckpointWriter, lease_lost, open_writer
 
 _SQL: Final = load("checkpoints")
+_Result = TypeVar("_Result")
 #: What `select` is completed with for the newest checkpoint of each of many threads.
 _OF_HEADS: Final = """
 WHERE c.checkpoint_ns = '' AND (c.thread_id, c.checkpoint_id) IN (
@@ -75,6 +83,7 @@ class _Leased:
     messages_channel: str | None
     alive: Callable[[], bool]
     projector: Projector
+    tip: Tip
     # Entries are queued in the order of the calls, also when one is serialised in a thread.
     order: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -87,6 +96,7 @@ class Saver(AsyncPostgresSaver):
     PostgreSQL does not answer in time and LeaseLostError when the lease no longer holds.
 
     Args:
+        heads: The newest checkpoints of threads that this process wrote to last.
         allowed_types: Types besides LangGraph's own that may be decoded: ``(module, name)``.
     """
 
@@ -94,6 +104,7 @@ class Saver(AsyncPostgresSaver):
         self,
         database: Database,
         writer: CheckpointWriter,
+        heads: HeadCache,
         *,
         allowed_types: Iterable[tuple[str, ...]] = (),
     ) -> None:
@@ -101,6 +112,7 @@ class Saver(AsyncPostgresSaver):
         super().__init__(cast("Any", database.pool), serde=serde)
         self.database = database
         self.writer = writer
+        self.cache = heads
         self._leased: _Leased | None = None
 
     def leased(
@@ -123,9 +135,64 @@ class Saver(AsyncPostgresSaver):
         """
         clone = copy.copy(self)
         clone._leased = _Leased(
-            lease, run_id, messages_channel, alive, Projector(lease.head_checkpoint_id)
+            lease,
+            run_id,
+            messages_channel,
+            alive,
+            Projector(lease.head_checkpoint_id),
+            Tip(lease, self.cache, is_run=run_id is not None),
         )
         return clone
+
+    def attend(self, channels: Mapping[str, Any]) -> None:
+        """
+        Learn the channels of the graph that is about to use this saver, which has a lease.
+
+        The value of a DeltaChannel is in no checkpoint: with its reducer it is known here, so that
+        its messages are projected with each checkpoint and it need not be read again.
+        """
+        if self._leased is not None:
+            self._leased.tip.folds = {
+                name: fold_of(channel)
+                for name, channel in channels.items()
+                if isinstance(channel, DeltaChannel)
+            }
+
+    @property
+    def checkpoint_count(self) -> int:
+        """Checkpoints of the thread's root namespace since it was pruned, and those kept then."""
+        leased = cast("_Leased", self._leased)
+        return leased.lease.checkpoint_count + leased.tip.count
+
+    async def trim(self, *, keep: int) -> None:
+        """Delete all checkpoints of the leased thread but the newest; see `retention.prune`."""
+        leased = cast("_Leased", self._leased)
+        kept = await retention.prune(self.database, self, leased.lease, keep=keep)
+        leased.tip.pruned(kept)
+
+    async def history(
+        self, thread_id: str, checkpoint_id: str, channel: str
+    ) -> tuple[Any, list[Any]]:
+        """A DeltaChannel's nearest value, None if it has none, and what was written to it since."""
+        at = _address(thread_id, "", checkpoint_id)
+        found = await super().aget_delta_channel_history(config=at, channels=[channel])
+        return _begun(found[channel])
+
+    async def snapshots(
+        self, thread_id: str, checkpoint_id: str, channels: Sequence[str]
+    ) -> Mapping[str, tuple[str, bytes]] | None:
+        """Blobs for DeltaChannels at a checkpoint; None if the graph is not known to have them."""
+        folds = self._leased.tip.folds if self._leased is not None else {}
+        if not folds.keys() >= set(channels):
+            return None
+        histories = await super().aget_delta_channel_history(
+            config=_address(thread_id, "", checkpoint_id), channels=channels
+        )
+        values = {name: folds[name].apply(*_begun(histories[name])) for name in channels}
+        return await self._off_loop(
+            list(values.values()),
+            lambda: {n: self.serde.dumps_typed(_DeltaSnapshot(v)) for n, v in values.items()},
+        )
 
     def decode(self, type_: str, blob: bytes) -> object:
         """The value of a blob; that of a snapshot of a DeltaChannel is the channel's."""
@@ -157,7 +224,9 @@ class Saver(AsyncPostgresSaver):
     ) -> RunnableConfig:
         """Save a checkpoint; it is on disk when this returns."""
         async with self._order():
-            entry = await self._checkpoint_entry(config, checkpoint, metadata, new_versions)
+            entry, head = await self._checkpoint_entry(config, checkpoint, metadata, new_versions)
+            if tip := self._tip(_configurable(config).get("checkpoint_ns", "")):
+                tip.put()
             committed = await self.writer.write(entry)
         await committed
         # Frozen until another process went on from it: then the next step is not ours to begin.
@@ -165,6 +234,8 @@ class Saver(AsyncPostgresSaver):
             raise lease_lost(entry.thread_id)
         if self._leased is not None and entry.head is not None:
             self._leased.projector.committed(entry.head.checkpoint_id, entry.head.change)
+        if tip is not None and head is not None:
+            tip.committed(head)
         configurable = _configurable(config)
         return _address(
             configurable["thread_id"], configurable.get("checkpoint_ns", ""), checkpoint["id"]
@@ -192,23 +263,19 @@ class Saver(AsyncPostgresSaver):
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
-    ) -> Entry:
+    ) -> tuple[Entry, KnownHead | None]:
+        """What is to be written, and the thread's head thereafter, if all of it is known."""
         configurable = _configurable(config)
         entry = self._entry(configurable)
         namespace = configurable.get("checkpoint_ns", "")
         parent = configurable.get("checkpoint_id")
+        tip = self._tip(namespace)
+        before = tip.follows(parent) if tip else None
         stored_metadata = self._metadata(config, metadata)
-        if self._leased is not None and namespace == "":
-            entry.head = Head(
-                checkpoint["id"],
-                parent,
-                checkpoint["ts"],
-                run_id_of(stored_metadata),
-                self._change(checkpoint, stored_metadata, parent, new_versions),
-            )
-        key = (entry.thread_id.encode(), entry.epoch, namespace.encode())
         versions = {**checkpoint["channel_versions"], **new_versions}
         inline, values = _placed(checkpoint, new_versions)
+        blobs = await self._dump(values, {} if before is None else before.blobs)
+        key = (entry.thread_id.encode(), entry.epoch, namespace.encode())
         body = dump({**checkpoint, "channel_values": inline})
         entry.checkpoint = (
             *key,
@@ -217,13 +284,70 @@ class Saver(AsyncPostgresSaver):
             body,
             dump(stored_metadata),
         )
-        blobs = await self._dump(list(values.values()))
         entry.blobs = [
-            (*key, channel.encode(), str(versions[channel]).encode(), type_.encode(), blob)
-            for channel, (type_, blob) in zip(values, blobs, strict=True)
+            (*key, channel.encode(), str(versions[channel]).encode(), type_.encode(), _bytes(blob))
+            for channel, (type_, blob) in blobs.items()
         ]
-        entry.size += len(body) + sum(len(blob) for _, blob in blobs)
-        return entry
+        entry.size += len(body) + sum(len(row[-1] or b"") for row in entry.blobs)
+        if tip is None:
+            return entry, None
+        folded = self._folded(checkpoint, before, tip)
+        packed = {name: b for name, (_, b) in blobs.items() if isinstance(b, Packed)} | folded
+        entry.head = Head(
+            checkpoint["id"],
+            parent,
+            checkpoint["ts"],
+            run_id_of(stored_metadata),
+            self._change(checkpoint, stored_metadata, parent, new_versions, packed),
+        )
+        if before is None:
+            return entry, None
+        new = {name: (str(versions[name]), *blob) for name, blob in blobs.items()}
+        kept = {
+            name: blob
+            for name, blob in before.blobs.items()
+            if name not in new and blob[0] == str(versions.get(name))
+        }
+        return entry, KnownHead(
+            checkpoint["id"], parent, body, entry.checkpoint[-1], {**kept, **new}, folded
+        )
+
+    def _folded(
+        self, checkpoint: Checkpoint, before: KnownHead | None, tip: Tip
+    ) -> dict[str, Packed]:
+        """The values of the graph's DeltaChannels at a checkpoint, where they are known."""
+        found = {}
+        for name in tip.folds.keys() & checkpoint["channel_versions"].keys():
+            value = checkpoint["channel_values"].get(name)
+            packed = self._after(before, name, tip) if before is not None else None
+            if isinstance(value, _DeltaSnapshot) and not _is_equal(packed, value.value):
+                # It has what was never written to the parent: a fork, or a thread's first input.
+                packed = pack(value.value, None, self._encode)
+                packed = packed and packed.restored(self._decode)
+            if packed is not None:
+                found[name] = packed
+        return found
+
+    def _after(self, before: KnownHead, name: str, tip: Tip) -> Packed | None:
+        """A DeltaChannel's value after the writes to a checkpoint."""
+        known = before.folded.get(name)
+        if known is None and name in before.blobs:
+            _, type_, blob = before.blobs[name]
+            # A snapshot, or what the channel was before it became a DeltaChannel.
+            value = self.decode(type_, _bytes(blob))
+            known = pack(value, None, self._encode, is_decoded=True)
+        if known is None and not before.has_no(name):
+            return None
+        writes = [self.decode(w[4], w[5]) for w in tip.writes_to(before, name)]
+        if known is not None and tip.folds[name].appends:
+            if not writes:
+                return replace(known, appended=0)
+            new = [m for write in writes for m in (write if isinstance(write, list) else [write])]
+            if are_messages(new) and (extended := known.extended(new, self._encode)):
+                return extended
+        known = known and known.restored(self._decode)
+        value = tip.folds[name].apply(list(known.messages) if known else None, writes)
+        return pack(value, known, self._encode, is_decoded=True)
 
     async def _writes_entry(
         self,
@@ -242,13 +366,26 @@ class Saver(AsyncPostgresSaver):
             task_id.encode(),
             task_path.encode(),
         )
-        values = await self._dump([value for _, value in writes])
+        values = await self._off_loop(
+            [value for _, value in writes], lambda: [self.serde.dumps_typed(v) for _, v in writes]
+        )
         entry.writes = [
             (*key, WRITES_IDX_MAP.get(channel, i), channel.encode(), type_.encode(), blob)
             for i, ((channel, _), (type_, blob)) in enumerate(zip(writes, values, strict=True))
         ]
         entry.size += sum(len(blob) for _, blob in values)
+        if tip := self._tip(configurable.get("checkpoint_ns", "")):
+            tip.write(
+                configurable["checkpoint_id"],
+                [
+                    (task_path, task_id, WRITES_IDX_MAP.get(channel, i), channel, *value)
+                    for i, ((channel, _), value) in enumerate(zip(writes, values, strict=True))
+                ],
+            )
         return entry
+
+    def _tip(self, namespace: str) -> Tip | None:
+        return self._leased.tip if self._leased is not None and namespace == "" else None
 
     def _order(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._leased is None else self._leased.order
@@ -260,11 +397,37 @@ class Saver(AsyncPostgresSaver):
             return Entry(thread_id, None, _always, size=256)
         return Entry(thread_id, leased.lease.epoch, leased.alive, size=256)
 
-    async def _dump(self, values: Sequence[Any]) -> list[tuple[str, bytes]]:
-        serialise = self.serde.dumps_typed
-        if _exceeds(values, _INLINE_BYTES):
-            return await asyncio.to_thread(lambda: [serialise(value) for value in values])
-        return [serialise(value) for value in values]
+    async def _dump(
+        self, values: Mapping[str, Any], before: Mapping[str, Blob]
+    ) -> dict[str, tuple[str, bytes | Packed]]:
+        """The type and bytes of each value; of a list of messages only what is new is encoded."""
+        found: dict[str, tuple[str, bytes | Packed]] = {}
+        whole = {}
+        for name, value in values.items():
+            known = before[name][2] if name in before else None
+            packed = pack(value, known, self._encode) if isinstance(known, Packed) else None
+            if packed is None:
+                whole[name] = value
+            else:
+                found[name] = "msgpack", packed
+        return found | await self._off_loop(
+            list(whole.values()), lambda: {name: self._dumped(v) for name, v in whole.items()}
+        )
+
+    def _dumped(self, value: object) -> tuple[str, bytes | Packed]:
+        packed = pack(value, None, self._encode) if self._leased is not None else None
+        return self.serde.dumps_typed(value) if packed is None else ("msgpack", packed)
+
+    async def _off_loop(self, values: Sequence[Any], work: Callable[[], _Result]) -> _Result:
+        """Work that takes as long as the values are large; in a thread if it is worth one."""
+        return await asyncio.to_thread(work) if _exceeds(values, _INLINE_BYTES) else work()
+
+    def _encode(self, message: object) -> bytes:
+        # As the only item of a list, whose header is one byte.
+        return self.serde.dumps_typed([message])[1][1:]
+
+    def _decode(self, blob: bytes) -> object:
+        return self.serde.loads_typed(("msgpack", b"\x91" + blob))[0]
 
     def _change(
         self,
@@ -272,21 +435,20 @@ class Saver(AsyncPostgresSaver):
         metadata: Mapping[str, Any],
         parent: str | None,
         new_versions: ChannelVersions,
+        packed: Mapping[str, Packed],
     ) -> Change:
         leased = cast("_Leased", self._leased)
         channel = leased.messages_channel
         if channel is None:
             return Change()
-        value = checkpoint["channel_values"].get(channel)
-        if (
-            value is None
-            and channel in checkpoint["channel_versions"]
-            and channel in metadata.get("counters_since_delta_snapshot", ())
-        ):
-            # A DeltaChannel between its snapshots: the list is not here.
+        value: object = checkpoint["channel_values"].get(channel)
+        appended = None
+        if channel in packed:
+            value, appended = packed[channel].messages, packed[channel].appended
+        elif value is None and _is_between_snapshots(channel, checkpoint, metadata):
             return Change(is_projected=False)
         return leased.projector.project(
-            parent, _materialised(value), changed=channel in new_versions
+            parent, _materialised(value), changed=channel in new_versions, appended=appended
         )
 
     def _metadata(self, config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:
@@ -321,12 +483,15 @@ class Saver(AsyncPostgresSaver):
         if checkpoint_id := get_checkpoint_id(config):
             where += " AND checkpoint_id = %s"
             args.append(checkpoint_id)
+        elif (tip := self._tip(namespace)) and (head := tip.newest):
+            return None if tip.is_new else await self._known_tuple(tip, head)
         rows = await self._rows(f"{where} ORDER BY checkpoint_id DESC LIMIT 1", args)
         if not rows:
             return None
         found = await self._load_checkpoint_tuple(rows[0])
-        if self._leased is not None and namespace == "":
-            self._learn(self._leased, rows[0], found)
+        if tip := self._tip(namespace):
+            tip.load(*_known(rows[0], found))
+            self._learn(found)
         return found
 
     async def alist(
@@ -417,10 +582,86 @@ class Saver(AsyncPostgresSaver):
             self._load_writes(value["pending_writes"]),
         )
 
-    def _learn(self, leased: _Leased, row: DictRow, found: CheckpointTuple) -> None:
-        if leased.messages_channel and row["checkpoint_id"] == leased.lease.projected_checkpoint_id:
-            value = found.checkpoint["channel_values"].get(leased.messages_channel)
-            leased.projector.learn(row["checkpoint_id"], _materialised(value))
+    async def _known_tuple(self, tip: Tip, head: KnownHead) -> CheckpointTuple:
+        """The head, as a reader of the database would find it."""
+        restored = {
+            name: (
+                version,
+                type_,
+                blob.restored(self._decode) if isinstance(blob, Packed) else blob,
+            )
+            for name, (version, type_, blob) in head.blobs.items()
+        }
+        head = replace(head, blobs=restored)
+        tip.load(head)
+        channels = await self._off_loop(
+            [blob for _, _, blob in restored.values()],
+            lambda: {
+                name: list(blob.messages)
+                if isinstance(blob, Packed)
+                else self.serde.loads_typed((type_, blob))
+                for name, (_, type_, blob) in restored.items()
+            },
+        )
+        checkpoint = orjson.loads(head.checkpoint)
+        checkpoint["channel_values"] |= channels
+        found = CheckpointTuple(
+            _address(tip.thread_id, "", head.checkpoint_id),
+            checkpoint,
+            orjson.loads(head.metadata),
+            _address(tip.thread_id, "", head.parent_checkpoint_id)
+            if head.parent_checkpoint_id
+            else None,
+            [],
+        )
+        self._learn(found)
+        return found
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What DeltaChannels are made of: of the head that is known here, their values."""
+        configurable = _configurable(config)
+        tip = self._tip(configurable.get("checkpoint_ns", ""))
+        head = tip.loaded(configurable.get("checkpoint_id")) if tip else None
+        if tip is None or head is None:
+            return await super().aget_delta_channel_history(config=config, channels=channels)
+        unknown = [name for name in channels if name not in head.folded]
+        found = dict(await super().aget_delta_channel_history(config=config, channels=unknown))
+        folded = {name: packed.restored(self._decode) for name, packed in head.folded.items()}
+        for name, history in found.items():
+            if packed := await self._replayed(tip, name, history):
+                folded[name] = packed
+        tip.load(replace(head, folded=folded))
+        self._learn_folded(head.checkpoint_id, folded)
+        for name in head.folded.keys() & set(channels):
+            # The value itself is a beginning with nothing to add.
+            found[name] = {"seed": list(folded[name].messages), "writes": []}
+        return found
+
+    async def _replayed(self, tip: Tip, name: str, history: DeltaChannelHistory) -> Packed | None:
+        if name not in tip.folds:
+            return None
+        value = tip.folds[name].apply(*_begun(history))
+        return await self._off_loop(
+            [value], lambda: pack(value, None, self._encode, is_decoded=True)
+        )
+
+    def _learn_folded(self, checkpoint_id: str, folded: Mapping[str, Packed]) -> None:
+        leased = cast("_Leased", self._leased)
+        is_mirrored = checkpoint_id == leased.lease.projected_checkpoint_id
+        if is_mirrored and leased.messages_channel in folded:
+            leased.projector.learn_head(checkpoint_id)
+
+    def _learn(self, found: CheckpointTuple) -> None:
+        """Tell the projector what the list of messages was in the checkpoint it mirrors."""
+        leased = cast("_Leased", self._leased)
+        checkpoint, channel = found.checkpoint, leased.messages_channel
+        if not channel or checkpoint["id"] != leased.lease.projected_checkpoint_id:
+            return
+        value = checkpoint["channel_values"].get(channel)
+        if value is not None or not _is_between_snapshots(channel, checkpoint, found.metadata):
+            leased.projector.learn(checkpoint["id"], _materialised(value))
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -490,6 +731,7 @@ async def open_saver(
     *,
     allowed_types: Iterable[tuple[str, ...]] = (),
     deadline_seconds: float = 30.0,
+    head_cache_bytes: int = 64 * 2**20,
 ) -> AsyncIterator[Saver]:
     """
     Open the process's checkpointer; on leaving, what is queued is committed first.
@@ -497,9 +739,68 @@ async def open_saver(
     Args:
         allowed_types: Types besides LangGraph's own that may be decoded: ``(module, name)``.
         deadline_seconds: How long a write waits for PostgreSQL before UnavailableError.
+        head_cache_bytes: Memory for the newest checkpoints of threads, about; 0 keeps none.
     """
+    heads = HeadCache(max_bytes=head_cache_bytes)
     async with open_writer(database, deadline_seconds=deadline_seconds) as writer:
-        yield Saver(database, writer, allowed_types=allowed_types)
+        yield Saver(database, writer, heads, allowed_types=allowed_types)
+
+
+def fold_of(channel: DeltaChannel[Any]) -> Fold:
+    """How a DeltaChannel of a graph comes by its value."""
+
+    def apply(value: list[Any] | None, writes: Sequence[Any]) -> Any:
+        kind: Any = channel.typ
+        begun = channel.from_checkpoint(kind() if value is None else value)
+        begun.replay_writes([("", "", write) for write in writes])
+        return begun.get()
+
+    return Fold(apply, appends=channel.reducer is _messages_delta_reducer)
+
+
+def _begun(history: DeltaChannelHistory) -> tuple[Any, list[Any]]:
+    """The value that a history begins with, None if it has none, and what was written to it."""
+    return _materialised(history.get("seed")), [write[2] for write in history["writes"]]
+
+
+def _is_equal(packed: Packed | None, value: object) -> bool:
+    return (
+        packed is not None
+        and isinstance(value, list)
+        and are_messages(value)
+        and packed.is_equal(value)
+    )
+
+
+def _known(row: DictRow, found: CheckpointTuple) -> tuple[KnownHead, list[Write]]:
+    """A checkpoint that was loaded, and the writes to it, as the bytes that lie in the database."""
+    versions, values = found.checkpoint["channel_versions"], found.checkpoint["channel_values"]
+    blobs: dict[str, Blob] = {}
+    for key, kind, blob in row["channel_values"] or ():
+        name, type_ = key.decode(), kind.decode()
+        packed = unpack(blob, values.get(name)) if type_ == "msgpack" else None
+        if type_ != "empty":
+            blobs[name] = str(versions[name]), type_, packed or blob
+    writes = [
+        (path.decode(), task.decode(), int(idx), channel.decode(), type_.decode(), blob)
+        for task, channel, type_, blob, path, idx in row["pending_writes"] or ()
+    ]
+    body, metadata = dump(row["checkpoint"]), dump(row["metadata"])
+    return KnownHead(
+        row["checkpoint_id"], row["parent_checkpoint_id"], body, metadata, blobs
+    ), writes
+
+
+def _bytes(blob: bytes | Packed) -> bytes:
+    return blob.blob() if isinstance(blob, Packed) else blob
+
+
+def _is_between_snapshots(
+    channel: str, checkpoint: Checkpoint, metadata: Mapping[str, Any]
+) -> bool:
+    """Whether the channel is a DeltaChannel whose value is not in this checkpoint."""
+    counters = metadata.get("counters_since_delta_snapshot", ())
+    return channel in checkpoint["channel_versions"] and channel in counters
 
 
 def _always() -> bool:

@@ -14,6 +14,7 @@ import structlog
 
 from store.database import Database, Transaction
 from store.errors import CONTENT_ERRORS
+from store.heads import Fold
 from store.models import Message
 from store.projection import History, Record, dump, run_id_of
 from store.sql import load
@@ -36,6 +37,12 @@ class Decoder(Protocol):
     def decode(self, type_: str, blob: bytes) -> object:
         """The value of a blob."""
 
+    async def history(
+        self, thread_id: str, checkpoint_id: str, channel: str
+    ) -> tuple[Any, list[Any]]:
+        """A DeltaChannel's nearest value, None if it has none, and what was written to it since."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rebuilt:
@@ -46,8 +53,8 @@ class Rebuilt:
         threads: Threads whose rows mirror their head now.
         messages: Rows of those threads.
         skipped: Threads that were locked or written to all the time; call again.
-        unreadable: Threads whose newest checkpoint does not hold its list (DeltaChannel), whose
-            graph is not known, or one of whose checkpoints cannot be decoded: their rows stay.
+        unreadable: Threads whose graph is not known, or not how it makes its list (DeltaChannel), or
+            one of whose checkpoints cannot be decoded: their rows stay.
     """
 
     threads: int = 0
@@ -107,6 +114,11 @@ def default_channel(graph_id: str | None) -> str | None:
     return "messages"
 
 
+def no_fold(graph_id: str | None) -> Fold | None:
+    """For graphs that have no DeltaChannel."""
+    return None
+
+
 async def rebuild(
     db: Database,
     decoder: Decoder,
@@ -114,6 +126,7 @@ async def rebuild(
     thread_id: str | None = None,
     everything: bool = False,
     channel_of: Callable[[str | None], str | None] = default_channel,
+    fold_of: Callable[[str | None], Fold | None] = no_fold,
 ) -> Rebuilt:
     """
     Make the rows of messages again from the checkpoints.
@@ -127,6 +140,7 @@ async def rebuild(
         everything: Every thread; else those whose rows do not mirror their head.
         channel_of: The channel of a graph's messages, by its id, which is None on a thread that no
             run chose a graph for. None if that is not known: the thread's rows stay as they are.
+        fold_of: How this channel comes by its value, if it is a DeltaChannel.
     """
     done = Rebuilt()
     async for id_, graph_id in _threads(db, thread_id, everything=everything):
@@ -134,8 +148,9 @@ async def rebuild(
         if channel is None:
             done = _plus(done, unreadable=1)
             continue
+        replay = _Replay(db, decoder, id_, channel, fold_of(graph_id))
         try:
-            history = await _rebuild_thread(db, decoder, id_, channel)
+            history = await _rebuild_thread(db, replay, id_)
         except CONTENT_ERRORS as exc:
             log.warning("messages cannot be made again", thread_id=id_, error=repr(exc))
             done = _plus(done, unreadable=1)
@@ -168,11 +183,8 @@ async def _threads(
         after = page[-1][0]
 
 
-async def _rebuild_thread(
-    db: Database, decoder: Decoder, thread_id: str, channel: str
-) -> History | None:
+async def _rebuild_thread(db: Database, replay: "_Replay", thread_id: str) -> History | None:
     """Replay, then put the rows in place; None if the thread was never free for it."""
-    replay = _Replay(db, decoder, thread_id, channel)
     for _ in range(_ATTEMPTS):
         history = await replay.catch_up()
         async with db.transaction() as tx:
@@ -188,9 +200,11 @@ async def _rebuild_thread(
 class _Replay:
     """The checkpoints of a thread, read once each."""
 
-    def __init__(self, db: Database, decoder: Decoder, thread_id: str, channel: str) -> None:
+    def __init__(
+        self, db: Database, decoder: Decoder, thread_id: str, channel: str, fold: Fold | None
+    ) -> None:
         self._db, self._decoder = db, decoder
-        self._thread_id, self._channel = thread_id, channel
+        self._thread_id, self._channel, self._fold = thread_id, channel, fold
         self._history: History | None = None
         self._version: str | None = None
         self._value: object = None
@@ -209,7 +223,7 @@ class _Replay:
             if self._history is None:
                 self._history = await self._begin(page[0][0] if page else None)
             for row in page:
-                self._apply(self._history, *row)
+                await self._apply(self._history, *row)
             if len(page) < _CHECKPOINTS_PER_PAGE:
                 return self._history
 
@@ -218,7 +232,7 @@ class _Replay:
         rows = await self._db.tuples(_SQL["messages_before"], params)
         return History(_kept(*row) for row in rows)
 
-    def _apply(
+    async def _apply(
         self,
         history: History,
         checkpoint_id: str,
@@ -228,17 +242,38 @@ class _Replay:
         version: str | None,
         type_: str | None,
         blob: bytes | None,
+        writes: list[list[bytes]] | None,
     ) -> None:
         counters = metadata.get("counters_since_delta_snapshot", ())
         if version is not None and type_ is None and self._channel in counters:
-            history.skip(checkpoint_id, parent)
-            return
-        if version is None or version != self._version:
+            if self._fold is None:
+                history.skip(checkpoint_id, parent)
+                return
+            if parent != history.projected or writes:
+                self._value = await self._folded(self._fold, history, checkpoint_id, parent, writes)
+            self._version = None
+        elif version is None or version != self._version:
             self._version = version
             self._value = (
                 None if type_ in (None, "empty") else self._decoder.decode(type_, blob or b"")
             )
         history.add(checkpoint_id, parent, self._value, at=at, run_id=run_id_of(metadata))
+
+    async def _folded(
+        self,
+        fold: Fold,
+        history: History,
+        checkpoint_id: str,
+        parent: str | None,
+        writes: list[list[bytes]] | None,
+    ) -> object:
+        if parent != history.projected or not isinstance(self._value, list):
+            return fold.apply(
+                *await self._decoder.history(self._thread_id, checkpoint_id, self._channel)
+            )
+        in_order = sorted(writes or (), key=lambda w: (w[0], w[1], int(w[2])))
+        new = [self._decoder.decode(w[3].decode(), w[4]) for w in in_order]
+        return fold.apply(list(self._value), new)
 
 
 def _kept(*row: Any) -> Record:

@@ -83,6 +83,10 @@ class Lease:
     projected_checkpoint_id: str | None
     #: What the last run left the thread in.
     settled_status: ThreadStatus = "idle"
+    #: Nobody wrote a newer checkpoint past the thread's row, as LangGraph's own saver would.
+    head_is_newest: bool = False
+    #: Checkpoints of the root namespace: written since the thread was pruned, and kept then.
+    checkpoint_count: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

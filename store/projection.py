@@ -17,7 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -58,13 +58,37 @@ class Row:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A message of the list that the table mirrors, held so that its identity stays its own."""
+class Listed:
+    """
+    A list of messages as it was when the table came to mirror it.
 
-    message: Any
-    content: Any
-    position: int
+    It holds the messages and their contents, so that the identity of each stays its own.
+
+    Args:
+        value: Anything but a list counts as an empty one.
+    """
+
+    def __init__(self, value: object) -> None:
+        self.messages: list[Any] = list(value) if isinstance(value, list) else []
+        # Loops of C: it may be a long conversation, of which nothing has changed.
+        self._contents = _all(self.messages, "content")
+        self._ids = _all(self.messages, "id")
+        # A message without an id may get one later, in place.
+        self._places = None if all(self._ids) else _places(self.messages)
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Where each message stands, by its id."""
+        if self._places is None:
+            self._places = {clean(str(id_)): place for place, id_ in enumerate(self._ids)}
+        return self._places
+
+    def place_of(self, id_: str, message: Any) -> int | None:
+        """Where the list has this very message, unchanged."""
+        place = self.places.get(id_)
+        if place is None or self.messages[place] is not message:
+            return None
+        return place if self._contents[place] is _read(message, "content") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +101,15 @@ class Change:
         upserts: Messages to write, whether they exist or not.
         places: Messages whose place in the context changed; None takes them out of it.
         is_projected: The rows mirror the checkpoint afterwards; else they must be made again.
+        seen: The list afterwards; None if it is as before, or longer by `appended`.
     """
 
     reset: bool = False
     upserts: list[Row] = field(default_factory=list)
     places: list[tuple[str, int | None]] = field(default_factory=list)
     is_projected: bool = True
-    seen: dict[str, _Seen] | None = None
+    seen: Listed | None = None
+    appended: int = 0
 
 
 class Projector:
@@ -102,20 +128,32 @@ class Projector:
         # Which checkpoint the table mirrors, and its list as often as it was loaded: a run loads
         # its head more than once and goes on with one of the copies.
         self._head: str | None = None
-        self._loads: list[dict[str, _Seen]] = [{}] if head_checkpoint_id is None else []
+        self._loads = [Listed([])] if head_checkpoint_id is None else []
+        self._is_mirrored = head_checkpoint_id is None
         self._has_written = False
 
     def learn(self, checkpoint_id: str, value: object) -> None:
         """Take note of a list that was loaded from the checkpoint that the table mirrors."""
         if self._has_written:
             return
-        if self._head != checkpoint_id:
-            self._head = checkpoint_id
-            self._loads = []
+        self.learn_head(checkpoint_id)
         if len(self._loads) < _MAX_LOADS:
-            self._loads.append(_seen(identified(value)))
+            self._loads.append(Listed(value))
 
-    def project(self, parent_checkpoint_id: str | None, value: object, *, changed: bool) -> Change:
+    def learn_head(self, checkpoint_id: str) -> None:
+        """Take note of which checkpoint the table mirrors, without its list."""
+        if not self._has_written and self._head != checkpoint_id:
+            self._head, self._is_mirrored = checkpoint_id, True
+            self._loads = []
+
+    def project(
+        self,
+        parent_checkpoint_id: str | None,
+        value: object,
+        *,
+        changed: bool,
+        appended: int | None = None,
+    ) -> Change:
         """
         Find what a checkpoint changes.
 
@@ -123,41 +161,49 @@ class Projector:
             parent_checkpoint_id: The checkpoint it continues.
             value: Its list of messages; anything else counts as an empty list.
             changed: Whether the channel was written since the parent.
+            appended: How many messages, with ids that are new, were added at the end of an
+                otherwise equal list; None if that is not known.
         """
-        if not self._loads or parent_checkpoint_id != self._head:
-            listed = identified(value)
-            rows = [row(id_, *at) for id_, at in listed.items()]
-            return Change(reset=True, upserts=rows, seen=_seen(listed))
-        return self._difference(value) if changed else Change()
+        if self._is_mirrored and parent_checkpoint_id == self._head:
+            if not changed:
+                return Change()
+            if appended is not None and isinstance(value, list):
+                return _addition(value, appended)
+            if self._loads:
+                return self._difference(value)
+        rows = [row(id_, *at) for id_, at in identified(value).items()]
+        return Change(reset=True, upserts=rows, seen=Listed(value))
 
     def committed(self, checkpoint_id: str, change: Change) -> None:
         """Go on from a checkpoint whose change is in the database."""
         self._has_written = True
-        self._head = checkpoint_id
+        self._head, self._is_mirrored = checkpoint_id, change.is_projected
         if change.seen is not None:
             self._loads = [change.seen]
-        elif not change.is_projected:
+        elif change.appended or not change.is_projected:
             self._loads = []
 
     def _difference(self, value: object) -> Change:
         listed = identified(value)
-        change = Change(seen=_seen(listed))
+        change = Change(seen=Listed(value))
         for id_, (message, position) in listed.items():
             was = self._find(id_, message)
             if was is None:
                 change.upserts.append(row(id_, message, position))
-            elif was.position != position:
+            elif was != position:
                 change.places.append((id_, position))
-        change.places.extend((id_, None) for id_ in self._loads[0] if id_ not in listed)
+        change.places.extend((id_, None) for id_ in self._loads[0].places if id_ not in listed)
         return change
 
-    def _find(self, id_: str, message: Any) -> _Seen | None:
-        content = _read(message, "content")
-        for load in self._loads:
-            was = load.get(id_)
-            if was is not None and was.message is message and was.content is content:
-                return was
-        return None
+    def _find(self, id_: str, message: Any) -> int | None:
+        places = (load.place_of(id_, message) for load in self._loads)
+        return next((place for place in places if place is not None), None)
+
+
+def _addition(value: list[Any], count: int) -> Change:
+    first = len(value) - count
+    rows = [row(id_, m, first + place) for id_, (m, place) in identified(value[first:]).items()]
+    return Change(upserts=rows, appended=count)
 
 
 @dataclass(slots=True)
@@ -339,8 +385,15 @@ def _read(message: Any, key: str) -> Any:
     return message.get(key) if isinstance(message, dict) else getattr(message, key, None)
 
 
-def _seen(listed: dict[str, tuple[Any, int]]) -> dict[str, _Seen]:
-    return {id_: _Seen(m, _read(m, "content"), position) for id_, (m, position) in listed.items()}
+def _all(messages: list[Any], key: Literal["content", "id"]) -> list[Any]:
+    try:
+        return [m.content for m in messages] if key == "content" else [m.id for m in messages]
+    except AttributeError:  # plain dicts are messages too
+        return [_read(message, key) for message in messages]
+
+
+def _places(messages: list[Any]) -> dict[str, int]:
+    return {id_: place for id_, (_, place) in identified(messages).items()}
 
 
 def _role(message: Any) -> str:

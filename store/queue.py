@@ -167,6 +167,8 @@ class _Started:
     head_checkpoint_id: str | None
     projected_checkpoint_id: str | None
     settled_status: ThreadStatus
+    head_is_newest: bool
+    checkpoint_count: int
     created_at: datetime
 
     def claim(self, new: NewRun) -> Claim:
@@ -176,6 +178,8 @@ class _Started:
             head_checkpoint_id=self.head_checkpoint_id,
             projected_checkpoint_id=self.projected_checkpoint_id,
             settled_status=self.settled_status,
+            head_is_newest=self.head_is_newest,
+            checkpoint_count=self.checkpoint_count,
         )
         run = new.run(self.created_at, epoch=self.epoch, begun=True)
         return Claim(run=run, lease=lease)
@@ -286,13 +290,15 @@ async def claim(db: Database, *, worker_id: str, slots: int) -> list[Claim]:
 def _claimed(row: tuple[Any, ...]) -> Claim:
     run_columns = tuple(Run.__dataclass_fields__)
     run = Run(**dict(zip(run_columns, row[: len(run_columns)], strict=True)))
-    epoch, head, projected, settled = row[len(run_columns) :]
+    epoch, head, projected, settled, head_is_newest, checkpoint_count = row[len(run_columns) :]
     lease = Lease(
         thread_id=run.thread_id,
         epoch=epoch,
         head_checkpoint_id=head,
         projected_checkpoint_id=projected,
         settled_status=settled,
+        head_is_newest=head_is_newest,
+        checkpoint_count=checkpoint_count,
     )
     return Claim(run=run, lease=lease)
 
@@ -443,6 +449,7 @@ async def _stop(
     tx: Transaction, thread_id: str, run_ids: list[str] | None, action: CancelAction
 ) -> list[str]:
     params = {"thread_id": thread_id, "run_ids": run_ids, "action": action}
+    await tx.execute(SQL["cancel_begun"], params)
     cancelled = await tx.tuples(SQL["cancel_pending"], params)
     ended = [run_id for run_id, _ in cancelled]
     stopping = [row[0] for row in await tx.tuples(SQL["cancel_running"], params)]

@@ -6,22 +6,26 @@ from store import threads
 from store.database import Database, repeated
 from store.errors import NotFoundError
 from store.models import JsonObject, Session
+from store.retention import Life
 from store.sql import load
 
 SQL = load("sessions")
 
 
-async def create(db: Database, session_id: str, *, metadata: JsonObject) -> Session:
+async def create(
+    db: Database, session_id: str, *, metadata: JsonObject, life: Life | None = None
+) -> Session:
     """
     Create a session.
 
     Args:
         metadata: Its attributes, ``user_id`` and ``name`` among them, and whatever else is kept.
+        life: How long it lives unused; None for ever.
 
     Raises:
         AlreadyExistsError: The id is taken.
     """
-    await threads.create(db, session_id, metadata=metadata)
+    await threads.create(db, session_id, metadata=metadata, life=life)
     return await get(db, session_id)
 
 

@@ -11,6 +11,7 @@ from store.errors import (
 )
 from store.models import JsonObject, Lease, Thread, ThreadStatus
 from store.ordering import Order, among, first, ordered
+from store.retention import Life
 from store.signals import notify_ended, notify_stop
 from store.sql import load
 
@@ -35,14 +36,24 @@ async def create(
     metadata: JsonObject | None = None,
     config: JsonObject | None = None,
     if_exists: Literal["raise", "do_nothing"] = "raise",
+    life: Life | None = None,
 ) -> Thread:
     """
     Create a thread, or find it when `if_exists` says so.
 
+    Args:
+        life: How long it lives unused; None for ever.
+
     Raises:
         AlreadyExistsError: The id is taken and `if_exists` is ``raise``.
     """
-    params = {"thread_id": thread_id, "metadata": metadata or {}, "config": config or {}}
+    params = {
+        "thread_id": thread_id,
+        "metadata": metadata or {},
+        "config": config or {},
+        "strategy": life and life.strategy,
+        "ttl_minutes": life and life.ttl_minutes,
+    }
     try:
         created = await db.one(Thread, SQL["create"], params)
     except ConnectionLostError:
@@ -150,6 +161,24 @@ async def delete(db: Database, thread_id: str) -> None:
         for (run_id,) in in_flight:
             await notify_stop(tx, run_id, "interrupt")
             await notify_ended(tx, run_id)
+
+
+async def delete_leased(db: Database, lease: Lease) -> bool:
+    """
+    Delete a thread as `delete` does, unless somebody took it since the lease.
+
+    Returns:
+        Whether it was deleted.
+    """
+    async with db.transaction() as tx:
+        params = {"thread_id": lease.thread_id, "epoch": lease.epoch}
+        if not await tx.tuples(SQL["lock_leased"], params):
+            return False
+        # A run that was queued since has not raised the epoch yet.
+        if await tx.tuples(SQL["in_flight"], {"thread_id": lease.thread_id}):
+            return False
+        await tx.execute(SQL["delete"], {"thread_id": lease.thread_id})
+        return True
 
 
 async def lease(db: Database, thread_id: str) -> Lease:

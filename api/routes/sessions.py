@@ -32,7 +32,9 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 async def create_session(body: SessionCreate, services: ServicesDep) -> Response:
     """Create a session: a thread with a name and an owner."""
     session_id = body.id or str(uuid7())
-    created = await sessions.create(services.db, session_id, metadata=body.attributes())
+    created = await sessions.create(
+        services.db, session_id, metadata=body.attributes(), life=services.graphs.ttl.life
+    )
     return json_response(session_json(created))
 
 

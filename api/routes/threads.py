@@ -1,6 +1,7 @@
 """Threads: the state lines that conversations are kept on."""
 
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 from uuid_utils.compat import uuid7
@@ -22,10 +23,11 @@ from api.schemas import (
 )
 from api.sse import EventStream
 from api.thread_stream import ThreadStream, modes_of
-from store import threads
+from store import retention, threads
 from store.errors import UnsupportedError
 from store.events import parse_event_id
 from store.models import JsonObject, Thread
+from store.retention import Lifetime
 
 router = APIRouter(prefix="/threads", tags=["threads"], route_class=JsonRoute)
 
@@ -33,12 +35,13 @@ router = APIRouter(prefix="/threads", tags=["threads"], route_class=JsonRoute)
 @router.post("")
 async def create(services: ServicesDep, body: ThreadCreate) -> Response:
     """Create a thread."""
-    _refuse(ttl=body.ttl, supersteps=body.supersteps)
+    _refuse(supersteps=body.supersteps)
     created = await threads.create(
         services.db,
         body.thread_id or str(uuid7()),
         metadata=body.metadata,
         if_exists=body.if_exists,
+        life=body.ttl.life() if body.ttl else services.graphs.ttl.life,
     )
     return json_response(thread_json(created, None))
 
@@ -75,9 +78,15 @@ async def count(services: ServicesDep, body: ThreadCount) -> Response:
 
 
 @router.get("/{thread_id}")
-async def get(services: ServicesDep, thread_id: ThreadId) -> Response:
-    """Read a thread."""
-    return await _thread_response(services, await threads.get(services.db, thread_id))
+async def get(
+    services: ServicesDep,
+    thread_id: ThreadId,
+    include: Annotated[list[Literal["ttl"]] | None, Query()] = None,
+) -> Response:
+    """Read a thread; with `include=ttl` how long it lives too."""
+    thread = await threads.get(services.db, thread_id)
+    life = await retention.lifetime(services.db, thread_id) if include else None
+    return await _thread_response(services, thread, life)
 
 
 @router.patch("/{thread_id}")
@@ -88,8 +97,9 @@ async def update(
     prefer: Annotated[str, Header()] = "",
 ) -> Response:
     """Change a thread's metadata. With `Prefer: return=minimal` the answer is empty."""
-    _refuse(ttl=body.ttl)
     updated = await threads.update(services.db, thread_id, metadata=body.metadata or {})
+    if body.ttl:
+        await retention.set_life(services.db, thread_id, body.ttl.life())
     if "return=minimal" in prefer.lower().replace(" ", ""):
         return Response(status_code=204)
     return await _thread_response(services, updated)
@@ -217,9 +227,12 @@ def thread_json(thread: Thread, values: Any) -> JsonObject:
     }
 
 
-async def _thread_response(services: ServicesDep, thread: Thread) -> Response:
+async def _thread_response(
+    services: ServicesDep, thread: Thread, life: Lifetime | None = None
+) -> Response:
     values = await services.states.values_of([thread])
-    return json_response(thread_json(thread, values.get(thread.thread_id)))
+    shown = thread_json(thread, values.get(thread.thread_id))
+    return json_response(shown | {"ttl": asdict(life)} if life else shown)
 
 
 def _configurable(checkpoint: Checkpoint | None) -> JsonObject:

@@ -16,14 +16,16 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, TypedDict
 from zoneinfo import ZoneInfo
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import SystemMessage
+from langchain_core.messages import AnyMessage, SystemMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.channels import DeltaChannel
+from langgraph.graph import START, StateGraph
+from langgraph.graph.message import _messages_delta_reducer
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from graph.agents.offline import OfflineModel
@@ -57,6 +59,14 @@ def calculate(expression: str) -> float:
     return _value(ast.parse(expression, mode="eval").body)
 
 
+class State(TypedDict):
+    """The conversation: each checkpoint keeps what is new in it, and every now and then all."""
+
+    messages: Annotated[
+        list[AnyMessage], DeltaChannel(_messages_delta_reducer, snapshot_frequency=500)
+    ]
+
+
 TOOLS = [current_time, calculate]
 
 
@@ -72,7 +82,7 @@ def _value(node: ast.AST) -> float:
     raise ValueError(f"cannot calculate {ast.unparse(node)!r}")
 
 
-async def call_model(state: MessagesState) -> dict[str, Any]:
+async def call_model(state: State) -> dict[str, Any]:
     """Let the model answer, or call tools."""
     model = _model()
     messages = [SystemMessage(PROMPT), *state["messages"]]
@@ -114,8 +124,8 @@ def _openai(api_key: str, base_url: str | None, name: str, max_tokens: int) -> C
     return ChatOpenAI(base_url=base_url, use_responses_api=False, **options)
 
 
-def _agent() -> StateGraph[MessagesState]:
-    builder = StateGraph(MessagesState)
+def _agent() -> StateGraph[State]:
+    builder = StateGraph(State)
     builder.add_node("model", call_model)
     builder.add_node("tools", ToolNode(TOOLS))
     builder.add_edge(START, "model")

@@ -171,6 +171,7 @@ WHERE m.conversation_id = n.thread_id AND m.id = n.id
 -- name: heads
 UPDATE thread AS t SET
     head_checkpoint_id = n.checkpoint_id,
+    checkpoint_count = t.checkpoint_count + 1,
     projected_checkpoint_id = CASE WHEN n.is_projected THEN n.checkpoint_id END,
     message_count = CASE WHEN n.has_messages THEN coalesce(
         (SELECT max(m.seq) + 1 FROM message AS m WHERE m.conversation_id = t.thread_id), 0

@@ -51,7 +51,15 @@ LIMIT %(limit)s::int
 
 -- name: root_checkpoints
 SELECT c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint ->> 'ts' AS at, c.metadata, v.version,
-    b.type, b.blob
+    b.type, b.blob, CASE WHEN b.type IS NULL THEN (
+        SELECT array_agg(ARRAY[
+            convert_to(w.task_path, 'UTF8'), convert_to(w.task_id, 'UTF8'),
+            convert_to(w.idx::text, 'UTF8'), convert_to(w.type, 'UTF8'), w.blob
+        ])
+        FROM checkpoint_writes AS w
+        WHERE w.thread_id = c.thread_id AND w.checkpoint_ns = ''
+            AND w.checkpoint_id = c.parent_checkpoint_id AND w.channel = %(channel)s::text
+    ) END AS writes
 FROM checkpoints AS c
 CROSS JOIN LATERAL (
     SELECT c.checkpoint -> 'channel_versions' ->> %(channel)s::text AS version

@@ -10,7 +10,13 @@ WITH taken AS (
         metadata = metadata || %(thread_metadata)s::jsonb
     WHERE thread_id = %(thread_id)s AND status <> 'busy'
         AND EXISTS (SELECT FROM worker WHERE worker_id = %(worker_id)s::uuid)
-    RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status
+    RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status,
+        checkpoint_count,
+        NOT EXISTS (
+            SELECT FROM checkpoints AS c
+            WHERE c.thread_id = thread.thread_id AND c.checkpoint_ns = ''
+                AND c.checkpoint_id > coalesce(thread.head_checkpoint_id, '')
+        ) AS head_is_newest
 ), started AS (
     INSERT INTO run (run_id, thread_id, assistant_id, status, multitask_strategy, metadata,
         kwargs, temporary, attempt, epoch, first_epoch, worker_id, started_at)
@@ -21,13 +27,13 @@ WITH taken AS (
     RETURNING created_at
 )
 SELECT taken.thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status,
-    started.created_at
+    head_is_newest, checkpoint_count, started.created_at
 FROM taken, started;
 
 -- name: started
 -- What `start` gave and nobody heard.
 SELECT run.thread_id, run.epoch, head_checkpoint_id, projected_checkpoint_id, settled_status,
-    run.created_at
+    false AS head_is_newest, checkpoint_count, run.created_at
 FROM run
 JOIN thread ON thread.thread_id = run.thread_id AND thread.epoch = run.epoch
 WHERE run_id = %(run_id)s::uuid AND worker_id = %(worker_id)s::uuid AND run.status = 'running';
@@ -85,7 +91,12 @@ WITH next AS MATERIALIZED (
     FROM next
     WHERE t.thread_id = next.thread_id
     RETURNING t.thread_id, t.epoch, t.head_checkpoint_id, t.projected_checkpoint_id,
-        t.settled_status
+        t.settled_status, t.checkpoint_count,
+        NOT EXISTS (
+            SELECT FROM checkpoints AS c
+            WHERE c.thread_id = t.thread_id AND c.checkpoint_ns = ''
+                AND c.checkpoint_id > coalesce(t.head_checkpoint_id, '')
+        ) AS head_is_newest
 ), claimed AS (
     UPDATE run r
     SET status = 'running', worker_id = %(worker_id)s::uuid, attempt = attempt + 1,
@@ -102,7 +113,7 @@ SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
     claimed.multitask_strategy, claimed.metadata, claimed.kwargs, claimed.attempt,
     claimed.first_epoch, claimed.log_epoch, claimed.temporary, claimed.error, claimed.created_at,
     claimed.updated_at, leased.epoch, leased.head_checkpoint_id, leased.projected_checkpoint_id,
-    leased.settled_status
+    leased.settled_status, leased.head_is_newest, leased.checkpoint_count
 FROM claimed
 JOIN leased ON leased.thread_id = claimed.thread_id;
 
@@ -180,6 +191,16 @@ WITH gone AS (
 SELECT run_id FROM gone
 UNION ALL
 SELECT %(run_id)s::uuid WHERE NOT EXISTS (SELECT FROM run WHERE run_id = %(run_id)s::uuid);
+
+-- name: cancel_begun
+-- One that has written something and waits for another worker is to be taken back as if it ran: it
+-- is `lost`, and whoever finds it does so.
+UPDATE run
+SET status = 'running', cancel_action = %(action)s, updated_at = now()
+WHERE thread_id = %(thread_id)s AND status = 'pending'
+    AND %(action)s = 'rollback' AND first_epoch IS NOT NULL AND NOT temporary
+    AND (%(run_ids)s::uuid[] IS NULL OR run_id = ANY(%(run_ids)s::uuid[]))
+RETURNING run_id;
 
 -- name: cancel_pending
 UPDATE run

@@ -1,20 +1,43 @@
 -- name: create
-INSERT INTO thread (thread_id, metadata, config)
-VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb)
-ON CONFLICT (thread_id) DO NOTHING
-RETURNING thread_id, status, metadata, config, interrupts, error,
-    created_at, updated_at, state_updated_at;
+WITH created AS (
+    INSERT INTO thread (thread_id, metadata, config)
+    VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb)
+    ON CONFLICT (thread_id) DO NOTHING
+    RETURNING thread_id, status, metadata, config, interrupts, error,
+        created_at, updated_at, state_updated_at
+), given_life AS (
+    INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
+    SELECT thread_id, %(strategy)s, %(ttl_minutes)s,
+        updated_at + make_interval(secs => 60 * %(ttl_minutes)s::double precision)
+    FROM created
+    WHERE %(ttl_minutes)s::double precision IS NOT NULL
+)
+SELECT thread_id, status, metadata, config, interrupts, error, created_at, updated_at,
+    state_updated_at
+FROM created;
 
 -- name: create_again
 -- After a first try whose answer was lost: a thread that is just the same, and that nothing was done
 -- with, is what it made.
-INSERT INTO thread AS t (thread_id, metadata, config)
-VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb)
-ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at
-WHERE t.metadata = EXCLUDED.metadata AND t.config = EXCLUDED.config
-    AND t.updated_at = t.created_at AND t.head_checkpoint_id IS NULL
-RETURNING thread_id, status, metadata, config, interrupts, error,
-    created_at, updated_at, state_updated_at;
+WITH created AS (
+    INSERT INTO thread AS t (thread_id, metadata, config)
+    VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb)
+    ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at
+    WHERE t.metadata = EXCLUDED.metadata AND t.config = EXCLUDED.config
+        AND t.updated_at = t.created_at AND t.head_checkpoint_id IS NULL
+    RETURNING thread_id, status, metadata, config, interrupts, error,
+        created_at, updated_at, state_updated_at
+), given_life AS (
+    INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
+    SELECT thread_id, %(strategy)s, %(ttl_minutes)s,
+        updated_at + make_interval(secs => 60 * %(ttl_minutes)s::double precision)
+    FROM created
+    WHERE %(ttl_minutes)s::double precision IS NOT NULL
+    ON CONFLICT (thread_id) DO NOTHING
+)
+SELECT thread_id, status, metadata, config, interrupts, error, created_at, updated_at,
+    state_updated_at
+FROM created;
 
 -- name: get
 SELECT thread_id, status, metadata, config, interrupts, error,
@@ -57,7 +80,16 @@ RETURNING thread_id, status, metadata, config, interrupts, error,
 UPDATE thread
 SET epoch = epoch + 1
 WHERE thread_id = %(thread_id)s AND status <> 'busy'
-RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status;
+RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status,
+    checkpoint_count,
+    NOT EXISTS (
+        SELECT FROM checkpoints AS c
+        WHERE c.thread_id = thread.thread_id AND c.checkpoint_ns = ''
+            AND c.checkpoint_id > coalesce(thread.head_checkpoint_id, '')
+    ) AS head_is_newest;
+
+-- name: lock_leased
+SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s AND epoch = %(epoch)s FOR UPDATE;
 
 -- name: settle
 -- A run that was queued meanwhile keeps the thread busy; one that began has another epoch.

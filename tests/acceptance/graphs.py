@@ -20,7 +20,7 @@ from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import interrupt
 
-from graph.agents.chat import call_model
+from graph.agents.chat import State, call_model
 
 
 def report_and_block(port: int, name: str) -> None:
@@ -238,7 +238,7 @@ async def wait_at(port: int, name: str) -> str:
 
 def _agent_with_a_tool() -> Any:
     """The bundled agent, with another tool."""
-    builder = StateGraph(MessagesState)
+    builder = StateGraph(State)
     builder.add_node("model", call_model)
     builder.add_node("tools", ToolNode([wait_at]))
     builder.add_edge(START, "model")

@@ -1,4 +1,5 @@
 import uuid
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -156,7 +157,6 @@ async def test_what_is_not_supported_is_refused_rather_than_ignored(
     http: httpx.AsyncClient,
 ) -> None:
     unsupported: list[tuple[str, dict[str, Any]]] = [
-        ("/threads", {"ttl": {"ttl": 1}}),
         ("/threads", {"supersteps": [{"updates": []}]}),
         ("/threads/search", {"values": {"a": 1}}),
         ("/threads/search", {"extract": {"a": "values.a"}}),
@@ -180,3 +180,26 @@ def _new_run(thread_id: str) -> NewRun:
         # Nobody takes it up while the test lasts.
         after_seconds=3600,
     )
+
+
+async def test_a_thread_lives_as_long_as_it_was_given(http: httpx.AsyncClient) -> None:
+    created = (await http.post("/threads", json={"ttl": {"ttl": 5}})).json()
+    url = f"/threads/{created['thread_id']}"
+    assert "ttl" not in (await http.get(url)).json()
+
+    life = (await http.get(url, params={"include": "ttl"})).json()["ttl"]
+    assert (life["ttl_minutes"], life["strategy"]) == (5, "delete")
+    seconds = datetime.fromisoformat(life["expires_at"]) - datetime.fromisoformat(
+        created["updated_at"]
+    )
+    assert seconds == timedelta(minutes=5)
+
+    await http.patch(url, json={"ttl": {"ttl": 60, "strategy": "keep_latest"}})
+
+    life = (await http.get(url, params={"include": "ttl"})).json()["ttl"]
+    assert (life["ttl_minutes"], life["strategy"]) == (60, "keep_latest")
+
+
+@pytest.mark.parametrize("ttl", [5, {"ttl": 0}, {"ttl": 1, "strategy": "forget"}, {}])
+async def test_a_life_that_makes_no_sense_is_refused(http: httpx.AsyncClient, ttl: Any) -> None:
+    assert (await http.post("/threads", json={"ttl": ttl})).status_code == 422

@@ -15,6 +15,7 @@ from graph.executor import Executor
 from graph.loop import Backing, Here
 from graph.registry import Registry
 from graph.requests import RunRequest, system_assistant_id
+from graph.retention import Retention
 from graph.runs import Runs, Submitted
 from graph.worker import Timing, Worker, registered
 from store import assistants, runs, threads
@@ -148,6 +149,7 @@ async def process(
     slots: int = 3,
     run_timeout_seconds: float = 60.0,
     working: bool = True,
+    keep: int = 0,
     **timing: Any,
 ) -> AsyncIterator[Process]:
     """A process of the engine; without `working` it claims and sweeps nothing."""
@@ -168,12 +170,17 @@ async def process(
         open_saver(db) as saver,
         open_items(db) as items,
     ):
+        backing = Backing(saver, items)
+        retention = Retention(
+            db=db, registry=registry, place=Here(backing), events=events, keep=keep
+        )
         executor = Executor(
             db=db,
             registry=registry,
-            backing=(backing := Backing(saver, items)),
+            backing=backing,
             place=Here(backing),
             events=events,
+            retention=retention,
             slots=slots,
             run_timeout_seconds=run_timeout_seconds,
             alive=heartbeat.alive,
@@ -185,7 +192,7 @@ async def process(
         )  # fmt: skip
         worker = Worker(
             db=db, executor=executor, runs=commands, endings=endings, events=events,
-            heartbeat=heartbeat, timing=times,
+            heartbeat=heartbeat, retention=retention, timing=times,
         )  # fmt: skip
         one = Process(
             db=db,

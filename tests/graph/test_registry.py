@@ -9,10 +9,11 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 from langgraph_sdk.runtime import AccessContext
 
-from graph.config import load_config
+from graph.config import Ttl, load_config
 from graph.factory import InvalidGraphError
 from graph.registry import Registry, UnknownGraphError
 from store.errors import InvalidInputError
+from store.retention import Life
 
 SAMPLES = "tests.graph.sample_graphs"
 STATIC = """
@@ -87,6 +88,20 @@ def test_a_config_says_what_it_names_and_what_is_not_supported(project: Project)
     assert config.raw["http"] == {"app": "./app.py:app"}
 
 
+def test_a_config_says_how_long_threads_live(project: Project) -> None:
+    assert load_config(project()).ttl == Ttl()
+    checkpointer = {
+        "path": "./saver.py:saver",
+        "ttl": {"default_ttl": 90, "strategy": "keep_latest", "sweep_interval_minutes": 0.5},
+    }
+
+    config = load_config(project(checkpointer=checkpointer))
+
+    life = Life(ttl_minutes=90, strategy="keep_latest")
+    assert config.ttl == Ttl(life, sweep_interval_minutes=0.5)
+    assert config.unsupported == ("checkpointer.path",)
+
+
 def test_env_may_be_a_file_beside_the_config(project: Project, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text('# a comment\nWORD="two words"\nEMPTY=\nBARE\n')
     assert load_config(project(env=".env")).env == {"WORD": "two words", "EMPTY": ""}
@@ -96,6 +111,9 @@ def test_env_may_be_a_file_beside_the_config(project: Project, tmp_path: Path) -
     ("config", "complaint"),
     [
         ({"graphs": {}}, "names no graph"),
+        ({"checkpointer": {"ttl": 5}}, "`checkpointer.ttl` must be an object"),
+        ({"checkpointer": {"ttl": {"strategy": "forget"}}}, "strategy` is 'forget'"),
+        ({"checkpointer": {"ttl": {"default_ttl": 0}}}, "default_ttl` must be a number above 0"),
         ({"graphs": {"a": "./agents.py"}}, "graph 'a' must be"),
         ({"graphs": {"a": {"description": "no path"}}}, "graph 'a' must be"),
         ({"graphs": {"a": {"path": "m:x", "description": 1}}}, "description of graph 'a'"),

@@ -10,6 +10,7 @@ from langgraph.graph import END, START, StateGraph, add_messages
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import interrupt
 
+from store import threads
 from store.checkpoints import Saver
 from store.database import Database
 from store.models import Lease
@@ -66,16 +67,7 @@ async def create_thread(db: Database, thread_id: str) -> None:
 
 
 async def take_lease(db: Database, thread_id: str) -> Lease:
-    found = await db.one(
-        Lease,
-        """
-        UPDATE thread SET epoch = epoch + 1 WHERE thread_id = %(id)s
-        RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id
-        """,
-        {"id": thread_id},
-    )
-    assert found is not None
-    return found
+    return await threads.lease(db, thread_id)
 
 
 async def leased(

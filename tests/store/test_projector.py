@@ -15,7 +15,7 @@ def test_of_a_continued_list_only_new_and_changed_messages_are_written() -> None
     change = projector.project("a", [*said, human(100)], changed=True)
     assert ([row.id for row in change.upserts], change.places) == (["100"], [])
     projector.committed("b", change)
-    said = [*said, change.seen["100"].message]  # type: ignore[index]
+    said = change.seen.messages  # type: ignore[union-attr]
     said[3] = human(3)
     said[4].content = "changed in place"
     change = projector.project("b", said, changed=True)

@@ -373,6 +373,26 @@ async def test_rolling_back_leaves_the_thread_as_it_was(db: Database) -> None:
     assert left == blobs == head == [("1",)]
 
 
+async def test_rolling_back_a_run_that_waits_to_be_resumed_takes_back_what_it_wrote(
+    db: Database,
+) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    begun = await begin(db, thread_id, worker_id)
+    await checkpoint(db, begun, "1")
+    await queue.hand_back(db, begun)
+    next_one = await put(db, thread_id, multitask_strategy="rollback")
+
+    # Whoever looks for lost runs first has it, and nobody else begins meanwhile.
+    assert await claim_all(db, worker_id) == []
+    [given_up] = await reap(db, worker_id)
+    assert given_up.status == "running"
+    assert await roll_back(db, given_up.held)
+
+    assert await status(db, begun.run.run_id) is None
+    assert await db.tuples("SELECT checkpoint_id FROM checkpoints", {}) == []
+    assert await claim_all(db, worker_id) == [next_one.run_id]
+
+
 # ---------------------------------------------------------------- cancelling
 
 

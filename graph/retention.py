@@ -1,0 +1,125 @@
+"""When a thread's past is deleted: at the end of a run, and when nobody used the thread for long."""
+
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from graph.factory import InvalidGraphError
+from graph.loop import Backing, Place
+from graph.registry import Registry
+from store import retention, threads
+from store.checkpoints import Saver
+from store.database import Database
+from store.errors import (
+    CONTENT_ERRORS,
+    ConflictError,
+    Error,
+    LeaseLostError,
+    NotFoundError,
+    UnavailableError,
+)
+from store.events import EventLog
+from store.models import Lease
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: A thread is pruned when it has so many times the checkpoints that are kept.
+SLACK: Final = 1.5
+
+
+class Retention:
+    """
+    Keeps the past of threads within bounds; one for each process.
+
+    Args:
+        place: Where graphs are executed: the values of a DeltaChannel are made there.
+        keep: How many checkpoints of its root namespace a thread keeps at least; 0 keeps all.
+    """
+
+    def __init__(
+        self, *, db: Database, registry: Registry, place: Place, events: EventLog, keep: int
+    ) -> None:
+        self._db = db
+        self._registry = registry
+        self._place = place
+        self._events = events
+        self._keep = keep
+
+    async def trim(self, saver: Saver) -> None:
+        """Prune the thread of a run that is about to end, if it has grown enough; once in a while."""
+        if self._keep == 0 or saver.checkpoint_count < SLACK * self._keep:
+            return
+        try:
+            await saver.trim(keep=self._keep)
+        except (Error, *CONTENT_ERRORS) as exc:
+            # The run itself has ended well.
+            log.warning("thread was not pruned", reason=repr(exc))
+
+    async def sweep(self, *, limit: int) -> int:
+        """
+        Do what is to be done with threads whose time has come.
+
+        Safe in any number of processes at once; a thread with a run in flight is left alone.
+
+        Args:
+            limit: Threads at the most.
+
+        Returns:
+            How many threads were deleted or pruned.
+        """
+        done = 0
+        for thread_id, strategy in await retention.claim_expired(self._db, limit=limit):
+            with suppress(ConflictError, NotFoundError, LeaseLostError):
+                lease = await threads.lease(self._db, thread_id)
+                if strategy == "delete":
+                    done += await self._delete(lease)
+                else:
+                    await self.prune(lease)
+                    await retention.renew(self._db, thread_id)
+                    done += 1
+        return done
+
+    async def prune(self, lease: Lease) -> None:
+        """Delete all checkpoints of a thread but the newest one."""
+        graph_id = await retention.graph_of(self._db, lease.thread_id)
+        # Without its graph a thread keeps the checkpoints that its newest is made of.
+        await self._place.run(lambda backing: self._saver(backing, lease, graph_id).trim(keep=1))
+
+    async def detach(self, thread_id: str, run_id: str) -> None:
+        """
+        Make the checkpoints that follow those of a run independent of them.
+
+        Raises:
+            NotFoundError: There is no such thread.
+            ThreadBusyError: A run is pending or running on the thread.
+            ConflictError: The graph that knows how is not served.
+        """
+        if not await retention.has_followers(self._db, thread_id, run_id):
+            return
+        lease = await threads.lease(self._db, thread_id)
+        graph_id = await retention.graph_of(self._db, thread_id)
+
+        async def work(backing: Backing) -> bool:
+            saver = self._saver(backing, lease, graph_id)
+            return await retention.detach(saver.database, saver, lease, run_id)
+
+        if not await self._place.run(work):
+            raise ConflictError(
+                f"Later states of thread {thread_id} are made of what the run wrote",
+                code="run_is_needed",
+            )
+
+    def _saver(self, backing: Backing, lease: Lease, graph_id: str | None) -> Saver:
+        saver = backing.saver.leased(lease, run_id=None, messages_channel=None, alive=lambda: True)
+        if graph_id is not None:
+            with suppress(InvalidGraphError, NotFoundError):
+                saver.attend(self._registry.channels(graph_id))
+        return saver
+
+    async def _delete(self, lease: Lease) -> bool:
+        if not await threads.delete_leased(self._db, lease):
+            return False
+        with suppress(UnavailableError):  # then it stays until it expires
+            await self._events.delete(lease.thread_id)
+        return True
