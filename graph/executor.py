@@ -440,6 +440,7 @@ class Executor:
         async with self._registry.open(
             graph_id, config, checkpointer=saver, store=backing.items
         ) as graph:
+            saver.attend(graph.channels)
             snapshot = await graph.aget_state(config)
             if speeches:
                 snapshot = await keep_speech(

@@ -16,7 +16,7 @@ from tests.openai_server import OpenAIServer, Reply, openai_server
 
 Http = list[httpx.AsyncClient]
 
-WORDS = tuple(f"word{number} " for number in range(600))
+WORDS = tuple(f"word{number} " for number in range(1500))
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ async def test_whenever_an_answer_is_stopped_all_that_was_streamed_of_it_is_kept
         thread_id = await new_thread(http)
         model.replies.append(Reply(tokens=WORDS))
         # The later ones come when the node returns.
-        count = min(1 + 100 * number, len(WORDS))
+        count = min(1 + 250 * number, len(WORDS))
         run_id, streaming = await stream_until(http[number % 2], thread_id, count, input=says("go"))
 
         answer = await http[1].post(f"/threads/{thread_id}/runs/{run_id}/cancel?wait=true")
@@ -135,7 +135,7 @@ async def test_a_model_that_never_pauses_is_stopped_at_once(
 ) -> None:
     for server in http:
         thread_id = await new_thread(http)
-        model.replies.append(Reply(tokens=WORDS * 40))
+        model.replies.append(Reply(tokens=WORDS * 16))
         run_id, streaming = await stream_until(server, thread_id, 10, input=says("go"))
 
         await cancel(http[0], thread_id, run_id)
