@@ -69,6 +69,8 @@ class Supervisor:
         self._children: set[_Child] = set()
         self._starting = len(listeners)
         self._leaving = asyncio.Event()
+        #: Of the process that none of them could be up without.
+        self._failure = 0
 
     async def run(self, on_ready: Callable[[], None]) -> int:
         """
@@ -88,7 +90,8 @@ class Supervisor:
                 on_ready()
 
         try:
-            return max(await asyncio.gather(*(self._keep(it, started) for it in self._listeners)))
+            left = await asyncio.gather(*(self._keep(it, started) for it in self._listeners))
+            return self._failure or max(left)
         finally:
             self._leave()
 
@@ -99,7 +102,10 @@ class Supervisor:
             self._children.add(child)
             status = await child.ended
             self._children.remove(child)
-            if self._starting > 0 or self._leaving.is_set():
+            if self._leaving.is_set():
+                return status
+            if self._starting > 0:
+                self._failure = status or 1
                 self._leave()
                 return status
             steady = time.monotonic() - began_at > STEADY_SECONDS
