@@ -190,9 +190,9 @@ async def test_a_server_of_no_workers_streams_what_a_worker_executes(
         async with new_client(server) as http:
             thread_id, run_id = await begin_here(http, steps(gate, "job"))
             stream = await follow(http, f"/threads/{thread_id}/runs/{run_id}/stream")
-            [assistant] = (await http.post("/assistants/search", json={"graph_id": "steps"})).json()
+            [assistant] = (await http.post("/assistants/search", json={"graph_id": "chat"})).json()
             schemas = await http.get(f"/assistants/{assistant['assistant_id']}/schemas")
-            assert "gate" in schemas.json()["input_schema"]["properties"]
+            assert "messages" in schemas.json()["input_schema"]["properties"]
             assert (ledger.status(run_id), gate.seen) == ("pending", [])
 
             with working(project, variables) as worker:
