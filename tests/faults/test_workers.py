@@ -198,7 +198,7 @@ async def test_a_server_of_no_workers_streams_what_a_worker_executes(
             with working(project, variables) as worker:
                 received = await stream
                 assert attempts(received) == [1]
-                assert received[-1].name == "end"
+                assert received[-1].data["log"] == ["job:a", "job:b", "job:c"]
                 assert ledger.workers() == {server.process.pid, worker.process.pid}
             state = f"/threads/{thread_id}/state"
             changed = await http.post(state, json={"values": {"name": "changed"}})
