@@ -16,7 +16,7 @@ from tests.acceptance.conftest import empty_database
 from tests.acceptance.process import serving
 from tests.bench.servers import load, project, size
 
-RUNS, ROUNDS, CLIENTS = size("WORKER_RUNS", 160), size("WORKER_ROUNDS", 5), 8
+RUNS, ROUNDS, CLIENTS = size("WORKER_RUNS", 100), size("WORKER_ROUNDS", 3), 8
 #: CPU of a run's graph in milliseconds, and how much faster two processes have to be than one. The
 #: clients, PostgreSQL and Valkey take their share of the same cores, and of short runs more: on two
 #: cores twice as fast is out of reach.
