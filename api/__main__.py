@@ -15,7 +15,7 @@ from store.errors import Error
 COMMANDS = {
     "serve": (
         "serve the API and work on runs, on embedded servers unless others are named",
-        ["host", "port", "config", "data_dir", "slots"],
+        ["host", "port", "workers", "config", "data_dir", "slots"],
     ),
     "worker": ("work on runs without serving the API", ["config", "data_dir", "slots"]),
     "migrate": ("bring the database's schema up to date", ["data_dir"]),
@@ -24,7 +24,7 @@ COMMANDS = {
         ["config", "data_dir"],
     ),
 }
-FLAG_TYPES = {"port": int, "slots": int, "config": Path, "data_dir": Path}
+FLAG_TYPES = {"port": int, "workers": int, "slots": int, "config": Path, "data_dir": Path}
 EPILOG = """\
 Every setting is also an environment variable, and there are more of them: docs/settings.md.
 A flag wins over the environment, the environment over the default. DATABASE_URL and REDIS_URL

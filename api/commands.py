@@ -2,10 +2,13 @@
 
 import asyncio
 import gc
+import os
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 from urllib.parse import quote
@@ -18,11 +21,13 @@ from api import logs
 from api.app import create_app
 from api.bootstrap import Services, load_graphs, open_services
 from api.connections import allow_connections
-from api.embedded import Servers, embedded_servers
+from api.embedded import EmbeddedServerError, Servers, embedded_servers
 from api.settings import Settings, without_password
+from api.supervisor import BACKLOG, Supervisor, listen
 from store import messages
 from store.checkpoints import open_saver
 from store.database import open_database
+from store.errors import Error
 from store.messages import Rebuilt
 from store.migrate import migrate as migrate_database
 
@@ -38,10 +43,12 @@ CLOSING_SECONDS = 15
 class Server(uvicorn.Server):
     """uvicorn, which on its way out lets runs finish or hands them on, and then ends streams."""
 
-    def __init__(self, config: uvicorn.Config, services: Services, servers: Servers) -> None:
+    def __init__(
+        self, config: uvicorn.Config, services: Services, on_start: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._services = services
-        self._servers = servers
+        self._on_start = on_start
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -55,10 +62,10 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: Any = None) -> None:
-        """Say where everything is once it can be reached."""
+        """Say so once it can be reached."""
         await super().startup(sockets)
         if self.started:
-            _print_addresses(self.config, self._servers)
+            self._on_start()
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Drain while the connections of those who wait are still open."""
@@ -70,17 +77,64 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> None:
-    """Serve the API and work on runs, until SIGTERM or Ctrl-C."""
+    """Serve the API and work on runs, in as many processes as set, until SIGTERM or Ctrl-C."""
     with _servers(settings) as servers:
-        _run(_serve(settings, servers))
+        _run(migrate_database(servers.database_url))
+        if settings.workers > 1:
+            status = _serve_by_many(settings, servers)
+        else:
+            status = 0
+            on_start = partial(_print_addresses, settings.host, settings.port, servers)
+            _run(_serve(settings, servers, on_start))
+    if status:
+        sys.exit(status)
 
 
-async def _serve(settings: Settings, servers: Servers) -> None:
+def _serve_by_many(settings: Settings, servers: Servers) -> int:
+    try:
+        listeners = listen(settings.host, settings.port, settings.workers)
+    except OSError as exc:
+        log.error("cannot listen", host=settings.host, port=settings.port, reason=str(exc))  # noqa: TRY400
+        return 1
+    port = listeners[0].getsockname()[1]
+
+    async def supervise() -> int:
+        supervisor = Supervisor(partial(_serve_as_one_of_many, settings), listeners)
+        return await supervisor.run(partial(_print_addresses, settings.host, port, servers))
+
+    return int(_run(supervise()))
+
+
+def _serve_as_one_of_many(
+    settings: Settings, listener: socket.socket, on_start: Callable[[], None]
+) -> None:
+    """Be one of the processes that a supervisor keeps."""
+    logs.configure(level=settings.log_level, json=settings.log_json, pid=os.getpid())
+    signal.signal(signal.SIGINT, _exit)
+    try:
+        # They are in use for as long as one of the processes is there, whoever of them was killed.
+        with _servers(settings) as servers:
+            _run(_serve(settings, servers, on_start, [listener]))
+    except (EmbeddedServerError, Error) as exc:
+        sys.exit(f"threadwell: {exc}")
+
+
+async def _serve(
+    settings: Settings,
+    servers: Servers,
+    on_start: Callable[[], None],
+    sockets: list[socket.socket] | None = None,
+) -> None:
+    """Be a server process on a database that is migrated; on sockets that are open, if given."""
+    if settings.workers == 0:
+        settings = settings.model_copy(update={"slots": 0})
+        log.info("runs wait for a worker: this process executes none")
     async with _working(settings, servers) as services:
         config = uvicorn.Config(
             create_app(services),
             host=settings.host,
             port=settings.port,
+            backlog=BACKLOG,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -90,12 +144,13 @@ async def _serve(settings: Settings, servers: Servers) -> None:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=round(settings.shutdown_grace_seconds) + CLOSING_SECONDS,
         )
-        await Server(config, services, servers).serve()
+        await Server(config, services, on_start).serve(sockets)
 
 
 def worker(settings: Settings) -> None:
     """Work on runs without serving the API, until SIGTERM or Ctrl-C."""
     with _servers(settings) as servers:
+        _run(migrate_database(servers.database_url))
         _run(_work(settings, servers))
 
 
@@ -112,7 +167,6 @@ async def _work(settings: Settings, servers: Servers) -> None:
 
 @asynccontextmanager
 async def _working(settings: Settings, servers: Servers) -> AsyncIterator[Services]:
-    await migrate_database(servers.database_url)
     async with open_services(
         settings, database_url=servers.database_url, redis_url=servers.redis_url
     ) as services:
@@ -172,7 +226,6 @@ def _run(main: Coroutine[Any, Any, Any]) -> Any:
 @contextmanager
 def _servers(settings: Settings, *, valkey: bool = True) -> Iterator[Servers]:
     """The servers that the settings name; embedded ones for those they do not."""
-    logs.configure(level=settings.log_level, json=settings.log_json)
     # Until something else handles it, SIGTERM unwinds like Ctrl-C, so that nothing is left running.
     signal.signal(signal.SIGTERM, _exit)
     with embedded_servers(
@@ -199,9 +252,9 @@ def _report_graphs(services: Services) -> None:
         log.error("graph not loaded", graph_id=graph_id, reason=reason)
 
 
-def _print_addresses(config: uvicorn.Config, servers: Servers) -> None:
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
-    base = f"http://{host}:{config.port}"
+def _print_addresses(host: str, port: int, servers: Servers) -> None:
+    """Say where everything is."""
+    base = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
     lines = {
         "API": base,
         "Docs": f"{base}/docs",

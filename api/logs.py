@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import partial
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -14,7 +15,7 @@ SECRET_KEYS = frozenset(
 )
 
 
-def configure(*, level: str, json: bool) -> None:
+def configure(*, level: str, json: bool, pid: int | None = None) -> None:
     """
     Send every logger's events to stderr, from now on.
 
@@ -25,8 +26,11 @@ def configure(*, level: str, json: bool) -> None:
         level: The least severe level written, as in `Settings.log_level`.
 
         json: One JSON object a line, for collectors; otherwise text for people.
+
+        pid: Added to every event, if given: where several processes write to one stderr.
     """
     shared: list[Processor] = [
+        *([] if pid is None else [partial(_with_pid, pid)]),
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -59,6 +63,11 @@ def configure(*, level: str, json: bool) -> None:
     # They log each call to a model, with its URL, at info.
     for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.root.level))
+
+
+def _with_pid(pid: int, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    event["pid"] = pid
+    return event
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -98,6 +98,13 @@ class Settings(BaseSettings):
     port: int = _env(
         "THREADWELL_PORT", default=2024, about="TCP port to listen on.", ge=0, le=65535
     )
+    workers: int = _env(
+        "THREADWELL_WORKERS",
+        default=1,
+        about="Processes of `threadwell serve` on that port; 0: one that executes no runs, beside "
+        "`threadwell worker`s that do. Other than 1 it needs Redis.",
+        ge=0,
+    )
     cors_allow_origins: CommaSeparated = _env(
         "CORS_ALLOW_ORIGINS",
         default=("*",),
@@ -230,6 +237,11 @@ class Settings(BaseSettings):
             raise ValueError("LEASE_SECONDS must be at least three times HEARTBEAT_SECONDS")
         if self.database_pool_max_size < self.database_pool_min_size:
             raise ValueError("DATABASE_POOL_MAX_SIZE is smaller than DATABASE_POOL_MIN_SIZE")
+        if self.workers != 1 and self.redis_url == "":
+            raise ValueError(
+                "THREADWELL_WORKERS other than 1 needs Redis: with REDIS_URL empty, events of a run "
+                "stay in the process that executes it"
+            )
         return self
 
 

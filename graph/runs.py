@@ -41,6 +41,12 @@ ENDED = frozenset({"success", "error", "timeout", "interrupted"})
 #: On how many threads runs are cancelled at the same time, each on a connection.
 CANCELS_AT_ONCE = 8
 
+#: What those get who waited for a stateless run whose log is lost.
+RESULT_LOST: JsonObject = {
+    "error": "ResultLost",
+    "message": "The run has ended, and what it came to is not known any more",
+}
+
 #: How long after PostgreSQL did not answer somebody who waits asks again.
 RETRY_SECONDS = 0.5
 
@@ -339,12 +345,13 @@ class Runs:
                 heard |= {} if isinstance(batch, Gap) else {e.name: e.data for e in batch}
         if whole and "end" in heard:
             return _result(heard)
-        return await self.patiently(lambda: self._stored_result(submitted.run.run_id))
+        return await self.patiently(lambda: self._stored_result(submitted.run))
 
-    async def _stored_result(self, run_id: str) -> Result:
-        ended = await runs.find(self._db, run_id)
+    async def _stored_result(self, run: Run) -> Result:
+        ended = await runs.find(self._db, run.run_id)
         if ended is None:
-            return Result(status="interrupted")
+            # A stateless run that came to something took it along.
+            return Result(status="interrupted", error=RESULT_LOST if run.temporary else None)
         if ended.status not in ENDED:
             raise UnavailableError("The run goes on in another process")
         thread = await threads.get(self._db, ended.thread_id)

@@ -67,6 +67,7 @@ def test_log_level_may_be_written_in_capitals(monkeypatch: pytest.MonkeyPatch) -
         ("LEASE_SECONDS", "14"),
         ("DATABASE_POOL_MAX_SIZE", "1"),
         ("REDIS_URL", "http://127.0.0.1"),
+        ("THREADWELL_WORKERS", "-1"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_name_of_its_setting(
@@ -74,6 +75,17 @@ def test_a_wrong_value_is_refused_with_the_name_of_its_setting(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError, match=name):
+        Settings()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_several_processes_are_refused_without_redis(
+    monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    monkeypatch.setenv("THREADWELL_WORKERS", workers)
+    assert Settings().workers == int(workers)
+    monkeypatch.setenv("REDIS_URL", "")
+    with pytest.raises(ValidationError, match="needs Redis"):
         Settings()
 
 
