@@ -217,10 +217,12 @@ class Cluster:
             self._note("PostgreSQL SIGSTOP", f"{seconds:.1f} s")
             frozen = self._postgres()
             for process in frozen:
-                process.suspend()
+                with suppress(psutil.NoSuchProcess):  # a connection that has just ended
+                    process.suspend()
             await asyncio.sleep(seconds)
             for process in frozen:
-                process.resume()
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     async def _crash_postgres(self) -> None:
         """Kill one of its processes: it ends all others and recovers."""
@@ -229,7 +231,8 @@ class Cluster:
             children = self._postgres()[1:]
             if children:
                 self._note("PostgreSQL SIGKILL")
-                self._rng.choice(children).kill()
+                with suppress(psutil.NoSuchProcess):
+                    self._rng.choice(children).kill()
             await asyncio.to_thread(_until_it_answers, self.database_url)
 
     async def _spare_members(self, stack: AsyncExitStack) -> None:
