@@ -134,7 +134,8 @@ class Supervisor:
 
     def _tell(self, number: int) -> None:
         for child in self._children:
-            os.kill(child.pid, number)
+            if not child.ended.done():
+                os.kill(child.pid, number)
 
 
 class _Child:
