@@ -24,6 +24,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from tests.acceptance.process import ServerProcess, serving
 from tests.bench import graphs
+from tests.bench.light import Light
 from tests.bench.servers import load, project, size
 
 CONCURRENCY = 32
@@ -66,9 +67,11 @@ async def _measure(
         http = await stack.enter_async_context(
             httpx.AsyncClient(base_url=server.url, timeout=60, limits=httpx.Limits())
         )
+        client = Light(server.url)
+        stack.push_async_callback(client.close)
         saver = await stack.enter_async_context(_stock_saver(server.database_url))
         ways: dict[str, Way] = {
-            "server": (_thread_on_server(http), _on_server(http), roots),
+            "server": (_thread_on_server(http), _on_server(client), roots),
             # PostgreSQL is one of the server's roots; the others idle meanwhile.
             "stock saver": (_thread_id, _in_process(saver), [here, *roots]),
             "no saver": (_thread_id, _in_process(None), [here]),
@@ -114,22 +117,17 @@ async def _thread_id() -> str:
     return str(uuid.uuid4())
 
 
-def _on_server(http: httpx.AsyncClient) -> Run:
+def _on_server(client: Light) -> Run:
     async def run(name: str, thread_id: str) -> None:
         body = {
             "assistant_id": name,
             "input": _input(),
             "stream_mode": ["messages-tuple", "values"],
         }
-        if name == "steps":
-            answer = await http.post(f"/threads/{thread_id}/runs/wait", json=body)
-            assert answer.status_code == 200
-            assert "__error__" not in answer.json()
-            return
-        async with http.stream("POST", f"/threads/{thread_id}/runs/stream", json=body) as answer:
-            frames = b"".join([chunk async for chunk in answer.aiter_raw()])
-        assert answer.status_code == 200
-        assert b"event: error" not in frames
+        kind = "wait" if name == "steps" else "stream"
+        answer = await client.post(f"/threads/{thread_id}/runs/{kind}", body)
+        assert b"event: error" not in answer
+        assert b"__error__" not in answer
 
     return run
 
