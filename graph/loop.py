@@ -37,6 +37,11 @@ TICK_SECONDS, BLOCKED_SECONDS = 0.25, 1.0
 #: How much may wait to cross before a run has to.
 OUTBOX_BYTES = 8 << 20
 
+#: Events of a run that come one by one cross no more often than this, a frame of a screen: each
+#: crossing is a wake-up, and a write to every client's socket. Not held back is one that comes after a
+#: pause, nor any of the run's first.
+PACE_SECONDS, PROMPT_EVENTS = 0.016, 20
+
 #: What an entry of it counts beside its data.
 OVERHEAD_BYTES = 256
 
@@ -243,16 +248,20 @@ class Outbox:
         self._is_called = False
         # Each is written by one side only.
         self._put_bytes = self._taken_bytes = 0
+        self._put_count = 0
+        self._flushed_at = -math.inf
         self._emptied: asyncio.Event | None = None
         self._there: asyncio.AbstractEventLoop | None = None
 
     def put(self, name: str, data: bytes) -> None:
         """Have an event delivered; only where graphs run."""
         self._put_bytes += len(data) + OVERHEAD_BYTES
+        self._put_count += 1
         self._waiting.append((name, data))
         if not self._is_called:
             self._is_called = True
-            self._home.call_soon_threadsafe(self.flush)
+            call = self.flush if self._put_count <= PROMPT_EVENTS else self._flush_in_time
+            self._home.call_soon_threadsafe(call)
 
     @property
     def full(self) -> bool:
@@ -267,10 +276,18 @@ class Outbox:
         if self.full:
             await emptied.wait()
 
+    def _flush_in_time(self) -> None:
+        seconds = self._flushed_at + PACE_SECONDS - time.monotonic()
+        if seconds <= 0 or self.full:
+            self.flush()
+        else:
+            self._home.call_later(seconds, self.flush)
+
     def flush(self) -> None:
         """Deliver what is on its way now; only here."""
         # First: what is put from here on calls again.
         self._is_called = False
+        self._flushed_at = time.monotonic()
         while self._waiting:
             name, data = self._waiting.popleft()
             self._taken_bytes += len(data) + OVERHEAD_BYTES

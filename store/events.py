@@ -32,11 +32,6 @@ __all__ = [
 #: What the ring of a thread whose run is elsewhere keeps: a slow reader goes on from Redis.
 FED_EVENTS, FED_BYTES = 1_000, 1 << 20
 
-#: Events of a run that come one by one are delivered no more often than this: each delivery is a
-#: write to a socket. One that comes after a pause, or among the run's first, is not held back, nor
-#: is anything after more than a few at once, so that nobody lags behind a full ring.
-PACE_SECONDS, TRICKLE_EVENTS = 0.005, 20
-
 
 class EventLog:
     """
@@ -146,7 +141,6 @@ class EventLog:
                     yield item
                 if found:
                     quiet_at = time.monotonic()
-                    await _pace(ring, found[-1])
                     continue
                 if last:
                     return
@@ -303,11 +297,6 @@ class EventLog:
 async def _set_after(stop: asyncio.Event, wake: asyncio.Event) -> None:
     await stop.wait()
     wake.set()
-
-
-async def _pace(ring: Ring, found: list[Event] | Gap) -> None:
-    if ring.lease and isinstance(found, list) and len(found) <= TRICKLE_EVENTS < found[0].seq:
-        await asyncio.sleep(PACE_SECONDS)
 
 
 async def _wait(wake: asyncio.Event, seconds: float | None) -> None:

@@ -8,7 +8,6 @@ from api.embedded import Servers
 from store.errors import InvalidInputError
 from store.events import (
     START,
-    TRICKLE_EVENTS,
     EventId,
     EventLog,
     Gap,
@@ -81,25 +80,6 @@ async def test_followers_go_with_the_thread_from_process_to_process(servers: Ser
 
         expected = [p for epoch in (1, 2, 3, 5, 6) for p in ids(epoch, range(1, 41))]
         assert await asyncio.gather(*readers) == [expected] * 3
-
-
-async def test_events_that_come_fast_are_delivered_together_once_a_run_is_under_way() -> None:
-    async with open_event_log("") as log, aclosing(log.follow("t", START)) as items:
-        writer = log.writer("t", 1, "r")
-
-        async def delivered(count: int) -> int:
-            """How many of some events, one right after the other, come at once."""
-            following = asyncio.ensure_future(anext(items))
-            for _ in range(count):
-                await asyncio.sleep(0)
-                emit(writer, 1)
-            return len(positions(await following))
-
-        assert await delivered(3) == 1
-        assert positions(await anext(items)) == ids(1, (2, 3))
-        for _ in range(TRICKLE_EVENTS):
-            assert await delivered(1) == 1
-        assert await delivered(3) == 3
 
 
 async def test_a_client_of_an_earlier_run_catches_up_with_a_later_one_elsewhere(
