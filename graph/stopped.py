@@ -4,7 +4,7 @@ What a run that was stopped midway leaves of a conversation, made fit for the ne
 A model that was speaking is not taken back: what was streamed of its answer becomes a message of
 the thread. A tool that was at work left its call without an answer, which no model accepts: the
 next input brings one along. Both happen under the lease, in checkpoints of the run that they are
-of. See docs/decisions/0012.
+of. See docs/decisions/0009.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

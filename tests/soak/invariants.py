@@ -159,7 +159,7 @@ class Findings:
     async def _of_messages(
         self, http: httpx.AsyncClient, thread_id: str, checkpoint_id: str
     ) -> list[str]:
-        """The table is what the newest checkpoint has: docs/decisions/0010."""
+        """The table is what the newest checkpoint has: docs/decisions/0007."""
         state = (await http.get(f"/threads/{thread_id}/state/{checkpoint_id}")).json()
         head = [(one["id"], one["content"]) for one in (state["values"] or {}).get("messages", [])]
         table = self._sql(
