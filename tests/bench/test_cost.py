@@ -10,7 +10,7 @@ import statistics
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from psycopg_pool import AsyncConnectionPool
 from tests.acceptance.process import ServerProcess, serving
 from tests.bench import graphs
 from tests.bench.light import Light
-from tests.bench.servers import load, project, size
+from tests.bench.servers import cpu_seconds, load, project, size
 
 CONCURRENCY = 32
 ROUNDS = size("ROUNDS", 3)
@@ -99,11 +99,11 @@ async def _cost(
         for thread_id in left:
             await run(name, thread_id)
 
-    before = _cpu_seconds(charged)
+    before = cpu_seconds(charged)
     await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
     # What is written behind belongs to them.
     await asyncio.sleep(SETTLE_SECONDS)
-    return 1000 * (_cpu_seconds(charged) - before) / len(thread_ids)
+    return 1000 * (cpu_seconds(charged) - before) / len(thread_ids)
 
 
 def _thread_on_server(http: httpx.AsyncClient) -> Callable[[], Awaitable[str]]:
@@ -162,13 +162,3 @@ def _roots(server: ServerProcess, data_dir: Path) -> list[psutil.Process]:
     files = (data_dir / "postgres/data/postmaster.pid", data_dir / "valkey/run/valkey.pid")
     pids = [server.process.pid, *(int(file.read_text().split()[0]) for file in files)]
     return [psutil.Process(pid) for pid in pids]
-
-
-def _cpu_seconds(roots: Sequence[psutil.Process]) -> float:
-    total = 0.0
-    for root in roots:
-        for process in (root, *root.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                total += times.user + times.system + times.children_user + times.children_system
-    return total
