@@ -23,7 +23,7 @@ RETRY_SECONDS = (0.05, 1.0)
 
 #: Batches follow each other no sooner, unless somebody is in a hurry: the events of a run that goes on
 #: come one by one, and sending each by itself costs more than all that was done to make it.
-PACE_SECONDS = 0.008
+PACE_SECONDS = 0.004
 
 #: How many streams are asked for their end in a round trip.
 BATCH_RINGS = 200
