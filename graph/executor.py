@@ -236,7 +236,7 @@ class Executor:
         except Exception as exc:
             # One run still: the state that it left cannot be read by its graph, for example.
             log.warning("run left its thread unreadable", run_id=writer.run_id, exc_info=True)
-            failed = Result(status="error", error=error_payload(exc))
+            failed = Result(status="error", error=plain(error_payload(exc)))
             await self._settle(execution, writer, failed)
 
     async def _stream(self, execution: Execution, writer: ThreadWriter) -> Result:
@@ -256,7 +256,8 @@ class Executor:
         except (LeaseLostError, UnavailableError) as exc:
             # What is written is safe and the rest is not ours to write: another attempt resumes.
             log.warning("run left to another attempt", run_id=writer.run_id, reason=exc.message)
-            execution.stop("lost")
+            # Not by `stop`, which would cancel what is to come.
+            execution.stop_reason = "lost"
             return Result(status="pending")
         except Exception as exc:
             # One run: whatever its graph raises ends it, and it alone.
@@ -265,7 +266,7 @@ class Executor:
             log.warning("run failed", run_id=writer.run_id, exc_info=True)
             return self._failed(exc, outcome, "timeout" if limit.expired() else "error")
         finally:
-            outbox.flush()
+            outbox.close()
             # Before the thread may go on elsewhere, which closes its log to what comes later.
             writer.hurry()
             execution.end()

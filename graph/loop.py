@@ -245,7 +245,7 @@ class Outbox:
         self._home = home
         self._deliver = deliver
         self._waiting: deque[tuple[str, bytes]] = deque()
-        self._is_called = False
+        self._is_called = self._is_closed = False
         # Each is written by one side only.
         self._put_bytes = self._taken_bytes = 0
         self._put_count = 0
@@ -270,11 +270,16 @@ class Outbox:
 
     async def room(self) -> None:
         """Return when it is full no more."""
-        emptied = self._emptied = asyncio.Event()
         self._there = asyncio.get_running_loop()
+        emptied = self._emptied = asyncio.Event()
         # Asked after that: a delivery in between has set it, or has made room.
         if self.full:
             await emptied.wait()
+
+    def close(self) -> None:
+        """Deliver what is on its way now, and nothing that comes later; only here."""
+        self.flush()
+        self._is_closed = True
 
     def _flush_in_time(self) -> None:
         seconds = self._flushed_at + PACE_SECONDS - time.monotonic()
@@ -291,7 +296,8 @@ class Outbox:
         while self._waiting:
             name, data = self._waiting.popleft()
             self._taken_bytes += len(data) + OVERHEAD_BYTES
-            self._deliver(name, data)
+            if not self._is_closed:
+                self._deliver(name, data)
         emptied, self._emptied = self._emptied, None
         if emptied is not None and self._there is not None:
             with suppress(RuntimeError):  # nobody is there any more

@@ -3,11 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
-import psycopg
-
 from store import queue
 from store.database import Database
-from store.errors import Error, UnavailableError
+from store.errors import UnavailableError
 from store.queue import Ending
 
 #: How many runs a transaction ends at the most.
@@ -58,11 +56,10 @@ class Finisher:
                 ended = await queue.finish(self._db, endings, wait=False)
             except UnavailableError as exc:
                 _fail(batch, exc)
-            except (Error, psycopg.Error):
-                # One of them cannot be stored; which one shows when each is written alone.
+            except Exception:  # noqa: BLE001 - which one is at fault shows when each is alone
                 _tell(batch, None)
             except BaseException as exc:
-                _fail(batch, exc)
+                _fail([*batch, *self._waiting], exc)
                 raise
             else:
                 _tell(batch, ended)

@@ -9,10 +9,14 @@ waits for a lock, belongs to the pool: here it would hold up everybody behind it
 """
 
 import asyncio
+import os
 import re
+import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Final, LiteralString
 
@@ -108,6 +112,13 @@ class Lane:
                 whether the transaction has committed.
             InvalidInputError: A parameter has something that PostgreSQL cannot hold.
         """
+        try:
+            return await self._send(calls, extra_seconds)
+        except pg.InvalidSqlStatementName:
+            # Nothing was done. It is prepared anew: it was not there, or could not be before.
+            return await self._send(calls, extra_seconds)
+
+    async def _send(self, calls: Sequence[Call], extra_seconds: float) -> list[Rows]:
         link = self._link
         if link is None or link.closed:
             link = await self._open()
@@ -176,7 +187,7 @@ class _Link:
             for statement, values, formats in bound:
                 self._prepare(statement, transaction)
                 self._pg.send_query_prepared(statement.name, values, formats)
-                transaction.steps.append(None)
+                transaction.steps.append((statement.name, False))
             self._pg.pipeline_sync()
             self._transactions.append(transaction)
             self._write()
@@ -196,6 +207,9 @@ class _Link:
         self._loop.remove_reader(self._socket)
         if self._is_writing:
             self._loop.remove_writer(self._socket)
+        # What is still on its way is not to arrive after what the next connection sends.
+        with suppress(OSError), socket.socket(fileno=os.dup(self._socket)) as end:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._pg.finish()
         for transaction in self._transactions:
             transaction.fail(psycopg.OperationalError(_LOST))
@@ -205,7 +219,7 @@ class _Link:
         if statement.name not in self._prepared:
             self._prepared.add(statement.name)
             self._pg.send_prepare(statement.name, statement.text)
-            transaction.steps.append(statement.name)
+            transaction.steps.append((statement.name, True))
 
     def _write(self) -> None:
         try:
@@ -239,14 +253,15 @@ class _Link:
             if transaction.error and (transaction.error.sqlstate or "").startswith(_ELSEWHERE):
                 self.close()
         elif result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-            if transaction.steps[transaction.place] is None:
+            if not transaction.steps[transaction.place][1]:
                 transaction.results.append(result)
         else:
-            name = transaction.steps[transaction.place]
-            if name is not None:  # it could not be prepared, or was not any more
-                self._prepared.discard(name)
             if result.status != ExecStatus.PIPELINE_ABORTED:
                 transaction.error = pg.error_from_result(result, "utf-8")
+            name, prepares = transaction.steps[transaction.place]
+            # It could not be prepared, or is not there any more.
+            if prepares or isinstance(transaction.error, pg.InvalidSqlStatementName):
+                self._prepared.discard(name)
 
     def _watch(self) -> None:
         """Give up a connection that does not answer."""
@@ -274,8 +289,8 @@ class _Transaction:
     ) -> None:
         self.done = done
         self.due_at = due_at
-        #: The name of what is prepared, None for what is executed.
-        self.steps: list[bytes | None] = []
+        #: Of each statement its name, and whether it is prepared or executed.
+        self.steps: list[tuple[bytes, bool]] = []
         self.place = 0
         self.results: list[PGresult] = []
         self.error: psycopg.Error | None = None

@@ -451,12 +451,15 @@ async def _stop(
     params = {"thread_id": thread_id, "run_ids": run_ids, "action": action}
     await tx.execute(SQL["cancel_begun"], params)
     cancelled = await tx.tuples(SQL["cancel_pending"], params)
-    ended = [run_id for run_id, _ in cancelled]
+    ended = [run_id for run_id, _, _ in cancelled]
     stopping = [row[0] for row in await tx.tuples(SQL["cancel_running"], params)]
     if ended and action == "rollback":
         await tx.execute(SQL["delete_run"], {"thread_id": thread_id, "run_ids": ended})
-    if any(temporary for _, temporary in cancelled):
+    if any(temporary for _, temporary, _ in cancelled):
         await tx.execute(SQL["delete_thread"], {"thread_id": thread_id})
+    for run_id in (run_id for run_id, _, begun in cancelled if begun):
+        left = {"run_id": run_id, "status": "interrupted", "error": CANCELLED}
+        await tx.execute(SQL["settle_given_up"], {"thread_id": thread_id, **left})
     for run_id in ended:
         await notify_ended(tx, run_id)
     for run_id in stopping:

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection, errors as pg
 
 from store.commits import Entry, commit
 from store.database import CONNECT, PING_SECONDS, Database, limited, translated_errors
-from store.errors import Error, LeaseLostError, UnavailableError
+from store.errors import LeaseLostError, UnavailableError
 from store.lane import Lane
 
 _BATCH_ITEMS: Final = 256
@@ -161,7 +161,7 @@ class CheckpointWriter:
         while entries := self._now(entries):
             try:
                 await self._commit(entries)
-            except (psycopg.Error, OSError, TimeoutError) as exc:
+            except Exception as exc:  # noqa: BLE001 - it fails one entry, and the writer goes on
                 is_locked = isinstance(exc, pg.LockNotAvailable)
                 is_passing = _is_passing(exc)
                 if len(entries) > 1 and (is_locked or not is_passing):
@@ -249,9 +249,7 @@ def _is_passing(exc: BaseException) -> bool:
     """Whether the same entries may succeed later."""
     sqlstate = exc.sqlstate if isinstance(exc, psycopg.Error) else None
     if sqlstate is None:
-        return not isinstance(exc, psycopg.Error) or isinstance(
-            exc, psycopg.OperationalError | psycopg.InterfaceError
-        )
+        return isinstance(exc, OSError | psycopg.OperationalError | psycopg.InterfaceError)
     # ProgramLimitExceeded (54…) is an OperationalError too, and stays.
     return sqlstate.startswith(_PASSING)
 
@@ -279,8 +277,8 @@ def _fail(entry: Entry, exc: BaseException) -> None:
         return
     try:
         with translated_errors():
-            raise exc
-    except (psycopg.Error, Error) as error:
+            raise exc  # noqa: TRY301
+    except BaseException as error:  # noqa: BLE001 - raised where the entry is waited for
         entry.committed.set_exception(error)
 
 

@@ -207,7 +207,7 @@ UPDATE run
 SET status = 'interrupted', ended_at = now(), updated_at = now()
 WHERE thread_id = %(thread_id)s AND status = 'pending'
     AND (%(run_ids)s::uuid[] IS NULL OR run_id = ANY(%(run_ids)s::uuid[]))
-RETURNING run_id, temporary;
+RETURNING run_id, temporary, first_epoch IS NOT NULL AS begun;
 
 -- name: cancel_running
 -- Of two wishes the one that leaves less counts: 'rollback' is the greater word too.

@@ -67,6 +67,14 @@ async def test_a_statement_that_cannot_be_prepared_fails_each_time_and_nothing_e
     assert await pid(db)
 
 
+async def test_a_statement_that_is_not_prepared_any_more_is_prepared_anew(db: Database) -> None:
+    assert await pid(db)
+    await db.at_once((Statement("DISCARD ALL"), {}))
+    calls = [pid(db) for _ in range(3)]
+
+    assert len(set(await asyncio.gather(*calls))) == 1
+
+
 async def test_parameters_and_rows_may_be_larger_than_any_buffer(db: Database) -> None:
     text = "x" * 8_000_000
     calls = [db.at_once((ECHO, {**row(n), "text": text}), (PID, {})) for n in range(4)]

@@ -393,6 +393,20 @@ async def test_rolling_back_a_run_that_waits_to_be_resumed_takes_back_what_it_wr
     assert await claim_all(db, worker_id) == [next_one.run_id]
 
 
+async def test_interrupting_a_run_that_waits_to_be_resumed_leaves_its_thread_interrupted(
+    db: Database,
+) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    begun = await begin(db, thread_id, worker_id)
+    await checkpoint(db, begun, "1")
+    await queue.hand_back(db, begun)
+
+    await queue.cancel(db, thread_id, None, action="interrupt")
+
+    assert await status(db, begun.run.run_id) == "interrupted"
+    assert (await thread(db, thread_id)).status == "interrupted"
+
+
 # ---------------------------------------------------------------- cancelling
 
 
