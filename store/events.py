@@ -317,7 +317,7 @@ async def open_event_log(
     max_events: int = 10_000,
     max_bytes: int = 16 << 20,
     max_total_bytes: int = 256 << 20,
-    keep_seconds: float = 60.0,
+    keep_seconds: float = 15.0,
     ttl_seconds: float = 600.0,
     close_seconds: float = 2.0,
 ) -> AsyncIterator[EventLog]:
