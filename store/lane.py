@@ -124,11 +124,6 @@ class Lane:
             link = await self._open()
         return await link.send(calls, extra_seconds)
 
-    async def one(self, statement: Statement, params: Params) -> tuple[Any, ...] | None:
-        """The first row of a transaction of one statement, if there is one. Raises as `run`."""
-        [rows] = await self.run((statement, params))
-        return rows[0] if rows else None
-
     def close(self) -> None:
         """Close the connection for good; what is under way fails."""
         self._is_closed = True
