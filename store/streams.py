@@ -3,6 +3,9 @@ Redis or Valkey: one stream for each thread's event log, with the log's own ids.
 
 An id that is not above the stream's last one is refused, so a writer whose lease is lost cannot
 get an event in once its successor has written one.
+
+An entry holds events that follow each other, under the id of the last: of a hundred tokens each
+repeats the kilobyte that the one before it said, so that together they are a tenth.
 """
 
 import asyncio
@@ -11,13 +14,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+import zstandard
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from store.errors import InvalidInputError, UnavailableError
-from store.rings import START, Event, EventId
+from store.rings import START, Event, EventId, follows
 
 #: How long Redis may take to answer, and to take a connection.
 ANSWER_SECONDS = 5.0
@@ -25,6 +30,12 @@ CONNECT_SECONDS = 2.0
 
 #: How many readers ask at once; the others wait for their turn.
 READ_CONNECTIONS = 8
+
+#: What the events of an entry hold together at the most, unless it is one event.
+ENTRY_BYTES = 64 << 10
+
+#: From what size on an entry is worth compressing.
+COMPRESSED_FROM_BYTES = 256
 
 Command = tuple[Any, ...]
 
@@ -60,10 +71,11 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of a stream, and the id of its first event."""
+    """A part of a stream, the id of the stream's first event, and whether there was no more."""
 
     oldest: EventId | None
     events: list[Event]
+    is_last: bool
 
 
 @asynccontextmanager
@@ -137,6 +149,7 @@ class Streams:
             raise InvalidInputError("The Redis URL is not valid") from None
         self._client = Redis(connection_pool=self._pool)
         self._writer = self.line()
+        self._compressor = zstandard.ZstdCompressor(level=1)
         self._prefix = prefix
         self._max_events = max_events
 
@@ -155,22 +168,20 @@ class Streams:
 
     async def append(self, appends: Sequence[Append]) -> list[Appended]:
         """Add events to streams in one round trip. Only one task at a time may call it."""
-        commands = [self._commands(append) for append in appends]
+        entries = [_entries(append.events) for append in appends]
+        commands = [self._commands(*one) for one in zip(appends, entries, strict=True)]
         flat = [command for some in commands for command in some]
         answers = iter(await self._writer.run(flat, ANSWER_SECONDS))
         return [
-            _appended(append, [next(answers) for _ in some])
-            for append, some in zip(appends, commands, strict=True)
+            _appended(append, kept, [next(answers) for _ in some])
+            for append, kept, some in zip(appends, entries, commands, strict=True)
         ]
 
-    def _commands(self, append: Append) -> list[Command]:
+    def _commands(self, append: Append, entries: Sequence[Sequence[Event]]) -> list[Command]:
         key = self.key(append.thread_id)
         head: Command = ("XADD", key) if append.create else ("XADD", key, "NOMKSTREAM")
         bound: Command = ("MAXLEN", "~", self._max_events)
-        commands: list[Command] = [
-            (*head, event.id, "r", event.run_id, "e", event.name, "d", event.data)
-            for event in append.events
-        ]
+        commands: list[Command] = [(*head, *self._entry(events)) for events in entries]
         if commands:
             commands[-1] = (*head, *bound, *commands[-1][len(head) :])
         if append.trim_before is not None:
@@ -180,6 +191,15 @@ class Streams:
         if append.weigh:
             commands.append(("MEMORY", "USAGE", key, "SAMPLES", "0"))
         return commands
+
+    def _entry(self, events: Sequence[Event]) -> Command:
+        """The id and the fields of events that are kept together."""
+        last = events[-1]
+        data = b"".join([event.data for event in events])
+        index = orjson.dumps([(event.name, len(event.data)) for event in events])
+        compresses = len(data) >= COMPRESSED_FROM_BYTES
+        kept = ("z", self._compressor.compress(data)) if compresses else ("d", data)
+        return (last.id, "r", last.run_id, "e", index, *kept)
 
     async def ends(self, thread_ids: Sequence[str]) -> list[EventId | None]:
         """
@@ -206,16 +226,25 @@ class Streams:
             return _position(info["last-generated-id"])
 
     async def page(self, thread_id: str, after: EventId, count: int) -> Page:
-        """The first events after the cursor."""
+        """
+        The first events after the cursor.
+
+        Args:
+            count: How many entries of the stream to read at the most.
+        """
         key = self.key(thread_id)
         async with answered():
             pipeline = self._client.pipeline(transaction=False)
             pipeline.xrange(key, "-", "+", count=1)
             pipeline.xrange(key, f"({_text(after)}", "+", count=count)
             oldest, entries = await pipeline.execute()
+        first = _events(*oldest[0]) if oldest else []
+        found = [event for entry in entries for event in _events(*entry)]
         return Page(
-            oldest=_position(oldest[0][0]) if oldest else None,
-            events=[_event(event_id, fields) for event_id, fields in entries],
+            oldest=first[0].position if first else None,
+            # The cursor may be within the first entry.
+            events=[event for event in found if event.position > after],
+            is_last=len(entries) < count,
         )
 
     async def touch(self, key: str, ttl_seconds: float) -> None:
@@ -255,16 +284,17 @@ async def open_streams(url: str, prefix: str, max_events: int) -> AsyncIterator[
 
 async def read_blocking(
     line: Line, cursors: Mapping[str, str], *, count: int, block_seconds: float
-) -> dict[str, list[tuple[str, Event]]]:
+) -> dict[str, tuple[str, list[Event]]]:
     """
     Wait until one of the streams has something after its cursor.
 
     Args:
         cursors: An id for each key.
-        count: How many events at the most of each stream.
+        count: How many entries at the most of each stream.
 
     Returns:
-        What there is by key, each with its id; nothing after `block_seconds`.
+        By key the id to go on from, and what there is, which may begin with events before the
+        cursor; nothing after `block_seconds`.
     """
     block = int(block_seconds * 1000)
     command = ("XREAD", "BLOCK", block, "COUNT", count, "STREAMS", *cursors, *cursors.values())
@@ -272,10 +302,14 @@ async def read_blocking(
     if isinstance(answer, ResponseError):
         raise UnavailableError("Redis refused to be read") from answer
     return {
-        key.decode(): [
-            (event_id.decode(), _event(event_id, dict(zip(flat[::2], flat[1::2], strict=True))))
-            for event_id, flat in entries
-        ]
+        key.decode(): (
+            entries[-1][0].decode(),
+            [
+                event
+                for entry_id, flat in entries
+                for event in _events(entry_id, dict(zip(flat[::2], flat[1::2], strict=True)))
+            ],
+        )
         for key, entries in answer or ()
     }
 
@@ -289,9 +323,38 @@ def _position(event_id: bytes) -> EventId:
     return int(epoch), int(seq)
 
 
-def _event(event_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
-    run_id, name = fields.get(b"r", b""), fields.get(b"e", b"")
-    return Event(*_position(event_id), run_id.decode(), name.decode(), fields.get(b"d", b""))
+def _entries(events: Sequence[Event]) -> list[list[Event]]:
+    """The events in the portions that are kept together: of one run, none missing between."""
+    entries: list[list[Event]] = []
+    size = 0
+    for event in events:
+        last = entries[-1][-1] if entries else None
+        joins = (
+            last is not None
+            and (last.run_id, last.epoch) == (event.run_id, event.epoch)
+            and follows(last.position, event.position)
+            and size + len(event.data) <= ENTRY_BYTES
+        )
+        if joins:
+            entries[-1].append(event)
+        else:
+            entries.append([event])
+            size = 0
+        size += len(event.data)
+    return entries
+
+
+def _events(entry_id: bytes, fields: Mapping[bytes, bytes]) -> list[Event]:
+    """The events of an entry; none of one that is not ours, as those that wake a reader."""
+    index = orjson.loads(fields.get(b"e", b"[]"))
+    run_id = fields.get(b"r", b"").decode()
+    data = zstandard.decompress(fields[b"z"]) if b"z" in fields else fields.get(b"d", b"")
+    epoch, seq = _position(entry_id)
+    events, start = [], 0
+    for number, (name, size) in enumerate(index, seq - len(index) + 1):
+        events.append(Event(epoch, number, run_id, name, data[start : start + size]))
+        start += size
+    return events
 
 
 def _end(answer: Any) -> EventId | None:
@@ -300,16 +363,16 @@ def _end(answer: Any) -> EventId | None:
     return _position(answer[answer.index(b"last-generated-id") + 1])
 
 
-def _appended(append: Append, answers: list[Any]) -> Appended:
-    added = answers[: len(append.events)]
-    accepted = next((i for i, answer in enumerate(added) if not isinstance(answer, bytes)), None)
+def _appended(append: Append, entries: list[list[Event]], answers: list[Any]) -> Appended:
+    added = answers[: len(entries)]
+    refused = next((i for i, answer in enumerate(added) if not isinstance(answer, bytes)), None)
     error = None
-    if accepted is not None and isinstance(added[accepted], ResponseError):
-        text = str(added[accepted])
+    if refused is not None and isinstance(added[refused], ResponseError):
+        text = str(added[refused])
         error = None if "equal or smaller" in text else text
     size = answers[-1] if append.weigh else 0
     return Appended(
-        accepted=len(added) if accepted is None else accepted,
+        accepted=sum(len(events) for events in entries[:refused]),
         error=error,
         stream_bytes=size if isinstance(size, int) else 0,
     )
