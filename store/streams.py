@@ -3,9 +3,6 @@ Redis or Valkey: one stream for each thread's event log, with the log's own ids.
 
 An id that is not above the stream's last one is refused, so a writer whose lease is lost cannot
 get an event in once its successor has written one.
-
-An entry holds events that follow each other, under the id of the last: of a hundred tokens each
-repeats the kilobyte that the one before it said, so that together they are a tenth.
 """
 
 import asyncio
@@ -14,15 +11,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-import zstandard
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from store.entries import events_of, fields, portions
 from store.errors import InvalidInputError, UnavailableError
-from store.rings import START, Event, EventId, follows
+from store.rings import START, Event, EventId
 
 #: How long Redis may take to answer, and to take a connection.
 ANSWER_SECONDS = 5.0
@@ -30,12 +26,6 @@ CONNECT_SECONDS = 2.0
 
 #: How many readers ask at once; the others wait for their turn.
 READ_CONNECTIONS = 8
-
-#: What the events of an entry hold together at the most, unless it is one event.
-ENTRY_BYTES = 64 << 10
-
-#: From what size on an entry is worth compressing.
-COMPRESSED_FROM_BYTES = 256
 
 Command = tuple[Any, ...]
 
@@ -149,7 +139,6 @@ class Streams:
             raise InvalidInputError("The Redis URL is not valid") from None
         self._client = Redis(connection_pool=self._pool)
         self._writer = self.line()
-        self._compressor = zstandard.ZstdCompressor(level=1)
         self._prefix = prefix
         self._max_events = max_events
 
@@ -168,7 +157,7 @@ class Streams:
 
     async def append(self, appends: Sequence[Append]) -> list[Appended]:
         """Add events to streams in one round trip. Only one task at a time may call it."""
-        entries = [_entries(append.events) for append in appends]
+        entries = [portions(append.events) for append in appends]
         commands = [self._commands(*one) for one in zip(appends, entries, strict=True)]
         flat = [command for some in commands for command in some]
         answers = iter(await self._writer.run(flat, ANSWER_SECONDS))
@@ -181,7 +170,7 @@ class Streams:
         key = self.key(append.thread_id)
         head: Command = ("XADD", key) if append.create else ("XADD", key, "NOMKSTREAM")
         bound: Command = ("MAXLEN", "~", self._max_events)
-        commands: list[Command] = [(*head, *self._entry(events)) for events in entries]
+        commands: list[Command] = [(*head, events[-1].id, *fields(events)) for events in entries]
         if commands:
             commands[-1] = (*head, *bound, *commands[-1][len(head) :])
         if append.trim_before is not None:
@@ -191,15 +180,6 @@ class Streams:
         if append.weigh:
             commands.append(("MEMORY", "USAGE", key, "SAMPLES", "0"))
         return commands
-
-    def _entry(self, events: Sequence[Event]) -> Command:
-        """The id and the fields of events that are kept together."""
-        last = events[-1]
-        data = b"".join([event.data for event in events])
-        index = orjson.dumps([(event.name, len(event.data)) for event in events])
-        compresses = len(data) >= COMPRESSED_FROM_BYTES
-        kept = ("z", self._compressor.compress(data)) if compresses else ("d", data)
-        return (last.id, "r", last.run_id, "e", index, *kept)
 
     async def ends(self, thread_ids: Sequence[str]) -> list[EventId | None]:
         """
@@ -238,8 +218,8 @@ class Streams:
             pipeline.xrange(key, "-", "+", count=1)
             pipeline.xrange(key, f"({_text(after)}", "+", count=count)
             oldest, entries = await pipeline.execute()
-        first = _events(*oldest[0]) if oldest else []
-        found = [event for entry in entries for event in _events(*entry)]
+        first = events_of(_position(oldest[0][0]), oldest[0][1]) if oldest else []
+        found = [event for last, kept in entries for event in events_of(_position(last), kept)]
         return Page(
             oldest=first[0].position if first else None,
             # The cursor may be within the first entry.
@@ -306,8 +286,10 @@ async def read_blocking(
             entries[-1][0].decode(),
             [
                 event
-                for entry_id, flat in entries
-                for event in _events(entry_id, dict(zip(flat[::2], flat[1::2], strict=True)))
+                for last, flat in entries
+                for event in events_of(
+                    _position(last), dict(zip(flat[::2], flat[1::2], strict=True))
+                )
             ],
         )
         for key, entries in answer or ()
@@ -321,40 +303,6 @@ def _text(position: EventId) -> str:
 def _position(event_id: bytes) -> EventId:
     epoch, seq = event_id.split(b"-")
     return int(epoch), int(seq)
-
-
-def _entries(events: Sequence[Event]) -> list[list[Event]]:
-    """The events in the portions that are kept together: of one run, none missing between."""
-    entries: list[list[Event]] = []
-    size = 0
-    for event in events:
-        last = entries[-1][-1] if entries else None
-        joins = (
-            last is not None
-            and (last.run_id, last.epoch) == (event.run_id, event.epoch)
-            and follows(last.position, event.position)
-            and size + len(event.data) <= ENTRY_BYTES
-        )
-        if joins:
-            entries[-1].append(event)
-        else:
-            entries.append([event])
-            size = 0
-        size += len(event.data)
-    return entries
-
-
-def _events(entry_id: bytes, fields: Mapping[bytes, bytes]) -> list[Event]:
-    """The events of an entry; none of one that is not ours, as those that wake a reader."""
-    index = orjson.loads(fields.get(b"e", b"[]"))
-    run_id = fields.get(b"r", b"").decode()
-    data = zstandard.decompress(fields[b"z"]) if b"z" in fields else fields.get(b"d", b"")
-    epoch, seq = _position(entry_id)
-    events, start = [], 0
-    for number, (name, size) in enumerate(index, seq - len(index) + 1):
-        events.append(Event(epoch, number, run_id, name, data[start : start + size]))
-        start += size
-    return events
 
 
 def _end(answer: Any) -> EventId | None:
