@@ -119,7 +119,7 @@ def of_owner(authorization: str | None) -> dict[str, Any]:
 async def own(ctx: Auth.types.AuthContext, value: dict[str, Any]) -> dict[str, str]:
     """Everything is its maker's."""
     owner = {"owner": ctx.user.identity}
-    if isinstance(value.get("metadata"), dict) or ctx.action in ("create", "create_run"):
+    if ctx.action in ("create", "create_run"):
         value["metadata"] = {**(value.get("metadata") or {}), **owner}
     return owner
 
