@@ -315,8 +315,12 @@ async def test_what_a_handler_adds_makes_things_their_makers(ask: Ask) -> None:
     taken = await ask(
         "POST", f"/threads/{UNKNOWN}/runs/wait", "bob", json={**asked, "if_not_exists": "create"}
     )
-    assert (taken.status_code, taken.json()["code"]) == (409, "already_exists")
+    assert (taken.status_code, taken.json()["code"]) == (404, "not_found")
 
+    for body in ({}, {"metadata": None}):
+        made = (await ask("POST", "/threads", "ada", json=body)).json()
+        assert made["metadata"] == {"owner": "ada"}
+        await ask("DELETE", f"/threads/{made['thread_id']}", "ada")
     mine = (await ask("POST", "/threads/search", "ada", json={})).json()
     assert len(mine) == 2
     for thread in mine:

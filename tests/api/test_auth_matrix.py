@@ -144,18 +144,18 @@ CASES: dict[str, list[Case]] = {
     "POST /threads/{thread_id}/history": [Case(body={"limit": 9})],
     "POST /threads/{thread_id}/runs": [
         Case(body=RUN),
-        Case(409, {**RUN, "if_not_exists": "create"}),
+        Case(body={**RUN, "if_not_exists": "create"}),
         Case(body=FOREIGN, path="/threads/{thread_of_eve}/runs", owner=404),
         Case(body={**RUN, "multitask_strategy": "rollback"}, path="/threads/{busy}/runs", owner=0),
     ],
     "POST /threads/{thread_id}/runs/stream": [
         Case(body=RUN),
-        Case(409, {**RUN, "if_not_exists": "create"}),
+        Case(body={**RUN, "if_not_exists": "create"}),
         Case(body=FOREIGN, path="/threads/{thread_of_eve}/runs/stream", owner=404),
     ],
     "POST /threads/{thread_id}/runs/wait": [
         Case(body=RUN),
-        Case(409, {**RUN, "if_not_exists": "create"}),
+        Case(body={**RUN, "if_not_exists": "create"}),
         Case(body=FOREIGN, path="/threads/{thread_of_eve}/runs/wait", owner=404),
     ],
     "POST /runs": [Case(body=FOREIGN)],
