@@ -1,5 +1,6 @@
 """The one way from a request to a run, whichever door it came through."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from api.auth import Caller
@@ -7,7 +8,7 @@ from api.bootstrap import Services
 from api.run_schemas import RunCreateStateless
 from graph.requests import RunRequest
 from graph.runs import Submitted
-from store.models import JsonObject
+from store.models import JsonObject, Run
 
 
 async def submit(
@@ -41,6 +42,24 @@ async def submit(
         access=access,
         assistant_access=await caller.may("assistants", "read", assistant),
     )
+
+
+async def submit_batch(
+    services: Services, caller: Caller, bodies: Sequence[RunCreateStateless]
+) -> list[Run]:
+    """
+    Take runs in on threads of their own, if the caller may create all of them; otherwise none.
+
+    Raises: as `submit`.
+    """
+    asked = []
+    for request in [body.request() for body in bodies]:
+        value = _value(request, None)
+        await caller.may("threads", "create_run", value)
+        assistant = {"assistant_id": request.assistant_id}
+        assistants = await caller.may("assistants", "read", assistant)
+        asked.append((_allowed(request, value, caller), assistants))
+    return await services.runs.submit_batch(asked)
 
 
 def _value(request: RunRequest, thread_id: str | None) -> JsonObject:

@@ -210,10 +210,11 @@ def without_reserved(metadata: JsonObject) -> JsonObject:
 def graph_input(kwargs: JsonObject) -> Any:
     """The input of the graph; a command wins over an input given beside it."""
     command = kwargs.get("command")
-    return kwargs.get("input") if command is None else _command(command)
+    return kwargs.get("input") if command is None else as_command(command)
 
 
-def _command(command: JsonObject) -> Command[Any]:
+def as_command(command: JsonObject) -> Command[Any]:
+    """A `Command` that travelled as JSON."""
     update = command.get("update")
     if isinstance(update, list):
         update = [tuple(pair) for pair in update]

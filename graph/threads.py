@@ -2,26 +2,67 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Literal
 
 from graph.retention import Retention
 from graph.runs import Runs, few_at_once
+from graph.state import States
 from store import assistants, runs, threads
-from store.access import Access
+from store.access import EVERYTHING, Access
 from store.database import Database
-from store.errors import ConflictError, NotFoundError
-from store.retention import Strategy
+from store.errors import AlreadyExistsError, ConflictError, Error, NotFoundError
+from store.models import JsonObject, Thread
+from store.retention import Life, Strategy
 
 #: How many threads of an assistant are looked up at a time.
 PAGE = 500
 
 
 class Threads:
-    """Prunes threads, and deletes those of an assistant; one for each process."""
+    """Creates threads with states, prunes them, deletes those of an assistant; one a process."""
 
-    def __init__(self, *, db: Database, runs: Runs, retention: Retention) -> None:
+    def __init__(self, *, db: Database, runs: Runs, states: States, retention: Retention) -> None:
         self._db = db
         self._runs = runs
+        self._states = states
         self._retention = retention
+
+    async def create(
+        self,
+        thread_id: str,
+        supersteps: Sequence[Sequence[JsonObject]],
+        *,
+        metadata: JsonObject,
+        if_exists: Literal["raise", "do_nothing"],
+        life: Life | None,
+        access: Access,
+    ) -> Thread:
+        """
+        Create a thread that has states already, or find it when `if_exists` says so.
+
+        Args:
+            supersteps: As `States.begin` takes them. Nothing is done to a thread that was there.
+
+        Raises:
+            BadRequestError: `metadata` names no graph, or the graph refuses an update: then there is
+                no thread.
+            NotFoundError: The graph is not served.
+            AlreadyExistsError: The id is taken, and `if_exists` is ``raise`` or it is not visible.
+        """
+        self._states.require_graph(thread_id, metadata)
+        try:
+            await threads.create(self._db, thread_id, metadata=metadata, life=life, access=access)
+        except AlreadyExistsError:
+            if if_exists == "raise":
+                raise
+            return await threads.create(self._db, thread_id, if_exists="do_nothing", access=access)
+        try:
+            await self._states.begin(thread_id, supersteps, access=EVERYTHING)
+        except Error:
+            with suppress(Error):
+                await self._runs.delete_thread(thread_id, access=EVERYTHING)
+            raise
+        return await threads.get(self._db, thread_id, access=EVERYTHING)
 
     async def prune(self, thread_ids: Sequence[str], *, strategy: Strategy, access: Access) -> int:
         """

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from store.access import Access
-from store.database import Database
-from store.errors import NotFoundError
-from store.models import Assistant, JsonObject
+from store.database import Database, Transaction
+from store.errors import AlreadyExistsError, NotFoundError
+from store.models import Assistant, AssistantVersion, JsonObject
 from store.ordering import Order, ordered
 from store.sql import load
 
@@ -49,7 +49,7 @@ async def get(db: Database, assistant_id: str, *, access: Access) -> Assistant:
     params = {"assistant_id": assistant_id, "visible": access.array}
     found = await db.one(Assistant, SQL["get"], params)
     if found is None:
-        raise NotFoundError(f"Assistant {assistant_id} not found")
+        raise not_found(assistant_id)
     return found
 
 
