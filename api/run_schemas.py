@@ -1,8 +1,9 @@
 """What clients send to have a graph run, named as in the SDK. Unknown fields are ignored."""
 
+import uuid
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Strict, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
@@ -28,6 +29,15 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _checkpoint_id(value: str) -> str:
+    try:
+        uuid.UUID(value)
+    except ValueError:
+        raise PydanticCustomError(SENTENCE, "Invalid checkpoint ID") from None
+    return value
+
+
+CheckpointId = Annotated[str, AfterValidator(_checkpoint_id)]
 StreamModes = Annotated[list[str], BeforeValidator(_as_list)]
 Nodes = Literal["*"] | list[str]
 #: JSON has no tuples.
@@ -40,6 +50,7 @@ class RunConfig(Payload):
     tags: list[str] | None = None
     recursion_limit: int | None = Field(default=None, ge=1, le=10_000)
     max_concurrency: int | None = Field(default=None, ge=1, le=10_000)
+    run_name: str | None = None
     configurable: JsonObject | None = None
     metadata: JsonObject | None = None
 
@@ -134,7 +145,7 @@ class RunCreate(RunCreateStateless):
     """A run on a thread."""
 
     checkpoint: Checkpoint | None = None
-    checkpoint_id: str | None = None
+    checkpoint_id: CheckpointId | None = None
     multitask_strategy: MultitaskStrategy | None = "enqueue"
 
     def request(self) -> RunRequest:

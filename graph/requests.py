@@ -139,7 +139,8 @@ def compose(
 
 def thread_config(request: RunRequest, setting: Setting) -> JsonObject:
     """What a thread keeps of the config of a run: all of it but what was asked for as configurable."""
-    asked = {**_plain(request.config), "metadata": request.config.get("metadata")}
+    metadata = without_reserved(request.config.get("metadata") or {})
+    asked = {**_plain(request.config), "metadata": metadata}
     return {
         **_plain(setting.config),
         **(setting.thread_config or {}),

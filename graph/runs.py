@@ -187,8 +187,10 @@ class Runs:
         return setting
 
     def _assistant_id(self, text: str) -> str:
-        if text in self._registry.graph_ids or text in self._registry.failures:
+        if text in self._registry.graph_ids:
             return system_assistant_id(text)
+        if text in self._registry.failures:
+            self._registry.is_static(text)  # raises
         try:
             return str(UUID(text))
         except ValueError:

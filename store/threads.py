@@ -86,7 +86,7 @@ async def create(
         return created
     found = await find(db, thread_id, access=access) if if_exists == "do_nothing" else None
     if found is None:
-        raise AlreadyExistsError(f"Thread {thread_id} already exists")
+        raise AlreadyExistsError(f"Thread with ID {thread_id} already exists")
     return found
 
 
