@@ -203,10 +203,8 @@ async def test_an_assistant_of_a_graph_that_is_not_loaded_says_so(
     client: LangGraphClient, http: httpx.AsyncClient, services: Services
 ) -> None:
     assistant_id = (await client.assistants.create("steps"))["assistant_id"]
-    for metadata, graph_id, status in (({}, "gone", 404), ({}, "bad", 424)):
-        await assistants.update(
-            services.db, assistant_id, graph_id=graph_id, metadata=metadata, access=EVERYTHING
-        )
+    for graph_id, status in (("gone", 404), ("bad", 424)):
+        await assistants.update(services.db, assistant_id, graph_id=graph_id, access=EVERYTHING)
         answers = [
             await http.get(f"/assistants/{assistant_id}/schemas"),
             await http.get(f"/assistants/{assistant_id}/graph"),

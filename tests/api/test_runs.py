@@ -124,10 +124,11 @@ async def test_runs_are_created_by_the_dozen_or_not_at_all(
 ) -> None:
     one: Any = {"assistant_id": "steps", "input": {"text": "a"}, "on_completion": "keep"}
 
-    created = await client.runs.create_batch([one, {**one, "input": {"text": "b"}}])
+    other: Any = {**one, "input": {"text": "b"}}
+    created = await client.runs.create_batch([one, other])
 
-    values = [await client.runs.join(run["thread_id"], run["run_id"]) for run in created]
-    assert [each["text"] for each in values] == ["a", "b"]  # type: ignore[index, call-overload]
+    values: list[Any] = [await client.runs.join(run["thread_id"], run["run_id"]) for run in created]
+    assert [each["text"] for each in values] == ["a", "b"]
     before = await client.threads.count()
     for wrong, status in [
         ({"assistant_id": "nothing"}, 422),
@@ -137,7 +138,8 @@ async def test_runs_are_created_by_the_dozen_or_not_at_all(
     ]:
         refused = await http.post("/runs/batch", json=[one, wrong])
         assert refused.status_code == status, refused.text
-    for body in ([], {}, [one] * 1001):
+    bodies: list[Any] = [[], {}, [one] * 1001]
+    for body in bodies:
         assert (await http.post("/runs/batch", json=body)).status_code in (413, 422)
     assert await client.threads.count() == before
 
