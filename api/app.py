@@ -11,7 +11,7 @@ from api import __version__, errors
 from api.auth import Authentication
 from api.bootstrap import Services
 from api.middleware import BodyLimit, LastResort, RequestLog
-from api.routes import assistants, items, runs, sessions, system, threads, unsupported
+from api.routes import assistants, items, runs, sessions, states, system, threads, unsupported
 from api.security import secure
 from store.models import JsonObject
 
@@ -22,6 +22,7 @@ ROUTERS = (
     system.router,
     assistants.router,
     threads.router,
+    states.router,
     runs.router,
     items.router,
     sessions.router,
