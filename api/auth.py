@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket
 
 from api.authority import Action, Authority, Resource
 from api.errors import response_to
-from graph.user import User
+from graph.user import User, act_for
 from store.access import EVERYTHING, Access
 from store.errors import Error
 from store.models import JsonObject
@@ -107,6 +107,7 @@ class Authentication:
         state["caller"] = caller
         if caller.user is not None:
             scope["user"] = caller.user
+            act_for(caller.user)
         await self.app(scope, reading.again, send)
 
     async def _caller(self, scope: Scope, receive: Receive) -> Caller:

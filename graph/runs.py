@@ -28,7 +28,12 @@ from graph.snapshots import open_interrupts
 from store import queue, runs, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
-from store.errors import InvalidInputError, NotFoundError, UnavailableError
+from store.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 from store.events import START, Event, EventId, EventLog, Gap
 from store.heartbeat import Heartbeat
 from store.models import CancelAction, JsonObject, Run, RunStatus
@@ -47,6 +52,8 @@ ENDED = frozenset({"success", "error", "timeout", "interrupted"})
 
 #: With how many threads of many something is done at the same time, each on a connection.
 THREADS_AT_ONCE = 8
+
+MISSING = "Thread or assistant not found."
 
 #: What those get who waited for a stateless run whose log is lost.
 RESULT_LOST: JsonObject = {
@@ -126,7 +133,6 @@ class Runs:
         Raises:
             InvalidInputError: The assistant is no assistant's id and no graph's name.
             NotFoundError: There is no such assistant or thread that is visible.
-            AlreadyExistsError: It was to make the thread, and there is one that is not visible.
             ThreadBusyError: The strategy is ``reject`` and a run is in flight.
         """
         new_thread = thread_id is None
@@ -135,17 +141,8 @@ class Runs:
         new = _new_run(request, setting, thread_id, access)
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
-                raise NotFoundError("Thread or assistant not found.")
-            life = None if request.temporary else self._life
-            await threads.create(
-                self._db,
-                thread_id,
-                # Among it what says whose it is.
-                metadata=metadata_of(request),
-                if_exists="do_nothing",
-                life=life,
-                access=access,
-            )
+                raise NotFoundError(MISSING)
+            await self._make_thread(request, thread_id, access)
             new = replace(new, access=EVERYTHING)
         if attached and (execution := await self._start(new)):
             return Submitted(execution.claim.run, execution)
@@ -186,10 +183,24 @@ class Runs:
             assistant_access=assistant_access,
         )
         if setting is None:
-            raise NotFoundError("Thread or assistant not found.")
+            raise NotFoundError(MISSING)
         # Or it is clear at once that it cannot run.
         self._registry.is_static(setting.graph_id)
         return setting
+
+    async def _make_thread(self, request: RunRequest, thread_id: str, access: Access) -> None:
+        try:
+            await threads.create(
+                self._db,
+                thread_id,
+                # Among it what says whose it is.
+                metadata=metadata_of(request),
+                if_exists="do_nothing",
+                life=None if request.temporary else self._life,
+                access=access,
+            )
+        except AlreadyExistsError:  # and is not theirs
+            raise NotFoundError(MISSING) from None
 
     def assistant_id(self, text: str) -> str:
         """
