@@ -37,7 +37,7 @@ RESERVED = frozenset(
         "__context_provided__",
     }
 )
-_RESERVED_PREFIXES = ("__langsmith_", "__otel_", "__dd_")
+_RESERVED_PREFIXES = ("langgraph_auth_", "__langsmith_", "__otel_", "__dd_")
 #: Keys of ``metadata`` that only the server sets; stripped, as the reference does.
 RESERVED_METADATA = frozenset(
     {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"}
@@ -54,6 +54,8 @@ class RunRequest:
     """A run as a door decoded it; all of it is checked, none of it is merged."""
 
     assistant_id: str
+    #: Made when the run is submitted, unless given.
+    run_id: str | None = None
     input: Any = None
     command: JsonObject | None = None
     checkpoint: JsonObject | None = None
@@ -101,8 +103,7 @@ def compose(
     metadata = {
         **setting.metadata,
         **(setting.thread_metadata or {}),
-        **without_reserved(request.config.get("metadata") or {}),
-        **without_reserved(request.metadata),
+        **metadata_of(request),
         "graph_id": setting.graph_id,
         "assistant_id": setting.assistant_id,
     }
@@ -110,7 +111,7 @@ def compose(
         **_plain(setting.config),
         **_plain(request.config),
         "configurable": {
-            **configurable,
+            **_own(configurable),
             **_checkpoint(request.checkpoint),
             "user_id": configurable.get("user_id", ""),
             **request.injected,
@@ -201,6 +202,14 @@ def _plain(config: JsonObject) -> JsonObject:
 def _checkpoint(checkpoint: JsonObject | None) -> JsonObject:
     keys = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
     return {key: checkpoint[key] for key in keys if checkpoint and checkpoint.get(key) is not None}
+
+
+def metadata_of(request: RunRequest) -> JsonObject:
+    """What a request says of its run, and of a thread that is made for it."""
+    return {
+        **without_reserved(request.config.get("metadata") or {}),
+        **without_reserved(request.metadata),
+    }
 
 
 def without_reserved(metadata: JsonObject) -> JsonObject:

@@ -20,9 +20,9 @@ from graph.registry import Registry
 from graph.requests import (
     RunRequest,
     compose,
+    metadata_of,
     system_assistant_id,
     thread_config,
-    without_reserved,
 )
 from graph.snapshots import open_interrupts
 from store import queue, runs, threads
@@ -99,6 +99,7 @@ class Runs:
         self._endings = endings
         self._heartbeat = heartbeat
         self._life = life
+        self._system = frozenset(system_assistant_id(name) for name in registry.graph_ids)
         #: Set when this process goes: then runs are queued for others.
         self.draining = False
         self._abandoning: set[asyncio.Task[None]] = set()
@@ -140,7 +141,7 @@ class Runs:
                 self._db,
                 thread_id,
                 # Among it what says whose it is.
-                metadata=without_reserved(request.metadata),
+                metadata=metadata_of(request),
                 if_exists="do_nothing",
                 life=life,
                 access=access,
@@ -149,6 +150,10 @@ class Runs:
         if attached and (execution := await self._start(new)):
             return Submitted(execution.claim.run, execution)
         return Submitted(await queue.enqueue(self._db, new), None)
+
+    def is_system(self, assistant_id: str) -> bool:
+        """Whether it is the assistant that a graph has: those are everybody's."""
+        return assistant_id in self._system
 
     async def submit_batch(self, asked: Sequence[tuple[RunRequest, Access]]) -> list[Run]:
         """
@@ -166,7 +171,7 @@ class Runs:
             thread_id = str(uuid7())
             setting = await self._setting(request, thread_id, EVERYTHING, assistant_access)
             run = _new_run(request, setting, thread_id, EVERYTHING)
-            metadata = {**without_reserved(request.metadata), **run.thread_metadata}
+            metadata = {**metadata_of(request), **run.thread_metadata}
             new.append(replace(run, thread_metadata=metadata))
         return await queue.enqueue_new(self._db, new, life=self._life)
 
@@ -175,7 +180,7 @@ class Runs:
     ) -> Setting:
         setting = await runs.setting(
             self._db,
-            assistant_id=self._assistant_id(request.assistant_id),
+            assistant_id=self.assistant_id(request.assistant_id),
             thread_id=thread_id,
             access=access,
             assistant_access=assistant_access,
@@ -186,7 +191,13 @@ class Runs:
         self._registry.is_static(setting.graph_id)
         return setting
 
-    def _assistant_id(self, text: str) -> str:
+    def assistant_id(self, text: str) -> str:
+        """
+        The id of an assistant that a client names, by itself or by its graph.
+
+        Raises:
+            InvalidInputError: It is no assistant's id and no graph's name.
+        """
         if text in self._registry.graph_ids:
             return system_assistant_id(text)
         if text in self._registry.failures:
@@ -517,7 +528,7 @@ async def few_at_once(thread_ids: Iterable[str], work: Callable[[str], Awaitable
 
 
 def _new_run(request: RunRequest, setting: Setting, thread_id: str, access: Access) -> NewRun:
-    run_id = str(uuid7())
+    run_id = request.run_id or str(uuid7())
     metadata, kwargs = compose(request, setting, run_id=run_id, thread_id=thread_id)
     return NewRun(
         run_id=run_id,
