@@ -206,9 +206,16 @@ def project(settings: Settings, *, rebuild: bool) -> None:
 
 async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Rebuilt:
     # They say in which channel their messages are.
-    _, registry = await load_graphs(settings)
+    graphs, registry = await load_graphs(settings)
     await migrate_database(servers.database_url)
-    async with open_database(servers.database_url) as db, open_saver(db) as saver:
+    async with (
+        open_database(servers.database_url) as db,
+        open_saver(
+            db,
+            allowed_types=graphs.serde.msgpack,
+            allowed_json_types=graphs.serde.json,
+        ) as saver,
+    ):
         return await messages.rebuild(
             db,
             saver,
