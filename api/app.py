@@ -1,5 +1,7 @@
 """The HTTP application: its routers, its errors, and what every request passes."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -9,13 +11,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
-from api import __version__, errors
-from api.bootstrap import Services
-from api.custom_app import CustomApp, with_theirs
+from api import __version__, custom_app, errors, loopback
+from api.bootstrap import Services, mount_prefix
+from api.custom_app import CustomApp, Theirs, with_theirs
 from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog
 from api.routes import assistants, items, runs, sessions, system, threads, unsupported
 from graph.http_section import Http
+from store.errors import InvalidInputError
 
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
 EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
@@ -48,7 +51,28 @@ SWITCHES = (
 )
 
 
-def create_app(services: Services, *, custom: Starlette | None = None) -> FastAPI:
+@asynccontextmanager
+async def open_app(services: Services) -> AsyncIterator[FastAPI]:
+    """
+    Start the application, and the user's within it; graphs reach it without a URL.
+
+    Raises:
+        InvalidInputError: What langgraph.json names as `http.app` cannot be served.
+        Exception: What the lifespan of the user's application raises.
+    """
+    http, root = services.graphs.http, services.graphs.path.parent
+    if http.enable_custom_route_auth:
+        raise InvalidInputError(
+            "`http.enable_custom_route_auth` is not supported: your routes would be open to all"
+        )
+    custom = custom_app.load(http.app, root) if http.app else None
+    app = create_app(services, custom=custom)
+    with loopback.serving(app):
+        async with custom.living() if custom else nullcontext():
+            yield app
+
+
+def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
     """
     Build the application on services that are open for as long as it is used.
 
@@ -84,7 +108,7 @@ def create_app(services: Services, *, custom: Starlette | None = None) -> FastAP
     for router in routers:
         app.include_router(router)
     if custom:
-        _merge_documents(app, custom)
+        _merge_documents(app, custom.app)
     return app
 
 
@@ -114,15 +138,9 @@ def _merge_documents(app: FastAPI, custom: Starlette) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def mount_prefix(services: Services) -> str:
-    """The path below which everything is served; empty for none."""
-    given = services.settings.mount_prefix
-    return services.graphs.http.mount_prefix if given is None else given
-
-
 def _middleware(services: Services, http: Http) -> list[Middleware]:
     """The outermost first: an answer of any of them is logged, and one from CORS inwards read."""
-    prefix = mount_prefix(services)
+    prefix = mount_prefix(services.settings, services.graphs)
     return [
         Middleware(RequestLog, headers=HeaderFilter(http.logging_headers)),
         Middleware(CORSMiddleware, **_cors(services, http)),

@@ -1,6 +1,7 @@
 """Who is calling, and what they may do."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from store.access import EVERYTHING, Access
@@ -21,16 +22,19 @@ class Caller:
         request_id: The request's id.
         user: As ``langgraph_auth_user`` has it, ``identity`` and all; None without authentication.
         permissions: What the user was granted.
+        headers: Those of the request that langgraph.json lets graphs see.
     """
 
     request_id: str
     user: JsonObject | None = None
     permissions: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def injected(self) -> JsonObject:
         """What the server adds to a run's configurable."""
         return {
+            **self.headers,
             "langgraph_auth_user": self.user,
             "langgraph_auth_user_id": self.user["identity"] if self.user else "",
             "langgraph_auth_permissions": list(self.permissions),

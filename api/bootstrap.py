@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from langgraph.store.base import BaseStore
 
+from api import loopback
 from api.settings import Settings, environment_sections, set_environment
 from graph.config import GraphConfig, Serde, load_config
 from graph.endings import Endings
@@ -118,10 +119,17 @@ async def load_graphs(settings: Settings) -> tuple[GraphConfig, Registry]:
     graphs = load_config(settings.config, environment_sections())
     # Before the graphs are imported: they read it then.
     set_environment(graphs.env)
+    loopback.install()
     registry = await Registry.load(graphs)
     if settings.strict and (registry.failures or graphs.unsupported or graphs.missing):
         raise InvalidInputError("\n".join(_faults(graphs, registry)))
     return graphs, registry
+
+
+def mount_prefix(settings: Settings, graphs: GraphConfig) -> str:
+    """The path below which everything is served; empty for none."""
+    given = settings.mount_prefix
+    return graphs.http.mount_prefix if given is None else given
 
 
 def _faults(graphs: GraphConfig, registry: Registry) -> Iterator[str]:

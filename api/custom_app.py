@@ -3,6 +3,7 @@
 import copy
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,22 @@ OURS = frozenset({"/ok", "/metrics", "/docs", "/openapi.json"})
 IsOurs = Callable[[Scope], bool]
 
 
-def load(target: str, root: Path) -> Starlette:
+@dataclass(frozen=True, slots=True)
+class Theirs:
+    """The user's application, and the state that its lifespan gives each of its requests."""
+
+    app: Starlette
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def living(self) -> AsyncIterator[None]:
+        """Between its start and its end."""
+        async with self.app.router.lifespan_context(self.app) as state:
+            self.state.update(state or {})
+            yield
+
+
+def load(target: str, root: Path) -> Theirs:
     """
     Import the application that langgraph.json names.
 
@@ -41,7 +57,7 @@ def load(target: str, root: Path) -> Starlette:
         raise InvalidInputError(
             f"http.app {target} has on_startup or on_shutdown handlers: use `lifespan` instead"
         )
-    return app
+    return Theirs(app)
 
 
 class CustomApp:
@@ -54,23 +70,25 @@ class CustomApp:
 
     Args:
         app: The rest of ours.
-        theirs: The user's; changed, so that it is of use nowhere else.
+        theirs: The user's; it is not changed.
         is_ours: Looks at our routes.
     """
 
-    def __init__(self, app: ASGIApp, *, theirs: Starlette, is_ours: IsOurs) -> None:
-        self._theirs = copy.copy(theirs)
+    def __init__(self, app: ASGIApp, *, theirs: Theirs, is_ours: IsOurs) -> None:
+        self._state = theirs.state
+        self._theirs = copy.copy(theirs.app)
         # The innermost middleware, before their exception handlers and their router.
         self._theirs.user_middleware = [
-            *theirs.user_middleware,
-            Middleware(_Fork, ours=app, routes=theirs.routes, is_ours=is_ours),
+            *theirs.app.user_middleware,
+            Middleware(_Fork, ours=app, routes=theirs.app.routes, is_ours=is_ours),
         ]
         self._theirs.middleware_stack = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        # Starlette sets its own.
-        await self._theirs({**scope, _OUR_APP: scope.get("app")}, receive, send)
+        state = {**self._state, **scope.get("state", {})}
+        # Starlette sets `app` to its own.
+        await self._theirs({**scope, "state": state, _OUR_APP: scope.get("app")}, receive, send)
 
 
 #: Where a scope has our application while it is in the user's.
@@ -106,13 +124,6 @@ def route_path(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
-
-
-@asynccontextmanager
-async def living(theirs: Starlette) -> AsyncIterator[dict[str, Any]]:
-    """The user's application between its start and its end; the state that its requests have."""
-    async with theirs.router.lifespan_context(theirs) as state:
-        yield dict(state or {})
 
 
 def with_theirs(ours: dict[str, Any], theirs: Starlette) -> dict[str, Any]:

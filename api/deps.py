@@ -24,7 +24,8 @@ async def _services(request: Request) -> Services:
 
 
 async def _caller(request: Request) -> Caller:
-    return Caller(request_id=request.state.request_id)
+    headers = request.app.state.configurable_headers.of(request.headers)
+    return Caller(request_id=request.state.request_id, headers=headers)
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

@@ -18,6 +18,8 @@ NEVER = frozenset(
         "x-tenant-id",
     }
 )
+#: Keys of a configurable that are the server's own.
+RESERVED = ("__", "checkpoint_", "langgraph_")
 #: Of distributed tracing; in the configurable of every run whose request has them.
 TRACING = ("langsmith-trace", "baggage")
 
@@ -44,6 +46,7 @@ class HeaderFilter:
             name: value.replace("\0", "\N{REPLACEMENT CHARACTER}")
             for name, value in headers.items()
             if name not in NEVER
+            and not name.startswith(RESERVED)
             and self._includes.fullmatch(name)
             and not (self._excludes and self._excludes.fullmatch(name))
         }

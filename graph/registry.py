@@ -3,9 +3,10 @@
 import copy
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -19,6 +20,8 @@ from graph.factory import AnyGraph, Factory, InvalidGraphError, load, reason
 from store.checkpoints import fold_of
 from store.errors import NotFoundError
 from store.heads import Fold
+
+log = structlog.get_logger(__name__)
 
 
 class UnknownGraphError(NotFoundError):
@@ -113,8 +116,9 @@ class Registry:
 
         Raises:
             UnknownGraphError: langgraph.json has no such graph.
-            InvalidGraphError: The graph failed to load, or its factory made something else.
-            Exception: Whatever a factory raises.
+            InvalidGraphError: The graph failed to load, or its factory made something else, or
+                raised anything when it was not to be run.
+            Exception: Whatever a factory raises for a run.
         """
         source = self._source(graph_id)
         if not isinstance(source, Factory):
@@ -129,7 +133,16 @@ class Registry:
             runtime: Any = _ExecutionRuntime(**about, context=context)
         else:
             runtime = _ReadRuntime(**about)
-        async with source.open(config, runtime) as graph:
+        async with AsyncExitStack() as stack:
+            try:
+                graph = await stack.enter_async_context(source.open(config, runtime))
+            except Exception as error:
+                if access_context == "threads.create_run" or isinstance(error, InvalidGraphError):
+                    raise
+                log.warning("the factory of a graph failed", graph_id=graph_id, exc_info=error)
+                raise InvalidGraphError(
+                    f"Graph '{graph_id}' is invalid: its factory raised {type(error).__name__}"
+                ) from error
             yield _bound(graph, graph_id, checkpointer, store)
 
     async def schemas(self, graph_id: str, *, store: BaseStore | None = None) -> schema.JSON:
