@@ -165,9 +165,7 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
 
 
 @asynccontextmanager
-async def _backing(
-    db: Database, serde: Serde, *, head_cache_bytes: int
-) -> AsyncIterator[Backing]:
+async def _backing(db: Database, serde: Serde, *, head_cache_bytes: int) -> AsyncIterator[Backing]:
     async with (
         open_saver(
             db,
@@ -181,9 +179,7 @@ async def _backing(
 
 
 @asynccontextmanager
-async def _backing_of_graphs(
-    settings: Settings, serde: Serde, url: str
-) -> AsyncIterator[Backing]:
+async def _backing_of_graphs(settings: Settings, serde: Serde, url: str) -> AsyncIterator[Backing]:
     """Of its own event loop, with connections of its own."""
     async with (
         _database(settings, url) as db,

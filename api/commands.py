@@ -174,9 +174,7 @@ async def _work(settings: Settings, servers: Servers) -> None:
 
 
 @asynccontextmanager
-async def _working(
-    settings: Settings, servers: Servers
-) -> AsyncIterator[tuple[Services, FastAPI]]:
+async def _working(settings: Settings, servers: Servers) -> AsyncIterator[tuple[Services, FastAPI]]:
     async with (
         open_services(
             settings, database_url=servers.database_url, redis_url=servers.redis_url

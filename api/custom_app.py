@@ -48,7 +48,7 @@ def load(target: str, root: Path) -> Theirs:
     """
     try:
         app = variable(target, root)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module raises anything
+    except (Exception, SystemExit) as error:
         raise InvalidInputError(f"http.app {target}: {reason(error)}") from error
     if not isinstance(app, Starlette):
         raise InvalidInputError(f"http.app {target} is no Starlette or FastAPI application")
@@ -137,7 +137,9 @@ def with_theirs(ours: dict[str, Any], theirs: Starlette) -> dict[str, Any]:
     for name in named:
         if name in known and named[name] != known[name]:
             # Another thing of the same name.
-            text = text.replace(f'"#/components/schemas/{name}"', f'"#/components/schemas/App{name}"')
+            text = text.replace(
+                f'"#/components/schemas/{name}"', f'"#/components/schemas/App{name}"'
+            )
             text = text.replace(f'"{name}":', f'"App{name}":')
     document = orjson.loads(text)
     merged = {**ours, "info": document["info"], "paths": {**ours["paths"]}}

@@ -177,7 +177,10 @@ def _serde(path: Path, checkpointer: Mapping[str, Any]) -> Serde:
     return Serde(
         **{
             name: _modules(path, key, given[key])
-            for name, key in (("json", "allowed_json_modules"), ("msgpack", "allowed_msgpack_modules"))
+            for name, key in (
+                ("json", "allowed_json_modules"),
+                ("msgpack", "allowed_msgpack_modules"),
+            )
             if given.get(key)
         }
     )

@@ -172,11 +172,11 @@ class Runs:
         )
         if setting is None:
             raise NotFoundError("Thread or assistant not found.")
-        self._registry.entry(setting.graph_id)
+        self._registry.is_static(setting.graph_id)
         return setting
 
     def _assistant_id(self, text: str) -> str:
-        if text in self._registry.graph_ids:
+        if self._registry.is_usable(text):
             return system_assistant_id(text)
         try:
             return str(UUID(text))

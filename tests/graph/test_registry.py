@@ -95,7 +95,12 @@ def test_a_config_says_how_long_threads_live(project: Project) -> None:
     assert load_config(project()).ttl == Ttl()
     checkpointer = {
         "path": "./saver.py:saver",
-        "ttl": {"default_ttl": 90, "strategy": "keep_latest", "sweep_interval_minutes": 0.5, "x": 1},
+        "ttl": {
+            "default_ttl": 90,
+            "strategy": "keep_latest",
+            "sweep_interval_minutes": 0.5,
+            "x": 1,
+        },
         "serde": {"allowed_msgpack_modules": [["a.b", "C"]], "pickle_fallback": True},
     }
 
@@ -131,7 +136,10 @@ def test_env_may_be_a_file_beside_the_config(project: Project, tmp_path: Path) -
         ({"dependencies": "."}, "`dependencies` must be"),
         ({"dependencies": ["./missing"]}, "missing is not a directory"),
         ({"encryption": {"path": "./x.py:y"}}, "would be kept in the clear"),
-        ({"checkpointer": {"serde": {"allowed_msgpack_modules": ["a.b"]}}}, "serde.allowed_msgpack"),
+        (
+            {"checkpointer": {"serde": {"allowed_msgpack_modules": ["a.b"]}}},
+            "serde.allowed_msgpack",
+        ),
         ({"http": 1}, "`http`"),
         ({"http": {"app": "./app.py"}}, "`http.app`"),
         ({"http": {"mount_prefix": "api"}}, "`http.mount_prefix`: .* must be a path"),
