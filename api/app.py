@@ -58,7 +58,6 @@ async def open_app(services: Services) -> AsyncIterator[FastAPI]:
 
     Raises:
         InvalidInputError: What langgraph.json names as `http.app` cannot be served.
-        Exception: What the lifespan of the user's application raises.
     """
     http, root = services.graphs.http, services.graphs.path.parent
     if http.enable_custom_route_auth:
@@ -150,14 +149,19 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
     ]
 
 
+def allowed_origins(services: Services) -> list[str]:
+    """The origins that browsers may call from, besides those of an expression."""
+    cors, settings = services.graphs.http.cors, services.settings
+    if "cors_allow_origins" in settings.model_fields_set:
+        return list(settings.cors_allow_origins)
+    if cors.allow_origins is None and cors.allow_origin_regex:
+        # Not all: then it would say nothing.
+        return []
+    return list(settings.cors_allow_origins) if cors.allow_origins is None else cors.allow_origins
+
+
 def _cors(services: Services, http: Http) -> dict[str, Any]:
-    cors, settings = http.cors, services.settings
-    origins = cors.allow_origins
-    if origins is None or "cors_allow_origins" in settings.model_fields_set:
-        origins = list(settings.cors_allow_origins)
-        if cors.allow_origin_regex and "cors_allow_origins" not in settings.model_fields_set:
-            # With an expression of one's own, only what it says.
-            origins = []
+    cors, origins = http.cors, allowed_origins(services)
     credentials = cors.allow_credentials
     return {
         "allow_origins": origins,

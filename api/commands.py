@@ -19,7 +19,7 @@ import uvloop
 from fastapi import FastAPI
 
 from api import logs
-from api.app import open_app
+from api.app import allowed_origins, open_app
 from api.bootstrap import Services, load_graphs, mount_prefix, open_services
 from api.connections import allow_connections
 from api.embedded import EmbeddedServerError, Servers, embedded_servers
@@ -275,7 +275,7 @@ def _report(services: Services) -> None:
         log.warning("a dependency in langgraph.json is not installed", dependency=name)
     for name in variables_without_effect():
         log.warning("an environment variable of the official server has no effect here", name=name)
-    if "*" in services.settings.cors_allow_origins and graphs.http.cors.allow_credentials:
+    if graphs.http.cors.allow_credentials and "*" in allowed_origins(services):
         log.warning("http.cors lets every web page use a browser's credentials")
     for graph_id, reason in services.registry.failures.items():
         log.error("graph not loaded", graph_id=graph_id, reason=reason)

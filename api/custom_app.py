@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,20 @@ class Theirs:
 
     @asynccontextmanager
     async def living(self) -> AsyncIterator[None]:
-        """Between its start and its end."""
-        async with self.app.router.lifespan_context(self.app) as state:
-            self.state.update(state or {})
+        """
+        Between its start and its end.
+
+        Raises:
+            InvalidInputError: Its lifespan fails before it has begun.
+        """
+        async with AsyncExitStack() as stack:
+            lifespan = self.app.router.lifespan_context(self.app)
+            try:
+                self.state.update(await stack.enter_async_context(lifespan) or {})
+            except Exception as error:
+                raise InvalidInputError(
+                    f"http.app: its lifespan failed: {reason(error)}"
+                ) from error
             yield
 
 

@@ -63,7 +63,8 @@ class Registry:
         sources, failures = {}, {}
         for graph_id, entry in config.graphs.items():
             try:
-                sources[graph_id] = load(entry.target, config.path.parent)
+                source = sources[graph_id] = load(entry.target, config.path.parent)
+                _warn_of_its_own(graph_id, source)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module raises anything
                 failures[graph_id] = reason(error)
         return cls(config.graphs, sources, failures)
@@ -239,6 +240,15 @@ class Registry:
             self.entry(graph_id)
             raise InvalidGraphError(f"Graph '{graph_id}' is invalid: {self.failures[graph_id]}")
         return source
+
+
+def _warn_of_its_own(graph_id: str, source: AnyGraph | Factory) -> None:
+    """Say that the server's saver and store take the place of those a graph was compiled with."""
+    if isinstance(source, Factory):
+        return
+    for name, its in (("checkpointer", source.checkpointer), ("store", source.store)):
+        if its not in (None, True, False):
+            log.warning(f"a graph's own {name} is not used", graph_id=graph_id)
 
 
 def _bound(

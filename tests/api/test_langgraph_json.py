@@ -175,6 +175,7 @@ async def test_a_starlette_application_will_do(serve: Serve) -> None:
         ({"app": "tests.project.site:missing"}, "no variable 'missing'"),
         ({"app": "tests.project.site:history"}, "no Starlette or FastAPI"),
         ({"app": "tests.project.site:late"}, "use `lifespan` instead"),
+        ({"app": "tests.project.site:failing"}, r"its lifespan failed: OSError: no disk"),
         ({"enable_custom_route_auth": True}, "would be open to all"),
     ],
 )

@@ -110,3 +110,12 @@ async def ask() -> Any:
 plain = Starlette(routes=[Route("/plain", lambda request: JSONResponse("plain"))])
 late = FastAPI()
 late.router.on_startup.append(lambda: None)
+
+
+@asynccontextmanager
+async def fail(app: FastAPI) -> AsyncIterator[None]:
+    raise OSError("no disk")
+    yield
+
+
+failing = FastAPI(lifespan=fail)
