@@ -1,24 +1,26 @@
 """The HTTP application: its routers, its errors, and what every request passes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute, Match
-from starlette.types import Scope
+from starlette.routing import BaseRoute
 
 from api import __version__, custom_app, errors, loopback
+from api.auth import Authentication
 from api.bootstrap import Services, mount_prefix
-from api.custom_app import CustomApp, Theirs, with_theirs
+from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog
 from api.routes import assistants, items, runs, sessions, system, threads, unsupported
+from api.security import secure
 from graph.http_section import Http
-from store.errors import InvalidInputError
+from store.models import JsonObject
 
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
 EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
@@ -51,6 +53,21 @@ SWITCHES = (
 )
 
 
+class Application(FastAPI):
+    """FastAPI, whose description of the API has how to authenticate, and the user's routes."""
+
+    theirs: Starlette | None = None
+
+    def openapi(self) -> JsonObject:
+        """The description, made when it is first asked for."""
+        is_made = self.openapi_schema is not None
+        schema = super().openapi()
+        auth = self.state.services.graphs.auth
+        if auth and not is_made:
+            secure(schema, auth.openapi)
+        return with_theirs(schema, self.theirs) if self.theirs else schema
+
+
 @asynccontextmanager
 async def open_app(services: Services) -> AsyncIterator[FastAPI]:
     """
@@ -60,10 +77,6 @@ async def open_app(services: Services) -> AsyncIterator[FastAPI]:
         InvalidInputError: What langgraph.json names as `http.app` cannot be served.
     """
     http, root = services.graphs.http, services.graphs.path.parent
-    if http.enable_custom_route_auth:
-        raise InvalidInputError(
-            "`http.enable_custom_route_auth` is not supported: your routes would be open to all"
-        )
     custom = custom_app.load(http.app, root) if http.app else None
     app = create_app(services, custom=custom)
     with loopback.serving(app):
@@ -81,33 +94,25 @@ def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
     """
     http = services.graphs.http
     routers = [_enabled(router, http) for router in ROUTERS]
-    routes = [route for router in routers for route in router.routes]
-
-    def is_ours(scope: Scope) -> bool:
-        return any(route.matches(scope)[0] is Match.FULL for route in routes)
-
     meta = not http.disable_meta
-    app = FastAPI(
+    app = Application(
         title="Threadwell",
         version=__version__,
         docs_url="/docs" if meta else None,
         openapi_url="/openapi.json" if meta else None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=_middleware(services, http)
-        + (
-            [Middleware(CustomApp, theirs=custom, is_ours=is_ours), Middleware(LastResort)]
-            if custom
-            else []
-        ),
+        middleware=[
+            *_middleware(services, http),
+            *(_around(services, custom, routers) if custom else ()),
+            Middleware(Authentication, **_authentication(services)),
+        ],
     )
     app.state.services = services
-    app.state.configurable_headers = HeaderFilter(http.configurable_headers, also=TRACING)
+    app.theirs = custom.app if custom else None
     errors.install(app)
     for router in routers:
         app.include_router(router)
-    if custom:
-        _merge_documents(app, custom.app)
     return app
 
 
@@ -127,16 +132,6 @@ def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
     return next(found, "") in disabled
 
 
-def _merge_documents(app: FastAPI, custom: Starlette) -> None:
-    """Let `/openapi.json` tell the user's routes too."""
-    ours = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        return with_theirs(ours(), custom)
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
 def _middleware(services: Services, http: Http) -> list[Middleware]:
     """The outermost first: an answer of any of them is logged, and one from CORS inwards read."""
     prefix = mount_prefix(services.settings, services.graphs)
@@ -147,6 +142,29 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
     ]
+
+
+def _authentication(services: Services) -> dict[str, Any]:
+    headers = HeaderFilter(services.graphs.http.configurable_headers, also=TRACING)
+    return {"authority": services.authority, "headers": headers}
+
+
+def _around(
+    services: Services, custom: Theirs, routers: Iterable[APIRouter]
+) -> Iterator[Middleware]:
+    """The user's application, and when who calls it is found out; ours is always, behind it."""
+    http, known = services.graphs.http, _authentication(services)
+    is_theirs = chooser(custom, [route for router in routers for route in router.routes])
+    guard = partial(Authentication, **known)
+    if http.middleware_order == "auth_first":
+        unless = (lambda _: False) if http.enable_custom_route_auth else is_theirs
+        yield Middleware(Authentication, **known, unless=unless)
+    if http.enable_custom_route_auth:
+        yield Middleware(CustomApp, theirs=custom, is_theirs=is_theirs, guard=guard)
+    else:
+        yield Middleware(CustomApp, theirs=custom, is_theirs=is_theirs)
+    # What fails in ours is answered here: it is nothing for their handlers.
+    yield Middleware(LastResort)
 
 
 def allowed_origins(services: Services) -> list[str]:

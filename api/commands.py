@@ -277,6 +277,12 @@ def _report(services: Services) -> None:
         log.warning("an environment variable of the official server has no effect here", name=name)
     if graphs.http.cors.allow_credentials and "*" in allowed_origins(services):
         log.warning("http.cors lets every web page use a browser's credentials")
+    auth = services.graphs.auth
+    if auth and not auth.disable_studio_auth:
+        log.warning(
+            "Studio on this machine is let in without credentials, as `langgraph-studio-user`; "
+            "auth.disable_studio_auth forbids it"
+        )
     for graph_id, reason in services.registry.failures.items():
         log.error("graph not loaded", graph_id=graph_id, reason=reason)
 

@@ -1,8 +1,8 @@
 """`http.app` of langgraph.json: an application of the user's, whose routes come before ours."""
 
 import copy
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from store.errors import InvalidInputError
 #: What no application may take for itself.
 OURS = frozenset({"/ok", "/metrics", "/docs", "/openapi.json"})
 
-#: Whether one of our routes answers a request.
-IsOurs = Callable[[Scope], bool]
+#: Whether a route of the user's answers a request.
+IsTheirs = Callable[[Scope], bool]
+Guard = Callable[[ASGIApp], ASGIApp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Theirs:
             InvalidInputError: Its lifespan fails before it has begun.
         """
         async with AsyncExitStack() as stack:
-            lifespan = self.app.router.lifespan_context(self.app)
+            lifespan: AbstractAsyncContextManager[Any] = self.app.router.lifespan_context(self.app)
             try:
                 self.state.update(await stack.enter_async_context(lifespan) or {})
             except Exception as error:
@@ -82,16 +83,19 @@ class CustomApp:
     Args:
         app: The rest of ours.
         theirs: The user's; it is not changed.
-        is_ours: Looks at our routes.
+        is_theirs: Whether a request is for one of its routes.
+        guard: What is put around its routes, behind its middleware.
     """
 
-    def __init__(self, app: ASGIApp, *, theirs: Theirs, is_ours: IsOurs) -> None:
+    def __init__(
+        self, app: ASGIApp, *, theirs: Theirs, is_theirs: IsTheirs, guard: Guard = lambda app: app
+    ) -> None:
         self._state = theirs.state
         self._theirs = copy.copy(theirs.app)
         # The innermost middleware, before their exception handlers and their router.
         self._theirs.user_middleware = [
             *theirs.app.user_middleware,
-            Middleware(_Fork, ours=app, routes=theirs.app.routes, is_ours=is_ours),
+            Middleware(_Fork, ours=app, is_theirs=is_theirs, guard=guard),
         ]
         self._theirs.middleware_stack = None
 
@@ -107,27 +111,32 @@ _OUR_APP = "threadwell.app"
 
 
 class _Fork:
-    def __init__(
-        self, app: ASGIApp, *, ours: ASGIApp, routes: list[BaseRoute], is_ours: IsOurs
-    ) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, *, ours: ASGIApp, is_theirs: IsTheirs, guard: Guard) -> None:
+        self._theirs = guard(app)
         self._ours = ours
-        self._routes = routes
-        self._is_ours = is_ours
+        self._is_theirs = is_theirs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._is_theirs(scope):
-            await self._app(scope, receive, send)
+            await self._theirs(scope, receive, send)
         else:
             await self._ours({**scope, "app": scope[_OUR_APP]}, receive, send)
 
-    def _is_theirs(self, scope: Scope) -> bool:
+
+def chooser(theirs: Theirs, ours: Sequence[BaseRoute]) -> IsTheirs:
+    """What finds out whether a request is for a route of the user's, or one of ours."""
+
+    def is_theirs(scope: Scope) -> bool:
         if route_path(scope) in OURS:
             return False
-        found = {route.matches(scope)[0] for route in self._routes}
+        found = {route.matches(scope)[0] for route in theirs.app.routes}
         if Match.FULL in found:
             return True
-        return Match.PARTIAL in found and not self._is_ours(scope)
+        return Match.PARTIAL in found and not any(
+            route.matches(scope)[0] is Match.FULL for route in ours
+        )
+
+    return is_theirs
 
 
 def route_path(scope: Scope) -> str:

@@ -9,15 +9,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.auth import OPEN_PATHS
 from api.errors import BrokenOffError, error_response, internal_error_response, response_to
 from api.headers import HeaderFilter
 from api.loopback import is_loopback
 from store.errors import TooLargeError
 
 log = structlog.stdlib.get_logger(__name__)
-
-#: What is served without a mount prefix too: probes know nothing of it.
-OUTSIDE_PREFIX = frozenset({"/", "/ok", "/info", "/docs", "/openapi.json", "/metrics"})
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -93,7 +91,7 @@ class MountPrefix:
             path += "/"
         if path.startswith(f"{self.prefix}/"):
             scope = {**scope, "path": path, "root_path": scope.get("root_path", "") + self.prefix}
-        elif path not in OUTSIDE_PREFIX and not is_loopback(scope):
+        elif path not in OPEN_PATHS and not is_loopback(scope):
             await self._refuse(scope, receive, send)
             return
         await self.app(scope, receive, send)

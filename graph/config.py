@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,8 @@ from graph.http_section import Http
 from store.errors import InvalidInputError
 from store.retention import Life
 
-_READ_KEYS = frozenset({"graphs", "env", "dependencies", "checkpointer", "http"})
+_READ_KEYS = frozenset({"graphs", "env", "dependencies", "checkpointer", "http", "auth"})
+_AUTH_KEYS = frozenset({"path", "disable_studio_auth", "openapi", "cache"})
 # What a file asks for to keep something from being read must not be left out with a warning.
 _REFUSED = {
     "encryption": "what it says to encrypt would be kept in the clear",
@@ -75,6 +76,28 @@ class Serde:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """`auth.cache`: whom to know again without asking."""
+
+    keys: tuple[str, ...]
+    """The headers that tell who somebody is, all of them together."""
+    ttl_seconds: float = 60.0
+    max_size: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class AuthEntry:
+    """`auth`: who finds out who is calling; not loaded yet."""
+
+    target: str
+    """``./file.py:variable`` or ``package.module:variable``."""
+    disable_studio_auth: bool = False
+    openapi: Mapping[str, Any] = field(default_factory=dict)
+    """What the API's description says of it: `securitySchemes`, `security`, `paths`."""
+    cache: Cache | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GraphConfig:
     """A langgraph.json, read and checked. Nothing is imported or applied yet."""
 
@@ -89,6 +112,7 @@ class GraphConfig:
     ttl: Ttl
     serde: Serde
     http: Http
+    auth: AuthEntry | None
     unsupported: tuple[str, ...]
     """Keys of the file that change nothing here, and should."""
     ignored: tuple[str, ...]
@@ -125,6 +149,7 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
         ttl=_ttl(path, checkpointer),
         serde=_serde(path, checkpointer),
         http=http,
+        auth=_auth(path, raw.get("auth")),
         unsupported=_unsupported(raw, checkpointer, http),
         ignored=tuple(sorted(_BUILD_KEYS & raw.keys())),
         raw=raw,
@@ -231,6 +256,7 @@ def _unsupported(
             checkpointer.get("serde") or {},
             {"allowed_json_modules", "allowed_msgpack_modules"},
         ),
+        "auth": (raw.get("auth") or {}, _AUTH_KEYS),
     }
     named = {
         f"{section}.{key}"
@@ -242,6 +268,38 @@ def _unsupported(
     others = {f"http.{key}" for key in http.unknown()}
     asked = {key for key in raw.keys() - _READ_KEYS - _BUILD_KEYS if raw[key] is not None}
     return tuple(sorted({*asked, *named, *others}))
+
+
+def _auth(path: Path, auth: Any) -> AuthEntry | None:
+    if auth is None or auth == {}:
+        return None
+    if not isinstance(auth, dict) or not isinstance(auth.get("path"), str):
+        # To go on without it would be to serve everybody.
+        raise InvalidInputError(f"{path}: `auth` must be an object with a `path`")
+    disabled, openapi = auth.get("disable_studio_auth", False), auth.get("openapi") or {}
+    if not isinstance(disabled, bool) or not isinstance(openapi, dict):
+        raise InvalidInputError(
+            f"{path}: `auth.disable_studio_auth` must be a boolean, `auth.openapi` an object"
+        )
+    location, _, variable = auth["path"].rpartition(":")
+    if not location or not variable.isidentifier():
+        raise InvalidInputError(
+            f"{path}: `auth.path` must be './file.py:variable' or 'module:variable'"
+        )
+    return AuthEntry(auth["path"], disabled, openapi, _cache(path, auth.get("cache")))
+
+
+def _cache(path: Path, cache: Any) -> Cache | None:
+    if cache is None:
+        return None
+    keys = cache.get("cache_keys") if isinstance(cache, dict) else None
+    if not isinstance(keys, list) or not keys or not all(isinstance(key, str) for key in keys):
+        raise InvalidInputError(f"{path}: `auth.cache.cache_keys` must be a list of headers")
+    numbers = {name: cache[name] for name in ("ttl_seconds", "max_size") if name in cache}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise InvalidInputError(f"{path}: `auth.cache.{name}` must be a number above 0")
+    return Cache(tuple(keys), **numbers)
 
 
 def _graphs(path: Path, graphs: Any) -> dict[str, GraphEntry]:

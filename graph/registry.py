@@ -248,7 +248,7 @@ def _warn_of_its_own(graph_id: str, source: AnyGraph | Factory) -> None:
         return
     for name, its in (("checkpointer", source.checkpointer), ("store", source.store)):
         if its not in (None, True, False):
-            log.warning(f"a graph's own {name} is not used", graph_id=graph_id)
+            log.warning("what a graph was compiled with is not used", graph_id=graph_id, its=name)
 
 
 def _bound(

@@ -176,7 +176,6 @@ async def test_a_starlette_application_will_do(serve: Serve) -> None:
         ({"app": "tests.project.site:history"}, "no Starlette or FastAPI"),
         ({"app": "tests.project.site:late"}, "use `lifespan` instead"),
         ({"app": "tests.project.site:failing"}, r"its lifespan failed: OSError: no disk"),
-        ({"enable_custom_route_auth": True}, "would be open to all"),
     ],
 )
 async def test_an_application_that_cannot_be_served_stops_the_start(
@@ -185,6 +184,35 @@ async def test_an_application_that_cannot_be_served_stops_the_start(
     with pytest.raises(InvalidInputError, match=complaint):
         async with serve(http=keys):
             pass
+
+
+@pytest.mark.parametrize("order", ["middleware_first", "auth_first"])
+@pytest.mark.parametrize("covered", [False, True])
+async def test_who_calls_is_asked_before_or_after_its_middleware_and_for_its_routes_or_not(
+    serve: Serve, order: str, covered: bool
+) -> None:
+    http_keys = {
+        "app": "tests.project.site:app",
+        "middleware_order": order,
+        "enable_custom_route_auth": covered,
+    }
+    auth = {"path": "tests.project.auth:auth", "disable_studio_auth": True}
+    name, stop = {"x-name": "ada"}, {"x-stop": "1"}
+    async with serve(http=http_keys, auth=auth) as (_, http):
+        known = [(await http.get(p, headers=name)).status_code for p in ("/hello", "/ask")]
+        ours = [
+            (await http.post("/threads", json={}, headers=headers)).status_code
+            for headers in (name, {}, stop, {**name, **stop})
+        ]
+        theirs = [(await http.get(p)).status_code for p in ("/hello", "/ask", "/ok")]
+        stopped = (await http.get("/hello", headers=stop)).status_code
+
+    auth_first = order == "auth_first"
+    assert known == [200, 200]
+    assert ours == [200, 401, 401 if auth_first else 403, 403]
+    # A graph that a route calls for nobody is called by the server itself.
+    assert theirs == [401, 401, 200] if covered else [200, 200, 200]
+    assert stopped == (401 if covered and auth_first else 403)
 
 
 # Prefix
