@@ -16,7 +16,7 @@ from api.auth import Authentication
 from api.bootstrap import Services, mount_prefix
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
-from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog
+from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
 from api.routes import assistants, items, runs, sessions, system, threads, unsupported
 from api.security import secure
 from graph.http_section import Http
@@ -105,6 +105,7 @@ def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
         middleware=[
             *_middleware(services, http),
             *(_around(services, custom, routers) if custom else ()),
+            Middleware(WithoutSlash),
             Middleware(Authentication, **_authentication(services)),
         ],
     )

@@ -7,6 +7,7 @@ import uuid
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import OPEN_PATHS
@@ -101,6 +102,23 @@ class MountPrefix:
             await send({"type": "websocket.close", "code": 1000})
         else:
             await error_response(404, "Not Found", "not_found")(scope, receive, send)
+
+
+class WithoutSlash:
+    """Leads MCP clients that end its path with a slash to the one without: 307, so with their body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        root = scope.get("root_path", "")
+        if scope["type"] != "http" or scope["path"].removeprefix(root) != "/mcp/":
+            await self.app(scope, receive, send)
+            return
+        query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+        headers = {"Location": f"{root}/mcp{query}"}
+        await Response(status_code=307, headers=headers)(scope, receive, send)
 
 
 class LastResort:

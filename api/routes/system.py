@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as PROMETHEUS
 
 from api import __version__
@@ -37,14 +37,6 @@ async def metrics(
     if format == "json":
         return json_response(measured)
     return Response(exposition(measured), media_type=PROMETHEUS)
-
-
-@router.api_route("/mcp/", methods=["GET", "POST", "DELETE"], include_in_schema=False)
-async def mcp_without_slash(request: Request) -> Response:
-    """Lead clients that end the path with a slash to the one without."""
-    query = f"?{request.url.query}" if request.url.query else ""
-    location = f"{request.scope.get('root_path', '')}/mcp{query}"
-    return Response(status_code=307, headers={"Location": location})
 
 
 @router.get("/info")
