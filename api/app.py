@@ -17,7 +17,7 @@ from api.bootstrap import Services, mount_prefix
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
-from api.routes import assistants, items, runs, sessions, system, threads, unsupported
+from api.routes import assistants, items, runs, sessions, states, system, threads, unsupported
 from api.security import secure
 from graph.http_section import Http
 from store.models import JsonObject
@@ -29,6 +29,7 @@ ROUTERS = (
     system.router,
     assistants.router,
     threads.router,
+    states.router,
     runs.router,
     items.router,
     sessions.router,

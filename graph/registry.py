@@ -88,15 +88,6 @@ class Registry:
                 f"Graph '{graph_id}' not found. Expected one of: {sorted(self._entries)}"
             ) from None
 
-    def is_usable(self, name: str) -> bool:
-        """
-        Whether this is the name of a graph, and not something else.
-
-        Raises:
-            InvalidGraphError: It is, and the graph failed to load.
-        """
-        return name in self._entries and self._source(name) is not None
-
     def is_static(self, graph_id: str) -> bool:
         """
         Whether the graph is made already, so that opening it calls nothing of its author.

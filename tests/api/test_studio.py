@@ -16,6 +16,9 @@ HEADERS = {
     "x-api-key": "lsv2",
 }
 
+#: What is asked for by its path alone.
+NO_BODY = ("/cancel", "/copy")
+
 
 class Studio:
     """Calls as the page does, and expects what its browser does."""
@@ -77,10 +80,12 @@ async def test_studio_draws_a_graph(studio: Studio) -> None:
     flat = await studio.ask("GET", f"{path}/graph")
     deep = await studio.ask("GET", f"{path}/graph?xray=true")
     subgraphs = await studio.ask("GET", f"{path}/subgraphs?recurse=true")
+    versions = await studio.ask("POST", f"{path}/versions", {"limit": 10})
 
     assert schemas["graph_id"] == "nested_ask"
     assert len(deep["nodes"]) > len(flat["nodes"])
     assert list(subgraphs) == ["outer"]
+    assert [version["version"] for version in versions] == [1]
 
 
 async def test_studio_runs_forks_and_deletes_a_thread(studio: Studio) -> None:
@@ -133,7 +138,7 @@ async def test_every_route_is_described_and_its_body_too(
         f"{method} {path}"
         for path, operations in spec["paths"].items()
         for method, operation in operations.items()
-        if method in ("put", "patch") or (method == "post" and not path.endswith("/cancel"))
+        if method in ("put", "patch") or (method == "post" and not path.endswith(NO_BODY))
         if "requestBody" not in operation
     ]
     silent = [
