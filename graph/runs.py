@@ -208,6 +208,7 @@ class Runs:
 
         Raises:
             InvalidInputError: It is no assistant's id and no graph's name.
+            InvalidGraphError: It is the name of a graph that failed to load.
         """
         if text in self._registry.graph_ids:
             return system_assistant_id(text)

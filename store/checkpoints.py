@@ -15,7 +15,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 import orjson
 from langchain_core.runnables import RunnableConfig
@@ -111,6 +111,10 @@ class _Leased:
             _CLOCK._last_v6_timestamp = self.newest_at
 
 
+#: Types by module and name; True for all.
+Allowed = Iterable[tuple[str, ...]] | Literal[True]
+
+
 class Saver(AsyncPostgresSaver):
     """
     The checkpointer of a process; `leased` gives a run its own.
@@ -120,7 +124,9 @@ class Saver(AsyncPostgresSaver):
 
     Args:
         heads: The newest checkpoints of threads that this process wrote to last.
-        allowed_types: Types besides LangGraph's own that may be decoded: ``(module, name)``.
+        allowed_types: Types besides LangGraph's own that may be decoded: ``(module, name)``; True
+            for all, which lets who can write to the database run code here.
+        allowed_json_types: What JSON of the checkpoints of old may construct, in the same way.
     """
 
     def __init__(
@@ -129,9 +135,13 @@ class Saver(AsyncPostgresSaver):
         writer: CheckpointWriter,
         heads: HeadCache,
         *,
-        allowed_types: Iterable[tuple[str, ...]] = (),
+        allowed_types: Allowed = (),
+        allowed_json_types: Allowed = (),
     ) -> None:
-        serde = JsonPlusSerializer(allowed_msgpack_modules=tuple(allowed_types) or None)
+        serde = JsonPlusSerializer(
+            allowed_msgpack_modules=_allowed(allowed_types),
+            allowed_json_modules=_allowed(allowed_json_types),
+        )
         super().__init__(cast("Any", database.pool), serde=serde)
         self.database = database
         self.writer = writer
@@ -757,7 +767,8 @@ class Saver(AsyncPostgresSaver):
 async def open_saver(
     database: Database,
     *,
-    allowed_types: Iterable[tuple[str, ...]] = (),
+    allowed_types: Allowed = (),
+    allowed_json_types: Allowed = (),
     deadline_seconds: float = 30.0,
     head_cache_bytes: int = 64 * 2**20,
 ) -> AsyncIterator[Saver]:
@@ -765,13 +776,23 @@ async def open_saver(
     Open the process's checkpointer; on leaving, what is queued is committed first.
 
     Args:
-        allowed_types: Types besides LangGraph's own that may be decoded: ``(module, name)``.
+        allowed_types, allowed_json_types: As for `Saver`.
         deadline_seconds: How long a write waits for PostgreSQL before UnavailableError.
         head_cache_bytes: Memory for the newest checkpoints of threads, about; 0 keeps none.
     """
     heads = HeadCache(max_bytes=head_cache_bytes)
     async with open_writer(database, deadline_seconds=deadline_seconds) as writer:
-        yield Saver(database, writer, heads, allowed_types=allowed_types)
+        yield Saver(
+            database,
+            writer,
+            heads,
+            allowed_types=allowed_types,
+            allowed_json_types=allowed_json_types,
+        )
+
+
+def _allowed(types: Allowed) -> Any:
+    return True if types is True else tuple(types) or None
 
 
 def fold_of(channel: DeltaChannel[Any]) -> Fold:

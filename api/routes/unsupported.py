@@ -30,7 +30,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "POST /a2a/{assistant_id}",
         "GET /.well-known/agent-card.json",
     ),
-    "Metrics": ("GET /metrics",),
     "Generative UI": ("POST /ui/{graph_id}",),
 }
 
