@@ -10,7 +10,16 @@ from starlette.middleware.cors import CORSMiddleware
 from api import __version__, errors
 from api.bootstrap import Services
 from api.middleware import BodyLimit, LastResort, RequestLog
-from api.routes import assistants, items, runs, sessions, system, threads, unsupported
+from api.routes import (
+    assistants,
+    items,
+    protocol,
+    runs,
+    sessions,
+    system,
+    threads,
+    unsupported,
+)
 
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
 EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
@@ -20,6 +29,7 @@ ROUTERS = (
     assistants.router,
     threads.router,
     runs.router,
+    protocol.router,
     items.router,
     sessions.router,
     unsupported.router,

@@ -70,6 +70,7 @@ class RunCreateStateless(Payload):
     if_not_exists: Literal["create", "reject"] | None = "reject"
     checkpoint_during: bool | None = None
     durability: Literal["sync", "async", "exit"] | None = None
+    strict_resume: bool | None = False
 
     def request(self) -> RunRequest:
         """
@@ -103,6 +104,7 @@ class RunCreateStateless(Payload):
             interrupt_after=self.interrupt_after,
             if_not_exists=self.if_not_exists or "reject",
             after_seconds=self.after_seconds or 0.0,
+            strict_resume=bool(self.strict_resume),
             durability=self.durability or ("exit" if self.checkpoint_during is False else "async"),
             **more,
         )

@@ -167,10 +167,7 @@ class Streams:
         key = self.key(append.thread_id)
         head: Command = ("XADD", key) if append.create else ("XADD", key, "NOMKSTREAM")
         bound: Command = ("MAXLEN", "~", self._max_events)
-        commands: list[Command] = [
-            (*head, event.id, "r", event.run_id, "e", event.name, "d", event.data)
-            for event in append.events
-        ]
+        commands: list[Command] = [(*head, event.id, *_fields(event)) for event in append.events]
         if commands:
             commands[-1] = (*head, *bound, *commands[-1][len(head) :])
         if append.trim_before is not None:
@@ -289,9 +286,15 @@ def _position(event_id: bytes) -> EventId:
     return int(epoch), int(seq)
 
 
+def _fields(event: Event) -> Command:
+    fields: Command = ("r", event.run_id, "e", event.name, "d", event.data)
+    return (*fields, "t", event.at) if event.at else fields
+
+
 def _event(event_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
     run_id, name = fields.get(b"r", b""), fields.get(b"e", b"")
-    return Event(*_position(event_id), run_id.decode(), name.decode(), fields.get(b"d", b""))
+    data, at = fields.get(b"d", b""), int(fields.get(b"t", 0))
+    return Event(*_position(event_id), run_id.decode(), name.decode(), data, at)
 
 
 def _end(answer: Any) -> EventId | None:

@@ -23,10 +23,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "POST /threads/{thread_id}/copy",
         "GET /threads/{thread_id}/storage",
     ),
-    "The event-streaming protocol": (
-        "POST /threads/{thread_id}/commands",
-        "POST /threads/{thread_id}/stream/events",
-    ),
     "Batches of runs": ("POST /runs/batch",),
     "Crons": (
         "POST /runs/crons",
