@@ -235,6 +235,8 @@ class Commands:
         state = await _of_namespace(
             self._services.states.get(self._thread_id, checkpoint=address, access=access)
         )
+        if namespace and not state["checkpoint"]:
+            raise CommandError("no_such_namespace", f"Nothing is at {'|'.join(namespace)}.")
         values = state["values"] if isinstance(state["values"], dict) else {}
         if keys is not None:
             values = {key: values[key] for key in keys if key in values}

@@ -11,7 +11,7 @@ from api.errors import BrokenOffError
 from api.sse import GOES_ON, frame
 from graph.encode import dumps
 from graph.protocol import Numbering, ProtocolView, Told, Wanted
-from store import threads
+from store import runs, threads
 from store.access import EVERYTHING, Access
 from store.errors import NotFoundError, UnavailableError
 from store.events import START, Event, EventId, Gap
@@ -60,9 +60,9 @@ class Tape:
         await self._begin()
         # From the beginning of the epoch: what was under way at that place is known again then.
         after = (self._place[0], 0) if self._since else START
-        runs = self._services.runs
-        with runs.watch_queued(self._thread_id) as queued:
-            follow = runs.follow_thread(self._thread_id, after=after)
+        every = self._services.runs
+        with every.watch_queued(self._thread_id) as queued:
+            follow = every.follow_thread(self._thread_id, after=after)
             async with aclosing(_with_queued(follow, queued)) as batches:
                 async for batch in batches:
                     if found := await self._made(batch):
@@ -99,9 +99,9 @@ class Tape:
 
     async def _begin(self) -> None:
         """Learn how the thread's events are numbered; of one that is not there, nothing was seen."""
-        if not await self._knows_thread():
+        if not await self._knows_thread() or self._place[0] <= self._view.numbering.base:
             self._since = 0
-        elif self._since:
+        else:
             with suppress(UnavailableError):
                 end = await self._services.runs.end_of_log(self._thread_id)
                 # Of another thread, that was here under the same id.
@@ -109,8 +109,14 @@ class Tape:
 
     async def _read(self, batch: list[Event]) -> list[Told]:
         # Asked again now that a run begins: the thread may have been made since, by whomever.
-        if any(event.name == "metadata" for event in batch) and not await self._knows_thread():
-            raise NotFoundError(f"Thread {self._thread_id} not found")
+        begun = {event.run_id for event in batch if event.name == "metadata"}
+        if begun:
+            if not await self._knows_thread():
+                raise NotFoundError(f"Thread {self._thread_id} not found")
+            db = self._services.db
+            self._view.graphs |= await self._services.runs.patiently(
+                lambda: runs.graph_ids(db, list(begun))
+            )
         now = _now()
         return [
             told if told.at else replace(told, at=now)

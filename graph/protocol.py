@@ -243,12 +243,14 @@ class ProtocolView:
     def __init__(self, channels: Sequence[str] = CHANNELS) -> None:
         self._channels = {one.partition(":")[0] for one in channels}
         self._run = _RunView()
-        self._graph_name = ""
+        self._graph_id = ""
         self.numbering = Numbering()
+        #: The graphs of runs, by run, as far as they are known; else it is the thread's.
+        self.graphs: dict[str, str] = {}
 
     def know(self, thread: Thread) -> None:
         """Take note of whose log it is: before anything is read, and as often as one likes."""
-        self._graph_name = str(thread.metadata.get("graph_id") or "")
+        self._graph_id = str(thread.metadata.get("graph_id") or "")
         self.numbering = Numbering.of(thread)
 
     def read(self, event: Event) -> list[Told]:
@@ -258,6 +260,8 @@ class ProtocolView:
         name, *segments = event.name.split("|")
         namespace = tuple(segments)
         if name == "metadata" or event.run_id != self._run.run_id:
+            # One run at a time: of those before it nothing more comes.
+            self.graphs.pop(self._run.run_id if event.run_id != self._run.run_id else "", None)
             self._run = _RunView(event.run_id)
         if name == "metadata":
             return [self._lifecycle(event, _SAYS, (), {"event": "running"})]
@@ -269,7 +273,7 @@ class ProtocolView:
 
     def cancelled(self, run_id: str) -> Told:
         """The end of a run that never began."""
-        data = {"event": "interrupted", "graph_name": self._graph_name}
+        data = {"event": "interrupted", "graph_name": self._graph_id}
         return Told(0, f"synth:{run_id}:queued", "lifecycle", (), dumps(data), 0)
 
     @property
@@ -282,6 +286,10 @@ class ProtocolView:
             nodes[namespace] = node
             nodes.get(namespace[:-1], root)["children"].append(node)
         return root
+
+    @property
+    def _graph_name(self) -> str:
+        return self.graphs.get(self._run.run_id, self._graph_id)
 
     @property
     def statuses(self) -> list[JsonObject]:
@@ -400,7 +408,7 @@ class ProtocolView:
             self._run.subgraphs[namespace] = data["event"]
         else:
             self._run.status = data["event"]
-            data = {**data, "graph_name": self._graph_name} if self._graph_name else data
+            data = {**data, "graph_name": name} if (name := self._graph_name) else data
         return self._told(event, part, "lifecycle", namespace, dumps(data))
 
     def _told(

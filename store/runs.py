@@ -121,3 +121,8 @@ async def in_flight(
 async def ended(db: Database, run_ids: list[str]) -> list[str]:
     """Which of the runs are in flight no more; one that was deleted is not."""
     return [row[0] for row in await db.tuples(SQL["ended"], {"run_ids": run_ids})]
+
+
+async def graph_ids(db: Database, run_ids: list[str]) -> dict[str, str]:
+    """The graphs that runs are of, by run; without those that are gone. Asks nobody who may know."""
+    return dict(await db.tuples(SQL["graph_ids"], {"run_ids": run_ids}))

@@ -52,3 +52,8 @@ FROM unnest(%(run_ids)s::uuid[]) AS asked (run_id)
 WHERE NOT EXISTS (
     SELECT FROM run WHERE run.run_id = asked.run_id AND run.status IN ('pending', 'running')
 );
+
+-- name: graph_ids
+SELECT run_id::text, kwargs #>> '{config,configurable,graph_id}'
+FROM run
+WHERE run_id = ANY(%(run_ids)s::uuid[]);
