@@ -65,7 +65,11 @@ class Tape:
             follow = every.follow_thread(self._thread_id, after=after)
             async with aclosing(_with_queued(follow, queued)) as batches:
                 async for batch in batches:
-                    if found := await self._made(batch):
+                    try:
+                        found = await self._made(batch)
+                    except UnavailableError as exc:
+                        raise BrokenOffError(exc.message) from exc
+                    if found:
                         yield found
         raise BrokenOffError(GOES_ON)
 

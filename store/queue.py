@@ -317,8 +317,8 @@ async def finish(db: Database, endings: Sequence[Ending], *, wait: bool = True) 
         wait: For the threads that somebody else holds locked.
 
     Returns:
-        The ids of those that were ours still: the others were not changed. None if a thread was
-        locked and not waited for: then nothing was changed.
+        The ids of those that were ours still, and that nobody wants rolled back: the others were not
+        changed. None if a thread was locked and not waited for: then nothing was changed.
     """
     params = _endings(endings)
     # The second statement sees what was committed before the first one got its locks.
@@ -366,6 +366,12 @@ async def finish_temporary(db: Database, claimed: Claim) -> bool:
     """
     params = {"run_id": claimed.run.run_id, "epoch": claimed.lease.epoch}
     return bool(await db.tuples(SQL["finish_temporary"], params))
+
+
+async def is_to_undo(db: Database, held: Held) -> bool:
+    """Whether a run is ours still, and somebody wants it rolled back."""
+    params = {"run_id": held.run_id, "epoch": held.epoch}
+    return bool(await db.tuples(SQL["to_undo"], params))
 
 
 async def undo(db: Database, held: Held) -> bool:

@@ -126,11 +126,11 @@ def test_a_reader_that_wants_less_counts_the_same() -> None:
 async def test_what_the_log_does_not_reach_back_to_is_said(http: httpx.AsyncClient) -> None:
     thread_id = str(uuid.uuid4())
     text = " ".join(f"word{number}" for number in range(60))
-    question = {"messages": [{"role": "user", "content": text}]}
     async with following(http, thread_id) as whole:
-        await start(http, thread_id, "chat", input=question)
-        await whole.until(is_end)
-    first = whole.events[1]["seq"]
+        await start(http, thread_id, "chat", input=_says("hello"))
+        first = (await whole.until(is_end))["seq"]
+        await start(http, thread_id, "chat", input=_says(text))
+        await whole.until(is_end, times=2)
     async with following(http, thread_id, since=first) as late:
         await late.until(is_end)
     async with socket(str(http.base_url).rstrip("/"), thread_id) as opened:
@@ -140,11 +140,15 @@ async def test_what_the_log_does_not_reach_back_to_is_said(http: httpx.AsyncClie
     gap, values, *rest = late.events
     assert gap["method"] == "resume_gap"
     assert data(gap)["since"] == first < data(gap)["min_available_seq"] <= rest[0]["seq"]
-    assert (values["method"], len(data(values)["messages"])) == ("values", 2)
+    assert (values["method"], len(data(values)["messages"])) == ("values", 4)
     # The other reader may have been too slow for the small log as well.
     assert rest[-5:] == whole.events[-5:]
     assert answer["result"]["resume_gap"]["since"] == first
     assert _comparable(opened.followed) == _comparable(late)
+
+
+def _says(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]}
 
 
 def _comparable(followed: Followed) -> list[Any]:
@@ -155,7 +159,7 @@ async def test_a_page_of_another_origin_opens_no_socket(http: httpx.AsyncClient)
     url = str(http.base_url).replace("http", "ws", 1)
     address = f"{url}/threads/{uuid.uuid4()}/stream/events"
     for origin in ("https://good.example", str(http.base_url).rstrip("/"), None):
-        async with connect(address, origin=origin and Origin(origin)) as opened:
+        async with connect(address, origin=Origin(origin) if origin else None) as opened:
             await opened.send(json.dumps({"id": 1, "method": "agent.getTree"}))
             assert json.loads(await opened.recv())["error"] == "no_such_run"
     async with connect(address, origin=Origin("https://evil.example")) as opened:
