@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from langgraph.store.base import BaseStore
 
+from api.authority import Authority, load_authority
 from api.settings import Settings, set_environment
 from graph.config import GraphConfig, load_config
 from graph.endings import Endings
@@ -39,6 +40,7 @@ class Services:
     runs: Runs
     states: States
     worker: Worker
+    authority: Authority | None
 
 
 @asynccontextmanager
@@ -52,10 +54,11 @@ async def open_services(
         redis_url: Empty for none: then events are kept in this process alone.
 
     Raises:
-        InvalidInputError: The langgraph.json is wrong.
+        InvalidInputError: The langgraph.json is wrong, or the `Auth` that it names.
         UnavailableError: PostgreSQL does not answer.
     """
     graphs, registry = await load_graphs(settings)
+    authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
     timing = _timing(settings, graphs)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
@@ -103,6 +106,7 @@ async def open_services(
             runs=runs,
             states=States(registry=registry, db=db, events=events, backing=backing, place=place),
             worker=worker,
+            authority=authority,
         )
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated, cast
 
 from fastapi import Depends, Header
-from starlette.requests import HTTPConnection
+from fastapi.requests import HTTPConnection
 
 from api.auth import Caller
 from api.bootstrap import Services
@@ -25,7 +25,8 @@ async def _services(connection: HTTPConnection) -> Services:
 
 
 async def _caller(connection: HTTPConnection) -> Caller:
-    return Caller(request_id=connection.state.request_id)
+    # Whoever was not let in by `Authentication` has none, and gets nothing.
+    return cast("Caller", connection.state.caller)
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

@@ -23,11 +23,7 @@ from graph.protocol_run import STREAM_MODES
 from graph.requests import RunRequest
 from store import threads
 from store.access import Access
-from store.errors import (
-    BadRequestError,
-    ConflictError,
-    InvalidInputError,
-)
+from store.errors import BadRequestError, InvalidInputError, ThreadBusyError
 from store.models import JsonObject, Thread
 
 #: How long `input.respond` waits for the run that asked to settle, and how often it looks.
@@ -108,6 +104,7 @@ class Commands:
         Raises:
             PermissionDeniedError: The caller may not.
             NotFoundError: The thread is not the caller's, or the assistant is not there.
+            ConflictError: The thread is not the caller's and was to be made, or cannot be read.
             UnavailableError: Something that it needs does not answer.
         """
         if (act := self._methods.get(method)) is None:
@@ -122,7 +119,7 @@ class Commands:
             return failure(number, "invalid_argument", _text(exc))
         except InvalidInputError as exc:
             return failure(number, "invalid_argument", exc.message)
-        except ConflictError as exc:
+        except ThreadBusyError as exc:
             return failure(number, "unknown_error", exc.message)
         meta = {"applied_through_seq": applied}
         return {"type": "success", "id": number, "result": result, "meta": meta}

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+from uuid_utils.compat import uuid7
+
 from api.auth import Caller
 from api.bootstrap import Services
 from api.run_schemas import RunCreateStateless
 from graph.requests import RunRequest
 from graph.runs import Submitted
+from store.access import EVERYTHING
 from store.models import JsonObject
 
 
@@ -31,15 +34,21 @@ async def submit(
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
     """
     request = body if isinstance(body, RunRequest) else body.request()
+    assistant_id = services.runs.assistant_id(request.assistant_id)
+    request = replace(request, run_id=str(uuid7()), assistant_id=assistant_id)
     value = _value(request, thread_id)
     access = await caller.may("threads", "create_run", value)
-    assistant = {"assistant_id": request.assistant_id}
+    assistant_access = EVERYTHING
+    if not services.runs.is_system(assistant_id):
+        # Nobody is asked about those of the graphs, as on the LangGraph Server.
+        named: JsonObject = {"assistant_id": assistant_id}
+        assistant_access = await caller.may("assistants", "read", named)
     return await services.runs.submit(
         _allowed(request, value, caller),
         thread_id=thread_id,
         attached=attached,
         access=access,
-        assistant_access=await caller.may("assistants", "read", assistant),
+        assistant_access=assistant_access,
     )
 
 
@@ -48,8 +57,10 @@ def _value(request: RunRequest, thread_id: str | None) -> JsonObject:
     return {
         "thread_id": thread_id,
         "assistant_id": request.assistant_id,
+        "run_id": request.run_id,
         "status": "pending",
         "metadata": dict(request.metadata),
+        "prevent_insert_if_inflight": request.multitask_strategy == "reject",
         "multitask_strategy": request.multitask_strategy,
         "if_not_exists": request.if_not_exists,
         "after_seconds": request.after_seconds,

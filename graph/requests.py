@@ -35,7 +35,7 @@ RESERVED = frozenset(
         "__context_provided__",
     }
 )
-_RESERVED_PREFIXES = ("__langsmith_", "__otel_", "__dd_")
+_RESERVED_PREFIXES = ("langgraph_auth_", "__langsmith_", "__otel_", "__dd_")
 #: Keys of ``metadata`` that only the server sets; stripped, as the reference does.
 RESERVED_METADATA = frozenset(
     {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"}
@@ -52,6 +52,8 @@ class RunRequest:
     """A run as a door decoded it; all of it is checked, none of it is merged."""
 
     assistant_id: str
+    #: Made when the run is submitted, unless given.
+    run_id: str | None = None
     input: Any = None
     command: JsonObject | None = None
     checkpoint: JsonObject | None = None
@@ -99,8 +101,7 @@ def compose(
     metadata = {
         **setting.metadata,
         **(setting.thread_metadata or {}),
-        **without_reserved(request.config.get("metadata") or {}),
-        **without_reserved(request.metadata),
+        **metadata_of(request),
         "graph_id": setting.graph_id,
         "assistant_id": setting.assistant_id,
     }
@@ -108,7 +109,7 @@ def compose(
         **_plain(setting.config),
         **_plain(request.config),
         "configurable": {
-            **configurable,
+            **_without_reserved_keys(configurable),
             **_checkpoint(request.checkpoint),
             "user_id": configurable.get("user_id", ""),
             **request.injected,
@@ -141,11 +142,7 @@ def compose(
 
 def _configurable(request: RunRequest, setting: Setting) -> tuple[JsonObject, JsonObject]:
     """Context and configurable: two names of one thing, of which a request may use one."""
-    asked = {
-        key: value
-        for key, value in (request.config.get("configurable") or {}).items()
-        if key not in RESERVED and not key.startswith(_RESERVED_PREFIXES)
-    }
+    asked = _without_reserved_keys(request.config.get("configurable") or {})
     if asked and request.context:
         raise BadRequestError(
             "Cannot specify both configurable and context. Prefer setting context alone."
@@ -159,6 +156,14 @@ def _configurable(request: RunRequest, setting: Setting) -> tuple[JsonObject, Js
     return {**inherited, **asked}, {**setting.context, **inherited, **asked}
 
 
+def _without_reserved_keys(configurable: JsonObject) -> JsonObject:
+    return {
+        key: value
+        for key, value in configurable.items()
+        if key not in RESERVED and not key.startswith(_RESERVED_PREFIXES)
+    }
+
+
 def _plain(config: JsonObject) -> JsonObject:
     return {key: config[key] for key in _PASSED_ON if config.get(key) is not None}
 
@@ -166,6 +171,14 @@ def _plain(config: JsonObject) -> JsonObject:
 def _checkpoint(checkpoint: JsonObject | None) -> JsonObject:
     keys = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
     return {key: checkpoint[key] for key in keys if checkpoint and checkpoint.get(key) is not None}
+
+
+def metadata_of(request: RunRequest) -> JsonObject:
+    """What a request says of its run, and of a thread that is made for it."""
+    return {
+        **without_reserved(request.config.get("metadata") or {}),
+        **without_reserved(request.metadata),
+    }
 
 
 def without_reserved(metadata: JsonObject) -> JsonObject:

@@ -17,7 +17,7 @@ from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
 from graph.registry import Registry
-from graph.requests import RunRequest, compose, system_assistant_id, without_reserved
+from graph.requests import RunRequest, compose, metadata_of, system_assistant_id
 from graph.snapshots import open_interrupts
 from store import queue, runs, threads
 from store.access import EVERYTHING, Access
@@ -93,6 +93,7 @@ class Runs:
         self._endings = endings
         self._heartbeat = heartbeat
         self._life = life
+        self._system = frozenset(system_assistant_id(name) for name in registry.graph_ids)
         #: Set when this process goes: then runs are queued for others.
         self.draining = False
         self._abandoning: set[asyncio.Task[None]] = set()
@@ -125,7 +126,7 @@ class Runs:
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
-        run_id = str(uuid7())
+        run_id = request.run_id or str(uuid7())
         metadata, kwargs = compose(request, setting, run_id=run_id, thread_id=thread_id)
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
@@ -135,7 +136,7 @@ class Runs:
                 self._db,
                 thread_id,
                 # Among it what says whose it is.
-                metadata=without_reserved(request.metadata),
+                metadata=metadata_of(request),
                 if_exists="do_nothing",
                 life=life,
                 access=access,
@@ -160,12 +161,16 @@ class Runs:
             return Submitted(execution.claim.run, execution)
         return Submitted(await queue.enqueue(self._db, new), None)
 
+    def is_system(self, assistant_id: str) -> bool:
+        """Whether it is the assistant that a graph has: those are everybody's."""
+        return assistant_id in self._system
+
     async def _setting(
         self, request: RunRequest, thread_id: str, access: Access, assistant_access: Access
     ) -> Setting:
         setting = await runs.setting(
             self._db,
-            assistant_id=self._assistant_id(request.assistant_id),
+            assistant_id=self.assistant_id(request.assistant_id),
             thread_id=thread_id,
             access=access,
             assistant_access=assistant_access,
@@ -175,7 +180,13 @@ class Runs:
         self._registry.entry(setting.graph_id)
         return setting
 
-    def _assistant_id(self, text: str) -> str:
+    def assistant_id(self, text: str) -> str:
+        """
+        The id of an assistant that a client names, by itself or by its graph.
+
+        Raises:
+            InvalidInputError: It is no assistant's id and no graph's name.
+        """
         if text in self._registry.graph_ids:
             return system_assistant_id(text)
         try:
