@@ -17,6 +17,8 @@ from graph.requests import system_assistant_id
 from graph.retention import Retention
 from graph.runs import Runs
 from graph.state import States
+from graph.threads import Threads
+from graph.value_search import ValueSearch
 from graph.worker import Timing, Worker, registered
 from store import assistants
 from store.assistants import SystemAssistant
@@ -39,6 +41,8 @@ class Services:
     events: EventLog
     runs: Runs
     states: States
+    threads: Threads
+    value_search: ValueSearch
     worker: Worker
     authority: Authority | None
 
@@ -95,6 +99,7 @@ async def open_services(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, timing=timing,
         )  # fmt: skip
+        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         yield Services(
             settings=settings,
             graphs=graphs,
@@ -104,7 +109,9 @@ async def open_services(
             items=backing.items,
             events=events,
             runs=runs,
-            states=States(registry=registry, db=db, events=events, backing=backing, place=place),
+            states=states,
+            threads=Threads(db=db, runs=runs, states=states, retention=retention),
+            value_search=ValueSearch(db, states),
             worker=worker,
             authority=authority,
         )

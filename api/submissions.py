@@ -1,5 +1,6 @@
 """The one way from a request to a run, whichever door it came through."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from uuid_utils.compat import uuid7
@@ -9,8 +10,8 @@ from api.bootstrap import Services
 from api.run_schemas import RunCreateStateless
 from graph.requests import RunRequest
 from graph.runs import Submitted
-from store.access import EVERYTHING
-from store.models import JsonObject
+from store.access import EVERYTHING, Access
+from store.models import JsonObject, Run
 
 
 async def submit(
@@ -34,22 +35,44 @@ async def submit(
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
     """
     request = body if isinstance(body, RunRequest) else body.request()
-    assistant_id = services.runs.assistant_id(request.assistant_id)
-    request = replace(request, run_id=str(uuid7()), assistant_id=assistant_id)
-    value = _value(request, thread_id)
-    access = await caller.may("threads", "create_run", value)
-    assistant_access = EVERYTHING
-    if not services.runs.is_system(assistant_id):
-        # Nobody is asked about those of the graphs, as on the LangGraph Server.
-        named: JsonObject = {"assistant_id": assistant_id}
-        assistant_access = await caller.may("assistants", "read", named)
+    request, access, assistant_access = await _permitted(services, caller, request, thread_id)
     return await services.runs.submit(
-        _allowed(request, value, caller),
+        request,
         thread_id=thread_id,
         attached=attached,
         access=access,
         assistant_access=assistant_access,
     )
+
+
+async def submit_batch(
+    services: Services, caller: Caller, bodies: Sequence[RunCreateStateless]
+) -> list[Run]:
+    """
+    Take runs in on threads of their own, if the caller may create all of them; otherwise none.
+
+    Raises: as `submit`.
+    """
+    asked = []
+    for body in bodies:
+        request, _, assistants = await _permitted(services, caller, body.request(), None)
+        asked.append((request, assistants))
+    return await services.runs.submit_batch(asked)
+
+
+async def _permitted(
+    services: Services, caller: Caller, request: RunRequest, thread_id: str | None
+) -> tuple[RunRequest, Access, Access]:
+    """The run as the handlers leave it, and on which threads and of which assistants it may be."""
+    assistant_id = services.runs.assistant_id(request.assistant_id)
+    request = replace(request, run_id=str(uuid7()), assistant_id=assistant_id)
+    value = _value(request, thread_id)
+    threads = await caller.may("threads", "create_run", value)
+    assistants = EVERYTHING
+    if not services.runs.is_system(assistant_id):
+        # Nobody is asked about those of the graphs, as on the LangGraph Server.
+        assistants = await caller.may("assistants", "read", {"assistant_id": assistant_id})
+    return _allowed(request, value, caller), threads, assistants
 
 
 def _value(request: RunRequest, thread_id: str | None) -> JsonObject:

@@ -20,7 +20,12 @@ Durability = Literal["sync", "async", "exit"]
 _INTERRUPT_ID = re.compile("[0-9a-f]{32}")
 
 #: What of a config is LangGraph's own affair.
-_PASSED_ON = ("tags", "recursion_limit", "max_concurrency")
+_PASSED_ON = ("tags", "recursion_limit", "max_concurrency", "run_name")
+
+BOTH_GIVEN = (
+    "Cannot specify both configurable and context. Prefer setting context alone. Context was "
+    "introduced in LangGraph 0.6.0 and is the long term planned replacement for configurable."
+)
 
 #: Keys of ``configurable`` that only the server sets.
 RESERVED = frozenset(
@@ -73,6 +78,10 @@ class RunRequest:
     strict_resume: bool = False
     #: Its clients read the event-streaming protocol.
     protocol: bool = False
+    #: As asked for; `durability` is what counts.
+    checkpoint_during: bool | None = None
+    #: Kept on the run, for those who look at it.
+    feedback_keys: list[str] | None = None
     #: Delete the thread when the run ends; nothing of it is checkpointed.
     temporary: bool = False
     #: Keys of ``configurable`` that the server adds: who is calling, and the request's id.
@@ -109,7 +118,7 @@ def compose(
         **_plain(setting.config),
         **_plain(request.config),
         "configurable": {
-            **_without_reserved_keys(configurable),
+            **_own(configurable),
             **_checkpoint(request.checkpoint),
             "user_id": configurable.get("user_id", ""),
             **request.injected,
@@ -126,11 +135,11 @@ def compose(
         "interrupt_before": request.interrupt_before,
         "interrupt_after": request.interrupt_after,
         "webhook": None,
-        "feedback_keys": None,
+        "feedback_keys": request.feedback_keys,
         "temporary": request.temporary,
         "subgraphs": request.stream_subgraphs,
         "resumable": request.resumable,
-        "checkpoint_during": request.durability != "exit",
+        "checkpoint_during": request.checkpoint_during is not False,
         "durability": request.durability,
     }
     if request.strict_resume:
@@ -140,27 +149,60 @@ def compose(
     return metadata, kwargs
 
 
+def thread_config(request: RunRequest, setting: Setting) -> JsonObject:
+    """What a thread keeps of the config of a run: all of it but what was asked for as configurable."""
+    metadata = without_reserved(request.config.get("metadata") or {})
+    asked = {**_plain(request.config), "metadata": metadata}
+    return {
+        **_plain(setting.config),
+        **(setting.thread_config or {}),
+        **{key: value for key, value in asked.items() if value},
+        "configurable": _inherited(setting),
+    }
+
+
 def _configurable(request: RunRequest, setting: Setting) -> tuple[JsonObject, JsonObject]:
     """Context and configurable: two names of one thing, of which a request may use one."""
-    asked = _without_reserved_keys(request.config.get("configurable") or {})
-    if asked and request.context:
-        raise BadRequestError(
-            "Cannot specify both configurable and context. Prefer setting context alone."
-        )
-    inherited = {
-        **(setting.config.get("configurable") or {}),
-        **((setting.thread_config or {}).get("configurable") or {}),
-    }
-    if request.context:
-        return {**inherited, **request.context}, {**setting.context, **request.context}
-    return {**inherited, **asked}, {**setting.context, **inherited, **asked}
+    asked = _asked(request.config, request.context)
+    return {**_inherited(setting), **asked}, {**setting.context, **asked}
 
 
-def _without_reserved_keys(configurable: JsonObject) -> JsonObject:
+def mirrored(
+    config: JsonObject | None, context: JsonObject | None
+) -> tuple[JsonObject, JsonObject]:
+    """
+    The config and context that an assistant keeps: what was given as one of them, as both.
+
+    Raises:
+        BadRequestError: Both ``context`` and ``config.configurable`` are given.
+    """
+    asked = _asked(config or {}, context)
+    kept = {key: value for key, value in (config or {}).items() if key != "configurable"}
+    if asked or "configurable" in (config or {}):
+        kept["configurable"] = asked
+    return kept, asked
+
+
+def _asked(config: JsonObject, context: JsonObject | None) -> JsonObject:
+    """What a client gave as configurable, or as context, without the keys of the server."""
+    configurable, context = _own(config.get("configurable") or {}), _own(context or {})
+    if configurable and context:
+        raise BadRequestError(BOTH_GIVEN)
+    return configurable or context
+
+
+def _own(values: JsonObject) -> JsonObject:
     return {
         key: value
-        for key, value in configurable.items()
+        for key, value in values.items()
         if key not in RESERVED and not key.startswith(_RESERVED_PREFIXES)
+    }
+
+
+def _inherited(setting: Setting) -> JsonObject:
+    return {
+        **(setting.config.get("configurable") or {}),
+        **((setting.thread_config or {}).get("configurable") or {}),
     }
 
 
@@ -189,7 +231,7 @@ def without_reserved(metadata: JsonObject) -> JsonObject:
 def graph_input(kwargs: JsonObject) -> Any:
     """The input of the graph; a command wins over an input given beside it."""
     command = kwargs.get("command")
-    return kwargs.get("input") if command is None else _command(command)
+    return kwargs.get("input") if command is None else as_command(command)
 
 
 def answered_ids(command: JsonObject) -> list[str]:
@@ -200,7 +242,8 @@ def answered_ids(command: JsonObject) -> list[str]:
     return list(resume)
 
 
-def _command(command: JsonObject) -> Command[Any]:
+def as_command(command: JsonObject) -> Command[Any]:
+    """A `Command` that travelled as JSON."""
     update = command.get("update")
     if isinstance(update, list):
         update = [tuple(pair) for pair in update]

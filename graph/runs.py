@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from uuid import UUID
 
@@ -17,7 +17,13 @@ from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
 from graph.registry import Registry
-from graph.requests import RunRequest, compose, metadata_of, system_assistant_id
+from graph.requests import (
+    RunRequest,
+    compose,
+    metadata_of,
+    system_assistant_id,
+    thread_config,
+)
 from graph.snapshots import open_interrupts
 from store import queue, runs, threads
 from store.access import EVERYTHING, Access
@@ -39,8 +45,8 @@ _INTERRUPT = "__interrupt__"
 #: Statuses after which a run never changes.
 ENDED = frozenset({"success", "error", "timeout", "interrupted"})
 
-#: On how many threads runs are cancelled at the same time, each on a connection.
-CANCELS_AT_ONCE = 8
+#: With how many threads of many something is done at the same time, each on a connection.
+THREADS_AT_ONCE = 8
 
 #: What those get who waited for a stateless run whose log is lost.
 RESULT_LOST: JsonObject = {
@@ -126,8 +132,7 @@ class Runs:
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
-        run_id = request.run_id or str(uuid7())
-        metadata, kwargs = compose(request, setting, run_id=run_id, thread_id=thread_id)
+        new = _new_run(request, setting, thread_id, access)
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
                 raise NotFoundError("Thread or assistant not found.")
@@ -141,22 +146,7 @@ class Runs:
                 life=life,
                 access=access,
             )
-            access = EVERYTHING
-        new = NewRun(
-            run_id=run_id,
-            thread_id=thread_id,
-            assistant_id=setting.assistant_id,
-            multitask_strategy=request.multitask_strategy,
-            metadata=metadata,
-            kwargs=kwargs,
-            thread_metadata={
-                "graph_id": setting.graph_id,
-                "assistant_id": setting.assistant_id,
-            },
-            access=access,
-            temporary=request.temporary,
-            after_seconds=request.after_seconds,
-        )
+            new = replace(new, access=EVERYTHING)
         if attached and (execution := await self._start(new)):
             return Submitted(execution.claim.run, execution)
         return Submitted(await queue.enqueue(self._db, new), None)
@@ -164,6 +154,26 @@ class Runs:
     def is_system(self, assistant_id: str) -> bool:
         """Whether it is the assistant that a graph has: those are everybody's."""
         return assistant_id in self._system
+
+    async def submit_batch(self, asked: Sequence[tuple[RunRequest, Access]]) -> list[Run]:
+        """
+        Take runs in on threads of their own, all or none; once this returns, they are not lost.
+
+        Args:
+            asked: Each with the assistants that it may be a run of, beside those of the graphs.
+
+        Raises:
+            InvalidInputError: An assistant is no assistant's id and no graph's name.
+            NotFoundError: There is no such assistant that is visible.
+        """
+        new = []
+        for request, assistant_access in asked:
+            thread_id = str(uuid7())
+            setting = await self._setting(request, thread_id, EVERYTHING, assistant_access)
+            run = _new_run(request, setting, thread_id, EVERYTHING)
+            metadata = {**metadata_of(request), **run.thread_metadata}
+            new.append(replace(run, thread_metadata=metadata))
+        return await queue.enqueue_new(self._db, new, life=self._life)
 
     async def _setting(
         self, request: RunRequest, thread_id: str, access: Access, assistant_access: Access
@@ -177,7 +187,8 @@ class Runs:
         )
         if setting is None:
             raise NotFoundError("Thread or assistant not found.")
-        self._registry.entry(setting.graph_id)
+        # Or it is clear at once that it cannot run.
+        self._registry.is_static(setting.graph_id)
         return setting
 
     def assistant_id(self, text: str) -> str:
@@ -189,6 +200,8 @@ class Runs:
         """
         if text in self._registry.graph_ids:
             return system_assistant_id(text)
+        if text in self._registry.failures:
+            self._registry.is_static(text)  # raises
         try:
             return str(UUID(text))
         except ValueError:
@@ -471,19 +484,23 @@ class Runs:
         Returns:
             Whether there were any.
         """
+        found = await runs.in_flight(self._db, statuses, access=access)
+        await self.cancel_each(found, action=action)
+        return bool(found)
+
+    async def cancel_each(self, found: Sequence[tuple[str, str]], *, action: CancelAction) -> None:
+        """Stop runs that were found by somebody who may: pairs of run id and thread id."""
         of_threads: dict[str, list[str]] = defaultdict(list)
-        for run_id, thread_id in await runs.in_flight(self._db, statuses, access=access):
+        for run_id, thread_id in found:
             of_threads[thread_id].append(run_id)
-        waiting = list(of_threads.items())
 
-        async def stop_some() -> None:
-            while waiting:
-                thread_id, run_ids = waiting.pop()
-                with suppress(NotFoundError):  # deleted meanwhile
-                    await self.cancel(thread_id, run_ids, action=action, access=access)
+        async def stop(thread_id: str) -> None:
+            with suppress(NotFoundError):  # deleted meanwhile
+                await self.cancel(
+                    thread_id, of_threads[thread_id], action=action, access=EVERYTHING
+                )
 
-        await asyncio.gather(*(stop_some() for _ in range(CANCELS_AT_ONCE)))
-        return bool(of_threads)
+        await few_at_once(of_threads, stop)
 
     def abandon(self, run: Run) -> None:
         """Cancel a run because its client has left; by a task, for the client's is cancelled."""
@@ -524,6 +541,38 @@ class Runs:
         await threads.delete(self._db, thread_id, access=access)
         with suppress(UnavailableError):  # then it stays until it expires
             await self._events.delete(thread_id)
+
+
+async def few_at_once(thread_ids: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
+    """Do something with each of many threads, a few at the same time."""
+    waiting = iter(thread_ids)
+
+    async def some() -> None:
+        for thread_id in waiting:
+            await work(thread_id)
+
+    await asyncio.gather(*(some() for _ in range(THREADS_AT_ONCE)))
+
+
+def _new_run(request: RunRequest, setting: Setting, thread_id: str, access: Access) -> NewRun:
+    run_id = request.run_id or str(uuid7())
+    metadata, kwargs = compose(request, setting, run_id=run_id, thread_id=thread_id)
+    return NewRun(
+        run_id=run_id,
+        thread_id=thread_id,
+        assistant_id=setting.assistant_id,
+        multitask_strategy=request.multitask_strategy,
+        metadata=metadata,
+        kwargs=kwargs,
+        thread_metadata={
+            "graph_id": setting.graph_id,
+            "assistant_id": setting.assistant_id,
+        },
+        thread_config=thread_config(request, setting),
+        access=access,
+        temporary=request.temporary,
+        after_seconds=request.after_seconds,
+    )
 
 
 def _of_run(batch: list[Event], run_id: str) -> list[Event]:

@@ -126,3 +126,15 @@ async def ended(db: Database, run_ids: list[str]) -> list[str]:
 async def graph_ids(db: Database, run_ids: list[str]) -> dict[str, str]:
     """The graphs that runs are of, by run; without those that are gone. Asks nobody who may know."""
     return dict(await db.tuples(SQL["graph_ids"], {"run_ids": run_ids}))
+
+
+async def of_assistant(db: Database, assistant_id: str) -> list[tuple[str, str]]:
+    """The runs of an assistant that are in flight, as pairs of run id and thread id."""
+    rows = await db.tuples(SQL["of_assistant"], {"assistant_id": assistant_id})
+    return [(run_id, thread_id) for run_id, thread_id in rows]
+
+
+async def are_any(db: Database, thread_id: str, run_ids: list[str], *, access: Access) -> bool:
+    """Whether one of the runs is on the thread, and that is visible."""
+    params = {"thread_id": thread_id, "run_ids": run_ids, "visible": access.array}
+    return bool(await db.tuples(SQL["are_any"], params))

@@ -57,3 +57,17 @@ WHERE NOT EXISTS (
 SELECT run_id::text, kwargs #>> '{config,configurable,graph_id}'
 FROM run
 WHERE run_id = ANY(%(run_ids)s::uuid[]);
+
+-- name: of_assistant
+-- In flight, whoever's thread they are on.
+SELECT run_id, thread_id
+FROM run
+WHERE assistant_id = %(assistant_id)s AND status IN ('pending', 'running');
+
+-- name: are_any
+SELECT r.run_id
+FROM run AS r
+JOIN thread AS t ON t.thread_id = r.thread_id
+WHERE r.thread_id = %(thread_id)s AND r.run_id = ANY(%(run_ids)s::uuid[])
+    AND t.metadata @> ANY(%(visible)s::jsonb[])
+LIMIT 1;
