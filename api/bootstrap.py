@@ -6,16 +6,20 @@ from dataclasses import dataclass
 
 from langgraph.store.base import BaseStore
 
-from api.settings import Settings, set_environment
+from api.cron_schemas import cron_request
+from api.settings import Settings, environment, set_environment
 from graph.config import GraphConfig, load_config
+from graph.crons import Crons
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.jobs import Jobs
 from graph.loop import Backing, Place, open_graph_loop
 from graph.registry import Registry
 from graph.requests import system_assistant_id
 from graph.retention import Retention
 from graph.runs import Runs
 from graph.state import States
+from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
 from store import assistants
 from store.assistants import SystemAssistant
@@ -23,6 +27,7 @@ from store.checkpoints import open_saver
 from store.database import Database, open_database
 from store.events import EventLog, open_event_log
 from store.items import open_items
+from store.webhooks import KIND as WEBHOOK
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +43,8 @@ class Services:
     events: EventLog
     runs: Runs
     states: States
+    webhooks: Webhooks
+    crons: Crons
     worker: Worker
 
 
@@ -84,13 +91,19 @@ async def open_services(
             alive=heartbeat.alive,
         )
         endings = Endings(db)
+        webhooks = await stack.enter_async_context(
+            open_webhooks(graphs.webhooks, environment=environment())
+        )
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
-            heartbeat=heartbeat, life=graphs.ttl.life,
+            heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life,
         )  # fmt: skip
+        crons = Crons(db=db, runs=runs, decode=cron_request)
+        # Whatever else is to be done beside runs is one more kind.
+        jobs = Jobs(db=db, kinds={WEBHOOK: webhooks.kind(settings.webhook_retry_seconds)})
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
-            heartbeat=heartbeat, retention=retention, timing=timing,
+            heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
         )  # fmt: skip
         yield Services(
             settings=settings,
@@ -102,6 +115,8 @@ async def open_services(
             events=events,
             runs=runs,
             states=States(registry=registry, db=db, events=events, backing=backing, place=place),
+            webhooks=webhooks,
+            crons=crons,
             worker=worker,
         )
 

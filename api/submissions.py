@@ -1,12 +1,13 @@
 """The one way from a request to a run, whichever door it came through."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from api.auth import Caller
 from api.bootstrap import Services
 from api.run_schemas import RunCreateStateless
 from graph.requests import RunRequest
 from graph.runs import Submitted
+from store.access import Access
 from store.models import JsonObject
 
 
@@ -31,13 +32,38 @@ async def submit(
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
     """
     request = body if isinstance(body, RunRequest) else body.request()
+    allowed = await allow(caller, request, thread_id=thread_id)
+    return await services.runs.submit(
+        allowed.request,
+        thread_id=thread_id,
+        attached=attached,
+        access=allowed.access,
+        assistant_access=allowed.assistant_access,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowed:
+    """A run that a caller may create, as the handlers of the authentication left it."""
+
+    request: RunRequest
+    #: On which threads, and of which assistants.
+    access: Access
+    assistant_access: Access
+
+
+async def allow(caller: Caller, request: RunRequest, *, thread_id: str | None) -> Allowed:
+    """
+    Ask whether the caller may create a run.
+
+    Raises:
+        PermissionDeniedError: The caller may not create runs, or not read assistants.
+    """
     value = _value(request, thread_id)
     access = await caller.may("threads", "create_run", value)
     assistant = {"assistant_id": request.assistant_id}
-    return await services.runs.submit(
-        _allowed(request, value, caller),
-        thread_id=thread_id,
-        attached=attached,
+    return Allowed(
+        request=_allowed(request, value, caller),
         access=access,
         assistant_access=await caller.may("assistants", "read", assistant),
     )

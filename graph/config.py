@@ -8,10 +8,11 @@ from typing import Any
 import orjson
 from dotenv import dotenv_values
 
+from graph.webhook_config import WebhookConfig, read_webhooks
 from store.errors import InvalidInputError
 from store.retention import Life
 
-_READ_KEYS = frozenset({"graphs", "env", "dependencies", "checkpointer"})
+_READ_KEYS = frozenset({"graphs", "env", "dependencies", "checkpointer", "webhooks"})
 # They tell the official CLI how to build an image; a running server has no use for them.
 _BUILD_KEYS = frozenset(
     {
@@ -66,6 +67,7 @@ class GraphConfig:
     dependencies: tuple[Path, ...]
     """Directories the graphs import from; packages are expected to be installed."""
     ttl: Ttl
+    webhooks: WebhookConfig
     unsupported: tuple[str, ...]
     """Keys of the file that change nothing here."""
     raw: Mapping[str, Any]
@@ -93,9 +95,19 @@ def load_config(path: Path) -> GraphConfig:
         env=_env(path, raw.get("env", {})),
         dependencies=_dependencies(path, raw.get("dependencies", [])),
         ttl=_ttl(path, raw.get("checkpointer", {})),
+        webhooks=_webhooks(path, raw),
         unsupported=_unsupported(raw),
         raw=raw,
     )
+
+
+def _webhooks(path: Path, raw: Mapping[str, Any]) -> WebhookConfig:
+    http = raw.get("http")
+    is_disabled = isinstance(http, dict) and http.get("disable_webhooks") is True
+    try:
+        return read_webhooks(raw.get("webhooks"), is_disabled=is_disabled)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error.message}") from error
 
 
 def _ttl(path: Path, checkpointer: Any) -> Ttl:

@@ -37,6 +37,9 @@ RESOLVE_SECONDS: Final = 5.0
 #: How many addresses of a name are tried.
 ADDRESSES_TRIED: Final = 4
 
+#: The code of the error for a name that leads nowhere, which may change.
+UNRESOLVED: Final = "unresolved_host"
+
 PORTS: Final = {"http": 80, "https": 443}
 
 _LOOPBACK: Final = "loopback IP range"
@@ -105,9 +108,7 @@ class Target:
     @property
     def url(self) -> httpcore2.URL:
         """For the client."""
-        return httpcore2.URL(
-            scheme=self.scheme, host=self.host, port=self.port, target=self.path
-        )
+        return httpcore2.URL(scheme=self.scheme, host=self.host, port=self.port, target=self.path)
 
     @property
     def authority(self) -> str:
@@ -125,9 +126,6 @@ def parse(url: str, rules: UrlRules) -> Target:
     """
     if len(url) > rules.max_url_length:
         raise InvalidInputError("Webhook URL too long")
-    # What browsers and parsers disagree on, or takes a line of its own in the request.
-    if not url.isprintable() or "\\" in url or " " in url:
-        raise InvalidInputError("Webhook URL has a character that is not allowed in it")
     parts, port = _split(url)
     if not parts.scheme and not parts.netloc:
         raise InvalidInputError(_RELATIVE)
@@ -138,19 +136,25 @@ def parse(url: str, rules: UrlRules) -> Target:
     if parts.username is not None or parts.password is not None:
         raise InvalidInputError("Webhook URL must not hold a user name or password")
     host = _host(parts.hostname or "")
+    port = PORTS[parts.scheme] if port is None else port
+    _check_place(host, port, rules)
+    query = f"?{parts.query}" if parts.query else ""
+    return Target(parts.scheme, host, port, _quoted((parts.path or "/") + query))
+
+
+def _check_place(host: str, port: int, rules: UrlRules) -> None:
     if rules.allowed_domains and not _is_allowed(host, rules.allowed_domains):
         raise InvalidInputError("Webhook domain not allowed")
-    port = PORTS[parts.scheme] if port is None else port
     if rules.allowed_ports and port not in rules.allowed_ports:
         raise InvalidInputError(f"Webhook port {port} not allowed")
     if rules.disable_loopback and (host == "localhost" or host.endswith(".localhost")):
         raise _blocked("localhost address")
-    path = parts.path or "/"
-    query = f"?{parts.query}" if parts.query else ""
-    return Target(parts.scheme, host, port, _quoted(path + query))
 
 
 def _split(url: str) -> tuple[SplitResult, int | None]:
+    # What parsers disagree on, or what would begin a line of its own in the request.
+    if not url.isprintable() or "\\" in url or " " in url:
+        raise InvalidInputError("Webhook URL has a character that is not allowed in it")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -185,9 +189,7 @@ def _is_allowed(host: str, domains: Iterable[str]) -> bool:
 def _quoted(target: str) -> str:
     """Non-ASCII characters as a browser sends them; what is quoted already stays."""
     return "".join(
-        character
-        if character.isascii()
-        else "".join(f"%{byte:02X}" for byte in character.encode())
+        character if character.isascii() else "".join(f"%{byte:02X}" for byte in character.encode())
         for character in target
     )
 
@@ -230,12 +232,16 @@ def checked(found: Iterable[str], rules: UrlRules) -> list[Address]:
             raise _blocked(reason)
         addresses.append(address)
     if not addresses:
-        raise _blocked("DNS resolution failed")
+        raise _unresolved()
     return addresses
 
 
 def _blocked(reason: str) -> InvalidInputError:
-    return InvalidInputError(f"Webhook host blocked: {reason}", code="webhook_blocked")
+    return InvalidInputError(f"Webhook host blocked: {reason}")
+
+
+def _unresolved() -> InvalidInputError:
+    return InvalidInputError("Webhook host blocked: DNS resolution failed", code=UNRESOLVED)
 
 
 async def resolve_by_system(host: str, port: int) -> list[str]:
@@ -250,7 +256,7 @@ async def resolve_by_system(host: str, port: int) -> list[str]:
         async with asyncio.timeout(RESOLVE_SECONDS):
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, TimeoutError):
-        raise InvalidInputError("Webhook host blocked: DNS resolution failed") from None
+        raise _unresolved() from None
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -266,16 +272,24 @@ class Guard:
         self.rules = rules
         self._resolve = resolve
 
-    async def check(self, url: str) -> Target:
+    def parse(self, url: str) -> Target:
         """
-        Take a URL apart that may be sent to, as far as can be told now.
+        Take a URL apart; see `parse`.
+
+        Raises:
+            InvalidInputError: It is against the rules.
+        """
+        return parse(url, self.rules)
+
+    async def check(self, url: str) -> None:
+        """
+        Refuse a URL that must not be sent to, as far as can be told now.
 
         Raises:
             InvalidInputError: It may not.
         """
-        target = parse(url, self.rules)
+        target = self.parse(url)
         await self.addresses(target.host, target.port)
-        return target
 
     async def addresses(self, host: str, port: int) -> list[Address]:
         """

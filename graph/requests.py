@@ -66,6 +66,10 @@ class RunRequest:
     durability: Durability = "async"
     #: Delete the thread when the run ends; nothing of it is checkpointed.
     temporary: bool = False
+    #: Told when the run has ended.
+    webhook: str | None = None
+    #: The cron that it is a run of.
+    cron_id: str | None = None
     #: Keys of ``configurable`` that the server adds: who is calling, and the request's id.
     injected: JsonObject = field(default_factory=dict)
 
@@ -89,6 +93,7 @@ def compose(
         "graph_id": setting.graph_id,
         "assistant_id": setting.assistant_id,
     }
+    of_cron = {"cron_id": request.cron_id} if request.cron_id else {}
     metadata = {
         **setting.metadata,
         **(setting.thread_metadata or {}),
@@ -96,6 +101,7 @@ def compose(
         **without_reserved(request.metadata),
         "graph_id": setting.graph_id,
         "assistant_id": setting.assistant_id,
+        **of_cron,
     }
     config = {
         **_plain(setting.config),
@@ -105,6 +111,7 @@ def compose(
             **_checkpoint(request.checkpoint),
             "user_id": configurable.get("user_id", ""),
             **request.injected,
+            **of_cron,
             **ids,
         },
         "metadata": metadata,
@@ -117,7 +124,7 @@ def compose(
         "stream_mode": list(request.stream_modes),
         "interrupt_before": request.interrupt_before,
         "interrupt_after": request.interrupt_after,
-        "webhook": None,
+        "webhook": request.webhook,
         "feedback_keys": None,
         "temporary": request.temporary,
         "subgraphs": request.stream_subgraphs,

@@ -19,6 +19,7 @@ from graph.executor import Execution, Executor, Result
 from graph.registry import Registry
 from graph.requests import RunRequest, compose, system_assistant_id, without_reserved
 from graph.snapshots import open_interrupts
+from graph.webhooks import Webhooks
 from store import queue, runs, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
@@ -29,6 +30,7 @@ from store.models import CancelAction, JsonObject, Run, RunStatus
 from store.queue import NewRun
 from store.retention import Life
 from store.runs import Setting
+from store.threads import NewThread
 
 log = structlog.get_logger(__name__)
 
@@ -66,11 +68,20 @@ class Submitted:
     execution: Execution | None
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that may be taken in, and the thread to be made for it, if it has none."""
+
+    run: NewRun
+    thread: NewThread | None
+
+
 class Runs:
     """
     The one way to run a graph; every door submits here.
 
     Args:
+        webhooks: Asked whether those that runs name may be told.
         heartbeat: Who this process is in the queue.
         life: Of threads that a run makes.
     """
@@ -84,6 +95,7 @@ class Runs:
         executor: Executor,
         endings: Endings,
         heartbeat: Heartbeat,
+        webhooks: Webhooks,
         life: Life | None = None,
     ) -> None:
         self._db = db
@@ -92,6 +104,7 @@ class Runs:
         self._executor = executor
         self._endings = endings
         self._heartbeat = heartbeat
+        self._webhooks = webhooks
         self._life = life
         #: Set when this process goes: then runs are queued for others.
         self.draining = False
@@ -122,26 +135,55 @@ class Runs:
             AlreadyExistsError: It was to make the thread, and there is one that is not visible.
             ThreadBusyError: The strategy is ``reject`` and a run is in flight.
         """
+        prepared = await self.prepare(
+            request, thread_id=thread_id, access=access, assistant_access=assistant_access
+        )
+        new, thread = prepared.run, prepared.thread
+        if thread is not None:
+            await threads.create(
+                self._db,
+                thread.thread_id,
+                metadata=thread.metadata,
+                if_exists="do_nothing",
+                life=thread.life,
+                access=access,
+            )
+        if attached and (execution := await self._start(new)):
+            return Submitted(execution.claim.run, execution)
+        return Submitted(await queue.enqueue(self._db, new), None)
+
+    async def prepare(
+        self,
+        request: RunRequest,
+        *,
+        thread_id: str | None,
+        access: Access,
+        assistant_access: Access,
+    ) -> Prepared:
+        """
+        Make of a request the run that it asks for, and check all of it; nothing is written.
+
+        Args: As for `submit`, which raises the same.
+        """
+        if request.webhook:
+            await self._webhooks.check(request.webhook)
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
         run_id = str(uuid7())
         metadata, kwargs = compose(request, setting, run_id=run_id, thread_id=thread_id)
+        thread = None
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
                 raise NotFoundError("Thread or assistant not found.")
-            life = None if request.temporary else self._life
-            await threads.create(
-                self._db,
-                thread_id,
+            thread = NewThread(
+                thread_id=thread_id,
                 # Among it what says whose it is.
                 metadata=without_reserved(request.metadata),
-                if_exists="do_nothing",
-                life=life,
-                access=access,
+                life=None if request.temporary else self._life,
             )
             access = EVERYTHING
-        new = NewRun(
+        run = NewRun(
             run_id=run_id,
             thread_id=thread_id,
             assistant_id=setting.assistant_id,
@@ -156,9 +198,7 @@ class Runs:
             temporary=request.temporary,
             after_seconds=request.after_seconds,
         )
-        if attached and (execution := await self._start(new)):
-            return Submitted(execution.claim.run, execution)
-        return Submitted(await queue.enqueue(self._db, new), None)
+        return Prepared(run, thread)
 
     async def _setting(
         self, request: RunRequest, thread_id: str, access: Access, assistant_access: Access
@@ -174,6 +214,14 @@ class Runs:
             raise NotFoundError("Thread or assistant not found.")
         self._registry.entry(setting.graph_id)
         return setting
+
+    def is_assistant(self, text: str) -> bool:
+        """Whether a text can name an assistant: it is an id, or a graph's name."""
+        try:
+            self._assistant_id(text)
+        except InvalidInputError:
+            return False
+        return True
 
     def _assistant_id(self, text: str) -> str:
         if text in self._registry.graph_ids:

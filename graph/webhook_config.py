@@ -68,7 +68,7 @@ def read_webhooks(webhooks: Any, *, is_disabled: bool = False) -> WebhookConfig:
         InvalidInputError: It is not what it should be, or has a key that is not known: a rule
             that was mistyped would be no rule.
     """
-    section = _object(webhooks or {}, "webhooks", _KEYS)
+    section = _object({} if webhooks is None else webhooks, "webhooks", _KEYS)
     prefix = section.get("env_prefix", ENV_PREFIX)
     if not isinstance(prefix, str) or not prefix:
         raise InvalidInputError("`webhooks.env_prefix` must be a string that is not empty")

@@ -28,15 +28,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "POST /threads/{thread_id}/stream/events",
     ),
     "Batches of runs": ("POST /runs/batch",),
-    "Crons": (
-        "POST /runs/crons",
-        "POST /runs/crons/search",
-        "POST /runs/crons/count",
-        "GET /runs/crons/{cron_id}",
-        "PATCH /runs/crons/{cron_id}",
-        "DELETE /runs/crons/{cron_id}",
-        "POST /threads/{thread_id}/runs/crons",
-    ),
     "MCP": ("GET /mcp", "POST /mcp", "DELETE /mcp"),
     "A2A": (
         "GET /a2a/{assistant_id}",
