@@ -18,6 +18,7 @@ from tests.acceptance.process import starting
 from tests.receiver import Receiver, receiving
 
 TOKEN = "t0ken-of-the-receiver"
+SAID: Any = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ async def test_a_cron_fires_each_of_its_times_once_though_a_server_is_killed(
         cron: Any = await clients(one).crons.create(
             "chat",
             schedule="* * * * * *",
-            input={"messages": [{"role": "user", "content": "hi"}]},
+            input=SAID,
             on_run_completed="keep",
             webhook=receiver.url,
         )
@@ -103,8 +104,8 @@ async def test_a_webhook_is_told_by_another_process_if_the_first_is_killed_befor
         await asyncio.to_thread(one.wait_until_up)
         client = clients(one)
         thread_id = (await client.threads.create())["thread_id"]
-        said = {"messages": [{"role": "user", "content": "hi"}]}
-        result: Any = await client.runs.wait(thread_id, "chat", input=said, webhook=receiver.url)
+
+        result: Any = await client.runs.wait(thread_id, "chat", input=SAID, webhook=receiver.url)
         assert result["messages"][-1]["content"]
         await in_time(receiver, 1)
         await one.printed("job is tried again")
