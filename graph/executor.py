@@ -361,6 +361,11 @@ class Executor:
             ended = await self._insist(lambda: self._roll_back(claim))
         else:
             ended = await self._insist(lambda: self._finish(claim, result, writer.told))
+            if not ended and await self._insist(lambda: queue.is_to_undo(self._db, claim.held)):
+                # That was said before the end could be written, and counts.
+                execution.stop("rollback")
+                await self._settle(execution, writer, result)
+                return
         if ended:
             execution.result = result
             tell_end(writer, result.status, result.error)

@@ -339,8 +339,8 @@ async def finish(db: Database, endings: Sequence[Ending], *, wait: bool = True) 
         wait: For the threads that somebody else holds locked.
 
     Returns:
-        The ids of those that were ours still: the others were not changed. None if a thread was
-        locked and not waited for: then nothing was changed.
+        The ids of those that were ours still, and that nobody wants rolled back: the others were not
+        changed. None if a thread was locked and not waited for: then nothing was changed.
     """
     params = _endings(endings)
     # The second statement sees what was committed before the first one got its locks.
@@ -400,6 +400,12 @@ async def finish_temporary(
         "job_signal": JOB,
     }
     return bool(await db.tuples(SQL["finish_temporary"], params))
+
+
+async def is_to_undo(db: Database, held: Held) -> bool:
+    """Whether a run is ours still, and somebody wants it rolled back."""
+    params = {"run_id": held.run_id, "epoch": held.epoch}
+    return bool(await db.tuples(SQL["to_undo"], params))
 
 
 async def undo(db: Database, held: Held) -> bool:

@@ -136,7 +136,8 @@ FOR UPDATE NOWAIT;
 
 -- name: finish
 -- Each fenced by its epoch; the rows of the threads are locked already. Workers are woken as this
--- commits. The epochs rise, so that what the runs left going on writes nothing more.
+-- commits. The epochs rise, so that what the runs left going on writes nothing more. One that somebody
+-- wants rolled back by now ends in no other way.
 WITH ending AS (
     SELECT *
     FROM jsonb_to_recordset(%(endings)s::jsonb) AS e (
@@ -149,6 +150,7 @@ WITH ending AS (
         ended_at = now(), updated_at = now()
     FROM ending
     WHERE run.run_id = ending.run_id AND run.epoch = ending.epoch AND run.status = 'running'
+        AND run.cancel_action IS DISTINCT FROM 'rollback'
     RETURNING run.run_id, run.thread_id, run.started_at, ending.thread_status, ending.interrupts,
         ending.thread_error, ending.webhook
 ), to_tell AS (
@@ -236,6 +238,12 @@ RETURNING run_id;
 SELECT run_id
 FROM run
 WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running';
+
+-- name: to_undo
+SELECT run_id
+FROM run
+WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
+    AND cancel_action = 'rollback';
 
 -- name: ended
 SELECT run_id
