@@ -46,7 +46,8 @@ _LOOPBACK: Final = "loopback IP range"
 _BLOCKED: Final = "blocked IP range"
 _PRIVATE: Final = "private IP range"
 _METADATA: Final = "cloud metadata endpoint"
-_RELATIVE: Final = (
+_NO_RELATIVE: Final = "Relative webhook URLs are not supported: give the whole URL of this server"
+_LOOPBACK_IS_OFF: Final = (
     "Loopback webhooks (relative URLs and localhost) are disabled by default: "
     "set webhooks.url.disable_loopback to false in langgraph.json to allow them"
 )
@@ -128,7 +129,7 @@ def parse(url: str, rules: UrlRules) -> Target:
         raise InvalidInputError("Webhook URL too long")
     parts, port = _split(url)
     if not parts.scheme and not parts.netloc:
-        raise InvalidInputError(_RELATIVE)
+        raise InvalidInputError(_LOOPBACK_IS_OFF if rules.disable_loopback else _NO_RELATIVE)
     if parts.scheme not in PORTS:
         raise _blocked(f"scheme '{parts.scheme}' not allowed")
     if rules.require_https and parts.scheme != "https":

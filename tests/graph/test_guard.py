@@ -152,6 +152,11 @@ async def test_a_name_that_leads_nowhere_is_refused() -> None:
     assert refused.value.message == "Webhook host blocked: DNS resolution failed"
 
 
+async def test_a_relative_url_is_refused_with_what_to_do_instead() -> None:
+    with pytest.raises(InvalidInputError, match="give the whole URL of this server"):
+        await Guard(OPEN).check("/hooks")
+
+
 def answers(*found: str) -> tuple[list[str], Callable[[str, int], Awaitable[list[str]]]]:
     """A resolver that gives another answer each time, and the answers that are left."""
     left = list(found)
