@@ -10,8 +10,10 @@ is made to an address that was checked. The name stays in the request and in the
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -34,6 +36,8 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 #: How long a name may take to be resolved.
 RESOLVE_SECONDS: Final = 5.0
+#: How many names are asked for at a time.
+RESOLVED_AT_ONCE: Final = 8
 #: How many addresses of a name are tried.
 ADDRESSES_TRIED: Final = 4
 
@@ -245,20 +249,26 @@ def _unresolved() -> InvalidInputError:
     return InvalidInputError("Webhook host blocked: DNS resolution failed", code=UNRESOLVED)
 
 
-async def resolve_by_system(host: str, port: int) -> list[str]:
-    """
-    Ask the system for the addresses of a name, which may be an address in any way of writing.
+class SystemNames:
+    """Asks the system for names, in threads of its own: those that hang keep nobody else's waiting."""
 
-    Raises:
-        InvalidInputError: It knows none, or does not answer in time.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(RESOLVE_SECONDS):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError, TimeoutError):
-        raise _unresolved() from None
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(RESOLVED_AT_ONCE, thread_name_prefix="names")
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """
+        The addresses of a name, which may be an address in any way of writing.
+
+        Raises:
+            InvalidInputError: There is none, or it is not told in time.
+        """
+        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        except (OSError, UnicodeError, TimeoutError):
+            raise _unresolved() from None
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class Guard:
@@ -266,12 +276,12 @@ class Guard:
     Keeps the rules for one server.
 
     Args:
-        resolve: Who is asked for names.
+        resolve: Who is asked for names; the system, unless given.
     """
 
-    def __init__(self, rules: UrlRules, *, resolve: Resolve = resolve_by_system) -> None:
+    def __init__(self, rules: UrlRules, *, resolve: Resolve | None = None) -> None:
         self.rules = rules
-        self._resolve = resolve
+        self._resolve = resolve or SystemNames()
 
     def parse(self, url: str) -> Target:
         """

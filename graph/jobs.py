@@ -80,7 +80,12 @@ class Jobs:
         self._due.set()
 
     async def work_forever(self) -> None:
-        """Do what is due; when this is cancelled, what is not done is left to others."""
+        """
+        Do what is due; when this is cancelled, what is not done is left to others.
+
+        Raises:
+            UnavailableError: PostgreSQL did not answer. What is under way goes on.
+        """
         try:
             while True:
                 self._due.clear()
@@ -88,10 +93,11 @@ class Jobs:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(POLL_SECONDS):
                             await self._due.wait()
-        finally:
+        except asyncio.CancelledError:
             for task in self._trying:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            raise
 
     async def _claim(self) -> bool:
         """Take up what is due; whether there may be more."""

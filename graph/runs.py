@@ -135,6 +135,8 @@ class Runs:
             AlreadyExistsError: It was to make the thread, and there is one that is not visible.
             ThreadBusyError: The strategy is ``reject`` and a run is in flight.
         """
+        if request.webhook:
+            await self._webhooks.check(request.webhook)
         prepared = await self.prepare(
             request, thread_id=thread_id, access=access, assistant_access=assistant_access
         )
@@ -161,12 +163,10 @@ class Runs:
         assistant_access: Access,
     ) -> Prepared:
         """
-        Make of a request the run that it asks for, and check all of it; nothing is written.
+        Make of a request the run that it asks for, and check all but its webhook; nothing is written.
 
         Args: As for `submit`, which raises the same.
         """
-        if request.webhook:
-            await self._webhooks.check(request.webhook)
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)

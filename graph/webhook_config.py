@@ -76,7 +76,7 @@ def read_webhooks(webhooks: Any, *, is_disabled: bool = False) -> WebhookConfig:
     return WebhookConfig(
         rules=_rules(section.get("url")),
         env_prefix=prefix,
-        headers=_headers(section.get("headers") or {}, prefix),
+        headers=_headers(section.get("headers"), prefix),
         allowed_fields=None if allowed is None else frozenset(_texts(allowed, "allowed_fields")),
         is_disabled=is_disabled,
     )
@@ -118,6 +118,8 @@ def _texts(value: Any, name: str) -> list[str]:
 
 
 def _headers(headers: Any, prefix: str) -> dict[str, str]:
+    if headers is None:
+        return {}
     if not isinstance(headers, dict):
         raise InvalidInputError("`webhooks.headers` must be an object")
     for name, template in headers.items():

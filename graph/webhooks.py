@@ -10,7 +10,7 @@ import orjson
 import structlog
 
 from graph.encode import dumps
-from graph.guard import UNRESOLVED, Guard, GuardedNetwork, Resolve, Target, resolve_by_system
+from graph.guard import UNRESOLVED, Guard, GuardedNetwork, Resolve, Target
 from graph.jobs import JobFailedError, Kind
 from graph.webhook_config import WebhookConfig
 from store.errors import InvalidInputError
@@ -50,7 +50,8 @@ class Webhooks:
         self._config = config
         self._guard = guard
         self._client = client
-        self._headers = {"content-type": "application/json", "user-agent": "threadwell", **headers}
+        given = {name.lower(): value for name, value in headers.items()}
+        self._headers = {"content-type": "application/json", "user-agent": "threadwell", **given}
 
     async def check(self, url: str) -> None:
         """
@@ -162,14 +163,14 @@ async def open_webhooks(
     config: WebhookConfig,
     *,
     environment: Mapping[str, str],
-    resolve: Resolve = resolve_by_system,
+    resolve: Resolve | None = None,
 ) -> AsyncIterator[Webhooks]:
     """
     Open the client that webhooks are told by.
 
     Args:
         environment: Where the variables of the headers are.
-        resolve: Who is asked for names.
+        resolve: Who is asked for names; the system, unless given.
 
     Raises:
         InvalidInputError: A header names a variable that is not set.

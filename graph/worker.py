@@ -193,6 +193,7 @@ class Worker:
         async with listen(self._db.conninfo) as signals:
             # What was signalled while nobody listened is found by looking.
             self._ready.set()
+            self._jobs.wake()
             async for signal in signals:
                 self._heed(signal)
 

@@ -121,6 +121,8 @@ async def _check(services: ServicesDep, allowed: Allowed, thread_id: str | None)
     named = allowed.request.assistant_id
     if not services.runs.is_assistant(named):
         raise NotFoundError(f"Assistant '{named}' not found")
+    if allowed.request.webhook:
+        await services.webhooks.check(allowed.request.webhook)
     prepared = await services.runs.prepare(
         allowed.request,
         thread_id=thread_id,

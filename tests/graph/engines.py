@@ -14,7 +14,7 @@ from graph.config import GraphEntry
 from graph.crons import Clock, Crons
 from graph.endings import Endings
 from graph.executor import Executor
-from graph.guard import Resolve, UrlRules, resolve_by_system
+from graph.guard import Resolve, UrlRules
 from graph.jobs import Jobs
 from graph.loop import Backing, Here
 from graph.registry import Registry
@@ -170,7 +170,7 @@ async def process(
     keep: int = 0,
     webhooks: WebhookConfig = HERE,
     pauses_seconds: Sequence[float] = (0.05, 0.05),
-    resolve: Resolve = resolve_by_system,
+    resolve: Resolve | None = None,
     clock: Clock = lambda: None,
     **timing: Any,
 ) -> AsyncIterator[Process]:

@@ -268,7 +268,6 @@ async def test_a_cron_that_asks_for_nonsense_keeps_no_other_from_firing(
         await a_cron(one.db, payload={"stream_mode": ["nope"]}),
         await a_cron(one.db, payload={"input": 1, "interrupt_before": 5}),
         await a_cron(one.db, payload={"context": {"a": 1}, "config": {"configurable": {"b": 1}}}),
-        await a_cron(one.db, payload={"webhook": "http://169.254.169.254/"}),
     ]
     well = await a_cron(one.db)
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import httpcore2
 import pytest
 
-from graph.guard import Guard, GuardedNetwork, UrlRules, checked, parse, resolve_by_system
+from graph.guard import Guard, GuardedNetwork, SystemNames, UrlRules, checked, parse
 from store.errors import InvalidInputError
 
 OPEN = UrlRules(disable_loopback=False)
@@ -147,7 +147,7 @@ def test_one_address_among_several_is_enough_to_refuse_a_name() -> None:
 
 async def test_a_name_that_leads_nowhere_is_refused() -> None:
     with pytest.raises(InvalidInputError) as refused:
-        await resolve_by_system("no-such-host.invalid", 80)
+        await SystemNames()("no-such-host.invalid", 80)
 
     assert refused.value.message == "Webhook host blocked: DNS resolution failed"
 
