@@ -8,9 +8,22 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from api import __version__, errors
+from api.auth import Authentication
 from api.bootstrap import Services
 from api.middleware import BodyLimit, LastResort, RequestLog
-from api.routes import assistants, crons, items, runs, sessions, system, threads, unsupported
+from api.routes import (
+    assistants,
+    crons,
+    items,
+    runs,
+    sessions,
+    states,
+    system,
+    threads,
+    unsupported,
+)
+from api.security import secure
+from store.models import JsonObject
 
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
 EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
@@ -19,12 +32,26 @@ ROUTERS = (
     system.router,
     assistants.router,
     threads.router,
+    states.router,
     crons.router,
     runs.router,
     items.router,
     sessions.router,
     unsupported.router,
 )
+
+
+class Application(FastAPI):
+    """FastAPI, whose description of the API says how to authenticate."""
+
+    def openapi(self) -> JsonObject:
+        """The description, made when it is first asked for."""
+        is_made = self.openapi_schema is not None
+        schema = super().openapi()
+        auth = self.state.services.graphs.auth
+        if auth and not is_made:
+            secure(schema, auth.openapi)
+        return schema
 
 
 def create_app(
@@ -39,7 +66,7 @@ def create_app(
         services: What the routes work with.
         lifespan: Entered before the first request and left after the last.
     """
-    app = FastAPI(
+    app = Application(
         title="Threadwell",
         version=__version__,
         lifespan=lifespan,
@@ -73,4 +100,5 @@ def _middleware(services: Services) -> list[Middleware]:
         ),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
+        Middleware(Authentication, authority=services.authority),
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from langgraph.store.base import BaseStore
 
+from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.settings import Settings, environment, set_environment
 from graph.config import GraphConfig, load_config
@@ -19,6 +20,8 @@ from graph.requests import system_assistant_id
 from graph.retention import Retention
 from graph.runs import Runs
 from graph.state import States
+from graph.threads import Threads
+from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
 from store import assistants
@@ -43,9 +46,12 @@ class Services:
     events: EventLog
     runs: Runs
     states: States
+    threads: Threads
+    value_search: ValueSearch
     webhooks: Webhooks
     crons: Crons
     worker: Worker
+    authority: Authority | None
 
 
 @asynccontextmanager
@@ -59,10 +65,11 @@ async def open_services(
         redis_url: Empty for none: then events are kept in this process alone.
 
     Raises:
-        InvalidInputError: The langgraph.json is wrong.
+        InvalidInputError: The langgraph.json is wrong, or the `Auth` that it names.
         UnavailableError: PostgreSQL does not answer.
     """
     graphs, registry = await load_graphs(settings)
+    authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
     timing = _timing(settings, graphs)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
@@ -105,6 +112,7 @@ async def open_services(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
         )  # fmt: skip
+        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         yield Services(
             settings=settings,
             graphs=graphs,
@@ -114,10 +122,13 @@ async def open_services(
             items=backing.items,
             events=events,
             runs=runs,
-            states=States(registry=registry, db=db, events=events, backing=backing, place=place),
+            states=states,
+            threads=Threads(db=db, runs=runs, states=states, retention=retention),
+            value_search=ValueSearch(db, states),
             webhooks=webhooks,
             crons=crons,
             worker=worker,
+            authority=authority,
         )
 
 

@@ -1,14 +1,17 @@
 """The one way from a request to a run, whichever door it came through."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from uuid_utils.compat import uuid7
 
 from api.auth import Caller
 from api.bootstrap import Services
 from api.run_schemas import RunCreateStateless
 from graph.requests import RunRequest
 from graph.runs import Submitted
-from store.access import Access
-from store.models import JsonObject
+from store.access import EVERYTHING, Access
+from store.models import JsonObject, Run
 
 
 async def submit(
@@ -32,7 +35,7 @@ async def submit(
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
     """
     request = body if isinstance(body, RunRequest) else body.request()
-    allowed = await allow(caller, request, thread_id=thread_id)
+    allowed = await allow(services, caller, request, thread_id=thread_id)
     return await services.runs.submit(
         allowed.request,
         thread_id=thread_id,
@@ -42,9 +45,24 @@ async def submit(
     )
 
 
+async def submit_batch(
+    services: Services, caller: Caller, bodies: Sequence[RunCreateStateless]
+) -> list[Run]:
+    """
+    Take runs in on threads of their own, if the caller may create all of them; otherwise none.
+
+    Raises: as `submit`.
+    """
+    asked = []
+    for body in bodies:
+        allowed = await allow(services, caller, body.request(), thread_id=None)
+        asked.append((allowed.request, allowed.assistant_access))
+    return await services.runs.submit_batch(asked)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Allowed:
-    """A run that a caller may create, as the handlers of the authentication left it."""
+    """A run that a caller may create, as the handlers leave it."""
 
     request: RunRequest
     #: On which threads, and of which assistants.
@@ -52,20 +70,26 @@ class Allowed:
     assistant_access: Access
 
 
-async def allow(caller: Caller, request: RunRequest, *, thread_id: str | None) -> Allowed:
+async def allow(
+    services: Services, caller: Caller, request: RunRequest, *, thread_id: str | None
+) -> Allowed:
     """
-    Ask whether the caller may create a run.
+    Ask whether the caller may create a run; for those who have it created later, too.
 
     Raises:
-        PermissionDeniedError: The caller may not create runs, or not read assistants.
+        InvalidInputError: The assistant is no assistant's id and no graph's name.
+        PermissionDeniedError: The caller may not create runs, or not read the assistant.
     """
+    assistant_id = services.runs.assistant_id(request.assistant_id)
+    request = replace(request, run_id=str(uuid7()), assistant_id=assistant_id)
     value = _value(request, thread_id)
-    access = await caller.may("threads", "create_run", value)
-    assistant = {"assistant_id": request.assistant_id}
+    threads = await caller.may("threads", "create_run", value)
+    assistants = EVERYTHING
+    if not services.runs.is_system(assistant_id):
+        # Nobody is asked about those of the graphs, as on the LangGraph Server.
+        assistants = await caller.may("assistants", "read", {"assistant_id": assistant_id})
     return Allowed(
-        request=_allowed(request, value, caller),
-        access=access,
-        assistant_access=await caller.may("assistants", "read", assistant),
+        request=_allowed(request, value, caller), access=threads, assistant_access=assistants
     )
 
 
@@ -74,8 +98,10 @@ def _value(request: RunRequest, thread_id: str | None) -> JsonObject:
     return {
         "thread_id": thread_id,
         "assistant_id": request.assistant_id,
+        "run_id": request.run_id,
         "status": "pending",
         "metadata": dict(request.metadata),
+        "prevent_insert_if_inflight": request.multitask_strategy == "reject",
         "multitask_strategy": request.multitask_strategy,
         "if_not_exists": request.if_not_exists,
         "after_seconds": request.after_seconds,

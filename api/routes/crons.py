@@ -24,7 +24,7 @@ from graph.crons import following
 from graph.requests import RunRequest
 from store import crons
 from store.crons import Cron, NewCron
-from store.errors import BadRequestError, NotFoundError
+from store.errors import BadRequestError, InvalidInputError, NotFoundError
 from store.models import JsonObject
 
 router = APIRouter(tags=["crons"], route_class=JsonRoute)
@@ -86,12 +86,13 @@ async def _create(
     on_run_completed = None if thread_id else body.on_run_completed or "delete"
     request = request_of(
         payload,
-        assistant_id=body.assistant_id,
+        assistant_id=_assistant_id(services, body.assistant_id),
         is_on_thread=thread_id is not None,
         on_run_completed=on_run_completed,
     )
-    allowed = await allow(caller, request, thread_id=thread_id)
-    assistant_id = await _check(services, allowed, thread_id)
+    allowed = await allow(services, caller, request, thread_id=thread_id)
+    await _check(services, allowed, thread_id)
+    assistant_id = allowed.request.assistant_id
     new = NewCron(
         cron_id=cron_id,
         assistant_id=assistant_id,
@@ -116,20 +117,23 @@ async def _create(
     return json_response(cron_json(created))
 
 
-async def _check(services: ServicesDep, allowed: Allowed, thread_id: str | None) -> str:
-    """Whether a run of the cron could be taken in now; the id of its assistant."""
-    named = allowed.request.assistant_id
-    if not services.runs.is_assistant(named):
-        raise NotFoundError(f"Assistant '{named}' not found")
+def _assistant_id(services: ServicesDep, name: str) -> str:
+    try:
+        return services.runs.assistant_id(name)
+    except InvalidInputError:
+        raise NotFoundError(f"Assistant '{name}' not found") from None
+
+
+async def _check(services: ServicesDep, allowed: Allowed, thread_id: str | None) -> None:
+    """Refuse a cron of which no run could be taken in now."""
     if allowed.request.webhook:
         await services.webhooks.check(allowed.request.webhook)
-    prepared = await services.runs.prepare(
+    await services.runs.prepare(
         allowed.request,
         thread_id=thread_id,
         access=allowed.access,
         assistant_access=allowed.assistant_access,
     )
-    return prepared.run.assistant_id
 
 
 def _payload(payload: JsonObject, allowed: JsonObject, cron_id: str) -> JsonObject:
@@ -236,7 +240,7 @@ async def _allowed_change(
     )
     if request.webhook and "webhook" in payload:
         await services.webhooks.check(request.webhook)
-    allowed = (await allow(caller, request, thread_id=cron.thread_id)).request
+    allowed = (await allow(services, caller, request, thread_id=cron.thread_id)).request
     return {name: getattr(allowed, name) for name in _MUTABLE if name in payload}
 
 
