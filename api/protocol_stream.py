@@ -16,6 +16,7 @@ from store.access import EVERYTHING, Access
 from store.errors import NotFoundError, UnavailableError
 from store.events import START, Event, EventId, Gap
 from store.models import JsonObject
+from store.threads import not_found
 
 #: Says that events are missing; clients of the protocol pass over what they do not know.
 GAP = "resume_gap"
@@ -103,7 +104,10 @@ class Tape:
 
     async def _begin(self) -> None:
         """Learn how the thread's events are numbered; of one that is not there, nothing was seen."""
-        if not await self._knows_thread() or self._place[0] <= self._view.numbering.base:
+        is_there = await self._knows_thread()
+        if not is_there and self._access != EVERYTHING:
+            raise not_found(self._thread_id)
+        if not is_there or self._place[0] <= self._view.numbering.base:
             self._since = 0
         else:
             with suppress(UnavailableError):
@@ -116,7 +120,7 @@ class Tape:
         begun = {event.run_id for event in batch if event.name == "metadata"}
         if begun:
             if not await self._knows_thread():
-                raise NotFoundError(f"Thread {self._thread_id} not found")
+                raise not_found(self._thread_id)
             db = self._services.db
             self._view.graphs |= await self._services.runs.patiently(
                 lambda: runs.graph_ids(db, list(begun))

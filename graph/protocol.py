@@ -40,6 +40,9 @@ _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
 _INTERRUPT = "__interrupt__"
 _MARK = b'"__interrupt__"'
 
+#: How many channels, and how many namespaces, a client asks for: every event is held against them.
+MAX_CHANNELS, MAX_NAMESPACES = 256, 256
+
 Namespace = tuple[str, ...]
 
 
@@ -163,6 +166,8 @@ def wanted(channels: Any, namespaces: Any = None, depth: Any = None) -> Wanted:
     """
     if not isinstance(channels, list) or not channels:
         raise InvalidInputError("channels is required and must be a non-empty array")
+    if len(channels) > MAX_CHANNELS:
+        raise InvalidInputError(f"channels must not have more than {MAX_CHANNELS} entries")
     unknown = [one for one in channels if not _is_channel(one)]
     if unknown:
         raise InvalidInputError(
@@ -210,6 +215,8 @@ def _is_channel(value: Any) -> bool:
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise InvalidInputError("namespaces must be an array of namespaces")
+    if len(value) > MAX_NAMESPACES:
+        raise InvalidInputError(f"namespaces must not have more than {MAX_NAMESPACES} entries")
     return value
 
 
@@ -262,7 +269,9 @@ class ProtocolView:
         if name == "metadata" or event.run_id != self._run.run_id:
             # One run at a time: of those before it nothing more comes.
             self.graphs.pop(self._run.run_id if event.run_id != self._run.run_id else "", None)
-            self._run = _RunView(event.run_id)
+            # Only the events of such a run say when they were logged: one whose beginning the log
+            # has lost is known by that.
+            self._run = _RunView(event.run_id, is_native=bool(event.at))
         if name == "metadata":
             return [self._lifecycle(event, _SAYS, (), {"event": "running"})]
         if name == "end":
