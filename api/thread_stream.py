@@ -12,7 +12,8 @@ from api.sse import GOES_ON, frame, gap_frames
 from graph.encode import dumps
 from graph.protocol_run import PREFIX
 from graph.state import STATE_UPDATE
-from store.access import Access
+from store import threads
+from store.access import EVERYTHING, Access
 from store.errors import InvalidInputError, NotFoundError
 from store.events import Event, EventId, Gap
 
@@ -42,7 +43,7 @@ class ThreadStream:
 
     Args:
         after: The last event that the client has.
-        access: The threads whose states it may read.
+        access: The threads that it may read; asked again whenever a run begins.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ThreadStream:
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """
-        Everything after the client's last event, and whatever comes.
+        Everything after the client's last event, and whatever comes, while the thread is theirs.
 
         Raises:
             BrokenOffError: This process goes.
@@ -70,6 +71,8 @@ class ThreadStream:
         follow = self._services.runs.follow_thread(self._thread_id, after=self._after)
         async with aclosing(follow):
             async for batch in follow:
+                if _begins(batch) and not await self._is_readable():
+                    return
                 if isinstance(batch, Gap):
                     chunk = await self._missed(batch)
                 else:
@@ -77,6 +80,15 @@ class ThreadStream:
                 if chunk:
                     yield chunk
         raise BrokenOffError(GOES_ON)
+
+    async def _is_readable(self) -> bool:
+        """Whether it is there for this client: it may be another one's by now, under the same id."""
+        if self._access == EVERYTHING:
+            return True
+        services = self._services
+        return None is not await services.runs.patiently(
+            lambda: threads.find(services.db, self._thread_id, access=self._access)
+        )
 
     async def _frame(self, event: Event) -> bytes:
         if event.name == STATE_UPDATE:
@@ -118,3 +130,8 @@ class ThreadStream:
                 )
                 told += [("values", dumps(values))] if values is not None else []
         return gap_frames(told, gap)
+
+
+def _begins(batch: list[Event] | Gap) -> bool:
+    """Whether a run may begin here."""
+    return isinstance(batch, Gap) or any(event.name == "metadata" for event in batch)
