@@ -10,7 +10,10 @@ import asyncio
 import inspect
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -18,7 +21,6 @@ from uuid import UUID
 import orjson
 import structlog
 from langgraph_sdk import Auth
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 
@@ -54,6 +56,9 @@ PARAMETERS = frozenset(
         "headers", "authorization", "scope",
     }
 )  # fmt: skip
+#: How many calls of a sync `authenticate` go on at a time. One that hangs keeps its place, so that
+#: those that are given up do not pile up as threads.
+SYNC_AT_ONCE = 32
 _IDS = ("thread_id", "run_id", "assistant_id", "cron_id")
 
 
@@ -96,6 +101,8 @@ class Authority:
         self._authenticate = authenticate
         self._wanted = _wanted(authenticate)
         self._known = Known(cache) if cache else None
+        # Threads of its own: whoever waits for one of Starlette's cannot give it up.
+        self._threads = ThreadPoolExecutor(SYNC_AT_ONCE, thread_name_prefix="authenticate")
 
     async def authenticate(
         self, connection: HTTPConnection, *, path_params: Callable[[], Mapping[str, Any]]
@@ -120,10 +127,18 @@ class Authority:
         with _translated("authenticate"):
             arguments = await self._arguments(connection, path_params)
             async with asyncio.timeout(HANDLER_SECONDS):
-                user = user_from(await _called(self._authenticate, arguments))
+                user = user_from(await self._called(arguments))
         if self._known:
             self._known.keep(connection, user)
         return user
+
+    async def _called(self, arguments: dict[str, Any]) -> Any:
+        function = partial(self._authenticate, **arguments)
+        if inspect.iscoroutinefunction(self._authenticate):
+            return await function()
+        call = partial(copy_context().run, function)
+        result: Any = await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await result if inspect.isawaitable(result) else result
 
     async def _arguments(
         self, connection: HTTPConnection, path_params: Callable[[], Mapping[str, Any]]
@@ -225,13 +240,6 @@ def _wanted(authenticate: Callable[..., Any]) -> frozenset[str]:
         elif parameter.default is parameter.empty:
             raise InvalidInputError(f"authenticate wants {parameter.name!r}; nothing fills it")
     return frozenset(wanted)
-
-
-async def _called(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    if inspect.iscoroutinefunction(function):
-        return await function(**arguments)
-    result = await run_in_threadpool(function, **arguments)
-    return await result if inspect.isawaitable(result) else result
 
 
 async def _body(connection: HTTPConnection) -> Any:

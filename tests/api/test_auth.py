@@ -1,5 +1,6 @@
 """Custom authentication: who is let in, what their handlers decide, and what a run knows of them."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -336,6 +337,58 @@ async def test_what_a_handler_adds_makes_things_their_makers(ask: Ask) -> None:
     kept = (await ask("GET", "/store/items", "ada", params=params)).json()
     assert kept["namespace"] == ["ada", "n"]
     assert (await ask("GET", "/store/items", "bob", params=params)).json() is None
+
+
+@pytest.mark.parametrize("auth", [{"path": "tests.api.auths:owners"}])
+async def test_a_sync_authentication_that_hangs_is_given_up_too(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authority, "HANDLER_SECONDS", 0.05)
+    try:
+        async with asyncio.timeout(20):
+            answer = await ask("POST", "/threads/search", "hang", json={})
+    finally:
+        auths.HELD.set()
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+
+
+async def test_who_may_only_read_a_run_does_not_stop_it_by_leaving(ask: Ask) -> None:
+    made = (await ask("POST", "/threads", "me", json={})).json()["thread_id"]
+    later = {"assistant_id": "who", "input": {}, "after_seconds": 3600}
+    run = (await ask("POST", f"/threads/{made}/runs", "me", json=later)).json()["run_id"]
+    cancels = {"cancel_on_disconnect": "true"}
+    for path in (
+        f"/threads/{made}/runs/{run}/join", f"/threads/{made}/runs/{run}/stream",
+        f"/runs/{run}/stream",
+    ):  # fmt: skip
+        async with asyncio.timeout(20):
+            refused = await ask("GET", path, "only:read", params=cancels)
+        assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied"), path
+    await ask("POST", f"/threads/{made}/runs/{run}/cancel", "me")
+    for who, params in (("only:read", {}), ("me", cancels)):
+        told = await ask("GET", f"/threads/{made}/runs/{run}/stream", who, params=params)
+        assert '"status":"interrupted"' in told.text
+
+
+@pytest.mark.parametrize("auth", [{"path": "tests.api.auths:owners"}])
+async def test_who_follows_a_thread_sees_nothing_of_another_one_under_its_id(
+    ask: Ask, http: httpx.AsyncClient
+) -> None:
+    thread = {"thread_id": UNKNOWN}
+    await ask("POST", "/threads", "ada", json=thread)
+    seen = ""
+    async with http.stream(
+        "GET", f"/threads/{UNKNOWN}/stream", headers={"authorization": "Bearer ada"}
+    ) as stream:
+        await ask("DELETE", f"/threads/{UNKNOWN}", "ada")
+        await ask("POST", "/threads", "bob", json=thread)
+        body = {"assistant_id": "who", "input": {}}
+        await ask("POST", f"/threads/{UNKNOWN}/runs/wait", "bob", json=body)
+        async with asyncio.timeout(20):
+            async for text in stream.aiter_text():
+                seen += text
+                assert "bob" not in seen
+    assert "event:" not in seen
 
 
 async def test_an_authentication_that_hangs_is_given_up(
