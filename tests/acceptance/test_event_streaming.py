@@ -375,8 +375,9 @@ async def test_a_run_that_fails_or_is_stopped_says_so(http: httpx.AsyncClient, g
     assert kept["values"]["messages"][-1]["content"] == "(1)"
 
 
+@pytest.mark.parametrize("action", ["interrupt", "rollback"])
 async def test_a_run_that_ends_in_the_queue_is_told_of_on_every_server(
-    http: httpx.AsyncClient, other_http: httpx.AsyncClient, gate: Gate
+    http: httpx.AsyncClient, other_http: httpx.AsyncClient, gate: Gate, action: str
 ) -> None:
     thread_id = new_id()
     async with (
@@ -386,7 +387,7 @@ async def test_a_run_that_ends_in_the_queue_is_told_of_on_every_server(
         await start(http, thread_id, "chat", input=held(gate, "first"))
         await gate.arrived("first")
         waiting = await start(http, thread_id, "chat", input=said("second"))
-        await http.post(f"/threads/{thread_id}/runs/{waiting}/cancel")
+        await http.post(f"/threads/{thread_id}/runs/{waiting}/cancel?action={action}")
         ended = [await followed.until(is_end) for followed in (one, other)]
         gate.release("first")
         await one.until(is_end, times=2)
