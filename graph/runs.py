@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 from uuid import UUID
@@ -313,6 +313,33 @@ class Runs:
         """
         await threads.get(self._db, thread_id, access=access)
         return await self._events.tail(thread_id)
+
+    async def retained(self, thread_id: str) -> list[Event]:
+        """
+        What the log of a thread has now, from wherever it begins; nothing of who may see it.
+
+        If Redis does not answer, what is in memory here.
+        """
+        now = asyncio.Event()
+        now.set()
+        found: list[Event] = []
+        async with aclosing(self._events.follow(thread_id, START, stop=now)) as batches:
+            async for batch in batches:
+                found += [] if isinstance(batch, Gap) else batch
+        return found
+
+    async def end_of_log(self, thread_id: str) -> EventId:
+        """
+        Where the log of a thread ends now, START if there is none; nothing of who may see it.
+
+        Raises:
+            UnavailableError: The thread's run is not here, and Redis does not answer.
+        """
+        return await self._events.tail(thread_id)
+
+    def watch_queued(self, thread_id: str) -> AbstractContextManager["asyncio.Queue[str]"]:
+        """The ids of a thread's runs that end while they are queued, which its log never tells."""
+        return self._endings.watch_queued(thread_id)
 
     async def follow_thread(
         self, thread_id: str, *, after: EventId

@@ -50,6 +50,8 @@ async def info() -> Response:
             "flags": {
                 "assistants": True,
                 "crons": False,
+                "strict_resume": True,
+                "stream_namespaces": True,
                 "langsmith": False,
                 "langsmith_tracing_replicas": False,
                 "langsmith_tracing_session_on_runs": False,

@@ -11,10 +11,6 @@ from store.errors import UnsupportedError
 router = APIRouter(include_in_schema=False)
 
 UNSUPPORTED: dict[str, tuple[str, ...]] = {
-    "The event-streaming protocol": (
-        "POST /threads/{thread_id}/commands",
-        "POST /threads/{thread_id}/stream/events",
-    ),
     "Crons": (
         "POST /runs/crons",
         "POST /runs/crons/search",

@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.app import create_app
 from api.auth import OPEN_PATHS
@@ -97,6 +99,10 @@ class Case:
     owner: int = 200
 
 
+def command(method: str, **params: Any) -> dict[str, Any]:
+    return {"id": 1, "method": method, "params": params}
+
+
 RUN = {"assistant_id": "ask", "input": {"text": "x"}}
 FOREIGN = {"assistant_id": "{assistant_id}", "input": {"text": "x"}}
 ITEM = {"namespace": ["n"], "key": "k"}
@@ -166,6 +172,17 @@ CASES: dict[str, list[Case]] = {
     "GET /threads/{thread_id}/stream": [
         Case(), Case(params={"stream_mode": "state_update"}, headers={"last-event-id": "0-0"})
     ],
+    "POST /threads/{thread_id}/commands": [
+        Case(409, command("run.start", **RUN), owner=0),
+        Case(body=command("run.start", **FOREIGN), path="/threads/{thread_of_eve}/commands", owner=409),
+        Case(200, command("input.respond", interrupt_id="0", response="eve's"), says="no_such_run"),
+        Case(200, command("agent.getTree"), says="no_such_run"),
+        Case(body=command("input.inject", message={"role": "user", "content": "eve's"})),
+        Case(body=command("state.get")),
+        Case(body=command("state.listCheckpoints")),
+        Case(body=command("state.fork", checkpoint_id="{checkpoint_id}"), owner=0),
+    ],
+    "POST /threads/{thread_id}/stream/events": [Case(body={"channels": ["values", "lifecycle"]})],
     "GET /threads/{thread_id}/history": [Case()],
     "POST /threads/{thread_id}/history": [Case(body={"limit": 9})],
     "POST /threads/{thread_id}/runs": [
@@ -389,6 +406,26 @@ async def test_a_second_user_gets_and_changes_nothing_of_the_first_ones(
             ):
                 faults.append((route, case, status, told))
     assert not faults, "\n".join(map(str, faults))
+
+
+async def test_a_second_user_gets_nothing_over_a_socket(
+    http: httpx.AsyncClient, world: World
+) -> None:
+    url = world.fill(f"{http.base_url}/threads/{{thread_id}}/stream/events")
+    codes = []
+    for who in (EVE, ADA):
+        async with connect(url.replace("http", "ws", 1), additional_headers=who) as socket:
+            try:
+                await socket.send(json.dumps(command("state.get")))
+                told = json.loads(await socket.recv())
+            except ConnectionClosed as closed:
+                codes.append(closed.rcvd and closed.rcvd.code)
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(url.replace("http", "ws", 1))
+
+    assert codes == [4404]
+    assert told["result"]["values"]["text"] == MARK
+    assert refused.value.response.status_code == 401
 
 
 def _order(route: str) -> tuple[int, str]:
