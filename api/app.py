@@ -17,7 +17,18 @@ from api.bootstrap import Services, mount_prefix
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
-from api.routes import assistants, items, runs, sessions, states, system, threads, unsupported
+from api.routes import (
+    assistants,
+    crons,
+    items,
+    protocol,
+    runs,
+    sessions,
+    states,
+    system,
+    threads,
+    unsupported,
+)
 from api.security import secure
 from graph.http_section import Http
 from store.models import JsonObject
@@ -30,7 +41,9 @@ ROUTERS = (
     assistants.router,
     threads.router,
     states.router,
+    crons.router,
     runs.router,
+    protocol.router,
     items.router,
     sessions.router,
     unsupported.router,

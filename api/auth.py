@@ -17,7 +17,7 @@ from api.authority import Action, Authority, Resource
 from api.errors import response_to
 from api.headers import HeaderFilter
 from api.loopback import is_loopback
-from graph.user import User
+from graph.user import User, act_for
 from store.access import EVERYTHING, Access
 from store.errors import Error
 from store.models import JsonObject
@@ -124,6 +124,7 @@ class Authentication:
         state["caller"] = caller
         if caller.user is not None:
             scope["user"] = caller.user
+            act_for(caller.user)
         await self.app(scope, reading.again, send)
 
     async def _caller(self, scope: Scope, receive: Receive) -> Caller:

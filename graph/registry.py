@@ -17,6 +17,7 @@ from langgraph_sdk.runtime import AccessContext, _ExecutionRuntime, _ReadRuntime
 from graph import schema
 from graph.config import GraphConfig, GraphEntry
 from graph.factory import AnyGraph, Factory, InvalidGraphError, load, reason
+from graph.user import current_user
 from store.checkpoints import fold_of
 from store.errors import NotFoundError
 from store.heads import Fold
@@ -113,7 +114,8 @@ class Registry:
 
         Args:
             config: Of the run; a factory may read it.
-            access_context, user, context: What a factory's `ServerRuntime` tells of the use.
+            access_context, user, context: What a factory's `ServerRuntime` tells of the use. Whoever
+                reads a graph is the user of the request; a run has one of its own.
 
         Raises:
             UnknownGraphError: langgraph.json has no such graph.
@@ -130,10 +132,11 @@ class Registry:
             "user": user,
             "store": store if store is not None else InMemoryStore(),
         }
-        if access_context == "threads.create_run":
-            runtime: Any = _ExecutionRuntime(**about, context=context)
+        if access_context != "threads.create_run":
+            about["user"] = current_user()
+            runtime: Any = _ReadRuntime(**about)
         else:
-            runtime = _ReadRuntime(**about)
+            runtime = _ExecutionRuntime(**about, context=context)
         async with AsyncExitStack() as stack:
             try:
                 graph = await stack.enter_async_context(source.open(config, runtime))
