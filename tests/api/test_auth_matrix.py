@@ -325,6 +325,7 @@ CASES: dict[str, list[Case]] = {
 LAST = [
     "POST /runs/cancel",
     "DELETE /threads/{thread_id}/runs/{run_id}",
+    "DELETE /runs/crons/{cron_id}",
     "DELETE /assistants/{assistant_id}",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",
