@@ -11,10 +11,6 @@ from store.errors import UnsupportedError
 router = APIRouter(include_in_schema=False)
 
 UNSUPPORTED: dict[str, tuple[str, ...]] = {
-    "The event-streaming protocol": (
-        "POST /threads/{thread_id}/commands",
-        "POST /threads/{thread_id}/stream/events",
-    ),
     "Crons": (
         "POST /runs/crons",
         "POST /runs/crons/search",
@@ -30,7 +26,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "POST /a2a/{assistant_id}",
         "GET /.well-known/agent-card.json",
     ),
-    "Metrics": ("GET /metrics",),
     "Generative UI": ("POST /ui/{graph_id}",),
 }
 
