@@ -91,6 +91,7 @@ class RunCreateStateless(Payload):
     if_not_exists: Literal["create", "reject"] | None = "reject"
     checkpoint_during: bool | None = None
     durability: Literal["sync", "async", "exit"] | None = None
+    strict_resume: bool | None = False
     feedback_keys: list[str] | None = Field(
         None, description="Kept on the run; there is no LangSmith to give feedback to."
     )
@@ -128,6 +129,7 @@ class RunCreateStateless(Payload):
             webhook=self.webhook,
             if_not_exists=self.if_not_exists or "reject",
             after_seconds=max(self.after_seconds or 0.0, 0.0),
+            strict_resume=bool(self.strict_resume),
             durability=self.durability or ("exit" if self.checkpoint_during is False else "async"),
             checkpoint_during=self.checkpoint_during,
             feedback_keys=self.feedback_keys,

@@ -1,5 +1,6 @@
 """What a run is asked for, and what it becomes with all that it inherits."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from store.runs import Setting
 NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 
 Durability = Literal["sync", "async", "exit"]
+
+_INTERRUPT_ID = re.compile("[0-9a-f]{32}")
 
 #: What of a config is LangGraph's own affair.
 _PASSED_ON = ("tags", "recursion_limit", "max_concurrency", "run_name")
@@ -71,6 +74,10 @@ class RunRequest:
     if_not_exists: Literal["create", "reject"] = "reject"
     after_seconds: float = 0.0
     durability: Durability = "async"
+    #: Refuse to resume with an answer to what is not asked.
+    strict_resume: bool = False
+    #: Its clients read the event-streaming protocol.
+    protocol: bool = False
     #: As asked for; `durability` is what counts.
     checkpoint_during: bool | None = None
     #: Kept on the run, for those who look at it.
@@ -142,6 +149,10 @@ def compose(
         "checkpoint_during": request.checkpoint_during is not False,
         "durability": request.durability,
     }
+    if request.strict_resume:
+        kwargs["strict_resume"] = True
+    if request.protocol:
+        kwargs["protocol"] = "v2"
     return metadata, kwargs
 
 
@@ -228,6 +239,14 @@ def graph_input(kwargs: JsonObject) -> Any:
     """The input of the graph; a command wins over an input given beside it."""
     command = kwargs.get("command")
     return kwargs.get("input") if command is None else as_command(command)
+
+
+def answered_ids(command: JsonObject) -> list[str]:
+    """The interrupts that a command answers by their ids; none if it does not name them."""
+    resume = command.get("resume")
+    if not isinstance(resume, dict) or not all(_INTERRUPT_ID.fullmatch(key) for key in resume):
+        return []
+    return list(resume)
 
 
 def as_command(command: JsonObject) -> Command[Any]:

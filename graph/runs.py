@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 from uuid import UUID
@@ -29,7 +29,12 @@ from graph.webhooks import Webhooks
 from store import queue, runs, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
-from store.errors import InvalidInputError, NotFoundError, UnavailableError
+from store.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 from store.events import START, Event, EventId, EventLog, Gap
 from store.heartbeat import Heartbeat
 from store.models import CancelAction, JsonObject, Run, RunStatus
@@ -49,6 +54,8 @@ ENDED = frozenset({"success", "error", "timeout", "interrupted"})
 
 #: With how many threads of many something is done at the same time, each on a connection.
 THREADS_AT_ONCE = 8
+
+MISSING = "Thread or assistant not found."
 
 #: What those get who waited for a stateless run whose log is lost.
 RESULT_LOST: JsonObject = {
@@ -139,7 +146,6 @@ class Runs:
         Raises:
             InvalidInputError: The assistant is no assistant's id and no graph's name.
             NotFoundError: There is no such assistant or thread that is visible.
-            AlreadyExistsError: It was to make the thread, and there is one that is not visible.
             ThreadBusyError: The strategy is ``reject`` and a run is in flight.
         """
         if request.webhook:
@@ -149,14 +155,7 @@ class Runs:
         )
         new, thread = prepared.run, prepared.thread
         if thread is not None:
-            await threads.create(
-                self._db,
-                thread.thread_id,
-                metadata=thread.metadata,
-                if_exists="do_nothing",
-                life=thread.life,
-                access=access,
-            )
+            await self._make(thread, access)
         if attached and (execution := await self._start(new)):
             return Submitted(execution.claim.run, execution)
         return Submitted(await queue.enqueue(self._db, new), None)
@@ -181,7 +180,7 @@ class Runs:
         thread = None
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
-                raise NotFoundError("Thread or assistant not found.")
+                raise NotFoundError(MISSING)
             thread = NewThread(
                 thread_id=thread_id,
                 # Among it what says whose it is.
@@ -228,10 +227,23 @@ class Runs:
             assistant_access=assistant_access,
         )
         if setting is None:
-            raise NotFoundError("Thread or assistant not found.")
+            raise NotFoundError(MISSING)
         # Or it is clear at once that it cannot run.
         self._registry.is_static(setting.graph_id)
         return setting
+
+    async def _make(self, thread: NewThread, access: Access) -> None:
+        try:
+            await threads.create(
+                self._db,
+                thread.thread_id,
+                metadata=thread.metadata,
+                if_exists="do_nothing",
+                life=thread.life,
+                access=access,
+            )
+        except AlreadyExistsError:  # and is not theirs
+            raise NotFoundError(MISSING) from None
 
     def assistant_id(self, text: str) -> str:
         """
@@ -239,6 +251,7 @@ class Runs:
 
         Raises:
             InvalidInputError: It is no assistant's id and no graph's name.
+            InvalidGraphError: It is the name of a graph that failed to load.
         """
         if text in self._registry.graph_ids:
             return system_assistant_id(text)
@@ -343,6 +356,33 @@ class Runs:
         """
         await threads.get(self._db, thread_id, access=access)
         return await self._events.tail(thread_id)
+
+    async def retained(self, thread_id: str) -> list[Event]:
+        """
+        What the log of a thread has now, from wherever it begins; nothing of who may see it.
+
+        If Redis does not answer, what is in memory here.
+        """
+        now = asyncio.Event()
+        now.set()
+        found: list[Event] = []
+        async with aclosing(self._events.follow(thread_id, START, stop=now)) as batches:
+            async for batch in batches:
+                found += [] if isinstance(batch, Gap) else batch
+        return found
+
+    async def end_of_log(self, thread_id: str) -> EventId:
+        """
+        Where the log of a thread ends now, START if there is none; nothing of who may see it.
+
+        Raises:
+            UnavailableError: The thread's run is not here, and Redis does not answer.
+        """
+        return await self._events.tail(thread_id)
+
+    def watch_queued(self, thread_id: str) -> AbstractContextManager["asyncio.Queue[str]"]:
+        """The ids of a thread's runs that end while they are queued, which its log never tells."""
+        return self._endings.watch_queued(thread_id)
 
     async def follow_thread(
         self, thread_id: str, *, after: EventId

@@ -680,6 +680,23 @@ async def retire(db: Database, worker_id: str) -> None:
     await db.execute(SQL["retire"], {"worker_id": worker_id})
 
 
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The queue of all processes at a moment; the waits are None if nothing waits."""
+
+    pending: int
+    running: int
+    longest_wait_seconds: float | None
+    median_wait_seconds: float | None
+    longest_unblocked_wait_seconds: float | None
+    """Of the runs that do not wait for another one of their thread."""
+
+
+async def stats(db: Database) -> Stats:
+    """Count what waits and runs; costs what it counts."""
+    return (await db.all(Stats, SQL["stats"], {}))[0]
+
+
 async def to_stop(db: Database, worker_id: str) -> list[tuple[str, CancelAction]]:
     """Which of the worker's runs somebody wants stopped."""
     rows = await db.tuples(SQL["to_stop"], {"worker_id": worker_id})

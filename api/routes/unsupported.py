@@ -11,17 +11,12 @@ from store.errors import UnsupportedError
 router = APIRouter(include_in_schema=False)
 
 UNSUPPORTED: dict[str, tuple[str, ...]] = {
-    "The event-streaming protocol": (
-        "POST /threads/{thread_id}/commands",
-        "POST /threads/{thread_id}/stream/events",
-    ),
     "MCP": ("GET /mcp", "POST /mcp", "DELETE /mcp"),
     "A2A": (
         "GET /a2a/{assistant_id}",
         "POST /a2a/{assistant_id}",
         "GET /.well-known/agent-card.json",
     ),
-    "Metrics": ("GET /metrics",),
     "Generative UI": ("POST /ui/{graph_id}",),
 }
 

@@ -480,3 +480,23 @@ FROM (
     ) AS anything
 ) wrote
 WHERE thread.thread_id = %(thread_id)s;
+
+-- name: stats
+-- How many wait and run, and how long those wait that are due; `unblocked` could begin at once.
+SELECT count(*) FILTER (WHERE status = 'pending') AS pending,
+    count(*) FILTER (WHERE status = 'running') AS running,
+    extract(epoch FROM max(waited))::float8 AS longest_wait_seconds,
+    extract(epoch FROM percentile_cont(0.5) WITHIN GROUP (ORDER BY waited))::float8
+        AS median_wait_seconds,
+    extract(epoch FROM max(waited) FILTER (WHERE NOT blocked))::float8
+        AS longest_unblocked_wait_seconds
+FROM (
+    SELECT status,
+        CASE WHEN status = 'pending' AND not_before <= now() THEN now() - not_before END AS waited,
+        EXISTS (
+            SELECT FROM run AS other WHERE other.thread_id = run.thread_id
+                AND (other.status = 'running' OR other.status = 'pending' AND other.seq < run.seq)
+        ) AS blocked
+    FROM run
+    WHERE status IN ('pending', 'running')
+) AS in_flight;
