@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 #: How long a claim that is under way is waited for when the process goes.
 CLAIM_SECONDS = 5.0
 
+#: After how long a side task that did not heed it is cancelled again.
+CANCEL_SECONDS = 2.0
+
 #: How many runs a claim takes at the most: whoever took all that it has slots for would leave
 #: nothing to a process that was woken at the same time.
 CLAIM_RUNS = 8
@@ -126,9 +129,7 @@ class Worker:
             # A claim under way is not torn from its runs.
             await asyncio.wait({tasks["claim"]}, timeout=CLAIM_SECONDS)
             await self.drain(grace_seconds=0)
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            await _end(set(tasks.values()))
             with suppress(UnavailableError):
                 await queue.retire(self._db, self._heartbeat.worker_id)
 
@@ -272,6 +273,19 @@ class Worker:
         self._heartbeat.renew(worker_id)
         # What the dead one could not claim is waiting.
         self._ready.set()
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """
+    Cancel tasks until they have ended.
+
+    A pool of psycopg that has just come by a connection gives it to a task that is cancelled meanwhile,
+    and the task goes on as if it had not been.
+    """
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
 
 
 async def _supervised(name: str, job: Callable[[], Awaitable[None]]) -> None:

@@ -325,6 +325,7 @@ CASES: dict[str, list[Case]] = {
 #: What takes from the world what others are about: the owner tries it last, in this order.
 LAST = [
     "POST /runs/cancel",
+    "DELETE /runs/crons/{cron_id}",
     "DELETE /threads/{thread_id}/runs/{run_id}",
     "DELETE /runs/crons/{cron_id}",
     "DELETE /assistants/{assistant_id}",
