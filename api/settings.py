@@ -31,6 +31,7 @@ SECTIONS = {
     "LANGGRAPH_HTTP": "http",
     "LANGGRAPH_PRIORITY": "priority",
     "LANGGRAPH_STORE": "store",
+    "LANGGRAPH_THREAD_TTL": "checkpointer.ttl",
     "LANGGRAPH_UI": "ui",
     "LANGGRAPH_WEBHOOKS": "webhooks",
 }
@@ -331,23 +332,14 @@ def environment_sections() -> dict[str, Any]:
         raise InvalidInputError(
             "LANGGRAPH_AES_KEY is not supported: what it is to encrypt would be kept in the clear"
         )
-    given = {name: os.environ[name] for name in SECTIONS if os.environ.get(name)}
     sections = {}
-    for name, text in given.items():
-        try:
-            sections[SECTIONS[name]] = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            raise InvalidInputError(f"{name} is not JSON: {error}") from error
-    if ttl := os.environ.get("LANGGRAPH_THREAD_TTL"):
-        sections["checkpointer"] = {**sections.get("checkpointer", {}), "ttl": _ttl(ttl)}
+    for name, key in SECTIONS.items():
+        if text := os.environ.get(name):
+            try:
+                sections[key] = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                raise InvalidInputError(f"{name} is not JSON: {error}") from error
     return sections
-
-
-def _ttl(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInputError(f"LANGGRAPH_THREAD_TTL is not JSON: {error}") from error
 
 
 def variables_without_effect() -> list[str]:

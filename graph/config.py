@@ -129,7 +129,8 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
     Read a langgraph.json; relative paths in it are relative to it.
 
     Args:
-        sections: Take the place of the file's keys. With `graphs` no file is needed.
+        sections: Take the place of the file's keys, or of `checkpointer.ttl`. With `graphs` no file is
+            needed.
 
     Raises:
         InvalidInputError: The file, or the `.env` it names, is missing or not what it should be,
@@ -137,7 +138,7 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
     """
     path = path.resolve()
     sections = sections or {}
-    raw = {**({} if "graphs" in sections and not path.exists() else _read(path)), **sections}
+    raw = _merged({} if "graphs" in sections and not path.exists() else _read(path), sections)
     for key, danger in _REFUSED.items():
         if raw.get(key):
             raise InvalidInputError(f"{path}: `{key}` is not supported: {danger}")
@@ -183,6 +184,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise InvalidInputError(f"{path}: not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise InvalidInputError(f"{path}: not a JSON object")
+    return raw
+
+
+def _merged(raw: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in sections.items():
+        outer, _, inner = name.partition(".")
+        before = raw.get(outer) or {}
+        if not inner:
+            raw[outer] = value
+        elif isinstance(before, dict):  # otherwise it is refused for what it is
+            raw[outer] = {**before, inner: value}
     return raw
 
 

@@ -30,16 +30,9 @@ from tests.project import site
 from tests.serving import serving
 
 GRAPHS = (
-    "echo",
-    "call",
-    "call_from_a_thread",
-    "leave",
-    "remote",
-    "raising",
-    "chat",
-    "missing",
-    "hang",
-)
+    "echo", "call", "call_from_a_thread", "call_by_protocol", "leave", "remote", "hang", "raising",
+    "chat", "missing",
+)  # fmt: skip
 BODY_MAX_BYTES = 10_000
 
 #: Serves a langgraph.json with these keys, and settings; gives the application and its URL.
@@ -264,6 +257,13 @@ async def test_a_prefix_is_before_everything_but_what_probes_ask_for(serve: Serv
             thread = await client.threads.create()
             run = await client.runs.create(thread["thread_id"], "call", input={})
             joined = await client.runs.join(thread["thread_id"], run["run_id"])
+            outputs = []
+            for transport in ("sse", "websocket"):
+                async with client.threads.stream(
+                    assistant_id="echo", transport=transport
+                ) as events:
+                    await events.run.start(input={"text": transport})
+                    outputs.append((await events.output)["found"][0]["text"])
         answer = await http.post("/my/api/runs/wait", json={"assistant_id": "echo", "input": {}})
 
     assert outside == [200, 200, 200]
@@ -272,6 +272,7 @@ async def test_a_prefix_is_before_everything_but_what_probes_ask_for(serve: Serv
     assert inside == [200, 200, 200, 200, 200]
     assert "url: '/my/api/openapi.json'" in docs
     assert (slash.status_code, slash.headers["location"]) == (307, "/my/api/mcp?a=1")
+    assert outputs == ["sse", "websocket"]
     # A node needs no prefix.
     assert joined["found"][1]["found"][0]["text"] == "inner"
     # Both SDKs append what they are given to the URL that they have.
@@ -455,7 +456,9 @@ async def test_a_node_reaches_the_server_from_any_thread_and_by_a_remote_graph(
     async with serve() as (_, http):
         assert (await _wait(http, "call_from_a_thread"))["found"] == [1]
         found = (await _wait(http, "remote"))["found"]
+        events = (await _wait(http, "call_by_protocol"))["found"]
 
+    assert events[0]["found"][0]["text"] == "by events"
     assert found[0]["found"][0]["text"] == "through a RemoteGraph"
 
 

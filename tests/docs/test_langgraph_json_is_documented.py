@@ -12,12 +12,13 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "langgraph-json.md").read_text()
 KEYS = {
     *config._BUILD_KEYS - {"_INTERNAL_docker_tag"},
+    *config._READ_KEYS - {"checkpointer", "http"},
     *config._REFUSED,
     *Http.model_fields,
     *Cors.model_fields,
     *HeaderRule.model_fields,
     *SECTIONS,
-    "graphs", "dependencies", "env", "checkpointer.ttl", "checkpointer.serde", "ui", "priority",
+    "checkpointer.ttl", "checkpointer.serde", "ui", "priority",
     "allowed_msgpack_modules", "allowed_json_modules", "pickle_fallback", "LANGGRAPH_THREAD_TTL",
 }  # fmt: skip
 
