@@ -10,7 +10,8 @@ from api.bootstrap import Services
 from api.errors import BrokenOffError
 from api.sse import GOES_ON, frame
 from graph.encode import dumps
-from graph.protocol import Numbering, ProtocolView, Told, Wanted
+from graph.protocol import ProtocolView
+from graph.protocol_events import Numbering, Told, Wanted
 from store import runs, threads
 from store.access import EVERYTHING, Access
 from store.errors import NotFoundError, UnavailableError

@@ -173,8 +173,8 @@ CASES: dict[str, list[Case]] = {
         Case(), Case(params={"stream_mode": "state_update"}, headers={"last-event-id": "0-0"})
     ],
     "POST /threads/{thread_id}/commands": [
-        Case(409, command("run.start", **RUN), owner=0),
-        Case(body=command("run.start", **FOREIGN), path="/threads/{thread_of_eve}/commands", owner=409),
+        Case(body=command("run.start", **RUN), owner=0),
+        Case(body=command("run.start", **FOREIGN), path="/threads/{thread_of_eve}/commands", owner=404),
         Case(200, command("input.respond", interrupt_id="0", response="eve's"), says="no_such_run"),
         Case(200, command("agent.getTree"), says="no_such_run"),
         Case(body=command("input.inject", message={"role": "user", "content": "eve's"})),

@@ -13,7 +13,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
 from api.settings import Settings
-from graph.protocol import Numbering, ProtocolView, Told, Wanted, wanted
+from graph.protocol import ProtocolView
+from graph.protocol_events import Numbering, Told, Wanted, wanted
 from store.errors import InvalidInputError
 from store.events import START, Event
 from store.models import Thread
