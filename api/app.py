@@ -19,6 +19,7 @@ from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
 from api.routes import (
     assistants,
+    crons,
     items,
     protocol,
     runs,
@@ -40,6 +41,7 @@ ROUTERS = (
     assistants.router,
     threads.router,
     states.router,
+    crons.router,
     runs.router,
     protocol.router,
     items.router,

@@ -26,6 +26,7 @@ from graph.snapshots import interrupts_of, status_of
 from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import Outcome, StreamPlan, stream
 from graph.user import user_of
+from graph.webhooks import told_of
 from store import messages, queue, threads
 from store.checkpoints import Saver
 from store.database import Database
@@ -402,8 +403,10 @@ class Executor:
         return given_up is not None and given_up.status != "pending"
 
     async def _finish(self, claim: Claim, result: Result, told: int) -> bool:
+        error = queue.CANCELLED if result.status == "interrupted" else result.error
+        webhook = told_of(claim.run, status=result.status, error=error, values=result.values)
         if claim.run.temporary:
-            return await queue.finish_temporary(self._db, claim)
+            return await queue.finish_temporary(self._db, claim, webhook=webhook)
         status, interrupts = await self._thread_state(claim, result)
         return await self._finisher.finish(
             Ending(
@@ -412,14 +415,16 @@ class Executor:
                 thread_status=status,
                 interrupts=interrupts,
                 error=result.error,
-                thread_error=queue.CANCELLED if result.status == "interrupted" else result.error,
+                thread_error=error,
                 told=told,
+                webhook=webhook,
             )
         )
 
     async def _roll_back(self, claim: Claim) -> bool:
         if claim.run.temporary:
-            return await queue.finish_temporary(self._db, claim)
+            webhook = told_of(claim.run, status="rollback", error=queue.ROLLED_BACK, values=None)
+            return await queue.finish_temporary(self._db, claim, webhook=webhook)
         return await self.roll_back(claim.held)
 
     async def _thread_state(self, claim: Claim, result: Result) -> tuple[ThreadStatus, JsonObject]:

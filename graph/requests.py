@@ -84,6 +84,10 @@ class RunRequest:
     feedback_keys: list[str] | None = None
     #: Delete the thread when the run ends; nothing of it is checkpointed.
     temporary: bool = False
+    #: Told when the run has ended.
+    webhook: str | None = None
+    #: The cron that it is a run of.
+    cron_id: str | None = None
     #: Keys of ``configurable`` that the server adds: who is calling, and the request's id.
     injected: JsonObject = field(default_factory=dict)
 
@@ -107,12 +111,14 @@ def compose(
         "graph_id": setting.graph_id,
         "assistant_id": setting.assistant_id,
     }
+    of_cron = {"cron_id": request.cron_id} if request.cron_id else {}
     metadata = {
         **setting.metadata,
         **(setting.thread_metadata or {}),
         **metadata_of(request),
         "graph_id": setting.graph_id,
         "assistant_id": setting.assistant_id,
+        **of_cron,
     }
     config = {
         **_plain(setting.config),
@@ -122,6 +128,7 @@ def compose(
             **_checkpoint(request.checkpoint),
             "user_id": configurable.get("user_id", ""),
             **request.injected,
+            **of_cron,
             **ids,
         },
         "metadata": metadata,
@@ -134,7 +141,7 @@ def compose(
         "stream_mode": list(request.stream_modes),
         "interrupt_before": request.interrupt_before,
         "interrupt_after": request.interrupt_after,
-        "webhook": None,
+        "webhook": request.webhook,
         "feedback_keys": request.feedback_keys,
         "temporary": request.temporary,
         "subgraphs": request.stream_subgraphs,

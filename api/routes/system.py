@@ -49,7 +49,7 @@ async def info() -> Response:
             "threadwell": __version__,
             "flags": {
                 "assistants": True,
-                "crons": False,
+                "crons": True,
                 "strict_resume": True,
                 "stream_namespaces": True,
                 "langsmith": False,

@@ -11,15 +11,6 @@ from store.errors import UnsupportedError
 router = APIRouter(include_in_schema=False)
 
 UNSUPPORTED: dict[str, tuple[str, ...]] = {
-    "Crons": (
-        "POST /runs/crons",
-        "POST /runs/crons/search",
-        "POST /runs/crons/count",
-        "GET /runs/crons/{cron_id}",
-        "PATCH /runs/crons/{cron_id}",
-        "DELETE /runs/crons/{cron_id}",
-        "POST /threads/{thread_id}/runs/crons",
-    ),
     "MCP": ("GET /mcp", "POST /mcp", "DELETE /mcp"),
     "A2A": (
         "GET /a2a/{assistant_id}",
