@@ -4,13 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from langgraph.store.base import BaseStore
+from langgraph.store.base import BaseStore, Embeddings
 
 from api.settings import Settings, set_environment
+from graph import custom
 from graph.config import GraphConfig, load_config
 from graph.endings import Endings
 from graph.executor import Executor
 from graph.loop import Backing, Place, open_graph_loop
+from graph.memory import DistantStore
 from graph.registry import Registry
 from graph.requests import system_assistant_id
 from graph.retention import Retention
@@ -22,7 +24,9 @@ from store.assistants import SystemAssistant
 from store.checkpoints import open_saver
 from store.database import Database, open_database
 from store.events import EventLog, open_event_log
-from store.items import open_items
+from store.items import ItemLife, open_items
+from store.migrate import migrate
+from store.vectors import Index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,10 +57,13 @@ async def open_services(
 
     Raises:
         InvalidInputError: The langgraph.json is wrong.
+        ConflictError: The store's index has vectors of another length.
         UnavailableError: PostgreSQL does not answer.
     """
     graphs, registry = await load_graphs(settings)
     timing = _timing(settings, graphs)
+    if graphs.store.index is not None and graphs.store.path is None:
+        await migrate(database_url, index_dims=graphs.store.index.dims)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
         await _register_graphs(db, registry)
@@ -64,11 +71,10 @@ async def open_services(
         heartbeat = await stack.enter_async_context(
             registered(db, slots=settings.slots, timing=timing)
         )
-        # What is read beside the graphs' loop has no lease, and no use for a cache.
-        backing = await stack.enter_async_context(_backing(db, head_cache_bytes=0))
         place = await stack.enter_async_context(
-            open_graph_loop(lambda: _backing_of_graphs(settings, database_url))
+            open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
         )
+        backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
         retention = Retention(
             db=db, registry=registry, place=place, events=events, keep=settings.keep_checkpoints
         )
@@ -127,6 +133,7 @@ def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
         grace_seconds=settings.shutdown_grace_seconds,
         expiry_seconds=60 * graphs.ttl.sweep_interval_minutes,
         expiry_limit=graphs.ttl.sweep_limit,
+        item_expiry_seconds=60 * graphs.store.sweep_interval_minutes,
     )
 
 
@@ -143,22 +150,51 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
 
 
 @asynccontextmanager
-async def _backing(db: Database, *, head_cache_bytes: int) -> AsyncIterator[Backing]:
+async def _backing_of_graphs(
+    settings: Settings, graphs: GraphConfig, url: str
+) -> AsyncIterator[Backing]:
+    """Of their own event loop, with connections of its own."""
     async with (
-        open_saver(db, head_cache_bytes=head_cache_bytes) as saver,
-        open_items(db) as items,
+        _database(settings, url) as db,
+        open_saver(db, head_cache_bytes=settings.head_cache_bytes) as saver,
+        _items(db, graphs) as items,
     ):
         yield Backing(saver, items)
 
 
 @asynccontextmanager
-async def _backing_of_graphs(settings: Settings, url: str) -> AsyncIterator[Backing]:
-    """Of its own event loop, with connections of its own."""
-    async with (
-        _database(settings, url) as db,
-        _backing(db, head_cache_bytes=settings.head_cache_bytes) as backing,
-    ):
-        yield backing
+async def _backing_beside(
+    db: Database, graphs: GraphConfig, place: Place
+) -> AsyncIterator[Backing]:
+    """Of what is read beside the graphs' loop: it has no lease, and no use for a cache."""
+    async with open_saver(db, head_cache_bytes=0) as saver:
+        if graphs.store.path is None and graphs.store.index is None:
+            async with _items(db, graphs) as items:
+                yield Backing(saver, items)
+        else:
+            # The user's own code is in it.
+            there = await place.run(_its_items)
+            yield Backing(saver, DistantStore(place, there))
+
+
+async def _its_items(backing: Backing) -> BaseStore:
+    return backing.items
+
+
+@asynccontextmanager
+async def _items(db: Database, graphs: GraphConfig) -> AsyncIterator[BaseStore]:
+    config, root = graphs.store, graphs.path.parent
+    if config.path is not None:
+        async with custom.opened(config.path, root, BaseStore, "store.path") as store:  # type: ignore[type-abstract]
+            yield store
+        return
+    index = None
+    if config.index is not None:
+        embed: Embeddings = custom.embeddings(config.index.embed, root)
+        index = Index(dims=config.index.dims, embed=embed, fields=config.index.fields)
+    life = ItemLife(default_ttl=config.default_ttl, refresh_on_read=config.refresh_on_read)
+    async with open_items(db, index=index, life=life) as items:
+        yield items
 
 
 def _event_log(settings: Settings, url: str) -> AbstractAsyncContextManager[EventLog]:

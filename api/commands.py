@@ -24,6 +24,7 @@ from api.connections import allow_connections
 from api.embedded import EmbeddedServerError, Servers, embedded_servers
 from api.settings import Settings, without_password
 from api.supervisor import BACKLOG, Supervisor, listen
+from graph.config import load_config
 from store import messages
 from store.checkpoints import open_saver
 from store.database import open_database
@@ -189,8 +190,10 @@ def _collect_seldom() -> None:
 
 def migrate(settings: Settings) -> None:
     """Bring the database's schema up to date."""
+    store = load_config(settings.config).store
+    index_dims = store.index.dims if store.index is not None and store.path is None else None
     with _servers(settings, valkey=False) as servers:
-        applied = _run(migrate_database(servers.database_url))
+        applied = _run(migrate_database(servers.database_url, index_dims=index_dims))
     print("\n".join(applied) or "up to date")  # noqa: T201 - the command's answer
 
 

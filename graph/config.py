@@ -8,10 +8,11 @@ from typing import Any
 import orjson
 from dotenv import dotenv_values
 
+from graph.persistence import StoreConfig, store_config
 from store.errors import InvalidInputError
 from store.retention import Life
 
-_READ_KEYS = frozenset({"graphs", "env", "dependencies", "checkpointer"})
+_READ_KEYS = frozenset({"graphs", "env", "dependencies", "checkpointer", "store"})
 # They tell the official CLI how to build an image; a running server has no use for them.
 _BUILD_KEYS = frozenset(
     {
@@ -66,6 +67,7 @@ class GraphConfig:
     dependencies: tuple[Path, ...]
     """Directories the graphs import from; packages are expected to be installed."""
     ttl: Ttl
+    store: StoreConfig
     unsupported: tuple[str, ...]
     """Keys of the file that change nothing here."""
     raw: Mapping[str, Any]
@@ -87,13 +89,15 @@ def load_config(path: Path) -> GraphConfig:
         raise InvalidInputError(f"{path}: not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise InvalidInputError(f"{path}: not a JSON object")
+    store = store_config(path, raw.get("store"))
     return GraphConfig(
         path=path,
         graphs=_graphs(path, raw.get("graphs")),
         env=_env(path, raw.get("env", {})),
         dependencies=_dependencies(path, raw.get("dependencies", [])),
         ttl=_ttl(path, raw.get("checkpointer", {})),
-        unsupported=_unsupported(raw),
+        store=store,
+        unsupported=tuple(sorted({*_unsupported(raw), *store.unsupported})),
         raw=raw,
     )
 

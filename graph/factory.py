@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from pathlib import Path
@@ -82,15 +83,25 @@ def load(target: str, root: Path) -> AnyGraph | Factory:
     Raises:
         InvalidGraphError: There is no such file or variable, or it is no graph.
     """
-    location, _, variable = target.rpartition(":")
-    is_file = location.endswith(".py") or "/" in location
-    module = _import_file(root / location, root) if is_file else importlib.import_module(location)
-    if not hasattr(module, variable):
-        raise InvalidGraphError(f"{location} has no variable {variable!r}")
-    found = getattr(module, variable)
+    found = variable(target, root)
     if callable(found) and not isinstance(found, Pregel | StateGraph):
         return Factory(found)
     return compiled(found)
+
+
+def variable(target: str, root: Path) -> Any:
+    """
+    What a variable of a file or a module holds. Runs the module, so it may raise anything.
+
+    Raises:
+        InvalidGraphError: There is no such file or variable.
+    """
+    location, _, name = target.rpartition(":")
+    is_file = location.endswith(".py") or "/" in location
+    module = _import_file(root / location, root) if is_file else importlib.import_module(location)
+    if not hasattr(module, name):
+        raise InvalidGraphError(f"{location} has no variable {name!r}")
+    return getattr(module, name)
 
 
 def compiled(found: Any) -> AnyGraph:
@@ -107,6 +118,15 @@ def compiled(found: Any) -> AnyGraph:
     raise InvalidGraphError(
         f"expected a StateGraph or a compiled graph, found {type(found).__name__}"
     )
+
+
+def reason(error: BaseException) -> str:
+    """What an error of the user's code says, and where it was raised."""
+    text = f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, InvalidGraphError | SyntaxError) or not frames:
+        return text
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"
 
 
 def _import_file(path: Path, root: Path) -> ModuleType:

@@ -80,6 +80,22 @@ class Retention:
                     done += 1
         return done
 
+    async def sweep_items(self, *, limit: int) -> int:
+        """
+        Delete items of the long-term memory whose life has ended; safe in many processes at once.
+
+        Args:
+            limit: Items of one transaction; there are as many of them as it takes.
+
+        Returns:
+            How many items were deleted.
+        """
+        done = last = await retention.delete_expired_items(self._db, limit=limit)
+        while last == limit:
+            last = await retention.delete_expired_items(self._db, limit=limit)
+            done += last
+        return done
+
     async def prune(self, lease: Lease) -> None:
         """Delete all checkpoints of a thread but the newest one."""
         graph_id = await retention.graph_of(self._db, lease.thread_id)

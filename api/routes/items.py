@@ -1,6 +1,6 @@
 """Items: the long-term memory of agents, by namespace and key."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
@@ -8,21 +8,21 @@ from api.bodies import JsonRoute
 from api.deps import ServicesDep
 from api.responses import json_response
 from api.schemas import DottedNamespace, ItemDelete, ItemKey, ItemPut, ItemSearch, NamespaceSearch
-from store.errors import BadRequestError, UnsupportedError
-from store.models import JsonObject
+from store.errors import UnsupportedError
+from store.items import check_filter
 
 router = APIRouter(prefix="/store", tags=["store"], route_class=JsonRoute)
-
-
-OPERATORS = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte"})
 
 
 @router.put("/items", status_code=204)
 async def put(services: ServicesDep, body: ItemPut) -> None:
     """Keep an item, in place of the one that is there."""
-    if body.ttl is not None:
-        raise UnsupportedError("ttl: this server does not support it yet")
-    await services.items.aput(tuple(body.namespace), body.key, body.value, index=body.index)
+    lifetime: dict[str, Any] = {} if body.ttl is None else {"ttl": body.ttl}
+    if lifetime and not services.items.supports_ttl:
+        raise UnsupportedError("ttl: the store that langgraph.json names does not have it")
+    await services.items.aput(
+        tuple(body.namespace), body.key, body.value, index=body.index, **lifetime
+    )
 
 
 @router.get("/items")
@@ -30,9 +30,10 @@ async def get(
     services: ServicesDep,
     key: ItemKey,
     namespace: Annotated[DottedNamespace, Query(description="Its labels, joined by dots.")],
+    refresh_ttl: bool | None = None,
 ) -> Response:
     """Read an item; null if there is none."""
-    item = await services.items.aget(tuple(namespace), key)
+    item = await services.items.aget(tuple(namespace), key, refresh_ttl=refresh_ttl)
     return json_response(item.dict() if item else None)
 
 
@@ -45,13 +46,14 @@ async def delete(services: ServicesDep, body: ItemDelete) -> None:
 @router.post("/items/search")
 async def search(services: ServicesDep, body: ItemSearch) -> Response:
     """List the items below a namespace, by filter or likeness."""
-    _check_filter(body.filter or {})
+    check_filter(body.filter or {})
     items = await services.items.asearch(
-        tuple(body.namespace_prefix),
+        tuple(body.namespace_prefix or ()),
         query=body.query,
         filter=body.filter,
         limit=body.limit,
         offset=body.offset,
+        refresh_ttl=body.refresh_ttl,
     )
     return json_response({"items": [item.dict() for item in items]})
 
@@ -67,11 +69,3 @@ async def list_namespaces(services: ServicesDep, body: NamespaceSearch) -> Respo
         offset=body.offset,
     )
     return json_response({"namespaces": namespaces})
-
-
-def _check_filter(conditions: JsonObject) -> None:
-    # LangGraph's store refuses it too, but with it every request of the same moment.
-    for condition in conditions.values():
-        for operator in condition if isinstance(condition, dict) else ():
-            if operator not in OPERATORS:
-                raise BadRequestError(f"Unsupported operator: {operator}")
