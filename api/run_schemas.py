@@ -71,7 +71,7 @@ class RunCreateStateless(Payload):
     checkpoint_during: bool | None = None
     durability: Literal["sync", "async", "exit"] | None = None
 
-    def request(self, injected: JsonObject) -> RunRequest:
+    def request(self) -> RunRequest:
         """
         The run as `graph.runs` takes it.
 
@@ -81,9 +81,9 @@ class RunCreateStateless(Payload):
         """
         if self.command is not None and self.command.resume is not None:
             raise BadRequestError("You must provide a thread_id when resuming.")
-        return self._request(injected, temporary=self.on_completion != "keep")
+        return self._request(temporary=self.on_completion != "keep")
 
-    def _request(self, injected: JsonObject, **more: Any) -> RunRequest:
+    def _request(self, **more: Any) -> RunRequest:
         if self.webhook:
             raise UnsupportedError("Webhooks are not supported by this version")
         modes = self.stream_mode or ["values"]
@@ -104,7 +104,6 @@ class RunCreateStateless(Payload):
             if_not_exists=self.if_not_exists or "reject",
             after_seconds=self.after_seconds or 0.0,
             durability=self.durability or ("exit" if self.checkpoint_during is False else "async"),
-            injected=injected,
             **more,
         )
 
@@ -116,7 +115,7 @@ class RunCreate(RunCreateStateless):
     checkpoint_id: str | None = None
     multitask_strategy: MultitaskStrategy | None = "enqueue"
 
-    def request(self, injected: JsonObject) -> RunRequest:
+    def request(self) -> RunRequest:
         """
         The run as `graph.runs` takes it.
 
@@ -127,7 +126,6 @@ class RunCreate(RunCreateStateless):
         if self.checkpoint_id is not None:
             checkpoint["checkpoint_id"] = self.checkpoint_id
         return self._request(
-            injected,
             checkpoint=checkpoint or None,
             multitask_strategy=self.multitask_strategy or "enqueue",
         )

@@ -1,8 +1,10 @@
 """How a session's message becomes a run, and a run an answer."""
 
+from api.auth import Caller
 from api.bootstrap import Services
 from api.session_events import MODES
 from api.session_schemas import MessageSend
+from api.submissions import submit
 from graph.requests import RunRequest
 from graph.runs import Submitted
 from store import messages, sessions
@@ -10,9 +12,7 @@ from store.errors import NotFoundError, RunFailedError, ThreadBusyError
 from store.models import JsonObject
 
 
-async def ask(
-    services: Services, session_id: str, body: MessageSend, *, injected: JsonObject
-) -> Submitted:
+async def ask(services: Services, caller: Caller, session_id: str, body: MessageSend) -> Submitted:
     """
     Start a run of the session's graph with the user's message.
 
@@ -20,16 +20,16 @@ async def ask(
         NotFoundError: There is no such session, or no graph to answer.
         ThreadBusyError: An answer is still coming and the message is not to wait.
     """
-    session = await sessions.get(services.db, session_id)
+    access = await caller.may("threads", "read", {"thread_id": session_id})
+    session = await sessions.get(services.db, session_id, access=access)
     request = RunRequest(
         assistant_id=session.metadata.get("assistant_id") or _first_graph(services),
         input={"messages": [{"role": "user", "content": body.query}]},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
-        injected=injected,
     )
     try:
-        return await services.runs.submit(request, thread_id=session_id, attached=True)
+        return await submit(services, caller, request, thread_id=session_id, attached=True)
     except ThreadBusyError as exc:
         raise ThreadBusyError("The session is still being answered", code="session_busy") from exc
 

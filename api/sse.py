@@ -20,6 +20,7 @@ from graph.encode import dumps
 from graph.executor import Result
 from graph.runs import ENDED, Submitted
 from store import messages, runs
+from store.access import EVERYTHING
 from store.errors import NotFoundError, UnavailableError
 from store.events import Event, Gap
 from store.models import Run
@@ -199,7 +200,9 @@ class RunStream:
     async def _unheard_end(self) -> bytes:
         """The end of a run whose log does not tell of it: cancelled in the queue, or log lost."""
         services, run_id = self._services, self._submitted.run.run_id
-        run = await services.runs.patiently(lambda: runs.find(services.db, run_id))
+        run = await services.runs.patiently(
+            lambda: runs.find(services.db, run_id, access=EVERYTHING)
+        )
         if run is not None and run.status not in ENDED:
             raise BrokenOffError(GOES_ON)
         self._ended = True

@@ -11,6 +11,7 @@ from api.errors import BrokenOffError
 from api.sse import GOES_ON, frame, gap_frames
 from graph.encode import dumps
 from graph.state import STATE_UPDATE
+from store.access import Access
 from store.errors import InvalidInputError, NotFoundError
 from store.events import Event, EventId, Gap
 
@@ -40,15 +41,23 @@ class ThreadStream:
 
     Args:
         after: The last event that the client has.
+        access: The threads whose states it may read.
     """
 
     def __init__(
-        self, services: Services, thread_id: str, *, after: EventId, modes: Collection[Mode]
+        self,
+        services: Services,
+        thread_id: str,
+        *,
+        after: EventId,
+        modes: Collection[Mode],
+        access: Access,
     ) -> None:
         self._services = services
         self._thread_id = thread_id
         self._after = after
         self._modes = modes
+        self._access = access
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """
@@ -87,7 +96,9 @@ class ThreadStream:
         with suppress(NotFoundError):
             services, checkpoint = self._services, orjson.loads(event.data)
             state = await services.runs.patiently(
-                lambda: services.states.get(self._thread_id, checkpoint=checkpoint)
+                lambda: services.states.get(
+                    self._thread_id, checkpoint=checkpoint, access=self._access
+                )
             )
             told = {"state": state, "thread_id": self._thread_id}
             return frame(STATE_UPDATE, dumps(told), event.id)
@@ -100,7 +111,7 @@ class ThreadStream:
             with suppress(NotFoundError):
                 services = self._services
                 values = await services.runs.patiently(
-                    lambda: services.states.values(self._thread_id)
+                    lambda: services.states.values(self._thread_id, access=self._access)
                 )
                 told += [("values", dumps(values))] if values is not None else []
         return gap_frames(told, gap)

@@ -92,8 +92,8 @@ def compose(
     metadata = {
         **setting.metadata,
         **(setting.thread_metadata or {}),
-        **_without(request.config.get("metadata") or {}, RESERVED_METADATA),
-        **_without(request.metadata, RESERVED_METADATA),
+        **without_reserved(request.config.get("metadata") or {}),
+        **without_reserved(request.metadata),
         "graph_id": setting.graph_id,
         "assistant_id": setting.assistant_id,
     }
@@ -157,8 +157,9 @@ def _checkpoint(checkpoint: JsonObject | None) -> JsonObject:
     return {key: checkpoint[key] for key in keys if checkpoint and checkpoint.get(key) is not None}
 
 
-def _without(values: JsonObject, keys: frozenset[str]) -> JsonObject:
-    return {key: value for key, value in values.items() if key not in keys}
+def without_reserved(metadata: JsonObject) -> JsonObject:
+    """Metadata without the keys that only the server sets."""
+    return {key: value for key, value in metadata.items() if key not in RESERVED_METADATA}
 
 
 def graph_input(kwargs: JsonObject) -> Any:

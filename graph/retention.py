@@ -9,6 +9,7 @@ from graph.factory import InvalidGraphError
 from graph.loop import Backing, Place
 from graph.registry import Registry
 from store import retention, threads
+from store.access import EVERYTHING
 from store.checkpoints import Saver
 from store.database import Database
 from store.errors import (
@@ -71,7 +72,7 @@ class Retention:
         done = 0
         for thread_id, strategy in await retention.claim_expired(self._db, limit=limit):
             with suppress(ConflictError, NotFoundError, LeaseLostError):
-                lease = await threads.lease(self._db, thread_id)
+                lease = await threads.lease(self._db, thread_id, access=EVERYTHING)
                 if strategy == "delete":
                     done += await self._delete(lease)
                 else:
@@ -113,7 +114,7 @@ class Retention:
         """
         if not await retention.has_followers(self._db, thread_id, run_id):
             return
-        lease = await threads.lease(self._db, thread_id)
+        lease = await threads.lease(self._db, thread_id, access=EVERYTHING)
         graph_id = await retention.graph_of(self._db, thread_id)
 
         async def work(backing: Backing) -> bool:

@@ -17,9 +17,10 @@ from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
 from graph.registry import Registry
-from graph.requests import RunRequest, compose, system_assistant_id
+from graph.requests import RunRequest, compose, system_assistant_id, without_reserved
 from graph.snapshots import open_interrupts
 from store import queue, runs, threads
+from store.access import EVERYTHING, Access
 from store.database import Database
 from store.errors import InvalidInputError, NotFoundError, UnavailableError
 from store.events import START, Event, EventId, EventLog, Gap
@@ -97,7 +98,13 @@ class Runs:
         self._abandoning: set[asyncio.Task[None]] = set()
 
     async def submit(
-        self, request: RunRequest, *, thread_id: str | None, attached: bool
+        self,
+        request: RunRequest,
+        *,
+        thread_id: str | None,
+        attached: bool,
+        access: Access,
+        assistant_access: Access,
     ) -> Submitted:
         """
         Take a run in; once this returns, the run is not lost.
@@ -106,22 +113,34 @@ class Runs:
             thread_id: The thread; None makes one.
             attached: Somebody waits for it: start it here and now if the thread and a slot are
                 free, instead of by the queue.
+            access: The threads that it may run on.
+            assistant_access: The assistants that it may be a run of, beside those of the graphs.
 
         Raises:
             InvalidInputError: The assistant is no assistant's id and no graph's name.
-            NotFoundError: There is no such assistant or thread.
+            NotFoundError: There is no such assistant or thread that is visible.
+            AlreadyExistsError: It was to make the thread, and there is one that is not visible.
             ThreadBusyError: The strategy is ``reject`` and a run is in flight.
         """
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
-        setting = await self._setting(request, thread_id)
+        setting = await self._setting(request, thread_id, access, assistant_access)
         run_id = str(uuid7())
         metadata, kwargs = compose(request, setting, run_id=run_id, thread_id=thread_id)
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
                 raise NotFoundError("Thread or assistant not found.")
             life = None if request.temporary else self._life
-            await threads.create(self._db, thread_id, if_exists="do_nothing", life=life)
+            await threads.create(
+                self._db,
+                thread_id,
+                # Among it what says whose it is.
+                metadata=without_reserved(request.metadata),
+                if_exists="do_nothing",
+                life=life,
+                access=access,
+            )
+            access = EVERYTHING
         new = NewRun(
             run_id=run_id,
             thread_id=thread_id,
@@ -133,6 +152,7 @@ class Runs:
                 "graph_id": setting.graph_id,
                 "assistant_id": setting.assistant_id,
             },
+            access=access,
             temporary=request.temporary,
             after_seconds=request.after_seconds,
         )
@@ -140,9 +160,16 @@ class Runs:
             return Submitted(execution.claim.run, execution)
         return Submitted(await queue.enqueue(self._db, new), None)
 
-    async def _setting(self, request: RunRequest, thread_id: str) -> Setting:
-        assistant_id = self._assistant_id(request.assistant_id)
-        setting = await runs.setting(self._db, assistant_id=assistant_id, thread_id=thread_id)
+    async def _setting(
+        self, request: RunRequest, thread_id: str, access: Access, assistant_access: Access
+    ) -> Setting:
+        setting = await runs.setting(
+            self._db,
+            assistant_id=self._assistant_id(request.assistant_id),
+            thread_id=thread_id,
+            access=access,
+            assistant_access=assistant_access,
+        )
         if setting is None:
             raise NotFoundError("Thread or assistant not found.")
         self._registry.entry(setting.graph_id)
@@ -175,14 +202,16 @@ class Runs:
             return None
         return self._executor.start(claim)
 
-    async def attach(self, run_id: str, *, thread_id: str | None = None) -> Submitted:
+    async def attach(
+        self, run_id: str, *, thread_id: str | None = None, access: Access
+    ) -> Submitted:
         """
-        Find a run to follow it.
+        Find a run to follow it: with what this gives, nobody is asked again who may.
 
         Raises:
-            NotFoundError: There is no such run on the thread.
+            NotFoundError: There is no such run on the thread, or that is not visible.
         """
-        run = await runs.get(self._db, run_id, thread_id=thread_id)
+        run = await runs.get(self._db, run_id, thread_id=thread_id, access=access)
         return Submitted(run, self._executor.running.get(run_id))
 
     async def follow(
@@ -233,20 +262,20 @@ class Runs:
 
     async def _missed(self, run_id: str, gap: Gap) -> Gap | None:
         """A gap, unless nothing of a run is in it: it begins after it, or has yet to."""
-        run = await self.patiently(lambda: runs.find(self._db, run_id))
+        run = await self.patiently(lambda: runs.find(self._db, run_id, access=EVERYTHING))
         if run and (run.first_epoch is None or gap.resume_at <= (run.first_epoch, 0)):
             return None
         return gap
 
-    async def tail(self, thread_id: str) -> EventId:
+    async def tail(self, thread_id: str, *, access: Access) -> EventId:
         """
         Where the log of a thread ends now: `follow_thread` from there gives what comes next.
 
         Raises:
-            NotFoundError: There is no such thread.
+            NotFoundError: There is no such thread that is visible.
             UnavailableError: Redis, or PostgreSQL, does not answer.
         """
-        await threads.get(self._db, thread_id)
+        await threads.get(self._db, thread_id, access=access)
         return await self._events.tail(thread_id)
 
     async def follow_thread(
@@ -293,7 +322,7 @@ class Runs:
 
     async def _has_log(self, run_id: str) -> bool:
         """Whether the run has logged something, or will."""
-        run = await runs.find(self._db, run_id)
+        run = await runs.find(self._db, run_id, access=EVERYTHING)
         return run is not None and (run.status not in ENDED or run.first_epoch is not None)
 
     async def _lost_end(
@@ -348,13 +377,13 @@ class Runs:
         return await self.patiently(lambda: self._stored_result(submitted.run))
 
     async def _stored_result(self, run: Run) -> Result:
-        ended = await runs.find(self._db, run.run_id)
+        ended = await runs.find(self._db, run.run_id, access=EVERYTHING)
         if ended is None:
             # A stateless run that came to something took it along.
             return Result(status="interrupted", error=RESULT_LOST if run.temporary else None)
         if ended.status not in ENDED:
             raise UnavailableError("The run goes on in another process")
-        thread = await threads.get(self._db, ended.thread_id)
+        thread = await threads.get(self._db, ended.thread_id, access=EVERYTHING)
         return Result(
             status=ended.status,
             interrupted=thread.status == "interrupted",
@@ -378,7 +407,7 @@ class Runs:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def cancel(
-        self, thread_id: str, run_ids: list[str] | None, *, action: CancelAction
+        self, thread_id: str, run_ids: list[str] | None, *, action: CancelAction, access: Access
     ) -> list[str]:
         """
         Stop runs of a thread, all in flight if none are named.
@@ -387,23 +416,25 @@ class Runs:
             The ids of those that were in flight.
 
         Raises:
-            NotFoundError: There is no such thread.
+            NotFoundError: There is no such thread that is visible.
         """
-        stopped = await queue.cancel(self._db, thread_id, run_ids, action=action)
+        stopped = await queue.cancel(self._db, thread_id, run_ids, action=action, access=access)
         for run_id in stopped:
             # The signal would reach us too; this is sooner.
             self._executor.stop(run_id, action)
         return stopped
 
-    async def cancel_all(self, statuses: list[RunStatus], *, action: CancelAction) -> bool:
+    async def cancel_all(
+        self, statuses: list[RunStatus], *, action: CancelAction, access: Access
+    ) -> bool:
         """
-        Stop the runs with one of these statuses, the oldest 1000 at the most.
+        Stop the runs with one of these statuses on visible threads, the oldest 1000 at the most.
 
         Returns:
             Whether there were any.
         """
         of_threads: dict[str, list[str]] = defaultdict(list)
-        for run_id, thread_id in await runs.in_flight(self._db, statuses):
+        for run_id, thread_id in await runs.in_flight(self._db, statuses, access=access):
             of_threads[thread_id].append(run_id)
         waiting = list(of_threads.items())
 
@@ -411,7 +442,7 @@ class Runs:
             while waiting:
                 thread_id, run_ids = waiting.pop()
                 with suppress(NotFoundError):  # deleted meanwhile
-                    await self.cancel(thread_id, run_ids, action=action)
+                    await self.cancel(thread_id, run_ids, action=action, access=access)
 
         await asyncio.gather(*(stop_some() for _ in range(CANCELS_AT_ONCE)))
         return bool(of_threads)
@@ -425,31 +456,34 @@ class Runs:
     async def _abandon(self, run: Run) -> None:
         with suppress(NotFoundError):
             try:
-                await self.cancel(run.thread_id, [run.run_id], action="interrupt")
+                await self.cancel(
+                    run.thread_id, [run.run_id], action="interrupt", access=EVERYTHING
+                )
             except UnavailableError as exc:
                 log.warning("abandoned run goes on", run_id=run.run_id, reason=exc.message)
 
-    async def delete(self, thread_id: str, run_id: str) -> None:
+    async def delete(self, thread_id: str, run_id: str, *, access: Access) -> None:
         """
         Delete a run that has ended, with what it wrote; the thread is as without it.
 
         Raises:
-            NotFoundError: There is no such run on the thread.
+            NotFoundError: There is no such run on the thread, or that is not visible.
             ConflictError: A run is in flight on the thread.
         """
+        await runs.get(self._db, run_id, thread_id=thread_id, access=access)
         await self._executor.retention.detach(thread_id, run_id)
-        await queue.forget(self._db, thread_id, run_id)
+        await queue.forget(self._db, thread_id, run_id, access=access)
         await self._executor.project(thread_id)
         await queue.delete(self._db, thread_id, run_id)
 
-    async def delete_thread(self, thread_id: str) -> None:
+    async def delete_thread(self, thread_id: str, *, access: Access) -> None:
         """
         Delete a thread with all that it has, its log too: another may come under its name.
 
         Raises:
-            NotFoundError: There is no such thread.
+            NotFoundError: There is no such thread that is visible.
         """
-        await threads.delete(self._db, thread_id)
+        await threads.delete(self._db, thread_id, access=access)
         with suppress(UnavailableError):  # then it stays until it expires
             await self._events.delete(thread_id)
 

@@ -32,6 +32,7 @@ from graph.snapshots import (
     status_of,
 )
 from store import runs, threads
+from store.access import EVERYTHING, Access
 from store.database import Database, repeated
 from store.errors import (
     CONTENT_ERRORS,
@@ -90,7 +91,12 @@ class States:
         self._place = place
 
     async def get(
-        self, thread_id: str, *, checkpoint: JsonObject | None = None, subgraphs: bool = False
+        self,
+        thread_id: str,
+        *,
+        checkpoint: JsonObject | None = None,
+        subgraphs: bool = False,
+        access: Access,
     ) -> JsonObject:
         """
         Read a state of a thread, as the API shows it; an empty one where there is none.
@@ -101,11 +107,11 @@ class States:
             subgraphs: With the states of the subgraphs under way, instead of their addresses.
 
         Raises:
-            NotFoundError: There is no such thread, or its graph is not served any more.
+            NotFoundError: There is no such thread that is visible, or its graph is not served any more.
             BadRequestError: The namespace is none of the graph's.
             ConflictError: The state cannot be read.
         """
-        thread = await threads.get(self._db, thread_id)
+        thread = await threads.get(self._db, thread_id, access=access)
         if not _graph_id(thread):
             return state_json(EMPTY)
         config = _config(thread_id, checkpoint)
@@ -125,6 +131,7 @@ class States:
         before: str | None = None,
         metadata: JsonObject | None = None,
         checkpoint: JsonObject | None = None,
+        access: Access,
     ) -> list[JsonObject]:
         """
         List the states of a thread, newest first.
@@ -136,11 +143,11 @@ class States:
             checkpoint: Its ``checkpoint_ns`` names a subgraph.
 
         Raises:
-            NotFoundError: There is no such thread, or its graph is not served any more.
+            NotFoundError: There is no such thread that is visible, or its graph is not served any more.
             BadRequestError: The namespace is none of the graph's.
             ConflictError: A state cannot be read.
         """
-        thread = await threads.get(self._db, thread_id)
+        thread = await threads.get(self._db, thread_id, access=access)
         if not _graph_id(thread):
             return []
 
@@ -164,6 +171,7 @@ class States:
         *,
         as_node: str | None = None,
         checkpoint: JsonObject | None = None,
+        access: Access,
     ) -> JsonObject:
         """
         Change the state of an idle thread, as if a node had returned `values`.
@@ -181,7 +189,7 @@ class States:
             LeaseLostError: A run took the thread meanwhile; nothing was changed.
             BadRequestError: No run gave the thread a graph yet, or the graph refuses the values.
         """
-        thread = await threads.get(self._db, thread_id)
+        thread = await threads.get(self._db, thread_id, access=access)
         if not _graph_id(thread):
             raise BadRequestError(
                 f"Thread {thread_id} has no graph yet: run one on it first, or set `graph_id` in "
@@ -190,7 +198,7 @@ class States:
             )
         config = _config(thread_id, checkpoint)
         await self._require(config)
-        lease = await threads.lease(self._db, thread_id)
+        lease = await threads.lease(self._db, thread_id, access=access)
         # What a checkpoint's metadata says of its graph.
         config["configurable"]["graph_id"] = _graph_id(thread)
 
@@ -229,14 +237,14 @@ class States:
             log.warning("status not settled", thread_id=lease.thread_id, reason=exc.message)
             return False
 
-    async def values(self, thread_id: str) -> Any:
+    async def values(self, thread_id: str, *, access: Access) -> Any:
         """
         Read the values of a thread; None if it has none, or none that can be read.
 
         Raises:
             NotFoundError: There is no such thread.
         """
-        thread = await threads.get(self._db, thread_id)
+        thread = await threads.get(self._db, thread_id, access=access)
         return (await self.values_of([thread])).get(thread_id)
 
     async def values_of(self, found: Sequence[Thread]) -> dict[str, Any]:
@@ -280,7 +288,7 @@ class States:
         Raises:
             NotFoundError: Its thread is gone.
         """
-        thread = await threads.get(self._db, run.thread_id)
+        thread = await threads.get(self._db, run.thread_id, access=EVERYTHING)
         output = (await self._outputs([thread])).get(run.thread_id)
         found = await self._of_run(run) if output else None
         if found is None or output is None:
@@ -300,7 +308,7 @@ class States:
             return None
         heads = await self._readable_head(run.thread_id)
         # Asked after it was read: until a run ends nobody else writes to its thread.
-        now = await runs.find(self._db, run.run_id)
+        now = await runs.find(self._db, run.run_id, access=EVERYTHING)
         return heads[0] if heads and now and now.status in ("pending", "running") else None
 
     async def _outputs(self, found: Sequence[Thread]) -> dict[str, _Output]:

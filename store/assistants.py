@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from store.access import Access
 from store.database import Database
 from store.errors import NotFoundError
 from store.models import Assistant, JsonObject
@@ -38,14 +39,15 @@ async def register_system(db: Database, assistants: list[SystemAssistant]) -> No
             await tx.execute(SQL["first_version"], params)
 
 
-async def get(db: Database, assistant_id: str) -> Assistant:
+async def get(db: Database, assistant_id: str, *, access: Access) -> Assistant:
     """
-    Read an assistant.
+    Read an assistant. Those of the graphs are visible to everybody, here as in a search.
 
     Raises:
-        NotFoundError: There is none with this id.
+        NotFoundError: There is none with this id that is visible.
     """
-    found = await db.one(Assistant, SQL["get"], {"assistant_id": assistant_id})
+    params = {"assistant_id": assistant_id, "visible": access.array}
+    found = await db.one(Assistant, SQL["get"], params)
     if found is None:
         raise NotFoundError(f"Assistant {assistant_id} not found")
     return found
@@ -61,9 +63,10 @@ async def search(
     offset: int = 0,
     sort_by: SortBy = "created_at",
     order: Order = "desc",
+    access: Access,
 ) -> list[Assistant]:
     """
-    List the assistants whose metadata contains `metadata`.
+    List the visible assistants whose metadata contains `metadata`.
 
     Args:
         name: A part of the name, in any case.
@@ -79,13 +82,25 @@ async def search(
             "name": name,
             "limit": limit,
             "offset": offset,
+            "visible": access.array,
         },
     )
 
 
 async def count(
-    db: Database, *, metadata: JsonObject, graph_id: str | None = None, name: str | None = None
+    db: Database,
+    *,
+    metadata: JsonObject,
+    graph_id: str | None = None,
+    name: str | None = None,
+    access: Access,
 ) -> int:
     """How many assistants `search` would find."""
-    rows = await db.tuples(SQL["count"], {"metadata": metadata, "graph_id": graph_id, "name": name})
+    params = {
+        "metadata": metadata,
+        "graph_id": graph_id,
+        "name": name,
+        "visible": access.array,
+    }
+    rows = await db.tuples(SQL["count"], params)
     return int(rows[0][0])

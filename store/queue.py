@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from store import runs
+from store.access import EVERYTHING, Access
 from store.database import Database, Transaction
 from store.errors import (
     ConflictError,
@@ -70,6 +71,8 @@ class NewRun:
     kwargs: JsonObject
     #: Merged into the thread's metadata.
     thread_metadata: JsonObject
+    #: On which threads it may begin.
+    access: Access
     temporary: bool = False
     after_seconds: float = 0.0
 
@@ -84,6 +87,7 @@ class NewRun:
             "kwargs": self.kwargs,
             "thread_metadata": self.thread_metadata,
             "temporary": self.temporary,
+            "visible": self.access.array,
             **more,
         }
 
@@ -250,7 +254,7 @@ async def _enqueue(db: Database, new: NewRun, *, again: bool = False) -> Run:
             [queued] = await db.at_once((_ENQUEUE, row))
     if not queued:
         async with db.transaction() as tx:
-            await _lock(tx, new.thread_id)
+            await _lock(tx, new.thread_id, access=new.access)
             # Nobody else inserts it: a first try that is still under way waits for the lock in vain.
             if again and (known := await tx.one(Run, runs.SQL["get"], row)):
                 return known
@@ -424,7 +428,12 @@ async def hand_back(db: Database, claimed: Claim) -> GivenUp | None:
 
 
 async def cancel(
-    db: Database, thread_id: str, run_ids: list[str] | None, *, action: CancelAction
+    db: Database,
+    thread_id: str,
+    run_ids: list[str] | None,
+    *,
+    action: CancelAction,
+    access: Access,
 ) -> list[str]:
     """
     Stop runs of a thread, all in flight if none are named.
@@ -435,10 +444,10 @@ async def cancel(
         The ids of the runs that were in flight.
 
     Raises:
-        NotFoundError: There is no such thread.
+        NotFoundError: There is no such thread that is visible.
     """
     async with db.transaction() as tx:
-        await _lock(tx, thread_id)
+        await _lock(tx, thread_id, access=access)
         stopped = await _stop(tx, thread_id, run_ids, action)
         if stopped:
             await tx.execute(SQL["settle"], {"thread_id": thread_id})
@@ -467,7 +476,7 @@ async def _stop(
     return ended + stopping
 
 
-async def forget(db: Database, thread_id: str, run_id: str) -> None:
+async def forget(db: Database, thread_id: str, run_id: str, *, access: Access) -> None:
     """
     Take back everything that a run wrote which has ended.
 
@@ -475,11 +484,11 @@ async def forget(db: Database, thread_id: str, run_id: str) -> None:
     the run. Until then the run is there to be deleted, should the caller be lost.
 
     Raises:
-        NotFoundError: There is no such run on the thread.
+        NotFoundError: There is no such run on the thread, or that is not visible.
         ConflictError: A run is in flight on the thread, and may build on those checkpoints.
     """
     async with db.transaction() as tx:
-        await _lock(tx, thread_id)
+        await _lock(tx, thread_id, access=access)
         if await tx.tuples(SQL["in_flight"], {"thread_id": thread_id}):
             raise ConflictError(f"Thread {thread_id} has a run in flight", code="run_in_flight")
         if not await tx.tuples(SQL["ended"], {"thread_id": thread_id, "run_id": run_id}):
@@ -533,6 +542,7 @@ async def _give_up(
         "worker_id": worker_id,
         "max_attempts": max_attempts,
         "error": WORKER_LOST,
+        "visible": EVERYTHING.array,
     }
     async with db.transaction() as tx:
         await tx.execute(SQL["lock"], params)
@@ -593,7 +603,7 @@ async def owned(db: Database, worker_id: str) -> list[Held]:
     return await db.all(Held, SQL["owned"], {"worker_id": worker_id})
 
 
-async def _lock(tx: Transaction, thread_id: str) -> None:
+async def _lock(tx: Transaction, thread_id: str, *, access: Access = EVERYTHING) -> None:
     query: LiteralString = SQL["lock"]
-    if not await tx.tuples(query, {"thread_id": thread_id}):
+    if not await tx.tuples(query, {"thread_id": thread_id, "visible": access.array}):
         raise not_found(thread_id)

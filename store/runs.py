@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from store.access import Access
 from store.database import Database, repeated
 from store.errors import NotFoundError
 from store.lane import Statement
@@ -37,51 +38,83 @@ class Ending:
     told: int | None
 
 
-async def setting(db: Database, *, assistant_id: str, thread_id: str | None) -> Setting | None:
-    """What a run of the assistant on the thread inherits; None without such an assistant."""
-    params = {"assistant_id": assistant_id, "thread_id": thread_id}
+async def setting(
+    db: Database,
+    *,
+    assistant_id: str,
+    thread_id: str | None,
+    access: Access,
+    assistant_access: Access,
+) -> Setting | None:
+    """
+    What a run of the assistant on the thread inherits; None without such an assistant.
+
+    Args:
+        access: Which threads are visible; one that is not is as if it were not there.
+        assistant_access: Which assistants are visible, beside those of the graphs.
+    """
+    params = {
+        "assistant_id": assistant_id,
+        "thread_id": thread_id,
+        "visible": access.array,
+        "assistant_visible": assistant_access.array,
+    }
     [rows] = await repeated(lambda: db.at_once((_SETTING, params)))
     return Setting(*rows[0]) if rows else None
 
 
-async def find(db: Database, run_id: str, *, thread_id: str | None = None) -> Run | None:
-    """The run, if there is one and it is on the thread."""
-    params = {"run_id": run_id, "thread_id": thread_id}
+async def find(
+    db: Database, run_id: str, *, thread_id: str | None = None, access: Access
+) -> Run | None:
+    """The run, if there is one, it is on the thread, and that is visible."""
+    params = {"run_id": run_id, "thread_id": thread_id, "visible": access.array}
     return await repeated(lambda: db.one(Run, SQL["get"], params))
 
 
 async def ending(db: Database, run_id: str) -> Ending | None:
-    """How the run stands, if there is one."""
+    """How the run stands, if there is one; for those who follow it already."""
     return await repeated(lambda: db.one(Ending, SQL["ending"], {"run_id": run_id}))
 
 
-async def get(db: Database, run_id: str, *, thread_id: str | None = None) -> Run:
+async def get(db: Database, run_id: str, *, thread_id: str | None = None, access: Access) -> Run:
     """
     Read a run.
 
     Raises:
-        NotFoundError: There is none with this id on this thread.
+        NotFoundError: There is none with this id on this thread, or that is not visible.
     """
-    found = await find(db, run_id, thread_id=thread_id)
+    found = await find(db, run_id, thread_id=thread_id, access=access)
     if found is None:
         raise NotFoundError(f"Run {run_id} not found")
     return found
 
 
 async def list_of_thread(
-    db: Database, thread_id: str, *, status: RunStatus | None, limit: int, offset: int
+    db: Database,
+    thread_id: str,
+    *,
+    status: RunStatus | None,
+    limit: int,
+    offset: int,
+    access: Access,
 ) -> list[Run]:
-    """A page of the thread's runs, newest first."""
-    return await db.all(
-        Run,
-        SQL["list"],
-        {"thread_id": thread_id, "status": status, "limit": limit, "offset": offset},
-    )
+    """A page of the thread's runs, newest first; none if it is not visible."""
+    params = {
+        "thread_id": thread_id,
+        "status": status,
+        "limit": limit,
+        "offset": offset,
+        "visible": access.array,
+    }
+    return await db.all(Run, SQL["list"], params)
 
 
-async def in_flight(db: Database, statuses: list[RunStatus]) -> list[tuple[str, str]]:
-    """Up to 1000 pairs of run id and thread id, oldest first."""
-    rows = await db.tuples(SQL["in_flight"], {"statuses": statuses})
+async def in_flight(
+    db: Database, statuses: list[RunStatus], *, access: Access
+) -> list[tuple[str, str]]:
+    """Up to 1000 pairs of run id and thread id, oldest first, of threads that are visible."""
+    params = {"statuses": statuses, "visible": access.array}
+    rows = await db.tuples(SQL["in_flight"], params)
     return [(run_id, thread_id) for run_id, thread_id in rows]
 
 

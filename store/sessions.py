@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from store import threads
+from store.access import EVERYTHING, Access
 from store.database import Database, repeated
 from store.errors import NotFoundError
 from store.models import JsonObject, Session
@@ -13,7 +14,12 @@ SQL = load("sessions")
 
 
 async def create(
-    db: Database, session_id: str, *, metadata: JsonObject, life: Life | None = None
+    db: Database,
+    session_id: str,
+    *,
+    metadata: JsonObject,
+    life: Life | None = None,
+    access: Access,
 ) -> Session:
     """
     Create a session.
@@ -25,18 +31,19 @@ async def create(
     Raises:
         AlreadyExistsError: The id is taken.
     """
-    await threads.create(db, session_id, metadata=metadata, life=life)
-    return await get(db, session_id)
+    await threads.create(db, session_id, metadata=metadata, life=life, access=access)
+    return await get(db, session_id, access=EVERYTHING)
 
 
-async def get(db: Database, session_id: str) -> Session:
+async def get(db: Database, session_id: str, *, access: Access) -> Session:
     """
     Read a session.
 
     Raises:
-        NotFoundError: There is none with this id.
+        NotFoundError: There is none with this id that is visible.
     """
-    found = await repeated(lambda: db.one(Session, SQL["get"], {"id": session_id}))
+    params = {"id": session_id, "visible": access.array}
+    found = await repeated(lambda: db.one(Session, SQL["get"], params))
     if found is None:
         raise NotFoundError(f"Session {session_id} not found")
     return found
@@ -50,9 +57,10 @@ async def list_page(
     chat_type: str | None = None,
     before: tuple[datetime, str] | None = None,
     limit: int,
+    access: Access,
 ) -> tuple[list[Session], bool]:
     """
-    A page of sessions, the one touched last first.
+    A page of the visible sessions, the one touched last first.
 
     Args:
         before: Time of the last change and id of the last session that the client has.
@@ -70,18 +78,19 @@ async def list_page(
         "before_time": before_time,
         "before_id": before_id,
         "limit": limit + 1,
+        "visible": access.array,
     }
     # Planned anew for each filter: a plan for any would be one for none.
     rows = await db.all(Session, query, params, prepare=False)
     return rows[:limit], len(rows) > limit
 
 
-async def update(db: Database, session_id: str, *, changes: JsonObject) -> Session:
+async def update(db: Database, session_id: str, *, changes: JsonObject, access: Access) -> Session:
     """
     Change attributes of a session.
 
     Raises:
-        NotFoundError: There is no such session.
+        NotFoundError: There is no such session that is visible.
     """
-    await threads.update(db, session_id, metadata=changes)
-    return await get(db, session_id)
+    await threads.update(db, session_id, metadata=changes, access=access)
+    return await get(db, session_id, access=EVERYTHING)

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from store.access import EVERYTHING, Access
 from store.database import Database, repeated
 from store.errors import (
     AlreadyExistsError,
@@ -37,15 +38,17 @@ async def create(
     config: JsonObject | None = None,
     if_exists: Literal["raise", "do_nothing"] = "raise",
     life: Life | None = None,
+    access: Access,
 ) -> Thread:
     """
     Create a thread, or find it when `if_exists` says so.
 
     Args:
         life: How long it lives unused; None for ever.
+        access: Which threads may be found.
 
     Raises:
-        AlreadyExistsError: The id is taken and `if_exists` is ``raise``.
+        AlreadyExistsError: The id is taken, and `if_exists` is ``raise`` or the thread not visible.
     """
     params = {
         "thread_id": thread_id,
@@ -53,6 +56,7 @@ async def create(
         "config": config or {},
         "strategy": life and life.strategy,
         "ttl_minutes": life and life.ttl_minutes,
+        "visible": access.array,
     }
     try:
         created = await db.one(Thread, SQL["create"], params)
@@ -60,26 +64,33 @@ async def create(
         created = await db.one(Thread, SQL["create_again"], params)
     if created is not None:
         return created
-    if if_exists == "raise":
+    found = await find(db, thread_id, access=access) if if_exists == "do_nothing" else None
+    if found is None:
         raise AlreadyExistsError(f"Thread {thread_id} already exists")
-    return await get(db, thread_id)
+    return found
 
 
-async def get(db: Database, thread_id: str) -> Thread:
+async def find(db: Database, thread_id: str, *, access: Access) -> Thread | None:
+    """The thread, if there is one and it is visible."""
+    params = {"thread_id": thread_id, "visible": access.array}
+    return await repeated(lambda: db.one(Thread, SQL["get"], params))
+
+
+async def get(db: Database, thread_id: str, *, access: Access) -> Thread:
     """
     Read a thread.
 
     Raises:
-        NotFoundError: There is none with this id.
+        NotFoundError: There is none with this id that is visible.
     """
-    found = await repeated(lambda: db.one(Thread, SQL["get"], {"thread_id": thread_id}))
+    found = await find(db, thread_id, access=access)
     if found is None:
         raise not_found(thread_id)
     return found
 
 
 async def exists(db: Database, thread_id: str) -> bool:
-    """Whether there is such a thread."""
+    """Whether there is such a thread, for the server's own use."""
     return bool(await db.tuples(SQL["exists"], {"thread_id": thread_id}))
 
 
@@ -93,9 +104,10 @@ async def search(
     offset: int = 0,
     sort_by: SortBy = "updated_at",
     order: Order = "desc",
+    access: Access,
 ) -> list[Thread]:
     """
-    List the threads whose metadata contains `metadata`.
+    List the visible threads whose metadata contains `metadata`.
 
     What most threads match is found by reading them in their order, what few match by its index;
     PostgreSQL cannot tell which when those few come last in that order. So a page is first looked
@@ -108,10 +120,11 @@ async def search(
         "ids": ids,
         "limit": limit,
         "offset": offset,
+        "visible": access.array,
         "window": WINDOW_ROWS + WINDOW_ROWS_EACH * (offset + limit),
     }
     in_order = ordered(SQL["every"], *place, tie_break="thread_id")
-    if not metadata and status is None and ids is None:
+    if access == EVERYTHING and not metadata and status is None and ids is None:
         return await db.all(Thread, in_order, params)
     window = first(SQL["every"], *place, tie_break="thread_id")
     matching = ordered(SQL["search"], *place, tie_break="thread_id")
@@ -122,27 +135,30 @@ async def search(
     return await db.all(Thread, among("thread", SQL["search"], in_order), params, prepare=False)
 
 
-async def count(db: Database, *, metadata: JsonObject, status: ThreadStatus | None = None) -> int:
+async def count(
+    db: Database, *, metadata: JsonObject, status: ThreadStatus | None = None, access: Access
+) -> int:
     """How many threads `search` would find."""
-    params = {"metadata": metadata, "status": status}
+    params = {"metadata": metadata, "status": status, "visible": access.array}
     rows = await db.tuples(SQL["count"], params, prepare=False)
     return int(rows[0][0])
 
 
-async def update(db: Database, thread_id: str, *, metadata: JsonObject) -> Thread:
+async def update(db: Database, thread_id: str, *, metadata: JsonObject, access: Access) -> Thread:
     """
     Merge `metadata` into the thread's, key by key.
 
     Raises:
-        NotFoundError: There is no such thread.
+        NotFoundError: There is no such thread that is visible.
     """
-    updated = await db.one(Thread, SQL["update"], {"thread_id": thread_id, "metadata": metadata})
+    params = {"thread_id": thread_id, "metadata": metadata, "visible": access.array}
+    updated = await db.one(Thread, SQL["update"], params)
     if updated is None:
         raise not_found(thread_id)
     return updated
 
 
-async def delete(db: Database, thread_id: str) -> None:
+async def delete(db: Database, thread_id: str, *, access: Access) -> None:
     """
     Delete a thread with its runs, messages, checkpoints and writes, in one transaction.
 
@@ -150,11 +166,11 @@ async def delete(db: Database, thread_id: str) -> None:
     follow one are told that it has ended.
 
     Raises:
-        NotFoundError: There is no such thread.
+        NotFoundError: There is no such thread that is visible.
     """
     async with db.transaction() as tx:
         # The lock waits for a commit of the run that is under way, so that its rows go too.
-        if not await tx.tuples(SQL["lock"], {"thread_id": thread_id}):
+        if not await tx.tuples(SQL["lock"], {"thread_id": thread_id, "visible": access.array}):
             raise not_found(thread_id)
         in_flight = await tx.tuples(SQL["in_flight"], {"thread_id": thread_id})
         await tx.execute(SQL["delete"], {"thread_id": thread_id})
@@ -181,7 +197,7 @@ async def delete_leased(db: Database, lease: Lease) -> bool:
         return True
 
 
-async def lease(db: Database, thread_id: str) -> Lease:
+async def lease(db: Database, thread_id: str, *, access: Access) -> Lease:
     """
     Take the right to write to an idle thread, for a change of state that is no run.
 
@@ -189,13 +205,14 @@ async def lease(db: Database, thread_id: str) -> Lease:
     to give back.
 
     Raises:
-        NotFoundError: There is no such thread.
+        NotFoundError: There is no such thread that is visible.
         ThreadBusyError: A run is pending or running on it.
     """
-    leased = await db.one(Lease, SQL["lease"], {"thread_id": thread_id})
+    params = {"thread_id": thread_id, "visible": access.array}
+    leased = await db.one(Lease, SQL["lease"], params)
     if leased is not None:
         return leased
-    await get(db, thread_id)
+    await get(db, thread_id, access=access)
     raise ThreadBusyError(f"Thread {thread_id} has a run in flight")
 
 

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
 from api.bodies import JsonRoute
-from api.deps import InjectedDep, LastEventId, RunId, ServicesDep, ThreadId
+from api.deps import CallerDep, LastEventId, RunId, ServicesDep, ThreadId
 from api.responses import json_response
 from api.run_schemas import RunCreate, RunCreateStateless, RunsCancel
 from api.sse import EventStream, RunStream, frame, long_json, result_json
+from api.submissions import submit
 from graph.encode import dumps
 from graph.runs import Submitted
 from store import runs, threads
@@ -49,18 +50,6 @@ def run_json(run: Run) -> JsonObject:
 
 def _path(run: Run) -> str:
     return f"/threads/{run.thread_id}/runs/{run.run_id}"
-
-
-async def _submit(
-    services: ServicesDep,
-    body: RunCreateStateless,
-    injected: JsonObject,
-    *,
-    thread_id: str | None = None,
-    attached: bool,
-) -> Submitted:
-    request = body.request(injected)
-    return await services.runs.submit(request, thread_id=thread_id, attached=attached)
 
 
 def _stream(
@@ -102,63 +91,64 @@ def _wait(
 
 @router.post("/threads/{thread_id}/runs")
 async def create_run(
-    thread_id: ThreadId, body: RunCreate, injected: InjectedDep, services: ServicesDep
+    thread_id: ThreadId, body: RunCreate, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Queue a run on a thread; it is executed whether or not anybody waits."""
-    submitted = await _submit(services, body, injected, thread_id=thread_id, attached=False)
+    submitted = await submit(services, caller, body, thread_id=thread_id, attached=False)
     headers = {"Content-Location": _path(submitted.run)}
     return json_response(run_json(submitted.run), headers=headers)
 
 
 @router.post("/threads/{thread_id}/runs/stream", response_class=EventStream)
 async def stream_run(
-    thread_id: ThreadId, body: RunCreate, injected: InjectedDep, services: ServicesDep
+    thread_id: ThreadId, body: RunCreate, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Start a run on a thread and stream its events."""
-    submitted = await _submit(services, body, injected, thread_id=thread_id, attached=True)
+    submitted = await submit(services, caller, body, thread_id=thread_id, attached=True)
     return _stream(services, submitted, on_disconnect=body.on_disconnect)
 
 
 @router.post("/threads/{thread_id}/runs/wait")
 async def wait_run(
-    thread_id: ThreadId, body: RunCreate, injected: InjectedDep, services: ServicesDep
+    thread_id: ThreadId, body: RunCreate, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Start a run on a thread and answer with its output, or with the error it ended with."""
-    submitted = await _submit(services, body, injected, thread_id=thread_id, attached=True)
+    submitted = await submit(services, caller, body, thread_id=thread_id, attached=True)
     return _wait(services, submitted, on_disconnect=body.on_disconnect)
 
 
 @router.post("/runs")
 async def create_stateless_run(
-    body: RunCreateStateless, injected: InjectedDep, services: ServicesDep
+    body: RunCreateStateless, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Queue a run on a thread of its own."""
-    submitted = await _submit(services, body, injected, attached=False)
+    submitted = await submit(services, caller, body, attached=False)
     headers = {"Content-Location": f"/runs/{submitted.run.run_id}"}
     return json_response(run_json(submitted.run), headers=headers)
 
 
 @router.post("/runs/stream", response_class=EventStream)
 async def stream_stateless_run(
-    body: RunCreateStateless, injected: InjectedDep, services: ServicesDep
+    body: RunCreateStateless, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Start a run on a thread of its own and stream its events."""
-    submitted = await _submit(services, body, injected, attached=True)
+    submitted = await submit(services, caller, body, attached=True)
     return _stream(services, submitted, on_disconnect=body.on_disconnect, stateless=True)
 
 
 @router.post("/runs/wait")
 async def wait_stateless_run(
-    body: RunCreateStateless, injected: InjectedDep, services: ServicesDep
+    body: RunCreateStateless, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Start a run on a thread of its own and answer with its output."""
-    submitted = await _submit(services, body, injected, attached=True)
+    submitted = await submit(services, caller, body, attached=True)
     return _wait(services, submitted, on_disconnect=body.on_disconnect)
 
 
 @router.get("/threads/{thread_id}/runs")
 async def list_runs(
     thread_id: ThreadId,
+    caller: CallerDep,
     services: ServicesDep,
     limit: Annotated[int, Query(ge=0, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
@@ -166,9 +156,10 @@ async def list_runs(
     select: Annotated[list[RunField] | None, Query()] = None,
 ) -> Response:
     """The thread's runs, newest first."""
-    await threads.get(services.db, thread_id)
+    access = await caller.may("threads", "read", {"thread_id": thread_id})
+    await threads.get(services.db, thread_id, access=access)
     page = await runs.list_of_thread(
-        services.db, thread_id, status=status, limit=limit, offset=offset
+        services.db, thread_id, status=status, limit=limit, offset=offset, access=access
     )
     rows = [run_json(run) for run in page]
     if select:
@@ -177,15 +168,22 @@ async def list_runs(
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}")
-async def get_run(thread_id: ThreadId, run_id: RunId, services: ServicesDep) -> Response:
+async def get_run(
+    thread_id: ThreadId, run_id: RunId, caller: CallerDep, services: ServicesDep
+) -> Response:
     """One run."""
-    return json_response(run_json(await runs.get(services.db, run_id, thread_id=thread_id)))
+    access = await caller.may("threads", "read", {"thread_id": thread_id, "run_id": run_id})
+    run = await runs.get(services.db, run_id, thread_id=thread_id, access=access)
+    return json_response(run_json(run))
 
 
 @router.delete("/threads/{thread_id}/runs/{run_id}", status_code=204)
-async def delete_run(thread_id: ThreadId, run_id: RunId, services: ServicesDep) -> Response:
+async def delete_run(
+    thread_id: ThreadId, run_id: RunId, caller: CallerDep, services: ServicesDep
+) -> Response:
     """Delete a run that has ended, with its checkpoints; 409 while one of the thread is going."""
-    await services.runs.delete(thread_id, run_id)
+    access = await caller.may("threads", "delete", {"thread_id": thread_id, "run_id": run_id})
+    await services.runs.delete(thread_id, run_id, access=access)
     return Response(status_code=204)
 
 
@@ -193,12 +191,14 @@ async def delete_run(thread_id: ThreadId, run_id: RunId, services: ServicesDep) 
 async def join_run(
     thread_id: ThreadId,
     run_id: RunId,
+    caller: CallerDep,
     services: ServicesDep,
     cancel_on_disconnect: bool = False,
 ) -> Response:
     """Wait for a run to end and answer with its output."""
+    access = await caller.may("threads", "read", {"thread_id": thread_id, "run_id": run_id})
     try:
-        submitted = await services.runs.attach(run_id, thread_id=thread_id)
+        submitted = await services.runs.attach(run_id, thread_id=thread_id, access=access)
     except NotFoundError:
         # The reference says so in the body, because its answer has begun by then.
         return Response(dumps({"__error__": _missing()}), media_type="application/json")
@@ -211,6 +211,7 @@ async def join_run(
 async def join_run_stream(
     thread_id: ThreadId,
     run_id: RunId,
+    caller: CallerDep,
     services: ServicesDep,
     stream_mode: Annotated[list[str] | None, Query()] = None,
     cancel_on_disconnect: bool = False,
@@ -223,13 +224,14 @@ async def join_run_stream(
     event stands in for who asked for it.
     """
     return await _join_stream(
-        services, thread_id, run_id, stream_mode, cancel_on_disconnect, last_event_id
+        services, caller, thread_id, run_id, stream_mode, cancel_on_disconnect, last_event_id
     )
 
 
 @router.get("/runs/{run_id}/stream", response_class=EventStream)
 async def join_stateless_run_stream(
     run_id: RunId,
+    caller: CallerDep,
     services: ServicesDep,
     stream_mode: Annotated[list[str] | None, Query()] = None,
     cancel_on_disconnect: bool = False,
@@ -237,20 +239,22 @@ async def join_stateless_run_stream(
 ) -> Response:
     """Stream the events of a run whose thread the client does not know."""
     return await _join_stream(
-        services, None, run_id, stream_mode, cancel_on_disconnect, last_event_id
+        services, caller, None, run_id, stream_mode, cancel_on_disconnect, last_event_id
     )
 
 
 async def _join_stream(
     services: ServicesDep,
+    caller: CallerDep,
     thread_id: str | None,
     run_id: str,
     stream_mode: list[str] | None,
     cancel_on_disconnect: bool,
     last_event_id: str | None,
 ) -> Response:
+    access = await caller.may("threads", "read", {"thread_id": thread_id, "run_id": run_id})
     try:
-        submitted = await services.runs.attach(run_id, thread_id=thread_id)
+        submitted = await services.runs.attach(run_id, thread_id=thread_id, access=access)
     except NotFoundError:
         missing = frame("error", dumps(_missing()))
         headers = {"Cache-Control": "no-store"}
@@ -287,33 +291,40 @@ def _modes(texts: list[str] | None) -> list[str] | None:
 async def cancel_run(
     thread_id: ThreadId,
     run_id: RunId,
+    caller: CallerDep,
     services: ServicesDep,
     wait: bool = False,
     action: CancelAction = "interrupt",
 ) -> Response:
     """Stop a run; with ``rollback`` it leaves no trace. ``wait`` answers when it has ended."""
+    value = {"thread_id": thread_id, "run_id": run_id, "action": action}
+    access = await caller.may("threads", "update", value)
     try:
-        submitted = await services.runs.attach(run_id, thread_id=thread_id)
+        submitted = await services.runs.attach(run_id, thread_id=thread_id, access=access)
     except NotFoundError:
         raise NotFoundError(NO_RUNS) from None
-    if not await services.runs.cancel(thread_id, [run_id], action=action):
+    if not await services.runs.cancel(thread_id, [run_id], action=action, access=access):
         raise NotFoundError(NO_MATCHING_RUNS)
     return _wait(services, submitted) if wait else Response(status_code=202)
 
 
 @router.post("/runs/cancel", status_code=204)
 async def cancel_runs(
-    body: RunsCancel, services: ServicesDep, action: CancelAction = "interrupt"
+    body: RunsCancel, caller: CallerDep, services: ServicesDep, action: CancelAction = "interrupt"
 ) -> Response:
     """Stop all runs with a status, or some runs of a thread."""
     if (body.status is None) == (body.thread_id is None or not body.run_ids):
         raise InvalidInputError("Give either a status, or a thread_id with run_ids")
+    value = {**body.model_dump(), "action": action}
+    access = await caller.may("threads", "update", value)
     if body.status is None:
         assert body.thread_id is not None
-        if not await services.runs.cancel(body.thread_id, body.run_ids, action=action):
+        if not await services.runs.cancel(
+            body.thread_id, body.run_ids, action=action, access=access
+        ):
             raise NotFoundError(NO_MATCHING_RUNS)
         return Response(status_code=204)
     wanted: list[RunStatus] = ["pending", "running"] if body.status == "all" else [body.status]
-    if not await services.runs.cancel_all(wanted, action=action):
+    if not await services.runs.cancel_all(wanted, action=action, access=access):
         raise NotFoundError(NO_RUNS)
     return Response(status_code=204)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Query, Response
 from uuid_utils.compat import uuid7
 
 from api.bodies import JsonRoute
-from api.deps import InjectedDep, ServicesDep, SessionId
+from api.deps import CallerDep, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Text
 from api.session_runs import answer, ask
@@ -22,6 +22,7 @@ from api.session_schemas import (
 )
 from api.sse import EventStream, SessionStream
 from store import messages, sessions
+from store.models import JsonObject
 
 router = APIRouter(prefix="/api/sessions", tags=["sessions"], route_class=JsonRoute)
 
@@ -29,11 +30,21 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 @router.post("")
-async def create_session(body: SessionCreate, services: ServicesDep) -> Response:
+async def create_session(body: SessionCreate, caller: CallerDep, services: ServicesDep) -> Response:
     """Create a session: a thread with a name and an owner."""
     session_id = body.id or str(uuid7())
+    value: JsonObject = {
+        "thread_id": session_id,
+        "metadata": body.attributes(),
+        "if_exists": "raise",
+    }
+    access = await caller.may("threads", "create", value)
     created = await sessions.create(
-        services.db, session_id, metadata=body.attributes(), life=services.graphs.ttl.life
+        services.db,
+        session_id,
+        metadata=value.get("metadata") or {},
+        life=services.graphs.ttl.life,
+        access=access,
     )
     return json_response(session_json(created))
 
@@ -41,6 +52,7 @@ async def create_session(body: SessionCreate, services: ServicesDep) -> Response
 @router.get("")
 async def list_sessions(
     services: ServicesDep,
+    caller: CallerDep,
     user_id: Text | None = None,
     status: Literal["active", "archived"] | None = "active",
     chat_type: Text | None = None,
@@ -48,13 +60,16 @@ async def list_sessions(
     cursor: str | None = None,
 ) -> Response:
     """Sessions, the one touched last first."""
+    place = session_cursor(cursor)
+    access = await caller.may("threads", "search", {"metadata": {}, "limit": limit, "offset": 0})
     page, more = await sessions.list_page(
         services.db,
         user_id=user_id,
         status=status,
         chat_type=chat_type,
-        before=session_cursor(cursor),
+        before=place,
         limit=limit,
+        access=access,
     )
     following = encode_cursor(page[-1].update_time, page[-1].id) if more else None
     return json_response(
@@ -63,30 +78,39 @@ async def list_sessions(
 
 
 @router.get("/{session_id}")
-async def get_session(session_id: SessionId, services: ServicesDep) -> Response:
+async def get_session(session_id: SessionId, caller: CallerDep, services: ServicesDep) -> Response:
     """One session."""
-    return json_response(session_json(await sessions.get(services.db, session_id)))
+    access = await caller.may("threads", "read", {"thread_id": session_id})
+    return json_response(session_json(await sessions.get(services.db, session_id, access=access)))
 
 
 @router.patch("/{session_id}")
 async def update_session(
-    session_id: SessionId, body: SessionUpdate, services: ServicesDep
+    session_id: SessionId, body: SessionUpdate, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Rename a session, archive it, or change its metadata."""
-    changed = await sessions.update(services.db, session_id, changes=body.changes())
+    value: JsonObject = {"thread_id": session_id, "metadata": body.changes()}
+    access = await caller.may("threads", "update", value)
+    changed = await sessions.update(
+        services.db, session_id, changes=value.get("metadata") or {}, access=access
+    )
     return json_response(session_json(changed))
 
 
 @router.delete("/{session_id}", status_code=204)
-async def delete_session(session_id: SessionId, services: ServicesDep) -> Response:
+async def delete_session(
+    session_id: SessionId, caller: CallerDep, services: ServicesDep
+) -> Response:
     """Delete a session with its messages, runs and checkpoints."""
-    await services.runs.delete_thread(session_id)
+    access = await caller.may("threads", "delete", {"thread_id": session_id})
+    await services.runs.delete_thread(session_id, access=access)
     return Response(status_code=204)
 
 
 @router.get("/{session_id}/messages")
 async def list_messages(
     session_id: SessionId,
+    caller: CallerDep,
     services: ServicesDep,
     limit: Limit = 50,
     cursor: str | None = None,
@@ -98,7 +122,8 @@ async def list_messages(
 
     ``branch=all`` adds what only branches have that were left.
     """
-    await sessions.get(services.db, session_id)
+    access = await caller.may("threads", "read", {"thread_id": session_id})
+    await sessions.get(services.db, session_id, access=access)
     place = message_cursor(cursor)
     page, more = await messages.list_page(
         services.db,
@@ -119,7 +144,7 @@ async def list_messages(
 async def send_message(
     session_id: SessionId,
     body: MessageSend,
-    injected: InjectedDep,
+    caller: CallerDep,
     services: ServicesDep,
     accept: Annotated[str, Header()] = "",
 ) -> Response:
@@ -128,7 +153,7 @@ async def send_message(
 
     It is streamed if ``stream`` is true or the client accepts ``text/event-stream``.
     """
-    submitted = await ask(services, session_id, body, injected=injected)
+    submitted = await ask(services, caller, session_id, body)
     if not (body.stream or "text/event-stream" in accept):
         return json_response(await answer(services, submitted))
     stream = SessionStream(services, submitted)

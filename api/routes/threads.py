@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Response
 from uuid_utils.compat import uuid7
 
 from api.bodies import JsonRoute
-from api.deps import LastEventId, ServicesDep, ThreadId
+from api.deps import CallerDep, LastEventId, ServicesDep, ThreadId
 from api.responses import json_response, page_headers, selected
 from api.schemas import (
     Checkpoint,
@@ -33,32 +33,44 @@ router = APIRouter(prefix="/threads", tags=["threads"], route_class=JsonRoute)
 
 
 @router.post("")
-async def create(services: ServicesDep, body: ThreadCreate) -> Response:
+async def create(services: ServicesDep, caller: CallerDep, body: ThreadCreate) -> Response:
     """Create a thread."""
     _refuse(supersteps=body.supersteps)
+    value: JsonObject = {
+        "thread_id": body.thread_id or str(uuid7()),
+        "metadata": body.metadata,
+        "if_exists": body.if_exists,
+        "ttl": body.ttl.model_dump() if body.ttl else None,
+    }
+    thread_id = str(value["thread_id"])
+    access = await caller.may("threads", "create", value)
     created = await threads.create(
         services.db,
-        body.thread_id or str(uuid7()),
-        metadata=body.metadata,
+        thread_id,
+        metadata=value.get("metadata") or {},
         if_exists=body.if_exists,
         life=body.ttl.life() if body.ttl else services.graphs.ttl.life,
+        access=access,
     )
     return json_response(thread_json(created, None))
 
 
 @router.post("/search")
-async def search(services: ServicesDep, body: ThreadSearch) -> Response:
+async def search(services: ServicesDep, caller: CallerDep, body: ThreadSearch) -> Response:
     """List the threads whose metadata contains what is given."""
     _refuse(values=body.values, extract=body.extract)
+    value = body.model_dump(include={"metadata", "values", "status", "limit", "offset"})
+    access = await caller.may("threads", "search", value)
     found = await threads.search(
         services.db,
-        metadata=body.metadata or {},
+        metadata=value.get("metadata") or {},
         status=body.status,
         ids=body.ids,
         limit=body.limit + 1,
         offset=body.offset,
         sort_by=body.sort_by,
         order=body.sort_order,
+        access=access,
     )
     page = found[: body.limit]
     wanted = body.select is None or "values" in body.select
@@ -70,21 +82,27 @@ async def search(services: ServicesDep, body: ThreadSearch) -> Response:
 
 
 @router.post("/count")
-async def count(services: ServicesDep, body: ThreadCount) -> Response:
+async def count(services: ServicesDep, caller: CallerDep, body: ThreadCount) -> Response:
     """Count the threads whose metadata contains what is given."""
     _refuse(values=body.values)
-    found = await threads.count(services.db, metadata=body.metadata or {}, status=body.status)
+    value = body.model_dump(include={"metadata", "values", "status"})
+    access = await caller.may("threads", "search", value)
+    found = await threads.count(
+        services.db, metadata=value.get("metadata") or {}, status=body.status, access=access
+    )
     return json_response(found)
 
 
 @router.get("/{thread_id}")
 async def get(
     services: ServicesDep,
+    caller: CallerDep,
     thread_id: ThreadId,
     include: Annotated[list[Literal["ttl"]] | None, Query()] = None,
 ) -> Response:
     """Read a thread; with `include=ttl` how long it lives too."""
-    thread = await threads.get(services.db, thread_id)
+    access = await caller.may("threads", "read", {"thread_id": thread_id})
+    thread = await threads.get(services.db, thread_id, access=access)
     life = await retention.lifetime(services.db, thread_id) if include else None
     return await _thread_response(services, thread, life)
 
@@ -92,12 +110,17 @@ async def get(
 @router.patch("/{thread_id}")
 async def update(
     services: ServicesDep,
+    caller: CallerDep,
     thread_id: ThreadId,
     body: ThreadUpdate,
     prefer: Annotated[str, Header()] = "",
 ) -> Response:
     """Change a thread's metadata. With `Prefer: return=minimal` the answer is empty."""
-    updated = await threads.update(services.db, thread_id, metadata=body.metadata or {})
+    value: JsonObject = {"thread_id": thread_id, "metadata": body.metadata or {}}
+    access = await caller.may("threads", "update", value)
+    updated = await threads.update(
+        services.db, thread_id, metadata=value.get("metadata") or {}, access=access
+    )
     if body.ttl:
         await retention.set_life(services.db, thread_id, body.ttl.life())
     if "return=minimal" in prefer.lower().replace(" ", ""):
@@ -106,49 +129,64 @@ async def update(
 
 
 @router.delete("/{thread_id}", status_code=204)
-async def delete(services: ServicesDep, thread_id: ThreadId) -> None:
+async def delete(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) -> None:
     """Delete a thread with its runs, messages and checkpoints."""
-    await services.runs.delete_thread(thread_id)
+    access = await caller.may("threads", "delete", {"thread_id": thread_id})
+    await services.runs.delete_thread(thread_id, access=access)
 
 
 @router.get("/{thread_id}/state")
 async def get_state(
-    services: ServicesDep, thread_id: ThreadId, subgraphs: bool = False
+    services: ServicesDep, caller: CallerDep, thread_id: ThreadId, subgraphs: bool = False
 ) -> Response:
     """Read the state of a thread."""
-    return json_response(await services.states.get(thread_id, subgraphs=subgraphs))
+    access = await caller.may("threads", "read", {"thread_id": thread_id})
+    return json_response(await services.states.get(thread_id, subgraphs=subgraphs, access=access))
 
 
 @router.get("/{thread_id}/state/{checkpoint_id}")
 async def get_state_at(
-    services: ServicesDep, thread_id: ThreadId, checkpoint_id: Text, subgraphs: bool = False
+    services: ServicesDep,
+    caller: CallerDep,
+    thread_id: ThreadId,
+    checkpoint_id: Text,
+    subgraphs: bool = False,
 ) -> Response:
     """Read the state of a thread at a checkpoint."""
+    access = await caller.may("threads", "read", {"thread_id": thread_id})
     checkpoint = {"checkpoint_id": checkpoint_id}
     return json_response(
-        await services.states.get(thread_id, checkpoint=checkpoint, subgraphs=subgraphs)
+        await services.states.get(
+            thread_id, checkpoint=checkpoint, subgraphs=subgraphs, access=access
+        )
     )
 
 
 @router.post("/{thread_id}/state/checkpoint")
 async def get_state_at_checkpoint(
-    services: ServicesDep, thread_id: ThreadId, body: StateAtCheckpoint
+    services: ServicesDep, caller: CallerDep, thread_id: ThreadId, body: StateAtCheckpoint
 ) -> Response:
     """Read the state of a thread, or of one of its subgraphs, at a checkpoint."""
+    access = await caller.may("threads", "read", {"thread_id": thread_id})
     checkpoint = _configurable(body.checkpoint)
     return json_response(
-        await services.states.get(thread_id, checkpoint=checkpoint, subgraphs=bool(body.subgraphs))
+        await services.states.get(
+            thread_id, checkpoint=checkpoint, subgraphs=bool(body.subgraphs), access=access
+        )
     )
 
 
 @router.post("/{thread_id}/state")
-async def update_state(services: ServicesDep, thread_id: ThreadId, body: StateUpdate) -> Response:
+async def update_state(
+    services: ServicesDep, caller: CallerDep, thread_id: ThreadId, body: StateUpdate
+) -> Response:
     """Change the state of an idle thread, or fork it at a checkpoint."""
+    access = await caller.may("threads", "update", {"thread_id": thread_id})
     checkpoint = _configurable(body.checkpoint)
     if body.checkpoint_id is not None:
         checkpoint["checkpoint_id"] = body.checkpoint_id
     configurable = await services.states.update(
-        thread_id, body.values, as_node=body.as_node, checkpoint=checkpoint
+        thread_id, body.values, as_node=body.as_node, checkpoint=checkpoint, access=access
     )
     return json_response(
         {
@@ -162,19 +200,24 @@ async def update_state(services: ServicesDep, thread_id: ThreadId, body: StateUp
 @router.get("/{thread_id}/history")
 async def get_history(
     services: ServicesDep,
+    caller: CallerDep,
     thread_id: ThreadId,
     limit: Annotated[Limit, Query()] = 10,
     before: Text | None = None,
 ) -> Response:
     """List the states of a thread, newest first."""
-    return json_response(await services.states.history(thread_id, limit=limit, before=before))
+    access = await caller.may("threads", "read", {"thread_id": thread_id})
+    return json_response(
+        await services.states.history(thread_id, limit=limit, before=before, access=access)
+    )
 
 
 @router.post("/{thread_id}/history")
 async def search_history(
-    services: ServicesDep, thread_id: ThreadId, body: HistorySearch
+    services: ServicesDep, caller: CallerDep, thread_id: ThreadId, body: HistorySearch
 ) -> Response:
     """List the states of a thread, newest first."""
+    access = await caller.may("threads", "read", {"thread_id": thread_id})
     return json_response(
         await services.states.history(
             thread_id,
@@ -182,6 +225,7 @@ async def search_history(
             before=body.before_id(),
             metadata=body.metadata,
             checkpoint=_configurable(body.checkpoint),
+            access=access,
         )
     )
 
@@ -189,6 +233,7 @@ async def search_history(
 @router.get("/{thread_id}/stream", response_class=EventStream)
 async def stream(
     services: ServicesDep,
+    caller: CallerDep,
     thread_id: ThreadId,
     stream_mode: Annotated[list[str] | None, Query()] = None,
     stream_modes: Annotated[list[str] | None, Query()] = None,
@@ -201,11 +246,12 @@ async def stream(
     """
     asked = [*(stream_mode or ()), *(stream_modes or ())] or ["run_modes"]
     modes = modes_of(asked)
-    tail = await services.runs.tail(thread_id)
+    access = await caller.may("threads", "read", {"thread_id": thread_id})
+    tail = await services.runs.tail(thread_id, access=access)
     after = parse_event_id(last_event_id) if last_event_id else tail
     location = f"/threads/{thread_id}/stream?stream_mode={','.join(sorted(modes))}"
     return EventStream(
-        ThreadStream(services, thread_id, after=after, modes=modes).frames(),
+        ThreadStream(services, thread_id, after=after, modes=modes, access=access).frames(),
         headers={"Location": location},
         keep_alive_seconds=services.settings.sse_heartbeat_seconds,
     )

@@ -9,6 +9,7 @@ WITH taken AS (
     SET status = 'busy', epoch = epoch + 1, updated_at = now(),
         metadata = metadata || %(thread_metadata)s::jsonb
     WHERE thread_id = %(thread_id)s AND status <> 'busy'
+        AND metadata @> ANY(%(visible)s::jsonb[])
         AND EXISTS (SELECT FROM worker WHERE worker_id = %(worker_id)s::uuid)
     RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status,
         checkpoint_count,
@@ -39,7 +40,7 @@ JOIN thread ON thread.thread_id = run.thread_id AND thread.epoch = run.epoch
 WHERE run_id = %(run_id)s::uuid AND worker_id = %(worker_id)s::uuid AND run.status = 'running';
 
 -- name: lock
-SELECT thread_id, status FROM thread WHERE thread_id = %(thread_id)s FOR UPDATE;
+SELECT thread_id, status FROM thread WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]) FOR UPDATE;
 
 -- name: in_flight
 SELECT run_id
@@ -52,7 +53,7 @@ WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running');
 WITH queued AS (
     UPDATE thread
     SET status = 'busy', updated_at = now(), metadata = metadata || %(thread_metadata)s::jsonb
-    WHERE thread_id = %(thread_id)s
+    WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id, epoch,
         clock_timestamp() + make_interval(secs => %(after_seconds)s) AS due_at
 ), pending AS (

@@ -5,7 +5,8 @@ SELECT r.run_id, r.thread_id, r.assistant_id, r.status, r.multitask_strategy, r.
 FROM run r
 JOIN thread t ON t.thread_id = r.thread_id
 WHERE r.run_id = %(run_id)s::uuid
-    AND (%(thread_id)s::text IS NULL OR r.thread_id = %(thread_id)s::text);
+    AND (%(thread_id)s::text IS NULL OR r.thread_id = %(thread_id)s::text)
+    AND t.metadata @> ANY(%(visible)s::jsonb[]);
 
 -- name: ending
 SELECT status, error, epoch, told
@@ -20,14 +21,19 @@ FROM run r
 JOIN thread t ON t.thread_id = r.thread_id
 WHERE r.thread_id = %(thread_id)s
     AND (%(status)s::text IS NULL OR r.status = %(status)s::text)
+    AND t.metadata @> ANY(%(visible)s::jsonb[])
 ORDER BY r.created_at DESC, r.seq DESC
 LIMIT %(limit)s OFFSET %(offset)s;
 
 -- name: in_flight
-SELECT run_id, thread_id
-FROM run
-WHERE status IN ('pending', 'running') AND status = ANY(%(statuses)s::text[])
-ORDER BY seq
+SELECT r.run_id, r.thread_id
+FROM run r
+WHERE r.status IN ('pending', 'running') AND r.status = ANY(%(statuses)s::text[])
+    AND EXISTS (
+        SELECT FROM thread t
+        WHERE t.thread_id = r.thread_id AND t.metadata @> ANY(%(visible)s::jsonb[])
+    )
+ORDER BY r.seq
 LIMIT 1000;
 
 -- name: assistant_and_thread
@@ -35,8 +41,9 @@ LIMIT 1000;
 SELECT a.assistant_id, a.graph_id, a.config, a.context, a.metadata,
     t.thread_id, t.config AS thread_config, t.metadata AS thread_metadata
 FROM assistant a
-LEFT JOIN thread t ON t.thread_id = %(thread_id)s
-WHERE a.assistant_id = %(assistant_id)s;
+LEFT JOIN thread t ON t.thread_id = %(thread_id)s AND t.metadata @> ANY(%(visible)s::jsonb[])
+WHERE a.assistant_id = %(assistant_id)s
+    AND (a.is_system OR a.metadata @> ANY(%(assistant_visible)s::jsonb[]));
 
 -- name: ended
 -- Which of these are in flight no more, deleted ones among them.

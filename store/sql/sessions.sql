@@ -6,7 +6,7 @@ SELECT thread_id AS id, metadata ->> 'user_id' AS user_id,
     coalesce(metadata ->> 'status', 'active') AS status, metadata, status AS thread_status,
     created_at AS create_time, updated_at AS update_time
 FROM thread
-WHERE thread_id = %(id)s;
+WHERE thread_id = %(id)s AND metadata @> ANY(%(visible)s::jsonb[]);
 
 -- name: list
 -- Keyset: the page after the last row that the client has. Nothing is skipped or repeated but what
@@ -20,6 +20,7 @@ WHERE (updated_at, thread_id)
         < (coalesce(%(before_time)s::timestamptz, 'infinity'), coalesce(%(before_id)s::text, ''))
     AND (%(status)s::text IS NULL OR coalesce(metadata ->> 'status', 'active') = %(status)s::text)
     AND (%(attributes)s::jsonb = '{}' OR metadata @> %(attributes)s::jsonb)
+    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]))
 ORDER BY updated_at DESC, thread_id DESC
 LIMIT %(limit)s;
 
@@ -34,5 +35,6 @@ WHERE metadata ->> 'user_id' = %(user_id)s::text
         < (coalesce(%(before_time)s::timestamptz, 'infinity'), coalesce(%(before_id)s::text, ''))
     AND (%(status)s::text IS NULL OR coalesce(metadata ->> 'status', 'active') = %(status)s::text)
     AND (%(attributes)s::jsonb = '{}' OR metadata @> %(attributes)s::jsonb)
+    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]))
 ORDER BY updated_at DESC, thread_id DESC
 LIMIT %(limit)s;

@@ -25,6 +25,7 @@ WITH created AS (
     ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at
     WHERE t.metadata = EXCLUDED.metadata AND t.config = EXCLUDED.config
         AND t.updated_at = t.created_at AND t.head_checkpoint_id IS NULL
+        AND t.metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id, status, metadata, config, interrupts, error,
         created_at, updated_at, state_updated_at
 ), given_life AS (
@@ -43,35 +44,39 @@ FROM created;
 SELECT thread_id, status, metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at
 FROM thread
-WHERE thread_id = %(thread_id)s;
+WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]);
 
 -- name: exists
 SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s;
 
 -- name: every
+-- For who may see everything, or whose rows `search` looks through.
 SELECT thread_id, status, metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at
 FROM thread;
 
 -- name: search
+-- A condition that every row meets is folded away: an index could only be read whole for it.
 SELECT thread_id, status, metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at
 FROM thread
-WHERE metadata @> %(metadata)s::jsonb
+WHERE (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
     AND (%(status)s::text IS NULL OR status = %(status)s::text)
-    AND (%(ids)s::text[] IS NULL OR thread_id = ANY(%(ids)s::text[]));
+    AND (%(ids)s::text[] IS NULL OR thread_id = ANY(%(ids)s::text[]))
+    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]));
 
 -- name: count
 -- Without metadata it is read from an index alone.
 SELECT count(*)
 FROM thread
 WHERE (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
-    AND (%(status)s::text IS NULL OR status = %(status)s::text);
+    AND (%(status)s::text IS NULL OR status = %(status)s::text)
+    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]));
 
 -- name: update
 UPDATE thread
 SET metadata = metadata || %(metadata)s::jsonb, updated_at = now()
-WHERE thread_id = %(thread_id)s
+WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
 RETURNING thread_id, status, metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at;
 
@@ -79,7 +84,7 @@ RETURNING thread_id, status, metadata, config, interrupts, error,
 -- A new epoch for a writer that is no run. It holds nothing: whoever comes next takes a higher one.
 UPDATE thread
 SET epoch = epoch + 1
-WHERE thread_id = %(thread_id)s AND status <> 'busy'
+WHERE thread_id = %(thread_id)s AND status <> 'busy' AND metadata @> ANY(%(visible)s::jsonb[])
 RETURNING thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status,
     checkpoint_count,
     NOT EXISTS (
@@ -103,7 +108,7 @@ SET status = CASE WHEN status = 'busy' THEN status ELSE %(status)s END,
 WHERE thread_id = %(thread_id)s AND epoch = %(epoch)s;
 
 -- name: lock
-SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s FOR UPDATE;
+SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]) FOR UPDATE;
 
 -- name: delete
 -- Runs and messages go with the row; a write that comes late finds no row to be fenced by.

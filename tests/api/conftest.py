@@ -16,6 +16,7 @@ from api.embedded import Servers
 from api.settings import Settings
 from graph.loop import Backing
 from store import threads
+from store.access import EVERYTHING
 from tests.serving import serving
 
 GRAPHS = ("chat", "ask", "nested_ask", "boom", "steps", "things")
@@ -66,9 +67,9 @@ async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
 def run(services: Services) -> Run:
     async def execute(thread_id: str, graph_id: str, value: Any) -> None:
         db = services.db
-        await threads.create(db, thread_id, if_exists="do_nothing")
-        await threads.update(db, thread_id, metadata={"graph_id": graph_id})
-        lease = await threads.lease(db, thread_id)
+        await threads.create(db, thread_id, if_exists="do_nothing", access=EVERYTHING)
+        await threads.update(db, thread_id, metadata={"graph_id": graph_id}, access=EVERYTHING)
+        lease = await threads.lease(db, thread_id, access=EVERYTHING)
         config: Any = {"configurable": {"thread_id": thread_id}}
 
         async def invoke(backing: Backing) -> None:

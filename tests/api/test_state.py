@@ -7,6 +7,7 @@ from langgraph_sdk.errors import BadRequestError, ConflictError, NotFoundError
 
 from api.bootstrap import Services
 from store import queue, threads
+from store.access import EVERYTHING
 from tests.api.conftest import Run
 from tests.api.test_threads import UNKNOWN, _new_run
 
@@ -218,7 +219,7 @@ async def test_a_thread_whose_graph_is_gone_is_listed_without_values(
     client: LangGraphClient, services: Services, run: Run, thread_id: str
 ) -> None:
     await run(thread_id, "steps", {"text": "a"})
-    await threads.update(services.db, thread_id, metadata={"graph_id": "gone"})
+    await threads.update(services.db, thread_id, metadata={"graph_id": "gone"}, access=EVERYTHING)
 
     assert (await client.threads.get(thread_id))["values"] is None
     assert len(await client.threads.search()) == 1

@@ -9,6 +9,7 @@ from langgraph_sdk.errors import ConflictError, NotFoundError
 
 from api.bootstrap import Services
 from store import queue
+from store.access import EVERYTHING
 from store.queue import NewRun
 from tests.api.conftest import Run
 
@@ -177,6 +178,7 @@ def _new_run(thread_id: str) -> NewRun:
         metadata={},
         kwargs={},
         thread_metadata={},
+        access=EVERYTHING,
         # Nobody takes it up while the test lasts.
         after_seconds=3600,
     )

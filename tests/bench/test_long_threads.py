@@ -34,6 +34,7 @@ from api.embedded import embedded_servers
 from api.settings import Settings
 from graph.agents import chat
 from store import threads
+from store.access import EVERYTHING
 from store.checkpoints import Saver, open_saver
 from store.database import Database, open_database
 from store.migrate import migrate
@@ -138,7 +139,7 @@ async def _ways(url: str) -> AsyncIterator[tuple[dict[str, tuple[str, Turn]], Da
         await stock.setup()
         ids = [str(uuid.uuid4()) for _ in range(4)]
         for thread_id in ids:
-            await threads.create(db, thread_id)
+            await threads.create(db, thread_id, access=EVERYTHING)
         yield (
             {
                 "add_messages, stock saver": (ids[0], _on_stock_saver(stock, ids[0])),
@@ -163,7 +164,7 @@ def _on_this_saver(db: Database, saver: Saver, thread_id: str) -> Turn:
     graph = _echo()
 
     async def turn() -> None:
-        lease = await threads.lease(db, thread_id)
+        lease = await threads.lease(db, thread_id, access=EVERYTHING)
         own = saver.leased(lease, run_id=None, messages_channel="messages", alive=lambda: True)
         own.attend(graph.channels)
         await _stream(graph.copy({"checkpointer": own}), thread_id)

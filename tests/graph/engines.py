@@ -19,6 +19,7 @@ from graph.retention import Retention
 from graph.runs import Runs, Submitted
 from graph.worker import Timing, Worker, registered
 from store import assistants, runs, threads
+from store.access import EVERYTHING
 from store.assistants import SystemAssistant
 from store.checkpoints import open_saver
 from store.database import Database
@@ -107,7 +108,13 @@ class Process:
         self, thread_id: str | None, *, attached: bool = True, graph: str = "gated", **more: Any
     ) -> Submitted:
         request = RunRequest(assistant_id=graph, **{"input": {"text": "x"}, **more})
-        return await self.runs.submit(request, thread_id=thread_id, attached=attached)
+        return await self.runs.submit(
+            request,
+            thread_id=thread_id,
+            attached=attached,
+            access=EVERYTHING,
+            assistant_access=EVERYTHING,
+        )
 
     async def names(self, submitted: Submitted, after: tuple[int, int] | None = None) -> list[str]:
         """The names of all events of a run up to its end."""
@@ -130,14 +137,14 @@ class Process:
         return await a_thread(self.db)
 
     async def run(self, submitted: Submitted) -> Run | None:
-        return await runs.find(self.db, submitted.run.run_id)
+        return await runs.find(self.db, submitted.run.run_id, access=EVERYTHING)
 
     async def status(self, submitted: Submitted) -> str | None:
         run = await self.run(submitted)
         return run.status if run else None
 
     async def thread_status(self, thread_id: str) -> str:
-        return (await threads.get(self.db, thread_id)).status
+        return (await threads.get(self.db, thread_id, access=EVERYTHING)).status
 
 
 @asynccontextmanager

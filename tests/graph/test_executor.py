@@ -11,6 +11,7 @@ from langgraph.types import interrupt
 from graph.executor import StopReason
 from graph.runs import Submitted
 from store import queue, runs, threads
+from store.access import EVERYTHING
 from store.database import Database
 from store.queue import CANCELLED, Claim
 from tests.graph import sample_graphs
@@ -75,7 +76,7 @@ async def test_an_interrupted_run_keeps_what_it_wrote(one: Process, gate: Gate) 
     events = await one.heard(submitted)
 
     assert await one.status(submitted) == "interrupted"
-    thread = await threads.get(one.db, thread_id)
+    thread = await threads.get(one.db, thread_id, access=EVERYTHING)
     assert (thread.status, thread.error) == ("interrupted", CANCELLED)
     assert orjson.loads(events[-1].data)["status"] == "interrupted"
     assert "error" not in {event.name for event in events}
@@ -99,7 +100,7 @@ async def test_a_drained_run_waits_for_another_process(one: Process, gate: Gate)
     _stop(one, submitted, "drain")
     await _ended(submitted)
 
-    run = await runs.get(one.db, submitted.run.run_id)
+    run = await runs.get(one.db, submitted.run.run_id, access=EVERYTHING)
     assert (run.status, run.attempt) == ("pending", 0)
     assert run.first_epoch == submitted.run.first_epoch
     assert await one.thread_status(thread_id) == "busy"
@@ -212,7 +213,7 @@ async def test_a_run_that_finished_before_its_rollback_is_rolled_back_all_the_sa
 async def test_a_drained_run_that_somebody_wants_stopped_ends(one: Process, gate: Gate) -> None:
     thread_id, submitted = await _wait_in_the_middle(one, gate)
     # The signal has not reached the process.
-    await queue.cancel(one.db, thread_id, None, action="interrupt")
+    await queue.cancel(one.db, thread_id, None, action="interrupt", access=EVERYTHING)
 
     _stop(one, submitted, "drain")
 
@@ -233,7 +234,7 @@ async def test_a_run_that_takes_too_long_is_timed_out(db: Database, gate: Gate) 
             "error": "TimeoutError",
             "message": "The run took longer than 0.2 seconds",
         }
-        thread = await threads.get(db, thread_id)
+        thread = await threads.get(db, thread_id, access=EVERYTHING)
         assert (thread.status, thread.error) == ("error", result.error)
 
 
@@ -263,8 +264,8 @@ async def test_whatever_a_node_raises_ends_its_run_in_error(
     names = await one.names(submitted)
 
     assert names[-2:] == ["error", "end"]
-    run = await runs.get(one.db, submitted.run.run_id)
-    thread = await threads.get(one.db, thread_id)
+    run = await runs.get(one.db, submitted.run.run_id, access=EVERYTHING)
+    thread = await threads.get(one.db, thread_id, access=EVERYTHING)
     assert (run.status, run.error, thread.status, thread.error) == ("error", told, "error", told)
 
 
@@ -309,7 +310,7 @@ async def test_a_node_may_ask_with_any_object(one: Process, gate: Gate, thing: s
 
     assert result.interrupted
     assert await one.status(submitted) == "success"
-    thread = await threads.get(one.db, thread_id)
+    thread = await threads.get(one.db, thread_id, access=EVERYTHING)
     assert thread.status == "interrupted"
     assert len(thread.interrupts) == 1
 

@@ -11,6 +11,7 @@ from langgraph.graph.message import _messages_delta_reducer
 
 from graph.retention import SLACK
 from store import messages, retention, threads
+from store.access import EVERYTHING
 from store.database import Database
 from store.errors import NotFoundError
 from store.retention import Life
@@ -78,7 +79,7 @@ async def test_a_run_that_others_built_upon_can_be_deleted(db: Database, one: Pr
     thread_id = await one.thread()
     runs = [await said(one, thread_id, "delta", f"turn {turn}") for turn in range(3)]
 
-    await one.runs.delete(thread_id, runs[1].run.run_id)
+    await one.runs.delete(thread_id, runs[1].run.run_id, access=EVERYTHING)
     await said(one, thread_id, "delta", "turn 3")
 
     context = await messages.in_context(db, thread_id)
@@ -113,7 +114,7 @@ async def test_an_expired_thread_is_deleted_with_all_it_has(db: Database, one: P
     assert await one.executor.retention.sweep(limit=10) == 1
 
     with pytest.raises(NotFoundError):
-        await threads.get(db, thread_id)
+        await threads.get(db, thread_id, access=EVERYTHING)
     for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes", "message", "run"):
         assert await db.tuples(f"SELECT count(*) FROM {table}", {}) == [(0,)]
 

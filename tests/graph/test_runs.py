@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 from api.embedded import Servers
 from graph.runs import Submitted
 from store import messages, queue, runs, threads
+from store.access import EVERYTHING
 from store.database import Database
 from store.errors import (
     BadRequestError,
@@ -120,14 +121,14 @@ async def test_what_is_wrong_with_a_request_is_said(one: Process) -> None:
         await one.submit(thread_id, graph=str(uuid.uuid4()))
     with pytest.raises(NotFoundError):
         await one.submit("none")
-    assert await runs.in_flight(one.db, ["pending", "running"]) == []
+    assert await runs.in_flight(one.db, ["pending", "running"], access=EVERYTHING) == []
 
 
 async def test_a_refused_request_leaves_no_thread_behind(one: Process) -> None:
     with pytest.raises(BadRequestError):
         await one.submit(None, config={"configurable": {"a": 1}}, context={"a": 1})
 
-    assert await threads.count(one.db, metadata={}) == 0
+    assert await threads.count(one.db, metadata={}, access=EVERYTHING) == 0
 
 
 async def test_a_busy_thread_is_told(one: Process, gate: Gate) -> None:
@@ -176,7 +177,7 @@ async def test_followers_of_a_queued_run_that_is_cancelled_are_let_go(
     queued = await one.submit(thread_id)
     following = await _following(one, queued)
 
-    await one.runs.cancel(thread_id, [queued.run.run_id], action=action)  # type: ignore[arg-type]
+    await one.runs.cancel(thread_id, [queued.run.run_id], action=action, access=EVERYTHING)  # type: ignore[arg-type]
 
     assert await following == []
 
@@ -187,7 +188,7 @@ async def test_followers_that_come_after_the_cancellation_are_let_go(
     thread_id = await one.thread()
     await one.submit(thread_id)
     queued = await one.submit(thread_id)
-    await one.runs.cancel(thread_id, [queued.run.run_id], action="interrupt")
+    await one.runs.cancel(thread_id, [queued.run.run_id], action="interrupt", access=EVERYTHING)
 
     assert await one.names(queued) == []
     assert (await one.runs.join(queued)).status == "interrupted"
@@ -198,7 +199,7 @@ async def test_followers_are_let_go_when_the_thread_is_deleted(one: Process, gat
     running, queued = await one.submit(thread_id), await one.submit(thread_id)
     following = [await _following(one, running), await _following(one, queued)]
 
-    await one.runs.delete_thread(thread_id)
+    await one.runs.delete_thread(thread_id, access=EVERYTHING)
 
     assert [(await each)[-1:] for each in following][1] == []
     assert "end" not in await following[0]
@@ -214,8 +215,8 @@ async def test_a_thread_that_is_made_again_under_its_name_runs(
     thread_id = await here.thread()
     for _ in range(3):
         await here.runs.join(await here.submit(thread_id))
-    await here.runs.delete_thread(thread_id)
-    await threads.create(here.db, thread_id)
+    await here.runs.delete_thread(thread_id, access=EVERYTHING)
+    await threads.create(here.db, thread_id, access=EVERYTHING)
 
     submitted = await here.submit(thread_id)
 
@@ -261,11 +262,11 @@ async def test_a_run_that_ended_long_ago_is_followed_from_its_log(one: Process, 
     submitted = await one.submit(await one.thread())
     names = await one.names(submitted)
 
-    again = await one.runs.attach(submitted.run.run_id)
+    again = await one.runs.attach(submitted.run.run_id, access=EVERYTHING)
 
     assert await one.names(again) == names
     with pytest.raises(NotFoundError):
-        await one.runs.attach(submitted.run.run_id, thread_id="other")
+        await one.runs.attach(submitted.run.run_id, thread_id="other", access=EVERYTHING)
 
 
 async def test_following_ends_although_the_log_is_lost(
@@ -277,7 +278,7 @@ async def test_following_ends_although_the_log_is_lost(
     await there.events.delete(submitted.run.thread_id)
     await here.events.delete(submitted.run.thread_id)
 
-    again = await here.runs.attach(submitted.run.run_id)
+    again = await here.runs.attach(submitted.run.run_id, access=EVERYTHING)
 
     assert await here.names(again) == []
     assert (await here.runs.join(again)).status == "success"
@@ -360,10 +361,10 @@ async def test_a_run_elsewhere_is_cancelled(here: Process, there: Process, gate:
     submitted = await here.submit(thread_id)
     await soon(gate.entered)
 
-    await here.runs.cancel(thread_id, None, action="interrupt")
+    await here.runs.cancel(thread_id, None, action="interrupt", access=EVERYTHING)
 
     assert (await here.runs.join(submitted)).status == "interrupted"
-    assert await here.runs.cancel(thread_id, None, action="interrupt") == []
+    assert await here.runs.cancel(thread_id, None, action="interrupt", access=EVERYTHING) == []
 
 
 async def test_a_client_that_leaves_has_its_run_cancelled(one: Process, gate: Gate) -> None:
@@ -378,14 +379,14 @@ async def test_a_client_that_leaves_has_its_run_cancelled(one: Process, gate: Ga
 async def test_abandoning_a_run_that_is_gone_does_nothing(one: Process, gate: Gate) -> None:
     thread_id = await one.thread()
     submitted = await one.submit(thread_id, attached=False, after_seconds=60)
-    await one.runs.delete_thread(thread_id)
+    await one.runs.delete_thread(thread_id, access=EVERYTHING)
 
     one.runs.abandon(submitted.run)
     (task,) = one.runs._abandoning
     await task
 
     with pytest.raises(NotFoundError):
-        await one.runs.delete_thread(thread_id)
+        await one.runs.delete_thread(thread_id, access=EVERYTHING)
 
 
 async def test_a_cancellation_meets_a_run_that_is_just_being_claimed(
@@ -396,7 +397,7 @@ async def test_a_cancellation_meets_a_run_that_is_just_being_claimed(
         thread_id = await one.thread()
         submitted = await one.submit(thread_id, attached=False)
 
-        await one.runs.cancel(thread_id, None, action="interrupt")
+        await one.runs.cancel(thread_id, None, action="interrupt", access=EVERYTHING)
 
         assert (await one.runs.join(submitted)).status == "interrupted"
         assert await one.thread_status(thread_id) in ("idle", "interrupted")
@@ -465,6 +466,6 @@ async def test_a_deleted_run_leaves_the_messages_of_others_whatever_their_channe
             submitted = await one.submit(thread_id, graph="talk", input=asked)
             assert (await one.runs.join(submitted)).status == "success"
 
-        await one.runs.delete(thread_id, submitted.run.run_id)
+        await one.runs.delete(thread_id, submitted.run.run_id, access=EVERYTHING)
 
         assert [m.content for m in await messages.in_context(db, thread_id)] == ["one", "yes"]

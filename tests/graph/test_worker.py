@@ -13,6 +13,7 @@ from api.embedded import Servers
 from graph.runs import Submitted
 from graph.worker import CLAIM_RUNS
 from store import queue, runs
+from store.access import EVERYTHING
 from store.database import Database, open_database
 from store.errors import UnavailableError
 from store.queue import WORKER_LOST
@@ -144,7 +145,9 @@ async def test_a_run_of_a_dead_process_is_resumed_by_another(
     ):
         submitted = await dead.submit(await dead.thread(), durability="sync")
         await soon(gate.entered)
-        following = asyncio.create_task(alive.heard(await alive.runs.attach(submitted.run.run_id)))
+        following = asyncio.create_task(
+            alive.heard(await alive.runs.attach(submitted.run.run_id, access=EVERYTHING))
+        )
         gate.reset()
         dead.executor.stop(submitted.run.run_id, "lost")
         await queue.retire(db, dead.heartbeat.worker_id)
@@ -169,7 +172,7 @@ async def test_the_last_loss_of_a_run_is_told_to_those_who_follow_it(
     ):
         submitted = await dead.submit(None, temporary=True)
         await soon(gate.entered)
-        there = await alive.runs.attach(submitted.run.run_id)
+        there = await alive.runs.attach(submitted.run.run_id, access=EVERYTHING)
         joining = asyncio.create_task(alive.runs.join(there))
         dead.executor.stop(submitted.run.run_id, "lost")
         await queue.retire(db, dead.heartbeat.worker_id)
@@ -189,11 +192,11 @@ async def test_a_lost_run_that_is_rolled_back_is_told_too(db: Database, gate: Ga
         # Its own events are in another process.
         after = (claimed.lease.epoch + 1, 0)
         following = asyncio.create_task(one.names(Submitted(claimed.run, None), after))
-        await queue.cancel(db, thread_id, None, action="rollback")
+        await queue.cancel(db, thread_id, None, action="rollback", access=EVERYTHING)
         await lose(db, dead)
 
         assert await following == ["end"]
-        assert await runs.find(db, claimed.run.run_id) is None
+        assert await runs.find(db, claimed.run.run_id, access=EVERYTHING) is None
         assert await one.thread_status(thread_id) == "idle"
 
 
@@ -212,7 +215,7 @@ async def test_a_buried_worker_begins_anew_and_goes_on(one: Process, gate: Gate)
 
     assert one.heartbeat.worker_id != before
     assert gate.ran == ["first", "wait", "wait", "last"]
-    run = await runs.get(one.db, submitted.run.run_id)
+    run = await runs.get(one.db, submitted.run.run_id, access=EVERYTHING)
     assert run.attempt == 2
     assert (await one.runs.join(submitted)).status == "success"
 
@@ -229,7 +232,7 @@ async def test_a_run_that_nobody_executes_is_taken_up_again(one: Process, gate: 
     )
 
     await until_status(one, submitted, "success")
-    run = await runs.get(one.db, submitted.run.run_id)
+    run = await runs.get(one.db, submitted.run.run_id, access=EVERYTHING)
     assert run.attempt == 2
 
 
@@ -252,7 +255,7 @@ async def test_leaving_hands_the_runs_on_and_retires(db: Database, gate: Gate) -
         await soon(gate.entered)
         await one.submit(await one.thread(), attached=False, after_seconds=60)
 
-    run = await runs.get(db, submitted.run.run_id)
+    run = await runs.get(db, submitted.run.run_id, access=EVERYTHING)
     assert (run.status, run.attempt) == ("pending", 0)
     assert await db.tuples("SELECT 1 FROM worker", {}) == []
 
@@ -271,7 +274,7 @@ async def test_a_claim_under_way_is_not_torn_from_its_runs(db: Database, gate: G
     async with process(db, {"gated": gated(gate)}) as one:
         submitted = await one.submit(await one.thread(), attached=False)
 
-    run = await runs.get(db, submitted.run.run_id)
+    run = await runs.get(db, submitted.run.run_id, access=EVERYTHING)
     assert (run.status, run.attempt) == ("pending", 0)
 
 

@@ -11,6 +11,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import interrupt
 
 from store import threads
+from store.access import EVERYTHING
 from store.checkpoints import Saver
 from store.database import Database
 from store.models import Lease
@@ -67,7 +68,7 @@ async def create_thread(db: Database, thread_id: str) -> None:
 
 
 async def take_lease(db: Database, thread_id: str) -> Lease:
-    return await threads.lease(db, thread_id)
+    return await threads.lease(db, thread_id, access=EVERYTHING)
 
 
 async def leased(

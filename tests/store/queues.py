@@ -5,6 +5,7 @@ import uuid
 from typing import Any
 
 from store import queue, runs, threads
+from store.access import EVERYTHING
 from store.database import Database
 from store.models import Run, Thread
 from store.queue import Claim, Ending, GivenUp, NewRun
@@ -23,6 +24,7 @@ def new_run(thread_id: str, **more: Any) -> NewRun:
             "metadata": {},
             "kwargs": {"input": 1},
             "thread_metadata": {"graph_id": "g"},
+            "access": EVERYTHING,
             **more,
         }
     )
@@ -30,7 +32,7 @@ def new_run(thread_id: str, **more: Any) -> NewRun:
 
 async def a_thread(db: Database) -> str:
     """A thread whose first lease will have the epoch 1."""
-    made = await threads.create(db, str(uuid.uuid4()))
+    made = await threads.create(db, str(uuid.uuid4()), access=EVERYTHING)
     await db.execute("UPDATE thread SET epoch = 0 WHERE thread_id = %(id)s", {"id": made.thread_id})
     return made.thread_id
 
@@ -100,12 +102,12 @@ async def checkpoint(db: Database, claimed: Claim, checkpoint_id: str = "1") -> 
 
 
 async def status(db: Database, run_id: str) -> str | None:
-    run = await runs.find(db, run_id)
+    run = await runs.find(db, run_id, access=EVERYTHING)
     return run.status if run else None
 
 
 async def thread(db: Database, thread_id: str) -> Thread:
-    return await threads.get(db, thread_id)
+    return await threads.get(db, thread_id, access=EVERYTHING)
 
 
 async def together(*jobs: Any) -> list[Any]:

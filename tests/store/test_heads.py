@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from store import messages, threads
+from store.access import EVERYTHING
 from store.checkpoints import Saver, fold_of, open_saver
 from store.database import Database
 from store.projection import identified
@@ -75,7 +76,7 @@ def graph(state: Any, saver: BaseCheckpointSaver[Any]) -> Graph:
 
 async def opened(db: Database, saver: Saver, state: Any, thread_id: str = "t") -> Graph:
     """The graph with a new lease on the thread."""
-    lease = await threads.lease(db, thread_id)
+    lease = await threads.lease(db, thread_id, access=EVERYTHING)
     own = saver.leased(lease, run_id=None, messages_channel="messages", alive=lambda: True)
     made = graph(state, own)
     own.attend(made.channels)
@@ -240,7 +241,7 @@ async def test_no_interrupt_is_lost(db: Database, saver: Saver, state: Any) -> N
 
 
 async def own_saver(db: Database, saver: Saver) -> Saver:
-    lease = await threads.lease(db, "t")
+    lease = await threads.lease(db, "t", access=EVERYTHING)
     return saver.leased(lease, run_id=None, messages_channel=None, alive=lambda: True)
 
 

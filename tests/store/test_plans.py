@@ -3,6 +3,7 @@
 import re
 from typing import Any, LiteralString
 
+from store.access import EVERYTHING, Access
 from store.database import Database
 from store.ordering import among, first, ordered
 from store.sql import load
@@ -35,12 +36,17 @@ FILL: tuple[LiteralString, ...] = (
     "VACUUM ANALYZE",
 )
 
+#: What a user sees who has few threads, and one who has few in each of two ways.
+MINE = Access(({"user_id": "u7"},)).array
+OURS = Access(({"user_id": "u7"}, {"project": "old"})).array
 WORKER = "00000000-0000-0000-0000-000000000001"
 PAGE: dict[str, Any] = {
-    "limit": 21, "status": "active", "attributes": {}, "before_id": "9000", "user_id": "u0"
+    "limit": 21, "status": "active", "attributes": {}, "before_id": "9000", "user_id": "u0",
+    "visible": EVERYTHING.array,
 }  # fmt: skip
 SEARCH: dict[str, Any] = {
-    "metadata": {}, "status": None, "ids": None, "limit": 10, "offset": 0, "window": 1200
+    "metadata": {}, "status": None, "ids": None, "limit": 10, "offset": 0, "window": 1200,
+    "visible": EVERYTHING.array,
 }  # fmt: skip
 
 Plan = tuple[str, LiteralString, dict[str, Any]]
@@ -50,8 +56,8 @@ PLANS: list[Plan] = [
     ("run_in_flight", load("queue")["in_flight"], {"thread_id": "7"}),
     ("run_running_by_worker", load("queue")["owned"], {"worker_id": WORKER}),
     ("run_running_by_worker", load("queue")["to_stop"], {"worker_id": WORKER}),
-    ("run_by_thread", load("runs")["list"], {"thread_id": "7", "status": None, "limit": 10, "offset": 0}),
-    ("run_", load("runs")["in_flight"], {"statuses": ["running"]}),
+    ("run_by_thread", load("runs")["list"], {"thread_id": "7", "status": None, "limit": 10, "offset": 0, "visible": MINE}),
+    ("run_", load("runs")["in_flight"], {"statuses": ["running"], "visible": MINE}),
 ]  # fmt: skip
 
 
@@ -85,7 +91,17 @@ CUSTOM_PLANS: list[Plan] = [
     ("thread_metadata", FILTERED, {**SEARCH, "metadata": {"project": "old"}}),
     ("thread_status", FILTERED, {**SEARCH, "status": "busy"}),
     ("thread_pkey", FILTERED, {**SEARCH, "ids": ["7", "8"]}),
-    ("thread_status", load("threads")["count"], {"metadata": {}, "status": "busy"}),
+    ("thread_status", load("threads")["count"], {**SEARCH, "status": "busy"}),
+    # what somebody may see is few of all, or of it few match
+    ("thread_metadata", FILTERED, {**SEARCH, "visible": MINE}),
+    ("thread_metadata", FILTERED, {**SEARCH, "visible": OURS}),
+    ("thread_metadata", load("threads")["count"], {**SEARCH, "visible": MINE}),
+    ("thread_updated", WINDOW, {**SEARCH, "visible": MINE}),
+    ("thread_", load("sessions")["list"], {**PAGE, "visible": MINE}),
+    ("thread_", load("sessions")["list_of_user"], {**PAGE, "visible": MINE}),
+    ("thread_pkey", load("threads")["get"], {"thread_id": "7", "visible": MINE}),
+    ("thread_pkey", load("threads")["update"], {"thread_id": "7", "metadata": {}, "visible": MINE}),
+    ("thread_pkey", load("runs")["get"], {"run_id": WORKER, "thread_id": None, "visible": MINE}),
 ]
 
 

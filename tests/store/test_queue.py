@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from store import queue, runs, threads
+from store.access import EVERYTHING
 from store.database import Database, open_database
 from store.errors import ConflictError, NotFoundError, ThreadBusyError, UnavailableError
 from store.models import CancelAction, MultitaskStrategy
@@ -37,7 +38,7 @@ async def roll_back(db: Database, held: Held) -> bool:
 
 
 async def delete(db: Database, thread_id: str, run_id: str) -> None:
-    await queue.forget(db, thread_id, run_id)
+    await queue.forget(db, thread_id, run_id, access=EVERYTHING)
     await queue.delete(db, thread_id, run_id)
 
 
@@ -46,7 +47,7 @@ async def test_a_run_starts_at_once_on_an_idle_thread(db: Database) -> None:
 
     claimed = await begin(db, thread_id, worker_id)
 
-    assert claimed.run == await runs.get(db, claimed.run.run_id)
+    assert claimed.run == await runs.get(db, claimed.run.run_id, access=EVERYTHING)
     assert (claimed.run.status, claimed.run.attempt) == ("running", 1)
     assert (claimed.lease.epoch, claimed.run.first_epoch, claimed.run.log_epoch) == (1, 1, 1)
     found = await thread(db, thread_id)
@@ -69,7 +70,7 @@ async def test_of_many_starters_of_a_thread_one_wins(db: Database) -> None:
     )
 
     assert len([claimed for claimed in claims if claimed]) == 1
-    assert len(await runs.in_flight(db, ["running"])) == 1
+    assert len(await runs.in_flight(db, ["running"], access=EVERYTHING)) == 1
 
 
 async def test_starters_and_enqueuers_never_make_two_runs_run(db: Database) -> None:
@@ -82,8 +83,8 @@ async def test_starters_and_enqueuers_never_make_two_runs_run(db: Database) -> N
 
     await together(*(submit() for _ in range(8)), *(put(db, thread_id) for _ in range(8)))
 
-    assert len(await runs.in_flight(db, ["running"])) <= 1
-    assert len(await runs.in_flight(db, ["pending", "running"])) == 16
+    assert len(await runs.in_flight(db, ["running"], access=EVERYTHING)) <= 1
+    assert len(await runs.in_flight(db, ["pending", "running"], access=EVERYTHING)) == 16
     assert (await thread(db, thread_id)).status == "busy"
 
 
@@ -95,7 +96,7 @@ async def test_an_enqueued_run_is_what_its_row_is(db: Database) -> None:
 
     run = await put(db, thread_id, metadata={"a": 1})
 
-    stored = await runs.get(db, run.run_id)
+    stored = await runs.get(db, run.run_id, access=EVERYTHING)
     assert run.created_at == stored.created_at
     assert (stored.status, stored.log_epoch, stored.metadata) == ("pending", 1, {"a": 1})
     assert (await thread(db, thread_id)).status == "busy"
@@ -170,7 +171,7 @@ async def test_a_claim_knows_where_the_thread_stands(db: Database) -> None:
 
     (claimed,) = await queue.claim(db, worker_id=worker_id, slots=5)
 
-    assert claimed.run == await runs.get(db, run.run_id)
+    assert claimed.run == await runs.get(db, run.run_id, access=EVERYTHING)
     assert (claimed.run.status, claimed.run.attempt) == ("running", 1)
     assert (claimed.lease.epoch, claimed.lease.head_checkpoint_id) == (3, "1")
     # The end of the one before it raised the epoch once more.
@@ -289,7 +290,10 @@ async def test_a_finished_run_leaves_its_thread_as_told(db: Database) -> None:
         thread_error=error,
     )
 
-    run, found = await runs.get(db, claimed.run.run_id), await thread(db, thread_id)
+    run, found = (
+        await runs.get(db, claimed.run.run_id, access=EVERYTHING),
+        await thread(db, thread_id),
+    )
     assert (run.status, run.error) == ("error", error)
     assert (found.status, found.interrupts, found.error) == ("error", {"t": []}, error)
 
@@ -321,7 +325,7 @@ async def test_a_run_of_an_earlier_lease_is_finished_by_nobody(db: Database) -> 
 async def test_nothing_is_finished_on_a_deleted_thread(db: Database) -> None:
     thread_id, worker_id = await a_thread(db), await a_worker(db)
     claimed = await begin(db, thread_id, worker_id)
-    await threads.delete(db, thread_id)
+    await threads.delete(db, thread_id, access=EVERYTHING)
 
     assert not await end(db, claimed)
     # It is gone, as an end would have it.
@@ -351,7 +355,7 @@ async def test_a_temporary_thread_goes_with_its_run(db: Database) -> None:
 
     assert await status(db, claimed.run.run_id) is None
     with pytest.raises(NotFoundError):
-        await threads.get(db, thread_id)
+        await threads.get(db, thread_id, access=EVERYTHING)
 
 
 async def test_rolling_back_leaves_the_thread_as_it_was(db: Database) -> None:
@@ -401,7 +405,7 @@ async def test_interrupting_a_run_that_waits_to_be_resumed_leaves_its_thread_int
     await checkpoint(db, begun, "1")
     await queue.hand_back(db, begun)
 
-    await queue.cancel(db, thread_id, None, action="interrupt")
+    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
 
     assert await status(db, begun.run.run_id) == "interrupted"
     assert (await thread(db, thread_id)).status == "interrupted"
@@ -423,11 +427,15 @@ async def test_a_queued_run_is_cancelled_at_once_and_the_thread_is_as_before(
     )
     run = await put(db, thread_id)
 
-    assert await queue.cancel(db, thread_id, [run.run_id], action="interrupt") == [run.run_id]
+    assert await queue.cancel(
+        db, thread_id, [run.run_id], action="interrupt", access=EVERYTHING
+    ) == [run.run_id]
 
     assert await status(db, run.run_id) == "interrupted"
     assert (await thread(db, thread_id)).status == "idle"
-    assert await queue.cancel(db, thread_id, [run.run_id], action="interrupt") == []
+    assert (
+        await queue.cancel(db, thread_id, [run.run_id], action="interrupt", access=EVERYTHING) == []
+    )
 
 
 async def test_cancelling_names_what_was_in_flight(db: Database) -> None:
@@ -436,8 +444,11 @@ async def test_cancelling_names_what_was_in_flight(db: Database) -> None:
     queued = await put(db, thread_id)
     other = await put(db, await a_thread(db))
 
-    assert await queue.cancel(db, thread_id, [other.run_id], action="interrupt") == []
-    stopped = await queue.cancel(db, thread_id, None, action="rollback")
+    assert (
+        await queue.cancel(db, thread_id, [other.run_id], action="interrupt", access=EVERYTHING)
+        == []
+    )
+    stopped = await queue.cancel(db, thread_id, None, action="rollback", access=EVERYTHING)
 
     assert sorted(stopped) == sorted([claimed.run.run_id, queued.run_id])
     assert await status(db, queued.run_id) is None
@@ -447,7 +458,7 @@ async def test_cancelling_names_what_was_in_flight(db: Database) -> None:
 
 async def test_nothing_is_cancelled_on_a_missing_thread(db: Database) -> None:
     with pytest.raises(NotFoundError):
-        await queue.cancel(db, "none", None, action="interrupt")
+        await queue.cancel(db, "none", None, action="interrupt", access=EVERYTHING)
 
 
 @pytest.mark.parametrize("wishes", [("rollback", "interrupt"), ("interrupt", "rollback")])
@@ -456,7 +467,7 @@ async def test_of_two_wishes_rollback_counts(db: Database, wishes: list[CancelAc
     claimed = await begin(db, thread_id, worker_id)
 
     for action in wishes:
-        await queue.cancel(db, thread_id, None, action=action)
+        await queue.cancel(db, thread_id, None, action=action, access=EVERYTHING)
 
     assert await queue.to_stop(db, worker_id) == [(claimed.run.run_id, "rollback")]
 
@@ -468,10 +479,10 @@ async def test_a_temporary_run_that_is_cancelled_in_the_queue_takes_its_thread_a
     thread_id = await a_thread(db)
     await put(db, thread_id, temporary=True)
 
-    await queue.cancel(db, thread_id, None, action=action)
+    await queue.cancel(db, thread_id, None, action=action, access=EVERYTHING)
 
     with pytest.raises(NotFoundError):
-        await threads.get(db, thread_id)
+        await threads.get(db, thread_id, access=EVERYTHING)
 
 
 async def test_a_run_is_claimed_or_cancelled_but_not_both(db: Database) -> None:
@@ -481,7 +492,8 @@ async def test_a_run_is_claimed_or_cancelled_but_not_both(db: Database) -> None:
         run = await put(db, thread_id)
 
         claimed, stopped = await together(
-            claim_all(db, worker_id), queue.cancel(db, thread_id, None, action="interrupt")
+            claim_all(db, worker_id),
+            queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING),
         )
 
         assert stopped == [run.run_id]
@@ -502,10 +514,10 @@ async def test_only_a_run_that_has_ended_is_deleted(db: Database) -> None:
     queued = await put(db, thread_id)
     for run_id in (claimed.run.run_id, queued.run_id):
         with pytest.raises(ConflictError):
-            await queue.forget(db, thread_id, run_id)
+            await queue.forget(db, thread_id, run_id, access=EVERYTHING)
 
     await end(db, claimed)
-    await queue.cancel(db, thread_id, None, action="interrupt")
+    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
     await delete(db, thread_id, claimed.run.run_id)
 
     assert await status(db, claimed.run.run_id) is None
@@ -517,9 +529,9 @@ async def test_a_run_is_deleted_on_its_own_thread_only(db: Database) -> None:
     await end(db, claimed)
 
     with pytest.raises(NotFoundError):
-        await queue.forget(db, other, claimed.run.run_id)
+        await queue.forget(db, other, claimed.run.run_id, access=EVERYTHING)
     with pytest.raises(NotFoundError):
-        await queue.forget(db, "none", claimed.run.run_id)
+        await queue.forget(db, "none", claimed.run.run_id, access=EVERYTHING)
     assert await status(db, claimed.run.run_id) == "success"
 
 
@@ -544,7 +556,7 @@ async def test_a_run_that_is_handed_back_loses_no_attempt(db: Database) -> None:
 async def test_a_run_that_is_to_be_stopped_is_not_handed_back(db: Database) -> None:
     thread_id, worker_id = await a_thread(db), await a_worker(db)
     claimed = await begin(db, thread_id, worker_id)
-    await queue.cancel(db, thread_id, None, action="interrupt")
+    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
 
     given_up = await queue.hand_back(db, claimed)
 
@@ -621,7 +633,7 @@ async def test_a_run_that_ends_while_it_is_reaped_ends_or_is_queued(db: Database
         wanted = ("success", "idle") if ended else ("pending", "busy")
         found = await status(db, claimed.run.run_id), (await thread(db, thread_id)).status
         assert found == wanted
-        await threads.delete(db, thread_id)
+        await threads.delete(db, thread_id, access=EVERYTHING)
 
 
 async def test_the_third_loss_ends_a_run(db: Database) -> None:
@@ -636,7 +648,7 @@ async def test_the_third_loss_ends_a_run(db: Database) -> None:
     assert (reaped.status, reaped.error) == ("error", WORKER_LOST)
     found = await thread(db, thread_id)
     assert (found.status, found.error) == ("error", WORKER_LOST)
-    assert (await runs.get(db, run.run_id)).error == WORKER_LOST
+    assert (await runs.get(db, run.run_id, access=EVERYTHING)).error == WORKER_LOST
 
 
 async def test_a_lost_run_that_was_being_cancelled_is_interrupted(db: Database) -> None:
@@ -644,14 +656,14 @@ async def test_a_lost_run_that_was_being_cancelled_is_interrupted(db: Database) 
     claimed = await begin(db, thread_id, dead)
     await checkpoint(db, claimed)
     behind = await put(db, thread_id)
-    await queue.cancel(db, thread_id, [claimed.run.run_id], action="interrupt")
+    await queue.cancel(db, thread_id, [claimed.run.run_id], action="interrupt", access=EVERYTHING)
     await queue.retire(db, dead)
 
     (reaped,) = await reap(db, alive)
 
     assert reaped.status == await status(db, claimed.run.run_id) == "interrupted"
     assert (await thread(db, thread_id)).status == "busy"
-    await queue.cancel(db, thread_id, [behind.run_id], action="interrupt")
+    await queue.cancel(db, thread_id, [behind.run_id], action="interrupt", access=EVERYTHING)
     assert (await thread(db, thread_id)).status == "interrupted"
 
 
@@ -659,7 +671,7 @@ async def test_a_lost_run_that_was_being_rolled_back_leaves_no_trace(db: Databas
     thread_id, dead, alive = await a_thread(db), await a_worker(db), await a_worker(db)
     claimed = await begin(db, thread_id, dead)
     await checkpoint(db, claimed)
-    await queue.cancel(db, thread_id, None, action="rollback")
+    await queue.cancel(db, thread_id, None, action="rollback", access=EVERYTHING)
     await lose(db, dead)
 
     (reaped,) = await reap(db, alive)
@@ -687,7 +699,7 @@ async def test_a_temporary_run_that_ends_by_being_lost_takes_its_thread_along(
 
     assert (reaped.status, reaped.error) == ("error", WORKER_LOST)
     with pytest.raises(NotFoundError):
-        await threads.get(db, thread_id)
+        await threads.get(db, thread_id, access=EVERYTHING)
 
 
 async def test_nobody_buries_itself(db: Database) -> None:
@@ -763,7 +775,7 @@ async def test_chaos_leaves_no_thread_busy_and_no_run_in_flight(db: Database) ->
         for claimed in claims:
             assert await end(db, claimed)
 
-    assert await runs.in_flight(db, ["pending", "running"]) == []
+    assert await runs.in_flight(db, ["pending", "running"], access=EVERYTHING) == []
     assert {(await thread(db, thread_id)).status for thread_id in thread_ids} == {"idle"}
 
 
@@ -782,7 +794,7 @@ async def test_a_database_that_is_away_is_unavailable_to_all(
         queue.finish_temporary(away, claimed),
         roll_back(away, claimed.held),
         queue.hand_back(away, claimed),
-        queue.cancel(away, thread_id, None, action="interrupt"),
+        queue.cancel(away, thread_id, None, action="interrupt", access=EVERYTHING),
         delete(away, thread_id, claimed.run.run_id),
         reap(away, worker_id),
         queue.drain(away, worker_id),

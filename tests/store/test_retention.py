@@ -7,6 +7,7 @@ import pytest
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from store import retention, threads
+from store.access import EVERYTHING
 from store.checkpoints import Saver
 from store.database import Database
 from store.errors import LeaseLostError
@@ -90,7 +91,7 @@ async def test_without_its_graph_a_thread_keeps_what_its_newest_state_is_made_of
     await talked(db, saver, Delta)
     reader = graph(Delta, stock)
     before = await history(reader)
-    lease = await threads.lease(db, "t")
+    lease = await threads.lease(db, "t", access=EVERYTHING)
 
     kept = await retention.prune(db, saver, lease, keep=2)
 
@@ -103,7 +104,7 @@ async def test_whoever_lost_the_thread_prunes_nothing(db: Database, saver: Saver
     await talked(db, saver, Full)
     own: Any = (await opened(db, saver, Full)).checkpointer
     before = await sizes(db)
-    await threads.lease(db, "t")
+    await threads.lease(db, "t", access=EVERYTHING)
 
     await own.trim(keep=1)
 
@@ -137,11 +138,11 @@ async def unused_for(db: Database, minutes: int, thread_id: str = "t") -> None:
 
 
 async def test_a_thread_expires_when_it_was_not_used_for_its_time(db: Database) -> None:
-    await threads.create(db, "t", life=Life(ttl_minutes=10))
+    await threads.create(db, "t", life=Life(ttl_minutes=10), access=EVERYTHING)
     assert await retention.claim_expired(db, limit=10) == []
 
     await unused_for(db, 11)
-    await threads.update(db, "t", metadata={"used": True})
+    await threads.update(db, "t", metadata={"used": True}, access=EVERYTHING)
     assert await retention.claim_expired(db, limit=10) == []
     life = await retention.lifetime(db, "t")
     assert life is not None
@@ -152,7 +153,7 @@ async def test_a_thread_expires_when_it_was_not_used_for_its_time(db: Database) 
 
 
 async def test_a_thread_in_use_does_not_expire(db: Database) -> None:
-    await threads.create(db, "t", life=Life(ttl_minutes=10))
+    await threads.create(db, "t", life=Life(ttl_minutes=10), access=EVERYTHING)
     await unused_for(db, 11)
     await db.execute("UPDATE thread SET status = 'busy'", {})
 
@@ -162,7 +163,7 @@ async def test_a_thread_in_use_does_not_expire(db: Database) -> None:
 async def test_two_processes_never_take_up_the_same_thread(db: Database) -> None:
     names = [f"t{i}" for i in range(40)]
     for name in names:
-        await threads.create(db, name, life=Life(ttl_minutes=1))
+        await threads.create(db, name, life=Life(ttl_minutes=1), access=EVERYTHING)
         await unused_for(db, 2, name)
 
     found = await asyncio.gather(*(retention.claim_expired(db, limit=7) for _ in range(12)))
@@ -172,9 +173,9 @@ async def test_two_processes_never_take_up_the_same_thread(db: Database) -> None
 
 
 async def test_an_expired_thread_that_somebody_takes_is_not_deleted(db: Database) -> None:
-    await threads.create(db, "t")
-    lease = await threads.lease(db, "t")
-    later: Lease = await threads.lease(db, "t")
+    await threads.create(db, "t", access=EVERYTHING)
+    lease = await threads.lease(db, "t", access=EVERYTHING)
+    later: Lease = await threads.lease(db, "t", access=EVERYTHING)
 
     assert not await threads.delete_leased(db, lease)
     assert await threads.delete_leased(db, later)

@@ -5,44 +5,52 @@ from datetime import datetime
 import pytest
 
 from store import sessions, threads
+from store.access import EVERYTHING
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError
 
 
 async def test_a_session_is_a_thread_with_a_name(db: Database) -> None:
-    made = await sessions.create(db, "会话-1", metadata={"user_id": "u", "extra": 1})
+    made = await sessions.create(
+        db, "会话-1", metadata={"user_id": "u", "extra": 1}, access=EVERYTHING
+    )
 
     assert (made.name, made.status, made.user_id) == ("新对话", "active", "u")
-    assert made == await sessions.get(db, "会话-1")
-    assert (await threads.get(db, "会话-1")).metadata == {"user_id": "u", "extra": 1}
+    assert made == await sessions.get(db, "会话-1", access=EVERYTHING)
+    assert (await threads.get(db, "会话-1", access=EVERYTHING)).metadata == {
+        "user_id": "u",
+        "extra": 1,
+    }
     with pytest.raises(AlreadyExistsError):
-        await sessions.create(db, "会话-1", metadata={})
+        await sessions.create(db, "会话-1", metadata={}, access=EVERYTHING)
 
 
 async def test_what_is_missing_is_not_found(db: Database) -> None:
     with pytest.raises(NotFoundError):
-        await sessions.get(db, "none")
+        await sessions.get(db, "none", access=EVERYTHING)
     with pytest.raises(NotFoundError):
-        await sessions.update(db, "none", changes={})
+        await sessions.update(db, "none", changes={}, access=EVERYTHING)
 
 
 async def test_a_session_is_renamed_and_archived(db: Database) -> None:
-    await sessions.create(db, "s", metadata={"name": "old", "chat_type": "c"})
+    await sessions.create(db, "s", metadata={"name": "old", "chat_type": "c"}, access=EVERYTHING)
 
-    changed = await sessions.update(db, "s", changes={"name": "new", "status": "archived"})
+    changed = await sessions.update(
+        db, "s", changes={"name": "new", "status": "archived"}, access=EVERYTHING
+    )
 
     assert (changed.name, changed.status, changed.chat_type) == ("new", "archived", "c")
-    assert await sessions.list_page(db, limit=5) == ([], False)
-    assert (await sessions.list_page(db, status=None, limit=5))[0] == [changed]
+    assert await sessions.list_page(db, limit=5, access=EVERYTHING) == ([], False)
+    assert (await sessions.list_page(db, status=None, limit=5, access=EVERYTHING))[0] == [changed]
 
 
 async def test_sessions_are_listed_by_their_kind(db: Database) -> None:
     for chat_type in ("a", "b", None):
         metadata = {"user_id": "u"} if chat_type is None else {"chat_type": chat_type}
-        await sessions.create(db, f"s-{chat_type}", metadata=metadata)
+        await sessions.create(db, f"s-{chat_type}", metadata=metadata, access=EVERYTHING)
 
     async def listed(chat_type: str | None) -> set[str]:
-        page, _ = await sessions.list_page(db, chat_type=chat_type, limit=5)
+        page, _ = await sessions.list_page(db, chat_type=chat_type, limit=5, access=EVERYTHING)
         return {each.id for each in page}
 
     assert await listed("a") == {"s-a"}
@@ -54,9 +62,15 @@ async def test_pages_hold_every_session_once_also_of_one_moment(
     db: Database, user_id: str | None
 ) -> None:
     for n in range(7):
-        await sessions.create(db, f"s{n}", metadata={"user_id": "u", "chat_type": "c"})
-    await sessions.create(db, "archived", metadata={"user_id": "u", "status": "archived"})
-    await sessions.create(db, "other", metadata={"user_id": "v", "chat_type": "d"})
+        await sessions.create(
+            db, f"s{n}", metadata={"user_id": "u", "chat_type": "c"}, access=EVERYTHING
+        )
+    await sessions.create(
+        db, "archived", metadata={"user_id": "u", "status": "archived"}, access=EVERYTHING
+    )
+    await sessions.create(
+        db, "other", metadata={"user_id": "v", "chat_type": "d"}, access=EVERYTHING
+    )
     await db.execute("UPDATE thread SET updated_at = date_trunc('hour', now())", {})
     before: tuple[datetime, str] | None = None
     seen: list[str] = []
@@ -64,7 +78,7 @@ async def test_pages_hold_every_session_once_also_of_one_moment(
 
     while more:
         page, more = await sessions.list_page(
-            db, user_id=user_id, chat_type="c", before=before, limit=3
+            db, user_id=user_id, chat_type="c", before=before, limit=3, access=EVERYTHING
         )
         seen += [each.id for each in page]
         before = page[-1].update_time, page[-1].id
@@ -74,9 +88,9 @@ async def test_pages_hold_every_session_once_also_of_one_moment(
 
 async def test_the_session_touched_last_comes_first(db: Database) -> None:
     for name in "abc":
-        await sessions.create(db, name, metadata={})
-    await sessions.update(db, "a", changes={"name": "x"})
+        await sessions.create(db, name, metadata={}, access=EVERYTHING)
+    await sessions.update(db, "a", changes={"name": "x"}, access=EVERYTHING)
 
-    page, more = await sessions.list_page(db, limit=2)
+    page, more = await sessions.list_page(db, limit=2, access=EVERYTHING)
 
     assert ([each.id for each in page], more) == (["a", "c"], True)

@@ -7,6 +7,7 @@ import pytest
 from psycopg import Rollback
 
 from store import queue, threads
+from store.access import EVERYTHING
 from store.database import Database
 from store.errors import UnavailableError
 from store.signals import Signal, listen, notify_ended, notify_ready, notify_stop
@@ -50,7 +51,7 @@ async def test_the_queue_signals_what_others_wait_for(db: Database) -> None:
         queued = await put(db, thread_id)
         assert await _take(signals, 1) == [Signal(kind="ready")]
 
-        await queue.cancel(db, thread_id, None, action="interrupt")
+        await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
         assert await _take(signals, 2) == [
             Signal(kind="ended", run_id=queued.run_id),
             Signal(kind="stop", run_id=claimed.run.run_id),
@@ -66,7 +67,7 @@ async def test_the_queue_signals_what_others_wait_for(db: Database) -> None:
         await reap(db, await a_worker(db))
         assert await _take(signals, 1) == [Signal(kind="ready")]
 
-        await threads.delete(db, thread_id)
+        await threads.delete(db, thread_id, access=EVERYTHING)
         assert {signal.kind for signal in await _take(signals, 4)} == {"stop", "ended"}
         assert again.run.run_id
 

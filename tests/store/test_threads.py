@@ -1,10 +1,12 @@
 """Threads: made, found, listed, changed, leased and deleted."""
 
 import uuid
+from typing import Any
 
 import pytest
 
 from store import queue, runs, threads
+from store.access import EVERYTHING
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError, ThreadBusyError
 from store.ordering import Order
@@ -23,17 +25,20 @@ from tests.store.queues import (
 
 
 async def test_a_thread_is_made_once(db: Database) -> None:
-    made = await threads.create(db, "t", metadata={"a": 1}, config={"b": 2})
+    made = await threads.create(db, "t", metadata={"a": 1}, config={"b": 2}, access=EVERYTHING)
 
     assert (made.status, made.metadata, made.config) == ("idle", {"a": 1}, {"b": 2})
     with pytest.raises(AlreadyExistsError):
-        await threads.create(db, "t")
-    assert await threads.create(db, "t", if_exists="do_nothing") == made
+        await threads.create(db, "t", access=EVERYTHING)
+    assert await threads.create(db, "t", if_exists="do_nothing", access=EVERYTHING) == made
 
 
 async def test_of_many_makers_one_makes_and_all_find(db: Database) -> None:
     found = await together(
-        *(threads.create(db, "t", metadata={"n": n}, if_exists="do_nothing") for n in range(8))
+        *(
+            threads.create(db, "t", metadata={"n": n}, if_exists="do_nothing", access=EVERYTHING)
+            for n in range(8)
+        )
     )
 
     assert len({each.created_at for each in found}) == 1
@@ -54,7 +59,7 @@ async def test_pages_hold_every_thread_once_wherever_it_is_in_the_list(
     seen: list[str] = []
 
     while page := await threads.search(
-        db, metadata={"rare": True}, limit=2, offset=len(seen), order=order
+        db, metadata={"rare": True}, limit=2, offset=len(seen), order=order, access=EVERYTHING
     ):
         seen += [each.thread_id for each in page]
 
@@ -64,35 +69,36 @@ async def test_pages_hold_every_thread_once_wherever_it_is_in_the_list(
 
 async def test_what_is_missing_is_not_found(db: Database) -> None:
     with pytest.raises(NotFoundError):
-        await threads.get(db, "none")
+        await threads.get(db, "none", access=EVERYTHING)
     with pytest.raises(NotFoundError):
-        await threads.update(db, "none", metadata={})
+        await threads.update(db, "none", metadata={}, access=EVERYTHING)
     with pytest.raises(NotFoundError):
-        await threads.delete(db, "none")
+        await threads.delete(db, "none", access=EVERYTHING)
     with pytest.raises(NotFoundError):
-        await threads.lease(db, "none")
+        await threads.lease(db, "none", access=EVERYTHING)
 
 
 async def test_threads_are_found_by_what_they_have(db: Database) -> None:
     for n in range(4):
-        await threads.create(db, f"t{n}", metadata={"n": n, "even": n % 2 == 0})
+        await threads.create(db, f"t{n}", metadata={"n": n, "even": n % 2 == 0}, access=EVERYTHING)
     await put(db, "t2")
 
-    async def names(**query: object) -> list[str]:
-        found = await threads.search(db, **{"metadata": {}, "sort_by": "thread_id", **query})  # type: ignore[arg-type]
+    async def names(**query: Any) -> list[str]:
+        options: dict[str, Any] = {"metadata": {}, "sort_by": "thread_id", **query}
+        found = await threads.search(db, **options, access=EVERYTHING)
         return [each.thread_id for each in found]
 
     assert await names(metadata={"even": True}) == ["t2", "t0"]
     assert await names(status="busy") == ["t2"]
     assert await names(ids=["t1", "t3", "t9"], order="asc") == ["t1", "t3"]
     assert await names(order="asc", limit=2, offset=1) == ["t1", "t2"]
-    assert await threads.count(db, metadata={"even": True}, status="idle") == 1
+    assert await threads.count(db, metadata={"even": True}, status="idle", access=EVERYTHING) == 1
 
 
 async def test_metadata_is_merged_key_by_key(db: Database) -> None:
-    await threads.create(db, "t", metadata={"a": 1, "b": 1})
+    await threads.create(db, "t", metadata={"a": 1, "b": 1}, access=EVERYTHING)
 
-    changed = await threads.update(db, "t", metadata={"b": 2})
+    changed = await threads.update(db, "t", metadata={"b": 2}, access=EVERYTHING)
 
     assert changed.metadata == {"a": 1, "b": 2}
 
@@ -103,7 +109,7 @@ async def test_a_thread_goes_with_all_that_it_has(db: Database) -> None:
     await checkpoint(db, claimed)
     queued = await put(db, thread_id)
 
-    await threads.delete(db, thread_id)
+    await threads.delete(db, thread_id, access=EVERYTHING)
 
     assert await runs.ended(db, [claimed.run.run_id, queued.run_id]) == [
         claimed.run.run_id,
@@ -119,14 +125,14 @@ async def test_a_thread_is_deleted_or_claimed_and_nothing_is_left_over(db: Datab
         thread_id = await a_thread(db)
         await put(db, thread_id)
 
-        await together(threads.delete(db, thread_id), claim_all(db, worker_id))
+        await together(threads.delete(db, thread_id, access=EVERYTHING), claim_all(db, worker_id))
 
         assert await db.tuples("SELECT 1 FROM run", {}) == []
 
 
 async def test_an_idle_thread_is_leased_until_a_run_takes_it(db: Database) -> None:
     thread_id, worker_id = await a_thread(db), await a_worker(db)
-    lease = await threads.lease(db, thread_id)
+    lease = await threads.lease(db, thread_id, access=EVERYTHING)
     await threads.settle(db, lease, status="interrupted", interrupts={"a": []})
     found = await thread(db, thread_id)
     assert (found.status, found.interrupts) == ("interrupted", {"a": []})
@@ -135,7 +141,7 @@ async def test_an_idle_thread_is_leased_until_a_run_takes_it(db: Database) -> No
 
     assert claimed.lease.epoch == lease.epoch + 1
     with pytest.raises(ThreadBusyError):
-        await threads.lease(db, thread_id)
+        await threads.lease(db, thread_id, access=EVERYTHING)
     await end(db, claimed)
     before = await thread(db, thread_id)
     # Whoever took the thread has settled it.
@@ -147,13 +153,13 @@ async def test_a_run_that_is_queued_beside_a_change_of_state_keeps_what_that_one
     db: Database,
 ) -> None:
     thread_id = await a_thread(db)
-    lease = await threads.lease(db, thread_id)
+    lease = await threads.lease(db, thread_id, access=EVERYTHING)
     await put(db, thread_id)
 
     await threads.settle(db, lease, status="interrupted", interrupts={})
 
     assert (await thread(db, thread_id)).status == "busy"
-    await queue.cancel(db, thread_id, None, action="interrupt")
+    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
     assert (await thread(db, thread_id)).status == "interrupted"
 
 
@@ -169,7 +175,7 @@ async def test_a_lease_and_a_start_never_share_an_epoch(db: Database) -> None:
 
 async def _lease(db: Database, thread_id: str) -> int | None:
     try:
-        return (await threads.lease(db, thread_id)).epoch
+        return (await threads.lease(db, thread_id, access=EVERYTHING)).epoch
     except ThreadBusyError:
         return None
 
@@ -178,12 +184,12 @@ async def test_a_cancelled_queue_leaves_the_status_that_a_change_of_state_set(
     db: Database,
 ) -> None:
     thread_id = await a_thread(db)
-    lease = await threads.lease(db, thread_id)
+    lease = await threads.lease(db, thread_id, access=EVERYTHING)
     # Something is next, and nothing is asked.
     await threads.settle(db, lease, status="interrupted", interrupts={})
     await put(db, thread_id)
 
-    await queue.cancel(db, thread_id, None, action="interrupt")
+    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
 
     assert (await thread(db, thread_id)).status == "interrupted"
 
@@ -193,16 +199,28 @@ async def test_runs_are_read_by_thread_status_and_page(db: Database) -> None:
     claimed = await begin(db, thread_id, worker_id)
     queued = [await put(db, thread_id) for _ in range(3)]
 
-    async def page(**query: object) -> list[str]:
-        options = {"status": None, "limit": 10, "offset": 0, **query}
-        return [run.run_id for run in await runs.list_of_thread(db, thread_id, **options)]  # type: ignore[arg-type]
+    async def page(**query: Any) -> list[str]:
+        options: dict[str, Any] = {"status": None, "limit": 10, "offset": 0, **query}
+        found = await runs.list_of_thread(db, thread_id, **options, access=EVERYTHING)
+        return [run.run_id for run in found]
 
     newest_first = [run.run_id for run in reversed(queued)]
     assert await page() == [*newest_first, claimed.run.run_id]
     assert await page(status="running") == [claimed.run.run_id]
     assert await page(limit=1, offset=1) == [queued[1].run_id]
-    assert [row[0] for row in await runs.in_flight(db, ["pending"])] == newest_first[::-1]
+    assert [
+        row[0] for row in await runs.in_flight(db, ["pending"], access=EVERYTHING)
+    ] == newest_first[::-1]
     with pytest.raises(NotFoundError):
-        await runs.get(db, queued[0].run_id, thread_id="other")
-    assert await runs.find(db, str(uuid.uuid4())) is None
-    assert await runs.setting(db, assistant_id=str(uuid.uuid4()), thread_id=thread_id) is None
+        await runs.get(db, queued[0].run_id, thread_id="other", access=EVERYTHING)
+    assert await runs.find(db, str(uuid.uuid4()), access=EVERYTHING) is None
+    assert (
+        await runs.setting(
+            db,
+            assistant_id=str(uuid.uuid4()),
+            thread_id=thread_id,
+            access=EVERYTHING,
+            assistant_access=EVERYTHING,
+        )
+        is None
+    )
