@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore, Embeddings
 
 from api.settings import Settings, set_environment
 from graph import custom
+from graph.checkpointer import AnySaver, CustomSaver
 from graph.config import GraphConfig, load_config
 from graph.endings import Endings
 from graph.executor import Executor
@@ -23,6 +25,7 @@ from store import assistants
 from store.assistants import SystemAssistant
 from store.checkpoints import open_saver
 from store.database import Database, open_database
+from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
 from store.items import ItemLife, open_items
 from store.migrate import migrate
@@ -75,9 +78,11 @@ async def open_services(
             open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
         )
         backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
+        own = backing.saver if isinstance(backing.saver, CustomSaver) else None
         retention = Retention(
-            db=db, registry=registry, place=place, events=events, keep=settings.keep_checkpoints
-        )
+            db=db, registry=registry, place=place, events=events,
+            keep=settings.keep_checkpoints, custom=own,
+        )  # fmt: skip
         executor = Executor(
             db=db,
             registry=registry,
@@ -156,7 +161,7 @@ async def _backing_of_graphs(
     """Of their own event loop, with connections of its own."""
     async with (
         _database(settings, url) as db,
-        open_saver(db, head_cache_bytes=settings.head_cache_bytes) as saver,
+        _saver(db, settings, graphs) as saver,
         _items(db, graphs) as items,
     ):
         yield Backing(saver, items)
@@ -166,19 +171,39 @@ async def _backing_of_graphs(
 async def _backing_beside(
     db: Database, graphs: GraphConfig, place: Place
 ) -> AsyncIterator[Backing]:
-    """Of what is read beside the graphs' loop: it has no lease, and no use for a cache."""
-    async with open_saver(db, head_cache_bytes=0) as saver:
-        if graphs.store.path is None and graphs.store.index is None:
-            async with _items(db, graphs) as items:
-                yield Backing(saver, items)
+    """Of what is read beside the graphs' loop: what the user's own code is in stays there."""
+    there = await place.run(_itself)
+    async with AsyncExitStack() as stack:
+        if isinstance(there.saver, CustomSaver):
+            saver: AnySaver = there.saver.beside(place)
         else:
-            # The user's own code is in it.
-            there = await place.run(_its_items)
-            yield Backing(saver, DistantStore(place, there))
+            # It has no lease, and no use for a cache.
+            saver = await stack.enter_async_context(open_saver(db, head_cache_bytes=0))
+        if graphs.store.path is None and graphs.store.index is None:
+            items = await stack.enter_async_context(_items(db, graphs))
+        else:
+            items = DistantStore(place, there.items)
+        yield Backing(saver, items)
 
 
-async def _its_items(backing: Backing) -> BaseStore:
-    return backing.items
+async def _itself(backing: Backing) -> Backing:
+    return backing
+
+
+@asynccontextmanager
+async def _saver(db: Database, settings: Settings, graphs: GraphConfig) -> AsyncIterator[AnySaver]:
+    if graphs.checkpointer is None:
+        async with open_saver(db, head_cache_bytes=settings.head_cache_bytes) as ours:
+            yield ours
+        return
+    async with custom.opened(
+        graphs.checkpointer, graphs.path.parent, BaseCheckpointSaver, "checkpointer.path"
+    ) as inner:
+        if type(inner).aput is BaseCheckpointSaver.aput:
+            raise InvalidInputError(
+                f"langgraph.json: `checkpointer.path`: {type(inner).__name__} is not async"
+            )
+        yield CustomSaver(inner)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from dotenv import dotenv_values
 
-from graph.persistence import StoreConfig, store_config
+from graph.persistence import StoreConfig, checkpointer_path, store_config
 from store.errors import InvalidInputError
 from store.retention import Life
 
@@ -68,6 +68,8 @@ class GraphConfig:
     """Directories the graphs import from; packages are expected to be installed."""
     ttl: Ttl
     store: StoreConfig
+    checkpointer: str | None
+    """One of the user's own, in place of ours."""
     unsupported: tuple[str, ...]
     """Keys of the file that change nothing here."""
     raw: Mapping[str, Any]
@@ -97,6 +99,7 @@ def load_config(path: Path) -> GraphConfig:
         dependencies=_dependencies(path, raw.get("dependencies", [])),
         ttl=_ttl(path, raw.get("checkpointer", {})),
         store=store,
+        checkpointer=checkpointer_path(path, raw.get("checkpointer")),
         unsupported=tuple(sorted({*_unsupported(raw), *store.unsupported})),
         raw=raw,
     )
@@ -125,7 +128,9 @@ def _ttl(path: Path, checkpointer: Any) -> Ttl:
 
 def _unsupported(raw: Mapping[str, Any]) -> tuple[str, ...]:
     checkpointer = raw.get("checkpointer")
-    others = checkpointer.keys() - {"ttl"} if isinstance(checkpointer, dict) else ()
+    others = (
+        checkpointer.keys() - {"ttl", "path", "backend"} if isinstance(checkpointer, dict) else ()
+    )
     named = {f"checkpointer.{key}" for key in others}
     return tuple(sorted({*raw.keys() - _READ_KEYS - _BUILD_KEYS, *named}))
 

@@ -70,6 +70,24 @@ def store_config(path: Path, raw: Any) -> StoreConfig:
     )
 
 
+def checkpointer_path(path: Path, raw: Any) -> str | None:
+    """
+    The checkpointer of the user's own that the section `checkpointer` names, if any.
+
+    Raises:
+        InvalidInputError: It is not what it should be.
+    """
+    section = _section(path, "checkpointer", raw)
+    target, backend = section.get("path"), section.get("backend")
+    if target is not None and not is_target(target):
+        raise InvalidInputError(f"{path}: `checkpointer.path` must be './file.py:variable'")
+    if backend not in (None, "default", "custom"):
+        raise InvalidInputError(f"{path}: `checkpointer.backend` {backend!r} is not supported")
+    if backend is not None and (backend == "custom") != (target is not None):
+        raise InvalidInputError(f"{path}: `checkpointer.backend` {backend!r} and `path` disagree")
+    return target
+
+
 def is_target(value: object) -> bool:
     """Whether it names a variable of a file or a module."""
     location, _, variable = value.rpartition(":") if isinstance(value, str) else ("", "", "")

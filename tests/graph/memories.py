@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import wordllama
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore, Op, Result
@@ -81,3 +82,37 @@ async def shelf() -> AsyncIterator[Shelf]:
 
 def no_shelf() -> str:
     return "a string"
+
+
+class Notebook(InMemorySaver):
+    """A checkpointer of the user's own, without any of the methods that are optional."""
+
+
+class FullNotebook(Notebook):
+    """One with some of them."""
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        for namespaces in self.storage.values():
+            for checkpoints in namespaces.values():
+                for key, (_, metadata, _) in list(checkpoints.items()):
+                    if self.serde.loads_typed(metadata).get("run_id") in run_ids:
+                        del checkpoints[key]
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        for thread_id in thread_ids:
+            for checkpoints in self.storage[thread_id].values():
+                for key in sorted(checkpoints)[:-1]:
+                    del checkpoints[key]
+
+
+notebooks: list[Notebook] = []
+
+
+async def notebook() -> Notebook:
+    notebooks.append(Notebook())
+    return notebooks[-1]
+
+
+def full_notebook() -> Notebook:
+    notebooks.append(FullNotebook())
+    return notebooks[-1]
