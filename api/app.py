@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api import __version__, errors
 from api.bootstrap import Services
 from api.middleware import BodyLimit, LastResort, RequestLog
-from api.routes import assistants, items, runs, sessions, system, threads, unsupported
+from api.routes import assistants, items, mcp, runs, sessions, system, threads, unsupported
 
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
 EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
@@ -21,6 +21,7 @@ ROUTERS = (
     threads.router,
     runs.router,
     items.router,
+    mcp.router,
     sessions.router,
     unsupported.router,
 )

@@ -37,7 +37,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "DELETE /runs/crons/{cron_id}",
         "POST /threads/{thread_id}/runs/crons",
     ),
-    "MCP": ("GET /mcp", "POST /mcp", "DELETE /mcp"),
     "A2A": (
         "GET /a2a/{assistant_id}",
         "POST /a2a/{assistant_id}",
