@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api import __version__, errors
 from api.bootstrap import Services
 from api.middleware import BodyLimit, LastResort, RequestLog
-from api.routes import assistants, items, mcp, runs, sessions, system, threads, unsupported
+from api.routes import a2a, assistants, items, mcp, runs, sessions, system, threads, unsupported
 
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
 EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
@@ -22,6 +22,7 @@ ROUTERS = (
     runs.router,
     items.router,
     mcp.router,
+    a2a.router,
     sessions.router,
     unsupported.router,
 )

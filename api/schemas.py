@@ -35,6 +35,11 @@ def _thread_id(value: str) -> str:
     return value.lower()
 
 
+def is_thread_id(value: str) -> bool:
+    """Whether it is a UUID in one of both forms, in whatever case."""
+    return bool(_UUID.fullmatch(value.lower()))
+
+
 def _session_id(value: str) -> str:
     if not _UUID.fullmatch(value.lower()):
         raise PydanticCustomError(SENTENCE, "Invalid session ID: must be a UUID")

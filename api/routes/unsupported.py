@@ -37,11 +37,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "DELETE /runs/crons/{cron_id}",
         "POST /threads/{thread_id}/runs/crons",
     ),
-    "A2A": (
-        "GET /a2a/{assistant_id}",
-        "POST /a2a/{assistant_id}",
-        "GET /.well-known/agent-card.json",
-    ),
     "Metrics": ("GET /metrics",),
     "Generative UI": ("POST /ui/{graph_id}",),
 }

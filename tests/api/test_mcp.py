@@ -13,6 +13,7 @@ from mcp_types import CallToolResult, TextContent
 from api.bootstrap import Services
 from api.routes.mcp import PAGE, named
 from store.models import Assistant
+from tests.api.conftest import GRAPHS
 
 ACCEPT = {"accept": "application/json, text/event-stream"}
 
@@ -42,7 +43,7 @@ async def test_the_official_client_lists_and_calls_assistants(url: str, mode: st
         failed = await client.call_tool("boom", {"log": []})
         asked = await client.call_tool("ask", {"log": []})
 
-    assert set(listed) == {"chat", "ask", "nested_ask", "boom", "steps", "things"}
+    assert set(listed) == set(GRAPHS)
     assert listed["chat"].input_schema["properties"]["messages"]["type"] == "string"
     assert "$defs" not in listed["chat"].input_schema
     said = json.loads(_text(chat))["messages"]
@@ -106,7 +107,7 @@ async def test_tools_come_in_pages(services: Services, http: httpx.AsyncClient) 
 
     names = [tool["name"] for tool in first["tools"] + rest["tools"]]
     assert (len(first["tools"]), "nextCursor" in rest) == (PAGE, False)
-    assert len(set(names)) == len(names) == PAGE + 6
+    assert len(set(names)) == len(names) == PAGE + len(GRAPHS)
     params = {"name": names[-1], "arguments": {"messages": "hello"}}
     assert not (await _asked(http, "tools/call", params))["result"]["isError"]
 
