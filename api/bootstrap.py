@@ -1,13 +1,15 @@
 """The composition root: what a process opens once, in the order in which it needs it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore, Embeddings
 
-from api.settings import Settings, set_environment
+from api import loopback
+from api.authority import Authority, load_authority
+from api.settings import Settings, environment_sections, set_environment
 from graph import custom
 from graph.checkpointer import AnySaver, CustomSaver
 from graph.config import GraphConfig, load_config
@@ -20,10 +22,12 @@ from graph.requests import system_assistant_id
 from graph.retention import Retention
 from graph.runs import Runs
 from graph.state import States
+from graph.threads import Threads
+from graph.value_search import ValueSearch
 from graph.worker import Timing, Worker, registered
 from store import assistants
 from store.assistants import SystemAssistant
-from store.checkpoints import open_saver
+from store.checkpoints import Saver, open_saver
 from store.database import Database, open_database
 from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
@@ -45,7 +49,10 @@ class Services:
     events: EventLog
     runs: Runs
     states: States
+    threads: Threads
+    value_search: ValueSearch
     worker: Worker
+    authority: Authority | None
 
 
 @asynccontextmanager
@@ -59,14 +66,15 @@ async def open_services(
         redis_url: Empty for none: then events are kept in this process alone.
 
     Raises:
-        InvalidInputError: The langgraph.json is wrong.
+        InvalidInputError: The langgraph.json is wrong, or what it names of the user's own code.
         ConflictError: The store's index has vectors of another length.
         UnavailableError: PostgreSQL does not answer.
     """
     graphs, registry = await load_graphs(settings)
+    authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
     timing = _timing(settings, graphs)
-    if graphs.store.index is not None and graphs.store.path is None:
-        await migrate(database_url, index_dims=graphs.store.index.dims)
+    if graphs.store.index_dims is not None:
+        await migrate(database_url, index_dims=graphs.store.index_dims)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
         await _register_graphs(db, registry)
@@ -103,6 +111,7 @@ async def open_services(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, timing=timing,
         )  # fmt: skip
+        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         yield Services(
             settings=settings,
             graphs=graphs,
@@ -112,8 +121,11 @@ async def open_services(
             items=backing.items,
             events=events,
             runs=runs,
-            states=States(registry=registry, db=db, events=events, backing=backing, place=place),
+            states=states,
+            threads=Threads(db=db, runs=runs, states=states, retention=retention),
+            value_search=ValueSearch(db, states),
             worker=worker,
+            authority=authority,
         )
 
 
@@ -122,12 +134,31 @@ async def load_graphs(settings: Settings) -> tuple[GraphConfig, Registry]:
     Read the langgraph.json and import its graphs, in the environment that it names.
 
     Raises:
-        InvalidInputError: The langgraph.json is wrong.
+        InvalidInputError: The langgraph.json is wrong or, if that is asked for, cannot be served
+            as it is.
     """
-    graphs = load_config(settings.config)
+    graphs = load_config(settings.config, environment_sections())
     # Before the graphs are imported: they read it then.
     set_environment(graphs.env)
-    return graphs, await Registry.load(graphs)
+    loopback.install()
+    registry = await Registry.load(graphs)
+    if settings.strict and (registry.failures or graphs.unsupported or graphs.missing):
+        raise InvalidInputError("\n".join(_faults(graphs, registry)))
+    return graphs, registry
+
+
+def mount_prefix(settings: Settings, graphs: GraphConfig) -> str:
+    """The path below which everything is served; empty for none."""
+    given = settings.mount_prefix
+    return graphs.http.mount_prefix if given is None else given
+
+
+def _faults(graphs: GraphConfig, registry: Registry) -> Iterator[str]:
+    """What `THREADWELL_STRICT` does not let pass, a line each."""
+    yield f"{graphs.path} is not served as it is, and THREADWELL_STRICT is set:"
+    yield from (f"graph {graph_id!r}: {why}" for graph_id, why in registry.failures.items())
+    yield from (f"key `{key}` is not supported" for key in graphs.unsupported)
+    yield from (f"dependency {name!r} is not installed" for name in graphs.missing)
 
 
 def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
@@ -136,6 +167,7 @@ def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
         heartbeat_seconds=settings.heartbeat_seconds,
         sweep_seconds=settings.heartbeat_seconds,
         grace_seconds=settings.shutdown_grace_seconds,
+        max_attempts=settings.run_max_attempts,
         expiry_seconds=60 * graphs.ttl.sweep_interval_minutes,
         expiry_limit=graphs.ttl.sweep_limit,
         item_expiry_seconds=60 * graphs.store.sweep_interval_minutes,
@@ -178,7 +210,7 @@ async def _backing_beside(
             saver: AnySaver = there.saver.beside(place)
         else:
             # It has no lease, and no use for a cache.
-            saver = await stack.enter_async_context(open_saver(db, head_cache_bytes=0))
+            saver = await stack.enter_async_context(_our_saver(db, graphs, head_cache_bytes=0))
         if graphs.store.path is None and graphs.store.index is None:
             items = await stack.enter_async_context(_items(db, graphs))
         else:
@@ -190,10 +222,21 @@ async def _itself(backing: Backing) -> Backing:
     return backing
 
 
+def _our_saver(
+    db: Database, graphs: GraphConfig, *, head_cache_bytes: int
+) -> AbstractAsyncContextManager[Saver]:
+    return open_saver(
+        db,
+        allowed_types=graphs.serde.msgpack,
+        allowed_json_types=graphs.serde.json,
+        head_cache_bytes=head_cache_bytes,
+    )
+
+
 @asynccontextmanager
 async def _saver(db: Database, settings: Settings, graphs: GraphConfig) -> AsyncIterator[AnySaver]:
     if graphs.checkpointer is None:
-        async with open_saver(db, head_cache_bytes=settings.head_cache_bytes) as ours:
+        async with _our_saver(db, graphs, head_cache_bytes=settings.head_cache_bytes) as ours:
             yield ours
         return
     async with custom.opened(

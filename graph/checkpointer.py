@@ -120,6 +120,11 @@ class CustomSaver(BaseCheckpointSaver[Any]):
         except (UnsupportedError, UnavailableError) as exc:
             log.warning("checkpoints stay", thread_id=thread_id, reason=exc.message)
 
+    async def copy_to(self, thread_id: str, copy_id: str) -> None:
+        """Give a thread the checkpoints of another; raises UnsupportedError if it cannot."""
+        self.require("acopy_thread", "Copying a thread")
+        await self._call(lambda inner: inner.acopy_thread(thread_id, copy_id))
+
     async def prune_thread(self, thread_id: str) -> None:
         """Keep a thread's newest checkpoint; raises UnsupportedError if the checkpointer cannot."""
         self.require("aprune", "Pruning")

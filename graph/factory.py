@@ -91,7 +91,7 @@ def load(target: str, root: Path) -> AnyGraph | Factory:
 
 def variable(target: str, root: Path) -> Any:
     """
-    What a variable of a file or a module holds. Runs the module, so it may raise anything.
+    What ``./file.py:name`` or ``module:name`` is. Runs the user's module: it may raise anything.
 
     Raises:
         InvalidGraphError: There is no such file or variable.
@@ -102,6 +102,15 @@ def variable(target: str, root: Path) -> Any:
     if not hasattr(module, name):
         raise InvalidGraphError(f"{location} has no variable {name!r}")
     return getattr(module, name)
+
+
+def reason(error: BaseException) -> str:
+    """Why what a target names cannot be used, and where in it that shows."""
+    text = f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, InvalidGraphError | SyntaxError) or not frames:
+        return text
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"
 
 
 def compiled(found: Any) -> AnyGraph:
@@ -118,15 +127,6 @@ def compiled(found: Any) -> AnyGraph:
     raise InvalidGraphError(
         f"expected a StateGraph or a compiled graph, found {type(found).__name__}"
     )
-
-
-def reason(error: BaseException) -> str:
-    """What an error of the user's code says, and where it was raised."""
-    text = f"{type(error).__name__}: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, InvalidGraphError | SyntaxError) or not frames:
-        return text
-    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"
 
 
 def _import_file(path: Path, root: Path) -> ModuleType:

@@ -36,6 +36,11 @@ class StoreConfig:
     unsupported: tuple[str, ...] = ()
     """Keys of the section that change nothing here."""
 
+    @property
+    def index_dims(self) -> int | None:
+        """The length of the vectors that our own store is to have, if any."""
+        return self.index.dims if self.index is not None and self.path is None else None
+
 
 def store_config(path: Path, raw: Any) -> StoreConfig:
     """

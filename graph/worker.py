@@ -127,6 +127,11 @@ class Worker:
             with suppress(UnavailableError):
                 await queue.retire(self._db, self._heartbeat.worker_id)
 
+    @property
+    def slots(self) -> tuple[int, int]:
+        """How many runs this process takes at once, and how many are under way in it."""
+        return self._executor.slots, len(self._executor.running)
+
     async def drain(self, *, grace_seconds: float | None = None) -> None:
         """
         Take no more runs, let those under way finish within the grace, hand the rest back.

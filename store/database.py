@@ -190,6 +190,13 @@ class Database:
         """Where the database is, with its password: for connections outside the pool."""
         return str(self.pool.conninfo)
 
+    @property
+    def pool_stats(self) -> tuple[int, int, int]:
+        """Connections at most, those in use, and who waits for one."""
+        stats = self.pool.get_stats()
+        used = stats["pool_size"] - stats["pool_available"]
+        return self.pool.max_size, used, stats.get("requests_waiting", 0)
+
     async def ping(self) -> None:
         """Ask PostgreSQL for an answer."""
         await self.execute("SELECT 1", {})

@@ -34,7 +34,7 @@ class Finisher:
         A thread that somebody else holds locked delays its own run only.
 
         Returns:
-            False if the run was not ours any more: then nothing was changed.
+            False if the run was not ours any more, or is to be rolled back: nothing was changed.
 
         Raises:
             UnavailableError: PostgreSQL did not answer; safe to try again.

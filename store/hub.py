@@ -13,8 +13,8 @@ from store.streams import Streams, read_blocking
 #: How many threads share a connection.
 THREADS_PER_LINE = 64
 
-#: How many events of each thread a round trip brings.
-READ_EVENTS = 64
+#: How many entries of each thread a round trip brings.
+READ_ENTRIES = 16
 
 #: A reader that nothing comes for asks again after so long; a lost wake costs no more.
 BLOCK_SECONDS = 5.0
@@ -109,7 +109,7 @@ class _Shard:
         self.reading = True
         try:
             found = await read_blocking(
-                self._line, cursors, count=READ_EVENTS, block_seconds=BLOCK_SECONDS
+                self._line, cursors, count=READ_ENTRIES, block_seconds=BLOCK_SECONDS
             )
         except UnavailableError:
             await asyncio.sleep(RETRY_SECONDS)
@@ -117,13 +117,13 @@ class _Shard:
         finally:
             self.reading = False
         if wakes := found.pop(self._wake_key, None):
-            self._wake_cursor = wakes[-1][0]
-        for key, entries in found.items():
+            self._wake_cursor, _ = wakes
+        for key, (cursor, events) in found.items():
             thread_id = keys[key]
             # Given up meanwhile, or watched anew from elsewhere: what was read is not asked for.
             if self.cursors.get(thread_id) == asked[thread_id]:
-                self.cursors[thread_id] = entries[-1][0]
-                self._feed(thread_id, [event for _, event in entries])
+                self.cursors[thread_id] = cursor
+                self._feed(thread_id, events)
 
     async def close(self) -> None:
         """Close the connection."""

@@ -7,7 +7,7 @@ row lock, by the run's epoch, and in the end by the index that allows one runnin
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -33,6 +33,7 @@ from store.models import (
     RunStatus,
     ThreadStatus,
 )
+from store.retention import Life
 from store.signals import READY, notify_ended, notify_ready, notify_stop
 from store.sql import load
 from store.threads import not_found
@@ -73,6 +74,8 @@ class NewRun:
     thread_metadata: JsonObject
     #: On which threads it may begin.
     access: Access
+    #: Merged into the thread's config.
+    thread_config: JsonObject = field(default_factory=dict)
     temporary: bool = False
     after_seconds: float = 0.0
 
@@ -86,6 +89,7 @@ class NewRun:
             "metadata": self.metadata,
             "kwargs": self.kwargs,
             "thread_metadata": self.thread_metadata,
+            "thread_config": self.thread_config,
             "temporary": self.temporary,
             "visible": self.access.array,
             **more,
@@ -266,6 +270,32 @@ async def _enqueue(db: Database, new: NewRun, *, again: bool = False) -> Run:
     return new.run(created_at, epoch=epoch, begun=False)
 
 
+async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None) -> list[Run]:
+    """
+    Queue runs on threads that are made for them: all or none.
+
+    Args:
+        life: Of those threads that do not go with their runs.
+
+    Raises:
+        AlreadyExistsError: One of the threads is there.
+    """
+    asked = [new.row(after_seconds=new.after_seconds, visible=None) for new in runs]
+    params = {
+        "runs": dump_json(asked).decode(),
+        "strategy": life and life.strategy,
+        "ttl_minutes": life and life.ttl_minutes,
+        "signal": READY,
+    }
+    rows = await db.tuples(SQL["enqueue_new"], params)
+    queued = {run_id: (created_at, epoch) for run_id, created_at, epoch, _ in rows}
+    return [
+        new.run(created_at, epoch=epoch, begun=False)
+        for new in runs
+        for created_at, epoch in [queued[new.run_id]]
+    ]
+
+
 async def _make_way(tx: Transaction, new: NewRun) -> None:
     """Do to the runs in flight what the strategy of a new one says."""
     if not await tx.tuples(SQL["in_flight"], {"thread_id": new.thread_id}):
@@ -317,8 +347,8 @@ async def finish(db: Database, endings: Sequence[Ending], *, wait: bool = True) 
         wait: For the threads that somebody else holds locked.
 
     Returns:
-        The ids of those that were ours still: the others were not changed. None if a thread was
-        locked and not waited for: then nothing was changed.
+        The ids of those that were ours still, and that nobody wants rolled back: the others were not
+        changed. None if a thread was locked and not waited for: then nothing was changed.
     """
     params = _endings(endings)
     # The second statement sees what was committed before the first one got its locks.
@@ -366,6 +396,12 @@ async def finish_temporary(db: Database, claimed: Claim) -> bool:
     """
     params = {"run_id": claimed.run.run_id, "epoch": claimed.lease.epoch}
     return bool(await db.tuples(SQL["finish_temporary"], params))
+
+
+async def is_to_undo(db: Database, held: Held) -> bool:
+    """Whether a run is ours still, and somebody wants it rolled back."""
+    params = {"run_id": held.run_id, "epoch": held.epoch}
+    return bool(await db.tuples(SQL["to_undo"], params))
 
 
 async def undo(db: Database, held: Held) -> bool:
@@ -590,6 +626,23 @@ async def drain(db: Database, worker_id: str) -> None:
 async def retire(db: Database, worker_id: str) -> None:
     """Take the worker off the list; a run it still has is reaped at once."""
     await db.execute(SQL["retire"], {"worker_id": worker_id})
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The queue of all processes at a moment; the waits are None if nothing waits."""
+
+    pending: int
+    running: int
+    longest_wait_seconds: float | None
+    median_wait_seconds: float | None
+    longest_unblocked_wait_seconds: float | None
+    """Of the runs that do not wait for another one of their thread."""
+
+
+async def stats(db: Database) -> Stats:
+    """Count what waits and runs; costs what it counts."""
+    return (await db.all(Stats, SQL["stats"], {}))[0]
 
 
 async def to_stop(db: Database, worker_id: str) -> list[tuple[str, CancelAction]]:

@@ -14,8 +14,8 @@ PATIENCE_SECONDS = 2.0
 #: How long it waits before it asks Redis again: doubled each time.
 RETRY_SECONDS = (0.02, 0.5)
 
-#: A page read from Redis grows up to this, and shrinks when its events are big.
-PAGE_EVENTS, PAGE_BYTES = 500, 1 << 20
+#: A page read from Redis grows up to so many entries, and shrinks when they are big.
+PAGE_ENTRIES, PAGE_BYTES = 500, 1 << 20
 
 Found = list[list[Event] | Gap]
 
@@ -49,7 +49,7 @@ class Reader:
         # Whether nothing can be missing between the cursor and what comes next: the log is known
         # to reach back to the cursor, or is wanted from wherever it begins.
         self._sure = cursor == START
-        self._page_events = 64
+        self._page_entries = 64
         self._stuck_at: float | None = None
 
     async def read(self) -> Found:
@@ -72,15 +72,15 @@ class Reader:
         return self._take(batch) if batch else []
 
     async def _read_stream(self, streams: Streams) -> Found:
-        ring, count = self._ring, self._page_events
+        ring = self._ring
         try:
-            page = await streams.page(ring.thread_id, self._cursor, count)
+            page = await streams.page(ring.thread_id, self._cursor, self._page_entries)
         except UnavailableError:
             # A run that is here can be followed without Redis, if need be with a hole.
             return self._wait_or_jump(patient=not ring.local)
         self._sure = self._sure or (page.oldest or NOWHERE) <= self._cursor
         found = self._take_page(page.events) if page.events else []
-        if len(page.events) < count:
+        if page.is_last:
             self._join()
         if found or (ring.covers(self._cursor) and ring.lease is None):
             return found or self._read_ring()
@@ -90,9 +90,9 @@ class Reader:
         self._settle()
         size = sum(event.size for event in events)
         if size > PAGE_BYTES:
-            self._page_events = max(1, self._page_events // 4)
+            self._page_entries = max(1, self._page_entries // 4)
         elif size < PAGE_BYTES // 4:
-            self._page_events = min(PAGE_EVENTS, self._page_events * 2)
+            self._page_entries = min(PAGE_ENTRIES, self._page_entries * 2)
         if self._ring.lease and events[-1].epoch > self._ring.top[0]:
             self._fence(self._ring)
         return self._take(events)

@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from store.entries import events_of, fields, portions
 from store.errors import InvalidInputError, UnavailableError
 from store.rings import START, Event, EventId
 
@@ -60,10 +61,11 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of a stream, and the id of its first event."""
+    """A part of a stream, the id of the stream's first event, and whether there was no more."""
 
     oldest: EventId | None
     events: list[Event]
+    is_last: bool
 
 
 @asynccontextmanager
@@ -155,22 +157,20 @@ class Streams:
 
     async def append(self, appends: Sequence[Append]) -> list[Appended]:
         """Add events to streams in one round trip. Only one task at a time may call it."""
-        commands = [self._commands(append) for append in appends]
+        entries = [portions(append.events) for append in appends]
+        commands = [self._commands(*one) for one in zip(appends, entries, strict=True)]
         flat = [command for some in commands for command in some]
         answers = iter(await self._writer.run(flat, ANSWER_SECONDS))
         return [
-            _appended(append, [next(answers) for _ in some])
-            for append, some in zip(appends, commands, strict=True)
+            _appended(append, kept, [next(answers) for _ in some])
+            for append, kept, some in zip(appends, entries, commands, strict=True)
         ]
 
-    def _commands(self, append: Append) -> list[Command]:
+    def _commands(self, append: Append, entries: Sequence[Sequence[Event]]) -> list[Command]:
         key = self.key(append.thread_id)
         head: Command = ("XADD", key) if append.create else ("XADD", key, "NOMKSTREAM")
         bound: Command = ("MAXLEN", "~", self._max_events)
-        commands: list[Command] = [
-            (*head, event.id, "r", event.run_id, "e", event.name, "d", event.data)
-            for event in append.events
-        ]
+        commands: list[Command] = [(*head, events[-1].id, *fields(events)) for events in entries]
         if commands:
             commands[-1] = (*head, *bound, *commands[-1][len(head) :])
         if append.trim_before is not None:
@@ -206,16 +206,25 @@ class Streams:
             return _position(info["last-generated-id"])
 
     async def page(self, thread_id: str, after: EventId, count: int) -> Page:
-        """The first events after the cursor."""
+        """
+        The first events after the cursor.
+
+        Args:
+            count: How many entries of the stream to read at the most.
+        """
         key = self.key(thread_id)
         async with answered():
             pipeline = self._client.pipeline(transaction=False)
             pipeline.xrange(key, "-", "+", count=1)
             pipeline.xrange(key, f"({_text(after)}", "+", count=count)
             oldest, entries = await pipeline.execute()
+        first = events_of(_position(oldest[0][0]), oldest[0][1]) if oldest else []
+        found = [event for last, kept in entries for event in events_of(_position(last), kept)]
         return Page(
-            oldest=_position(oldest[0][0]) if oldest else None,
-            events=[_event(event_id, fields) for event_id, fields in entries],
+            oldest=first[0].position if first else None,
+            # The cursor may be within the first entry.
+            events=[event for event in found if event.position > after],
+            is_last=len(entries) < count,
         )
 
     async def touch(self, key: str, ttl_seconds: float) -> None:
@@ -255,16 +264,17 @@ async def open_streams(url: str, prefix: str, max_events: int) -> AsyncIterator[
 
 async def read_blocking(
     line: Line, cursors: Mapping[str, str], *, count: int, block_seconds: float
-) -> dict[str, list[tuple[str, Event]]]:
+) -> dict[str, tuple[str, list[Event]]]:
     """
     Wait until one of the streams has something after its cursor.
 
     Args:
         cursors: An id for each key.
-        count: How many events at the most of each stream.
+        count: How many entries at the most of each stream.
 
     Returns:
-        What there is by key, each with its id; nothing after `block_seconds`.
+        By key the id to go on from, and what there is, which may begin with events before the
+        cursor; nothing after `block_seconds`.
     """
     block = int(block_seconds * 1000)
     command = ("XREAD", "BLOCK", block, "COUNT", count, "STREAMS", *cursors, *cursors.values())
@@ -272,10 +282,16 @@ async def read_blocking(
     if isinstance(answer, ResponseError):
         raise UnavailableError("Redis refused to be read") from answer
     return {
-        key.decode(): [
-            (event_id.decode(), _event(event_id, dict(zip(flat[::2], flat[1::2], strict=True))))
-            for event_id, flat in entries
-        ]
+        key.decode(): (
+            entries[-1][0].decode(),
+            [
+                event
+                for last, flat in entries
+                for event in events_of(
+                    _position(last), dict(zip(flat[::2], flat[1::2], strict=True))
+                )
+            ],
+        )
         for key, entries in answer or ()
     }
 
@@ -289,27 +305,22 @@ def _position(event_id: bytes) -> EventId:
     return int(epoch), int(seq)
 
 
-def _event(event_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
-    run_id, name = fields.get(b"r", b""), fields.get(b"e", b"")
-    return Event(*_position(event_id), run_id.decode(), name.decode(), fields.get(b"d", b""))
-
-
 def _end(answer: Any) -> EventId | None:
     if isinstance(answer, ResponseError):
         return START if "no such key" in str(answer).lower() else None
     return _position(answer[answer.index(b"last-generated-id") + 1])
 
 
-def _appended(append: Append, answers: list[Any]) -> Appended:
-    added = answers[: len(append.events)]
-    accepted = next((i for i, answer in enumerate(added) if not isinstance(answer, bytes)), None)
+def _appended(append: Append, entries: list[list[Event]], answers: list[Any]) -> Appended:
+    added = answers[: len(entries)]
+    refused = next((i for i, answer in enumerate(added) if not isinstance(answer, bytes)), None)
     error = None
-    if accepted is not None and isinstance(added[accepted], ResponseError):
-        text = str(added[accepted])
+    if refused is not None and isinstance(added[refused], ResponseError):
+        text = str(added[refused])
         error = None if "equal or smaller" in text else text
     size = answers[-1] if append.weigh else 0
     return Appended(
-        accepted=len(added) if accepted is None else accepted,
+        accepted=sum(len(events) for events in entries[:refused]),
         error=error,
         stream_bytes=size if isinstance(size, int) else 0,
     )

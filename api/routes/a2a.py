@@ -44,6 +44,7 @@ from store.access import EVERYTHING
 from store.chains import CONTINUES, Chain
 from store.errors import (
     AlreadyExistsError,
+    BadRequestError,
     Error,
     InvalidInputError,
     NotFoundError,
@@ -100,7 +101,7 @@ async def card(
     try:
         agent = await _agent(request, services, caller, assistant_id, "context")
     except RpcError as exc:
-        return json_response({"error": {"code": exc.code, "message": exc.message}}, status=400)
+        raise BadRequestError(exc.message) from exc
     return json_response(await agent.card())
 
 
@@ -111,11 +112,7 @@ async def default_card(
     """Show the card of an agent, or of the one that `DEFAULT_A2A_ASSISTANT_ID` names."""
     found = assistant_id or services.settings.default_a2a_assistant_id
     if not found:
-        wrong = {
-            "code": INVALID_PARAMS,
-            "message": "Missing required query parameter: assistant_id",
-        }
-        return json_response({"error": wrong}, status=400)
+        raise BadRequestError("Missing required query parameter: assistant_id")
     return await card(request, found, services, caller)
 
 
@@ -169,7 +166,7 @@ class Agent:
                     assistant_id=self.assistant.assistant_id,
                     access=access,
                 )
-        raise RpcError(a2a.TASK_NOT_FOUND, f"Task not found: {task}")
+        raise RpcError(a2a.TASK_NOT_FOUND, "Task not found")
 
     async def submit(self, asked: a2a.Received, *, streams: bool) -> tuple[Submitted, Address]:
         """
@@ -183,7 +180,7 @@ class Agent:
         if asked.task_id is not None:
             chain = await self.chain(asked.task_id)
             if thread_id not in (None, chain.thread_id):
-                raise RpcError(a2a.TASK_NOT_FOUND, f"Task not found: {asked.task_id}")
+                raise RpcError(a2a.TASK_NOT_FOUND, "Task not found")
             _require_asking(chain)
             first, thread_id = chain.first_run_id, chain.thread_id
         elif asked.content and "messages" not in (
@@ -460,7 +457,7 @@ async def _agent(
     try:
         assistant = await assistants.get(services.db, assistant_id, access=access)
     except NotFoundError:
-        raise RpcError(INVALID_PARAMS, f"Assistant '{name}' not found") from None
+        raise RpcError(INVALID_PARAMS, "Assistant not found") from None
     url = f"{str(request.base_url).rstrip('/')}/a2a/{assistant.assistant_id}"
     return Agent(services, caller, assistant, url, scope)
 
@@ -509,7 +506,8 @@ def _method(name: str) -> Method:
 
 def _rpc_error(exc: Error) -> RpcError:
     if isinstance(exc, NotFoundError):
-        return RpcError(a2a.TASK_NOT_FOUND, exc.message)
+        # Its words have an id in them.
+        return RpcError(a2a.TASK_NOT_FOUND, "Not found")
     if isinstance(exc, AlreadyExistsError):
         # A thread that the caller does not see.
         return RpcError(INVALID_PARAMS, "Invalid context ID")

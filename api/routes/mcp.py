@@ -14,6 +14,7 @@ from api import __version__
 from api.auth import Caller
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep
+from api.errors import error_response
 from api.jsonrpc import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
@@ -57,7 +58,6 @@ _HINTS: Final = {
 
 
 @router.post("/mcp")
-@router.post("/mcp/", include_in_schema=False)
 async def call(
     request: Request,
     services: ServicesDep,
@@ -70,7 +70,7 @@ async def call(
     try:
         asked = parse(await request.body())
     except RpcError as exc:
-        return json_response(error(None, exc), status=400)
+        raise BadRequestError(exc.message) from exc
     if asked.id is None or asked.method is None:
         # A notification, or the answer to a question that was never asked.
         return Response(status_code=202)
@@ -85,13 +85,15 @@ async def call(
 @router.get("/mcp", response_class=Response)
 async def listen() -> Response:
     """Refuse: nothing is told that was not asked for."""
-    return Response(status_code=405, headers={"Allow": "POST"})
+    return error_response(
+        405, "Method Not Allowed", "method_not_allowed", headers={"Allow": "POST"}
+    )
 
 
 @router.delete("/mcp", response_class=Response)
 async def end() -> Response:
     """Refuse: there are no sessions."""
-    return Response(status_code=404)
+    return error_response(404, "There are no sessions", "not_found")
 
 
 async def _answer(services: Services, caller: Caller, asked: Call) -> JsonObject:

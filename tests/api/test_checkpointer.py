@@ -91,9 +91,14 @@ async def test_what_it_cannot_do_is_refused_before_anything_is_done(served: Any)
             await http.delete(f"/threads/{thread}/runs/{run['run_id']}"),
             await http.post(f"/api/sessions/{session}/messages", json={"query": "hello"}),
             await http.get(f"/api/sessions/{session}/messages"),
+            await http.post(f"/threads/{thread}/copy"),
+            await http.get(f"/threads/{thread}/storage"),
+            await http.post(
+                "/threads/prune", json={"thread_ids": [thread], "strategy": "keep_latest"}
+            ),
         ]
 
-        assert [(a.status_code, a.json()["code"]) for a in answers] == [(501, "unsupported")] * 5
+        assert [(a.status_code, a.json()["code"]) for a in answers] == [(501, "unsupported")] * 8
         assert "Notebook has no `adelete_for_runs`" in answers[0].json()["detail"]
         assert [r["run_id"] for r in await client.runs.list(thread)] == [run["run_id"]]
         # A sweep goes on without it.
@@ -108,6 +113,8 @@ async def test_what_it_has_is_used(served: Any) -> None:
         for run in runs:
             await client.runs.join(thread, run["run_id"])
         whole = await client.threads.get_history(thread, limit=100)
+        copied = (await client.threads.copy(thread))["thread_id"]
+        copy = await client.threads.get_state(copied)
         await client.runs.delete(thread, runs[1]["run_id"])
         left = await client.threads.get_history(thread, limit=100)
         lease = await threads.lease(services.db, thread, access=EVERYTHING)
@@ -116,6 +123,7 @@ async def test_what_it_has_is_used(served: Any) -> None:
 
         assert {s["metadata"]["run_id"] for s in whole} == {run["run_id"] for run in runs}
         assert {s["metadata"]["run_id"] for s in left} == {runs[0]["run_id"]}
+        assert copy["values"] == whole[0]["values"] != {}
         assert [s["checkpoint"] for s in newest] == [left[0]["checkpoint"]]
 
 

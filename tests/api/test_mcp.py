@@ -85,12 +85,13 @@ async def test_messages_that_are_no_requests(http: httpx.AsyncClient) -> None:
     for message in (note, {"jsonrpc": "2.0", "id": 3, "result": {}}, {**note, "id": None}):
         told = await http.post("/mcp", json=message, headers=ACCEPT)
         assert (told.status_code, told.content) == (202, b"")
-    for wrong, code in ((b"{", -32700), (b"[]", -32600), (b'{"id": 1}', -32600)):
+    for wrong in (b"{", b"[]", b'{"id": 1}'):
         refused = await http.post("/mcp", content=wrong, headers=ACCEPT)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (400, code)
+        assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
     html = await http.post("/mcp", json=_call("ping"), headers={"accept": "text/html"})
     assert (html.status_code, html.json()["code"]) == (400, "bad_request")
-    assert (await http.post("/mcp/", json=_call("ping"), headers=ACCEPT)).status_code == 200
+    slash = await http.post("/mcp/", json=_call("ping"), headers=ACCEPT)
+    assert (slash.status_code, slash.headers["location"]) == (307, "/mcp")
     assert (await http.get("/mcp", headers=ACCEPT)).status_code == 405
     assert (await http.delete("/mcp")).status_code == 404
 

@@ -98,6 +98,13 @@ class FullNotebook(Notebook):
                     if self.serde.loads_typed(metadata).get("run_id") in run_ids:
                         del checkpoints[key]
 
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        async for found in self.alist({"configurable": {"thread_id": source_thread_id}}):
+            config = {**found.config["configurable"], "thread_id": target_thread_id}
+            config["checkpoint_id"] = None
+            versions = found.checkpoint["channel_versions"]
+            await self.aput({"configurable": config}, found.checkpoint, found.metadata, versions)
+
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         for thread_id in thread_ids:
             for checkpoints in self.storage[thread_id].values():

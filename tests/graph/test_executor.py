@@ -1,11 +1,14 @@
 """One leased run: how it is executed, stopped in every phase, resumed, and settled."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
+from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.types import interrupt
 
 from graph.executor import StopReason
@@ -170,6 +173,44 @@ async def test_a_run_that_is_settling_ends_as_it_would(
 
     await _ended(submitted)
     assert await one.status(submitted) == "success"
+
+
+async def test_a_run_that_is_stopped_after_its_last_step_is_interrupted_and_keeps_it(
+    db: Database, gate: Gate
+) -> None:
+    gate.opened.set()
+    async with process(db, {"gated": gated(gate)}, working=False, keep=1) as one:
+        thread_id = await one.thread()
+        await _ended(await one.submit(thread_id))
+        async with db.transaction() as tx:
+            # The run deletes the thread's past last of all, and waits for this lock.
+            await tx.tuples("SELECT 1 FROM checkpoints FOR UPDATE", {})
+            submitted = await one.submit(thread_id)
+            await until(lambda: _waits_for_a_lock(db))
+            _stop(one, submitted, "interrupt")
+            await _ended(submitted)
+
+        assert await one.status(submitted) == "interrupted"
+        assert await one.thread_status(thread_id) == "idle"
+        third = await one.submit(thread_id)
+        assert last_values(await one.heard(third))["log"] == ["first", "wait", "last"] * 3
+
+
+async def test_a_run_that_is_to_be_rolled_back_before_its_end_is_written_leaves_nothing(
+    one: Process, gate: Gate
+) -> None:
+    thread_id, submitted = await _wait_in_the_middle(one, gate, durability="exit")
+    async with one.db.transaction() as tx:
+        # The run's end waits for this lock, and the signal to stop does not come in time.
+        await tx.tuples("SELECT 1 FROM run FOR UPDATE", {})
+        gate.opened.set()
+        await until(lambda: _waits_for_a_lock(one.db))
+        await tx.execute("UPDATE run SET cancel_action = 'rollback'", {})
+
+    assert (await one.names(submitted))[-1] == "end"
+    assert await one.status(submitted) is None
+    assert await one.thread_status(thread_id) == "idle"
+    assert await one.db.tuples("SELECT 1 FROM checkpoints", {}) == []
 
 
 @pytest.mark.parametrize(
@@ -443,6 +484,24 @@ async def test_a_run_that_is_taken_up_again_before_it_has_stopped_leaks_no_slot(
 
     assert await one.status(submitted) == "success"
     assert one.executor.free == one.executor.slots
+
+
+async def test_nothing_is_lost_when_the_clock_of_the_process_before_was_ahead(
+    db: Database, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.opened.set()
+    clock = SimpleNamespace(time_ns=lambda: time.time_ns() + 10**10)
+    monkeypatch.setattr(checkpoint_ids, "time", clock)
+    thread_id, done = "", []
+    for _ in range(3):
+        async with process(db, {"gated": gated(gate)}, working=False) as one:
+            thread_id = thread_id or await one.thread()
+            done.append(last_values(await one.heard(await one.submit(thread_id)))["log"])
+        # The next one is another process, with another clock.
+        clock.time_ns = time.time_ns
+        monkeypatch.setattr(checkpoint_ids, "_last_v6_timestamp", None)
+
+    assert done == [["first", "wait", "last"] * number for number in (1, 2, 3)]
 
 
 async def test_a_temporary_run_deletes_its_thread(one: Process, gate: Gate) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import os
 from contextlib import aclosing
 
 import pytest
@@ -14,12 +15,13 @@ from store.events import (
     open_event_log,
     parse_event_id,
 )
+from store.streams import open_streams
 from tests.store.event_logs import emit, ids, names, positions, read, replicas, until
 
 
 async def stream_length(redis_url: str, prefix: str) -> int:
-    async with Redis.from_url(redis_url) as redis:
-        return await redis.xlen(f"{prefix}:ev:{{t}}")
+    async with open_streams(redis_url, prefix, 10_000) as streams:
+        return len((await streams.page("t", START, 10_000)).events)
 
 
 async def until_stored(redis_url: str, prefix: str, count: int) -> None:
@@ -249,7 +251,7 @@ async def test_big_events_respect_the_byte_budget_in_memory_and_in_redis(
         writer = here.writer("t", 1, "r")
         async with aclosing(there.follow("t", START)) as items:
             for number in range(1, 61):
-                emit(writer, 1, bytes(1_000_000))
+                emit(writer, 1, os.urandom(1_000_000))
                 assert positions(await anext(items)) == [(1, number)]
                 assert here.memory_bytes <= 16 << 20
                 assert there.memory_bytes <= 1_100_000
@@ -263,6 +265,17 @@ async def test_big_events_respect_the_byte_budget_in_memory_and_in_redis(
         assert await read(there, "t", START, (1, 60)) == [Gap((1, 44)), *ids(1, range(45, 61))]
 
 
+async def test_what_every_token_repeats_is_kept_about_once(servers: Servers) -> None:
+    prefix = names()
+    metadata = os.urandom(1_000).hex().encode()
+    async with replicas(servers.redis_url, 1, prefix=prefix) as (log,):
+        emit(log.writer("t", 1, "r"), 100, metadata)
+    async with Redis.from_url(servers.redis_url) as redis:
+        kept = await redis.memory_usage(f"{prefix}:ev:{{t}}", samples=0) or 0
+    assert 1_000 < kept < 100 * len(metadata) / 10
+    assert await stream_length(servers.redis_url, prefix) == 100
+
+
 async def test_runs_that_move_between_processes_do_not_pile_up_in_redis(
     servers: Servers,
 ) -> None:
@@ -271,7 +284,7 @@ async def test_runs_that_move_between_processes_do_not_pile_up_in_redis(
         for epoch in range(1, 10):
             writer = logs[epoch % 3].writer("t", epoch, "r")
             for number in range(1, 16):
-                emit(writer, 1, bytes(100_000))
+                emit(writer, 1, os.urandom(100_000))
                 await read(logs[(epoch + 1) % 3], "t", (epoch, number - 1), (epoch, number))
             writer.close()
 
