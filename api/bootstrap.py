@@ -9,12 +9,15 @@ from langgraph.store.base import BaseStore, Embeddings
 
 from api import loopback
 from api.authority import Authority, load_authority
-from api.settings import Settings, environment_sections, set_environment
+from api.cron_schemas import cron_request
+from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom
 from graph.checkpointer import AnySaver, CustomSaver
 from graph.config import GraphConfig, load_config
+from graph.crons import Crons
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.jobs import Jobs
 from graph.loop import Backing, Place, open_graph_loop
 from graph.memory import DistantStore
 from graph.registry import Registry
@@ -24,6 +27,7 @@ from graph.runs import Runs
 from graph.state import States
 from graph.threads import Threads
 from graph.value_search import ValueSearch
+from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
 from store import assistants
 from store.assistants import SystemAssistant
@@ -34,6 +38,7 @@ from store.events import EventLog, open_event_log
 from store.items import ItemLife, open_items
 from store.migrate import migrate
 from store.vectors import Index
+from store.webhooks import KIND as WEBHOOK
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +56,8 @@ class Services:
     states: States
     threads: Threads
     value_search: ValueSearch
+    webhooks: Webhooks
+    crons: Crons
     worker: Worker
     authority: Authority | None
 
@@ -103,13 +110,19 @@ async def open_services(
             alive=heartbeat.alive,
         )
         endings = Endings(db)
+        webhooks = await stack.enter_async_context(
+            open_webhooks(graphs.webhooks, environment=environment())
+        )
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
-            heartbeat=heartbeat, life=graphs.ttl.life,
+            heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life,
         )  # fmt: skip
+        crons = Crons(db=db, runs=runs, decode=cron_request)
+        # Whatever else is to be done beside runs is one more kind.
+        jobs = Jobs(db=db, kinds={WEBHOOK: webhooks.kind(settings.webhook_retry_seconds)})
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
-            heartbeat=heartbeat, retention=retention, timing=timing,
+            heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
         )  # fmt: skip
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         yield Services(
@@ -124,6 +137,8 @@ async def open_services(
             states=states,
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             value_search=ValueSearch(db, states),
+            webhooks=webhooks,
+            crons=crons,
             worker=worker,
             authority=authority,
         )

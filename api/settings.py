@@ -49,6 +49,12 @@ def _split_commas(value: object) -> object:
 
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Pauses = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=86_400)], ...],
+    Field(max_length=20),
+    NoDecode,
+    BeforeValidator(_split_commas),
+]
 
 
 def _env(*names: str, default: Any, about: str, **constraints: Any) -> Any:
@@ -215,6 +221,13 @@ class Settings(BaseSettings):
         gt=0,
     )
 
+    webhook_retry_seconds: Pauses = _env(
+        "WEBHOOK_RETRY_SECONDS",
+        default=(5, 30, 120, 600, 3600),
+        about="Seconds between the tries to tell a webhook, separated by commas: one try more than "
+        "there are numbers, then it is given up.",
+    )
+
     # What is kept of threads
     keep_checkpoints: int = _env(
         "KEEP_CHECKPOINTS",
@@ -308,6 +321,11 @@ def set_environment(values: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
+def overridden(values: Mapping[str, str]) -> list[str]:
+    """The names of variables that this process has with other values."""
+    return [name for name, value in values.items() if os.environ.get(name) != value]
+
+
 def environment_sections() -> dict[str, Any]:
     """
     The parts of a langgraph.json that the environment has instead, as images of the official CLI do.
@@ -341,6 +359,11 @@ def _ttl(text: str) -> Any:
 def variables_without_effect() -> list[str]:
     """The variables of the official server that are set and change nothing here."""
     return [name for name in WITHOUT_EFFECT if os.environ.get(name)]
+
+
+def environment() -> Mapping[str, str]:
+    """The variables of this process, for what langgraph.json says is in them."""
+    return dict(os.environ)
 
 
 def environment_names(field_name: str) -> list[str]:

@@ -13,10 +13,13 @@ from pydantic import ValidationError
 
 from graph.http_section import Http
 from graph.persistence import StoreConfig, checkpointer_path, store_config
+from graph.webhook_config import WebhookConfig, read_webhooks
 from store.errors import InvalidInputError
 from store.retention import Life
 
-_READ_KEYS = frozenset({"graphs", "env", "dependencies", "checkpointer", "http", "auth", "store"})
+_READ_KEYS = frozenset(
+    {"graphs", "env", "dependencies", "checkpointer", "http", "auth", "store", "webhooks"}
+)
 _AUTH_KEYS = frozenset({"path", "disable_studio_auth", "openapi", "cache"})
 # What a file asks for to keep something from being read must not be left out with a warning.
 _REFUSED = {
@@ -116,6 +119,7 @@ class GraphConfig:
     """One of the user's own, in place of ours."""
     serde: Serde
     http: Http
+    webhooks: WebhookConfig
     auth: AuthEntry | None
     unsupported: tuple[str, ...]
     """Keys of the file that change nothing here, and should."""
@@ -156,6 +160,7 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
         store=store,
         checkpointer=checkpointer_path(path, checkpointer),
         http=http,
+        webhooks=_webhooks(path, raw.get("webhooks"), http),
         auth=_auth(path, raw.get("auth")),
         unsupported=tuple(sorted({*_unsupported(raw, checkpointer, http), *store.unsupported})),
         ignored=tuple(sorted(_BUILD_KEYS & raw.keys())),
@@ -229,6 +234,13 @@ def _modules(path: Path, key: str, allowed: Any) -> Any:
     raise InvalidInputError(
         f"{path}: `checkpointer.serde.{key}` must be true or a list of [module, …, name]"
     )
+
+
+def _webhooks(path: Path, section: Any, http: Http) -> WebhookConfig:
+    try:
+        return read_webhooks(section, is_disabled=http.disable_webhooks)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error.message}") from error
 
 
 def _ttl(path: Path, checkpointer: Mapping[str, Any]) -> Ttl:

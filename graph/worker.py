@@ -1,5 +1,5 @@
 """
-What a process does for the queue: claim, listen, sweep.
+What a process does for the queue: claim, listen, sweep; and beside it: crons and jobs.
 
 Each is a task that is started again when it fails: PostgreSQL may be away for a while, and none
 of them is needed to be right, only to be quick.
@@ -17,8 +17,10 @@ from uuid import uuid4
 
 import structlog
 
+from graph.crons import Crons
 from graph.endings import Endings
 from graph.executor import Executor, tell_end
+from graph.jobs import Jobs
 from graph.retention import Retention
 from graph.runs import Runs
 from store import queue
@@ -84,10 +86,14 @@ class Worker:
         events: EventLog,
         heartbeat: Heartbeat,
         retention: Retention,
+        crons: Crons,
+        jobs: Jobs,
         timing: Timing,
     ) -> None:
         self._db = db
         self._retention = retention
+        self._crons = crons
+        self._jobs = jobs
         self._executor = executor
         self._runs = runs
         self._endings = endings
@@ -102,17 +108,19 @@ class Worker:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Work until the block ends; what is not finished or drained by then is handed back."""
-        jobs = {
+        side_tasks = {
             "claim": self._claim_forever,
             "listen": self._listen_forever,
             "sweep": self._sweep_forever,
             "endings": self._endings.watch_forever,
             "expire": self._expire_forever,
             "expire items": self._expire_items_forever,
+            "crons": self._crons.work_forever,
+            "jobs": self._jobs.work_forever,
         }
         tasks = {
             name: asyncio.create_task(_supervised(name, job), name=name)
-            for name, job in jobs.items()
+            for name, job in side_tasks.items()
         }
         try:
             yield
@@ -193,6 +201,7 @@ class Worker:
         async with listen(self._db.conninfo) as signals:
             # What was signalled while nobody listened is found by looking.
             self._ready.set()
+            self._jobs.wake()
             async for signal in signals:
                 self._heed(signal)
 
@@ -201,6 +210,8 @@ class Worker:
             self._ready.set()
         elif signal.kind == "stop":
             self._executor.stop(signal.run_id, signal.action)
+        elif signal.kind == "job":
+            self._jobs.wake()
         else:
             self._endings.ended(signal.run_id)
 

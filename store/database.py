@@ -70,6 +70,9 @@ CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
     "run_pkey": (AlreadyExistsError, "The run exists already"),
     "run_one_running": (ConflictError, "Another run of the thread is running"),
     "run_thread_id_fkey": (NotFoundError, "The thread does not exist"),
+    "run_of_cron": (ConflictError, "The cron has fired for this time"),
+    "cron_assistant_id_fkey": (NotFoundError, "The assistant does not exist"),
+    "cron_thread_id_fkey": (NotFoundError, "The thread does not exist"),
 }
 
 

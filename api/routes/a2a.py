@@ -32,7 +32,7 @@ from api.jsonrpc import (
     result,
 )
 from api.responses import json_response
-from api.schemas import is_thread_id
+from api.schemas import UUID_FORM
 from api.sse import EventStream, frame, long_json, output_of
 from api.submissions import submit
 from graph.encode import dumps
@@ -187,7 +187,7 @@ class Agent:
             known := (await self.fields()).get("properties", {})
         ):
             raise RpcError(INVALID_PARAMS, self._takes_no_messages(list(known)))
-        if thread_id is not None and not is_thread_id(thread_id):
+        if thread_id is not None and not UUID_FORM.fullmatch(thread_id.lower()):
             raise RpcError(INVALID_PARAMS, "Invalid context ID: must be a UUID")
         request = RunRequest(
             assistant_id=self.assistant.assistant_id,
@@ -452,7 +452,7 @@ async def _agent(
     known = name in services.registry.graph_ids
     assistant_id = system_assistant_id(name) if known else name.lower()
     access = await caller.may("assistants", "read", {"assistant_id": assistant_id})
-    if not is_thread_id(assistant_id):
+    if not UUID_FORM.fullmatch(assistant_id):
         raise RpcError(INVALID_PARAMS, "Invalid assistant ID: must be a UUID")
     try:
         assistant = await assistants.get(services.db, assistant_id, access=access)

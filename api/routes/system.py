@@ -49,7 +49,9 @@ async def info() -> Response:
             "threadwell": __version__,
             "flags": {
                 "assistants": True,
-                "crons": False,
+                "crons": True,
+                "strict_resume": True,
+                "stream_namespaces": True,
                 "langsmith": False,
                 "langsmith_tracing_replicas": False,
                 "langsmith_tracing_session_on_runs": False,

@@ -11,19 +11,6 @@ from store.errors import UnsupportedError
 router = APIRouter(include_in_schema=False)
 
 UNSUPPORTED: dict[str, tuple[str, ...]] = {
-    "The event-streaming protocol": (
-        "POST /threads/{thread_id}/commands",
-        "POST /threads/{thread_id}/stream/events",
-    ),
-    "Crons": (
-        "POST /runs/crons",
-        "POST /runs/crons/search",
-        "POST /runs/crons/count",
-        "GET /runs/crons/{cron_id}",
-        "PATCH /runs/crons/{cron_id}",
-        "DELETE /runs/crons/{cron_id}",
-        "POST /threads/{thread_id}/runs/crons",
-    ),
     "Generative UI": ("POST /ui/{graph_id}",),
 }
 

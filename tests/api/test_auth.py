@@ -386,11 +386,14 @@ async def test_a_websocket_is_let_in_like_a_request(services: Services) -> None:
 
     guarded = Authentication(app, authority=services.authority)
 
-    async def connect(token: bytes, *, extensions: dict[str, Any]) -> list[Any]:
+    async def connect(
+        token: bytes, *, extensions: dict[str, Any], state: dict[str, Any] | None = None
+    ) -> list[Any]:
         sent: list[Any] = []
         scope = {
             "type": "websocket", "path": "/ok", "headers": [(b"authorization", token)],
             "query_string": b"", "extensions": extensions, "app": create_app(services),
+            "state": {**(state or {})},
         }  # fmt: skip
 
         async def receive() -> Any:
@@ -407,7 +410,7 @@ async def test_a_websocket_is_let_in_like_a_request(services: Services) -> None:
     refused = await connect(b"", extensions={"websocket.http.response": {}})
     assert refused[0]["status"] == 401
     assert b"unauthenticated" in refused[1]["body"]
-    closed = await connect(b"", extensions={})
+    closed = await connect(b"", extensions={}, state={"caller": "not one of ours"})
     assert (closed[0]["type"], closed[0]["code"]) == ("websocket.close", 1008)
     assert len(inside) == 1
     assert not is_open({"type": "websocket", "path": "/ok"})
