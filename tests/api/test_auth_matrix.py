@@ -283,6 +283,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             200, rpc("message/send", message=message(contextId="{thread_id}")), says="error",
             path="/a2a/chat",
+            owner=0,
         ),
         Case(200, rpc("ListTasks"), path="/a2a/ask", answer=None, says='"totalSize":0'),
         Case(200, rpc("ListTasks", contextId="{thread_id}"), path="/a2a/ask", says='"totalSize":0'),
@@ -293,7 +294,7 @@ CASES: dict[str, list[Case]] = {
     "GET /a2a/{assistant_id}/.well-known/agent-card.json": [Case(400)],
     "GET /a2a/{assistant_id}/.well-known/agent.json": [Case(400)],
     "GET /.well-known/agent-card.json": [
-        Case(400, params={"assistant_id": "00000000-0000-4000-8000-00000000ada0"})
+        Case(400, params={"assistant_id": "{assistant_id}"})
     ],
     "PUT /store/items": [Case(204, {**ITEM, "value": {"text": "eve's"}}, owner=204)],
     "GET /store/items": [
@@ -325,6 +326,7 @@ CASES: dict[str, list[Case]] = {
 LAST = [
     "POST /runs/cancel",
     "DELETE /threads/{thread_id}/runs/{run_id}",
+    "DELETE /runs/crons/{cron_id}",
     "DELETE /assistants/{assistant_id}",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",
