@@ -202,8 +202,13 @@ def _collect_seldom() -> None:
 
 def migrate(settings: Settings) -> None:
     """Bring the database's schema up to date."""
+    index_dims = None
+    sections = environment_sections()
+    # The database can be prepared where there are no graphs.
+    if sections or settings.config.exists():
+        index_dims = load_config(settings.config, sections).store.index_dims
     with _servers(settings, valkey=False) as servers:
-        applied = _run(migrate_database(servers.database_url))
+        applied = _run(migrate_database(servers.database_url, index_dims=index_dims))
     print("\n".join(applied) or "up to date")  # noqa: T201 - the command's answer
 
 

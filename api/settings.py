@@ -146,6 +146,12 @@ class Settings(BaseSettings):
         default=None,
         about="Path below which the API is served; unset: `http.mount_prefix` in langgraph.json.",
     )
+    default_a2a_assistant_id: str | None = _env(
+        "DEFAULT_A2A_ASSISTANT_ID",
+        default=None,
+        about="Assistant whose card `/.well-known/agent-card.json` shows unless it is asked for "
+        "another: its id, or a graph's name.",
+    )
     request_body_max_bytes: int = _env(
         "HTTP_MAX_REQUEST_BODY_BYTES",
         default=300 * 1024 * 1024,

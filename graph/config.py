@@ -12,12 +12,13 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from graph.http_section import Http
+from graph.persistence import StoreConfig, checkpointer_path, store_config
 from graph.webhook_config import WebhookConfig, read_webhooks
 from store.errors import InvalidInputError
 from store.retention import Life
 
 _READ_KEYS = frozenset(
-    {"graphs", "env", "dependencies", "checkpointer", "http", "auth", "webhooks"}
+    {"graphs", "env", "dependencies", "checkpointer", "http", "auth", "store", "webhooks"}
 )
 _AUTH_KEYS = frozenset({"path", "disable_studio_auth", "openapi", "cache"})
 # What a file asks for to keep something from being read must not be left out with a warning.
@@ -113,6 +114,9 @@ class GraphConfig:
     missing: tuple[str, ...]
     """Packages that the file wants and that are not installed."""
     ttl: Ttl
+    store: StoreConfig
+    checkpointer: str | None
+    """One of the user's own, in place of ours."""
     serde: Serde
     http: Http
     webhooks: WebhookConfig
@@ -144,6 +148,7 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
             raise InvalidInputError(f"{path}: `{key}` is not supported: {danger}")
     checkpointer = _object(path, raw, "checkpointer")
     http = _http(path, raw.get("http") or {})
+    store = store_config(path, raw.get("store"))
     dependencies = _dependencies(path, raw.get("dependencies") or [])
     return GraphConfig(
         path=path,
@@ -153,10 +158,12 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
         missing=tuple(name for name in dependencies if _is_missing(name)),
         ttl=_ttl(path, checkpointer),
         serde=_serde(path, checkpointer),
+        store=store,
+        checkpointer=checkpointer_path(path, checkpointer),
         http=http,
         webhooks=_webhooks(path, raw.get("webhooks"), http),
         auth=_auth(path, raw.get("auth")),
-        unsupported=_unsupported(raw, checkpointer, http),
+        unsupported=tuple(sorted({*_unsupported(raw, checkpointer, http), *store.unsupported})),
         ignored=tuple(sorted(_BUILD_KEYS & raw.keys())),
         raw=raw,
     )
@@ -271,7 +278,7 @@ def _unsupported(
     raw: Mapping[str, Any], checkpointer: Mapping[str, Any], http: Http
 ) -> tuple[str, ...]:
     known = {
-        "checkpointer": (checkpointer, {"ttl", "serde"}),
+        "checkpointer": (checkpointer, {"ttl", "serde", "path", "backend"}),
         "checkpointer.ttl": (
             checkpointer.get("ttl") or {},
             {"default_ttl", "strategy", "sweep_interval_minutes", "sweep_limit"},

@@ -66,6 +66,8 @@ class Timing:
     #: Between two looks for threads whose time has come, and how many are looked at.
     expiry_seconds: float = 300.0
     expiry_limit: int = 1000
+    #: Between two looks for items of the long-term memory whose life has ended.
+    item_expiry_seconds: float = 300.0
 
 
 class Worker:
@@ -115,6 +117,7 @@ class Worker:
             "sweep": self._sweep_forever,
             "endings": self._endings.watch_forever,
             "expire": self._expire_forever,
+            "expire items": self._expire_items_forever,
             "crons": self._crons.work_forever,
             "jobs": self._jobs.work_forever,
         }
@@ -240,6 +243,11 @@ class Worker:
         while True:
             await asyncio.sleep(self._timing.expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep(limit=self._timing.expiry_limit)
+
+    async def _expire_items_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.item_expiry_seconds * random.uniform(0.8, 1.2))
+            await self._retention.sweep_items(limit=self._timing.expiry_limit)
 
     async def _find_strays(self) -> list[Held]:
         """The runs that are ours by the database and that nobody here executes."""
