@@ -19,19 +19,89 @@ class Rule:
 
 
 def _words_of_errors(exchange: Exchange) -> Exchange:
-    body = exchange.get("body")
-    failed = exchange.get("status", 0) >= HTTPStatus.BAD_REQUEST
-    if failed and isinstance(body, dict) and isinstance(body.get("detail"), str):
-        return {**exchange, "body": {"detail": "<words>"}}
-    return exchange
+    if exchange.get("status", 0) < HTTPStatus.BAD_REQUEST:
+        return exchange
+    return {"ask": exchange["ask"], "status": exchange["status"]}
+
+
+def _type_of_nothing(exchange: Exchange) -> Exchange:
+    headers = dict(exchange.get("headers", {}))
+    if exchange.get("body") == "":
+        headers.pop("content-type", None)
+    return {**exchange, "headers": headers}
+
+
+#: What the reference's own saver adds to what LangGraph keeps.
+_MORE_METADATA = frozenset(
+    (
+        *("langgraph_api_url", "langgraph_api_version", "langgraph_host", "langgraph_plan"),
+        *("langgraph_request_id", "langgraph_version", "thread_id"),
+    )
+)
+
+
+def _metadata_of_checkpoints(value: dict[str, Any]) -> dict[str, Any]:
+    if "source" in value and "step" in value:
+        return {key: value[key] for key in value if key not in _MORE_METADATA}
+    return value
+
+
+def _fields_of_threads(value: dict[str, Any]) -> dict[str, Any]:
+    if "state_updated_at" not in value or "thread_id" not in value or "values" not in value:
+        return value
+    filled = {"error": None, "interrupts": {}, **value}
+    if filled.get("config") == {"configurable": {}}:
+        filled["config"] = {}
+    return filled
+
+
+def _ids_of_events(value: dict[str, Any]) -> dict[str, Any]:
+    if "event" in value and "data" in value and value.get("id") == "<event id>":
+        return {key: value[key] for key in value if key != "id"}
+    return value
+
+
+def _within(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Exchange], Exchange]:
+    """A rule for every object within an answer."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, dict):
+            return change({key: walk(item) for key, item in value.items()})
+        return [walk(item) for item in value] if isinstance(value, list) else value
+
+    return lambda exchange: {key: walk(value) for key, value in exchange.items()}
 
 
 RULES = (
     Rule(
-        'an error is `{"detail"}`',
-        'an error is `{"detail", "code"}`, its words our own',
+        'an error is `{"detail"}`, `{"error"}` or plain text',
+        'an error is `{"detail", "code"}`, in words of our own',
         "words are for people; programs go by the status and the code",
         _words_of_errors,
+    ),
+    Rule(
+        "204 has no content type",
+        "some have one",
+        "there is nothing it would tell of",
+        _type_of_nothing,
+    ),
+    Rule(
+        "a checkpoint's metadata names the server and the request that made it",
+        "it has what LangGraph and the caller put there",
+        "a host and a version do not belong to a conversation; a thread's id is beside it",
+        _within(_metadata_of_checkpoints),
+    ),
+    Rule(
+        'a thread without a run has no `error` and `interrupts`; its config is `{"configurable": {}}`',
+        "every thread has every field; a config of nothing is `{}`",
+        "a client that reads them needs no second form",
+        _within(_fields_of_threads),
+    ),
+    Rule(
+        "events have ids with `stream_resumable` only",
+        "every event has an id",
+        "every stream can be resumed here",
+        _within(_ids_of_events),
     ),
 )
 

@@ -226,18 +226,17 @@ class Case:
     play: Callable[[Talk], Awaitable[Any]]
 
 
-async def play(case: Case, url: str) -> list[Exchange]:
+async def play(case: Case, http: httpx.AsyncClient) -> list[Exchange]:
     """What a server says in a case; what went wrong in between is its last exchange."""
-    async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as http:
-        talk = Talk(http)
-        try:
-            async with asyncio.timeout(2 * SECONDS):
-                await case.play(talk)
-        except Exception as error:  # noqa: BLE001 - it is part of what the server made of it
-            because = f"{type(error).__name__} at {talk.asked}"
-            talk.exchanges.append({"ask": "the case broke off", "body": because})
-        finally:
-            await talk.tidy()
+    talk = Talk(http)
+    try:
+        async with asyncio.timeout(2 * SECONDS):
+            await case.play(talk)
+    except Exception as error:  # noqa: BLE001 - it is part of what the server made of it
+        because = f"{type(error).__name__} at {talk.asked}"
+        talk.exchanges.append({"ask": "the case broke off", "body": because})
+    finally:
+        await talk.tidy()
     return talk.exchanges
 
 
@@ -249,9 +248,10 @@ async def play_all(cases: list[Case], url: str) -> dict[str, list[Exchange]]:
 
     async def one(case: Case) -> list[Exchange]:
         async with alone if case.area == "items" else turns:
-            return await play(case, url)
+            return await play(case, http)
 
-    heard = await asyncio.gather(*(one(case) for case in cases))
+    async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as http:
+        heard = await asyncio.gather(*(one(case) for case in cases))
     return {case.name: said for case, said in zip(cases, heard, strict=True)}
 
 
