@@ -8,9 +8,12 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from api import __version__, errors
+from api.auth import Authentication
 from api.bootstrap import Services
 from api.middleware import BodyLimit, LastResort, RequestLog
-from api.routes import assistants, items, runs, sessions, system, threads, unsupported
+from api.routes import assistants, items, runs, sessions, states, system, threads, unsupported
+from api.security import secure
+from store.models import JsonObject
 
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
 EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
@@ -19,11 +22,25 @@ ROUTERS = (
     system.router,
     assistants.router,
     threads.router,
+    states.router,
     runs.router,
     items.router,
     sessions.router,
     unsupported.router,
 )
+
+
+class Application(FastAPI):
+    """FastAPI, whose description of the API says how to authenticate."""
+
+    def openapi(self) -> JsonObject:
+        """The description, made when it is first asked for."""
+        is_made = self.openapi_schema is not None
+        schema = super().openapi()
+        auth = self.state.services.graphs.auth
+        if auth and not is_made:
+            secure(schema, auth.openapi)
+        return schema
 
 
 def create_app(
@@ -38,7 +55,7 @@ def create_app(
         services: What the routes work with.
         lifespan: Entered before the first request and left after the last.
     """
-    app = FastAPI(
+    app = Application(
         title="Threadwell",
         version=__version__,
         lifespan=lifespan,
@@ -72,4 +89,5 @@ def _middleware(services: Services) -> list[Middleware]:
         ),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
+        Middleware(Authentication, authority=services.authority),
     ]

@@ -1,15 +1,26 @@
 """Who is calling, and what they may do."""
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
+from uuid import uuid4
 
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from api.authority import Action, Authority, Resource
+from api.errors import response_to
+from graph.user import User
 from store.access import EVERYTHING, Access
+from store.errors import Error
 from store.models import JsonObject
 
-Resource = Literal["assistants", "threads", "crons", "store"]
-Action = Literal[
-    "create", "create_run", "read", "update", "delete", "search", "put", "get", "list_namespaces"
-]
+#: What everybody may ask for, also where all else needs a name.
+OPEN_PATHS = frozenset({"/", "/ok", "/info", "/docs", "/openapi.json", "/metrics"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,23 +30,24 @@ class Caller:
 
     Args:
         request_id: The request's id.
-        user: As ``langgraph_auth_user`` has it, ``identity`` and all; None without authentication.
-        permissions: What the user was granted.
+        user: By attribute and by key; None without authentication.
+        authority: Who decides what they may do.
     """
 
     request_id: str
-    user: JsonObject | None = None
-    permissions: tuple[str, ...] = ()
+    user: User | None = None
+    authority: Authority | None = None
 
     @property
     def injected(self) -> JsonObject:
-        """What the server adds to a run's configurable."""
-        return {
-            "langgraph_auth_user": self.user,
-            "langgraph_auth_user_id": self.user["identity"] if self.user else "",
-            "langgraph_auth_permissions": list(self.permissions),
+        """What the server adds to a run's configurable; a client cannot set it."""
+        about: JsonObject = {
+            "langgraph_auth_user": self.user.dict() if self.user else None,
+            "langgraph_auth_user_id": self.user.identity if self.user else "",
+            "langgraph_auth_permissions": self.user.permissions if self.user else [],
             "langgraph_request_id": self.request_id,
         }
+        return about | {"user_id": self.user.identity} if self.user else about
 
     async def may(self, resource: Resource, action: Action, value: JsonObject) -> Access:
         """
@@ -48,6 +60,105 @@ class Caller:
             On which rows.
 
         Raises:
-            PermissionDeniedError: On none at all.
+            PermissionDeniedError: On none at all. An author's handler may raise other errors.
         """
-        return EVERYTHING
+        if self.authority is None or self.user is None:
+            return EVERYTHING
+        return await self.authority.authorize(self.user, resource, action, value)
+
+
+def is_open(scope: Scope) -> bool:
+    """Whether a request is for what everybody may see."""
+    path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+    is_page = scope.get("method") == "GET" and (path == "/ui" or path.startswith("/ui/"))
+    return scope["type"] == "http" and (path in OPEN_PATHS or is_page)
+
+
+class Authentication:
+    """
+    Lets through who is known, as ``scope["state"]["caller"]``; Starlette's ``user`` is set too.
+
+    HTTP and WebSocket alike. A scope that has a caller is let through: so is who calls from within
+    this process. What `is_open` has no caller.
+
+    Args:
+        authority: None lets everybody in, as nobody.
+    """
+
+    def __init__(self, app: ASGIApp, *, authority: Authority | None) -> None:
+        self.app = app
+        self._authority = authority
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] not in ("http", "websocket") or is_open(scope):
+            await self.app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        if "caller" in state:
+            await self.app(scope, receive, send)
+            return
+        reading = _Rereading(receive)
+        try:
+            caller = await self._caller(scope, reading.first)
+        except Error as exc:
+            await _refuse(response_to(exc), scope, receive, send)
+            return
+        state["caller"] = caller
+        if caller.user is not None:
+            scope["user"] = caller.user
+        await self.app(scope, reading.again, send)
+
+    async def _caller(self, scope: Scope, receive: Receive) -> Caller:
+        request_id = scope["state"].get("request_id") or str(uuid4())
+        if self._authority is None:
+            return Caller(request_id=request_id)
+        is_http = scope["type"] == "http"
+        user = await self._authority.authenticate(
+            Request(scope, receive) if is_http else HTTPConnection(scope),
+            path_params=lambda: _path_params(scope),
+        )
+        return Caller(request_id=request_id, user=user, authority=self._authority)
+
+
+async def _refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await response(scope, receive, send)
+        return
+    socket = WebSocket(scope, receive, send)
+    with suppress(RuntimeError):  # the server cannot answer a handshake but by closing
+        await socket.send_denial_response(response)
+        return
+    await socket.close(code=1008)
+
+
+class _Rereading:
+    """The messages of a request; those that were read before it is let through come again."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._read: list[Message] = []
+
+    async def first(self) -> Message:
+        message = await self._receive()
+        self._read.append(message)
+        return message
+
+    async def again(self) -> Message:
+        return self._read.pop(0) if self._read else await self._receive()
+
+
+def _path_params(scope: Scope) -> Mapping[str, Any]:
+    """What the path of a request says, by the route that it will come to."""
+    for route in _flat(scope["app"].routes):
+        match, child = route.matches(scope)
+        if match is Match.FULL:
+            return dict(child.get("path_params", {}))
+    return {}
+
+
+def _flat(routes: Iterable[Any]) -> Iterator[Any]:
+    """The routes of an application and of the routers in it."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        yield from [route] if inner is None else _flat(inner.routes)

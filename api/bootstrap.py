@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from langgraph.store.base import BaseStore
 
+from api.authority import Authority, load_authority
 from api.settings import Settings, set_environment
 from graph.config import GraphConfig, load_config
 from graph.endings import Endings
@@ -16,6 +17,8 @@ from graph.requests import system_assistant_id
 from graph.retention import Retention
 from graph.runs import Runs
 from graph.state import States
+from graph.threads import Threads
+from graph.value_search import ValueSearch
 from graph.worker import Timing, Worker, registered
 from store import assistants
 from store.assistants import SystemAssistant
@@ -38,7 +41,10 @@ class Services:
     events: EventLog
     runs: Runs
     states: States
+    threads: Threads
+    value_search: ValueSearch
     worker: Worker
+    authority: Authority | None
 
 
 @asynccontextmanager
@@ -52,10 +58,11 @@ async def open_services(
         redis_url: Empty for none: then events are kept in this process alone.
 
     Raises:
-        InvalidInputError: The langgraph.json is wrong.
+        InvalidInputError: The langgraph.json is wrong, or the `Auth` that it names.
         UnavailableError: PostgreSQL does not answer.
     """
     graphs, registry = await load_graphs(settings)
+    authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
     timing = _timing(settings, graphs)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
@@ -92,6 +99,7 @@ async def open_services(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, timing=timing,
         )  # fmt: skip
+        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         yield Services(
             settings=settings,
             graphs=graphs,
@@ -101,8 +109,11 @@ async def open_services(
             items=backing.items,
             events=events,
             runs=runs,
-            states=States(registry=registry, db=db, events=events, backing=backing, place=place),
+            states=states,
+            threads=Threads(db=db, runs=runs, states=states, retention=retention),
+            value_search=ValueSearch(db, states),
             worker=worker,
+            authority=authority,
         )
 
 

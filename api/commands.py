@@ -248,6 +248,12 @@ def _exit(number: int, frame: FrameType | None) -> None:
 def _report_graphs(services: Services) -> None:
     for key in services.graphs.unsupported:
         log.warning("langgraph.json has a key that is not supported", key=key)
+    auth = services.graphs.auth
+    if auth and not auth.disable_studio_auth:
+        log.warning(
+            "Studio on this machine is let in without credentials, as `langgraph-studio-user`; "
+            "auth.disable_studio_auth forbids it"
+        )
     for graph_id, reason in services.registry.failures.items():
         log.error("graph not loaded", graph_id=graph_id, reason=reason)
 

@@ -2,7 +2,8 @@
 
 from typing import Annotated, cast
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header
+from fastapi.requests import HTTPConnection
 
 from api.auth import Caller
 from api.bootstrap import Services
@@ -19,12 +20,13 @@ __all__ = [
 ]
 
 
-async def _services(request: Request) -> Services:
-    return cast("Services", request.app.state.services)
+async def _services(connection: HTTPConnection) -> Services:
+    return cast("Services", connection.app.state.services)
 
 
-async def _caller(request: Request) -> Caller:
-    return Caller(request_id=request.state.request_id)
+async def _caller(connection: HTTPConnection) -> Caller:
+    # Whoever was not let in by `Authentication` has none, and gets nothing.
+    return cast("Caller", connection.state.caller)
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

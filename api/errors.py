@@ -5,7 +5,7 @@ Every error of `store.errors` gets its status here and nowhere else. What a clie
 repeated, and what went wrong inside is logged, never told.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -50,12 +50,47 @@ RETRY_AFTER_SECONDS = 1
 SENTENCE = "sentence"
 
 
+class RefusedError(PermissionDeniedError):
+    """
+    A request that an author's code refused, with the status that it chose.
+
+    Args:
+        status: 400 or more; anything else is a fault of that code.
+        headers: Of the answer, such as ``WWW-Authenticate``.
+    """
+
+    def __init__(
+        self, status: int, detail: str, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        is_refusal = 400 <= status <= 599
+        self.status = status if is_refusal else HTTPStatus.INTERNAL_SERVER_ERROR.value
+        self.headers = dict(headers or {}) if is_refusal else {}
+        super().__init__(detail if is_refusal else "Internal Server Error", code=_code(self.status))
+
+
 class BrokenOffError(Exception):
     """
     An answer that has begun cannot be completed here; its run goes on.
 
     The connection is dropped: after an answer that ends like a whole one no client comes back.
     """
+
+
+#: What a program is told of a status that is not of an error of ours.
+_CODES = {
+    401: AuthenticationError.default_code,
+    403: PermissionDeniedError.default_code,
+    404: NotFoundError.default_code,
+    409: ConflictError.default_code,
+    500: "internal_error",
+}
+
+
+def _code(status: int) -> str:
+    try:
+        return _CODES.get(status) or HTTPStatus(status).phrase.lower().replace(" ", "_")
+    except ValueError:
+        return "refused"
 
 
 def error_response(
@@ -68,6 +103,8 @@ def error_response(
 
 def response_to(error: Error) -> Response:
     """The answer to a request that raised one of our errors."""
+    if isinstance(error, RefusedError):
+        return error_response(error.status, error.message, error.code, headers=error.headers)
     status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
     # What may have been done is not to be repeated by a machine.
     again = status == 503 and error.code != "in_doubt"
@@ -93,7 +130,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     """Routing's own errors: no such path, or not with this method."""
     assert isinstance(error, HTTPException)
-    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    code = _code(error.status_code)
     headers = dict(error.headers) if error.headers else None
     return error_response(error.status_code, str(error.detail), code, headers=headers)
 

@@ -1,10 +1,13 @@
 """What clients send to have a graph run, named as in the SDK. Unknown fields are ignored."""
 
+import uuid
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
+from pydantic_core import PydanticCustomError
 
-from api.schemas import Checkpoint, Payload
+from api.errors import SENTENCE
+from api.schemas import Checkpoint, Payload, RunId, ThreadId
 from graph.requests import RunRequest
 from graph.stream import StreamPlan
 from store.errors import BadRequestError, UnsupportedError
@@ -13,11 +16,28 @@ from store.models import JsonObject, MultitaskStrategy
 #: A week and a day: longer delays are crons.
 MAX_AFTER_SECONDS = 8 * 24 * 3600
 
+#: How many runs one request creates.
+MAX_BATCH = 1_000
+
+MIXED = (
+    "When providing a 'status', 'thread_id' and 'run_ids' must be omitted. The 'status' parameter "
+    "cancels all runs with the given status, regardless of thread or run ID."
+)
+
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _checkpoint_id(value: str) -> str:
+    try:
+        uuid.UUID(value)
+    except ValueError:
+        raise PydanticCustomError(SENTENCE, "Invalid checkpoint ID") from None
+    return value
+
+
+CheckpointId = Annotated[str, AfterValidator(_checkpoint_id)]
 StreamModes = Annotated[list[str], BeforeValidator(_as_list)]
 Nodes = Literal["*"] | list[str]
 #: JSON has no tuples.
@@ -30,6 +50,7 @@ class RunConfig(Payload):
     tags: list[str] | None = None
     recursion_limit: int | None = Field(default=None, ge=1, le=10_000)
     max_concurrency: int | None = Field(default=None, ge=1, le=10_000)
+    run_name: str | None = None
     configurable: JsonObject | None = None
     metadata: JsonObject | None = None
 
@@ -66,10 +87,16 @@ class RunCreateStateless(Payload):
     stream_resumable: bool | None = False
     on_disconnect: Literal["cancel", "continue"] | None = "continue"
     on_completion: Literal["delete", "keep"] | None = "delete"
-    after_seconds: float | None = Field(default=None, ge=0, le=MAX_AFTER_SECONDS)
+    after_seconds: float | None = Field(default=None, le=MAX_AFTER_SECONDS)
     if_not_exists: Literal["create", "reject"] | None = "reject"
     checkpoint_during: bool | None = None
     durability: Literal["sync", "async", "exit"] | None = None
+    feedback_keys: list[str] | None = Field(
+        None, description="Kept on the run; there is no LangSmith to give feedback to."
+    )
+    langsmith_tracer: JsonObject | None = Field(
+        None, description="Taken and left: this server traces nothing to LangSmith."
+    )
 
     def request(self) -> RunRequest:
         """
@@ -102,17 +129,23 @@ class RunCreateStateless(Payload):
             interrupt_before=self.interrupt_before,
             interrupt_after=self.interrupt_after,
             if_not_exists=self.if_not_exists or "reject",
-            after_seconds=self.after_seconds or 0.0,
+            after_seconds=max(self.after_seconds or 0.0, 0.0),
             durability=self.durability or ("exit" if self.checkpoint_during is False else "async"),
+            checkpoint_during=self.checkpoint_during,
+            feedback_keys=self.feedback_keys,
             **more,
         )
+
+
+#: Runs that are created together.
+RunBatch = Annotated[list[RunCreateStateless], Field(min_length=1, max_length=MAX_BATCH)]
 
 
 class RunCreate(RunCreateStateless):
     """A run on a thread."""
 
     checkpoint: Checkpoint | None = None
-    checkpoint_id: str | None = None
+    checkpoint_id: CheckpointId | None = None
     multitask_strategy: MultitaskStrategy | None = "enqueue"
 
     def request(self) -> RunRequest:
@@ -135,5 +168,13 @@ class RunsCancel(Payload):
     """Which runs to cancel: all with a status, or some of a thread."""
 
     status: Literal["pending", "running", "all"] | None = None
-    thread_id: str | None = None
-    run_ids: list[str] | None = Field(default=None, max_length=1000)
+    thread_id: ThreadId | None = None
+    run_ids: list[RunId] | None = Field(default=None, max_length=1000)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "RunsCancel":
+        if self.status is not None and (self.thread_id is not None or self.run_ids is not None):
+            raise PydanticCustomError(SENTENCE, MIXED)
+        if self.status is None and (self.thread_id is None or self.run_ids is None):
+            raise PydanticCustomError(SENTENCE, "Give either a status, or a thread_id with run_ids")
+        return self

@@ -1,22 +1,19 @@
 """
-What clients send to the routes that are no runs, under the SDK's names.
+What clients send, under the SDK's names: what several routes take, and items.
 
 Unknown fields are ignored, because newer SDKs send more; a wrong type is refused, never guessed.
 """
 
 import re
 import uuid
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
 from graph.requests import RESERVED_METADATA
-from store import assistants, threads
-from store.models import JsonObject, ThreadStatus
-from store.ordering import Order
-from store.retention import Life, Strategy
+from store.models import JsonObject
 
 #: A namespace and a key fit into a row of an index together.
 ITEM_NAME_MAX_BYTES = 1024
@@ -51,18 +48,6 @@ def _run_id(value: str) -> str:
     if not _UUID.fullmatch(value.lower()):
         raise PydanticCustomError(SENTENCE, "Invalid run ID: must be a UUID")
     return str(uuid.UUID(value))
-
-
-def _xray(value: object) -> bool | int:
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, str):
-        raise PydanticCustomError(SENTENCE, "Invalid xray value")
-    if value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if not re.fullmatch("[1-9][0-9]{0,3}", value):
-        raise PydanticCustomError(SENTENCE, "Invalid xray value")
-    return int(value)
 
 
 def _without_reserved(metadata: JsonObject) -> JsonObject:
@@ -106,13 +91,16 @@ def _text(value: str) -> str:
     return value.replace("\x00", "\ufffd")
 
 
+def none_if_empty(value: Any) -> Any:
+    """An empty list asks for nothing in particular, as if it were not there."""
+    return None if value == [] else value
+
+
 ThreadId = Annotated[str, AfterValidator(_thread_id)]
 #: A thread's id by its other name.
 SessionId = Annotated[str, AfterValidator(_session_id)]
 AssistantId = Annotated[str, AfterValidator(_assistant_id)]
 RunId = Annotated[str, AfterValidator(_run_id)]
-#: How deep a drawing opens subgraphs: ``true``, ``false`` or levels.
-Xray = Annotated[bool | int, BeforeValidator(_xray)]
 Text = Annotated[str, AfterValidator(_text)]
 Metadata = Annotated[JsonObject, AfterValidator(_without_reserved)]
 Label = Annotated[str, AfterValidator(_label)]
@@ -122,104 +110,11 @@ DottedNamespace = Annotated[list[str], AfterValidator(_dotted_namespace)]
 Limit = Annotated[int, Field(ge=1, le=1000)]
 Offset = Annotated[int, Field(ge=0, lt=2**63)]
 
-AssistantField = Literal[
-    "assistant_id",
-    "graph_id",
-    "config",
-    "context",
-    "metadata",
-    "name",
-    "description",
-    "created_at",
-    "updated_at",
-    "version",
-]
-ThreadField = Literal[
-    "thread_id",
-    "created_at",
-    "updated_at",
-    "state_updated_at",
-    "metadata",
-    "status",
-    "config",
-    "values",
-    "interrupts",
-    "error",
-]
-
 
 class Payload(BaseModel):
     """A request body."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
-
-
-class AssistantCount(Payload):
-    """Which assistants to count."""
-
-    metadata: JsonObject | None = None
-    graph_id: str | None = None
-    name: str | None = Field(None, description="A part of the name, in any case.")
-
-
-class AssistantSearch(AssistantCount):
-    """Which assistants to list, and how."""
-
-    limit: Limit = 10
-    offset: Offset = 0
-    sort_by: assistants.SortBy = "created_at"
-    sort_order: Order = "desc"
-    select: list[AssistantField] | None = None
-
-
-class ThreadTtl(Payload):
-    """How long a thread lives that nobody uses."""
-
-    ttl: float = Field(gt=0, le=10**8, description="Minutes since its last use.")
-    strategy: Strategy = Field(
-        "delete", description="`keep_latest` deletes all checkpoints but the newest."
-    )
-
-    def life(self) -> Life:
-        """It as `store.retention` has it."""
-        return Life(ttl_minutes=self.ttl, strategy=self.strategy)
-
-
-class ThreadCreate(Payload):
-    """A thread to create."""
-
-    thread_id: ThreadId | None = None
-    metadata: Metadata | None = None
-    if_exists: Literal["raise", "do_nothing"] = "raise"
-    ttl: ThreadTtl | None = None
-    supersteps: list[JsonObject] | None = Field(None, description="Not supported yet.")
-
-
-class ThreadUpdate(Payload):
-    """What to change of a thread."""
-
-    metadata: Metadata | None = Field(None, description="Merged key by key.")
-    ttl: ThreadTtl | None = None
-
-
-class ThreadCount(Payload):
-    """Which threads to count."""
-
-    metadata: JsonObject | None = None
-    status: ThreadStatus | None = None
-    values: JsonObject | None = Field(None, description="Not supported yet.")
-
-
-class ThreadSearch(ThreadCount):
-    """Which threads to list, and how."""
-
-    ids: Annotated[list[ThreadId], Field(max_length=1000)] | None = None
-    limit: Limit = 10
-    offset: Offset = 0
-    sort_by: threads.SortBy = "updated_at"
-    sort_order: Order = "desc"
-    select: list[ThreadField] | None = None
-    extract: dict[str, str] | None = Field(None, description="Not supported yet.")
 
 
 class Checkpoint(Payload):
@@ -228,41 +123,6 @@ class Checkpoint(Payload):
     checkpoint_id: str | None = None
     checkpoint_ns: str | None = None
     checkpoint_map: JsonObject | None = None
-
-
-class StateAtCheckpoint(Payload):
-    """Which state of a thread to read."""
-
-    checkpoint: Checkpoint
-    subgraphs: bool | None = None
-
-
-class StateUpdate(Payload):
-    """A change of a thread's state, as if a node had returned it."""
-
-    values: JsonObject | list[JsonObject] | None = None
-    as_node: str | None = None
-    checkpoint: Checkpoint | None = Field(None, description="Fork from here.")
-    checkpoint_id: str | None = None
-
-
-class HistorySearch(Payload):
-    """Which states of a thread to list."""
-
-    limit: Limit = 1
-    before: str | JsonObject | None = Field(
-        None, description="The id of a checkpoint, a checkpoint, or a config with one."
-    )
-    metadata: JsonObject | None = None
-    checkpoint: Checkpoint | None = None
-
-    def before_id(self) -> str | None:
-        """The id of the checkpoint before which to begin, in whatever form it came."""
-        before = self.before
-        if isinstance(before, dict):
-            before = before.get("configurable", before)
-            before = before.get("checkpoint_id") if isinstance(before, dict) else None
-        return before if isinstance(before, str) else None
 
 
 class ItemPut(Payload):

@@ -1,13 +1,17 @@
 """The one way from a request to a run, whichever door it came through."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+from uuid_utils.compat import uuid7
 
 from api.auth import Caller
 from api.bootstrap import Services
 from api.run_schemas import RunCreateStateless
 from graph.requests import RunRequest
 from graph.runs import Submitted
-from store.models import JsonObject
+from store.access import EVERYTHING, Access
+from store.models import JsonObject, Run
 
 
 async def submit(
@@ -31,16 +35,44 @@ async def submit(
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
     """
     request = body if isinstance(body, RunRequest) else body.request()
-    value = _value(request, thread_id)
-    access = await caller.may("threads", "create_run", value)
-    assistant = {"assistant_id": request.assistant_id}
+    request, access, assistant_access = await _permitted(services, caller, request, thread_id)
     return await services.runs.submit(
-        _allowed(request, value, caller),
+        request,
         thread_id=thread_id,
         attached=attached,
         access=access,
-        assistant_access=await caller.may("assistants", "read", assistant),
+        assistant_access=assistant_access,
     )
+
+
+async def submit_batch(
+    services: Services, caller: Caller, bodies: Sequence[RunCreateStateless]
+) -> list[Run]:
+    """
+    Take runs in on threads of their own, if the caller may create all of them; otherwise none.
+
+    Raises: as `submit`.
+    """
+    asked = []
+    for body in bodies:
+        request, _, assistants = await _permitted(services, caller, body.request(), None)
+        asked.append((request, assistants))
+    return await services.runs.submit_batch(asked)
+
+
+async def _permitted(
+    services: Services, caller: Caller, request: RunRequest, thread_id: str | None
+) -> tuple[RunRequest, Access, Access]:
+    """The run as the handlers leave it, and on which threads and of which assistants it may be."""
+    assistant_id = services.runs.assistant_id(request.assistant_id)
+    request = replace(request, run_id=str(uuid7()), assistant_id=assistant_id)
+    value = _value(request, thread_id)
+    threads = await caller.may("threads", "create_run", value)
+    assistants = EVERYTHING
+    if not services.runs.is_system(assistant_id):
+        # Nobody is asked about those of the graphs, as on the LangGraph Server.
+        assistants = await caller.may("assistants", "read", {"assistant_id": assistant_id})
+    return _allowed(request, value, caller), threads, assistants
 
 
 def _value(request: RunRequest, thread_id: str | None) -> JsonObject:
@@ -48,8 +80,10 @@ def _value(request: RunRequest, thread_id: str | None) -> JsonObject:
     return {
         "thread_id": thread_id,
         "assistant_id": request.assistant_id,
+        "run_id": request.run_id,
         "status": "pending",
         "metadata": dict(request.metadata),
+        "prevent_insert_if_inflight": request.multitask_strategy == "reject",
         "multitask_strategy": request.multitask_strategy,
         "if_not_exists": request.if_not_exists,
         "after_seconds": request.after_seconds,

@@ -1,7 +1,7 @@
 """langgraph.json: which graphs there are, and what they need around them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from dotenv import dotenv_values
 from store.errors import InvalidInputError
 from store.retention import Life
 
-_READ_KEYS = frozenset({"graphs", "env", "dependencies", "checkpointer"})
+_READ_KEYS = frozenset({"graphs", "env", "dependencies", "checkpointer", "auth"})
+_AUTH_KEYS = frozenset({"path", "disable_studio_auth", "openapi", "cache"})
 # They tell the official CLI how to build an image; a running server has no use for them.
 _BUILD_KEYS = frozenset(
     {
@@ -56,6 +57,28 @@ class Ttl:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """`auth.cache`: whom to know again without asking."""
+
+    keys: tuple[str, ...]
+    """The headers that tell who somebody is, all of them together."""
+    ttl_seconds: float = 60.0
+    max_size: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class AuthEntry:
+    """`auth`: who finds out who is calling; not loaded yet."""
+
+    target: str
+    """``./file.py:variable`` or ``package.module:variable``."""
+    disable_studio_auth: bool = False
+    openapi: Mapping[str, Any] = field(default_factory=dict)
+    """What the API's description says of it: `securitySchemes`, `security`, `paths`."""
+    cache: Cache | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GraphConfig:
     """A langgraph.json, read and checked. Nothing is imported or applied yet."""
 
@@ -66,6 +89,7 @@ class GraphConfig:
     dependencies: tuple[Path, ...]
     """Directories the graphs import from; packages are expected to be installed."""
     ttl: Ttl
+    auth: AuthEntry | None
     unsupported: tuple[str, ...]
     """Keys of the file that change nothing here."""
     raw: Mapping[str, Any]
@@ -93,6 +117,7 @@ def load_config(path: Path) -> GraphConfig:
         env=_env(path, raw.get("env", {})),
         dependencies=_dependencies(path, raw.get("dependencies", [])),
         ttl=_ttl(path, raw.get("checkpointer", {})),
+        auth=_auth(path, raw.get("auth")),
         unsupported=_unsupported(raw),
         raw=raw,
     )
@@ -119,10 +144,44 @@ def _ttl(path: Path, checkpointer: Any) -> Ttl:
     return Ttl(Life(ttl_minutes=minutes, strategy=strategy) if minutes else None, **numbers)
 
 
+def _auth(path: Path, auth: Any) -> AuthEntry | None:
+    if auth is None or auth == {}:
+        return None
+    if not isinstance(auth, dict) or not isinstance(auth.get("path"), str):
+        # To go on without it would be to serve everybody.
+        raise InvalidInputError(f"{path}: `auth` must be an object with a `path`")
+    disabled, openapi = auth.get("disable_studio_auth", False), auth.get("openapi") or {}
+    if not isinstance(disabled, bool) or not isinstance(openapi, dict):
+        raise InvalidInputError(
+            f"{path}: `auth.disable_studio_auth` must be a boolean, `auth.openapi` an object"
+        )
+    location, _, variable = auth["path"].rpartition(":")
+    if not location or not variable.isidentifier():
+        raise InvalidInputError(
+            f"{path}: `auth.path` must be './file.py:variable' or 'module:variable'"
+        )
+    return AuthEntry(auth["path"], disabled, openapi, _cache(path, auth.get("cache")))
+
+
+def _cache(path: Path, cache: Any) -> Cache | None:
+    if cache is None:
+        return None
+    keys = cache.get("cache_keys") if isinstance(cache, dict) else None
+    if not isinstance(keys, list) or not keys or not all(isinstance(key, str) for key in keys):
+        raise InvalidInputError(f"{path}: `auth.cache.cache_keys` must be a list of headers")
+    numbers = {name: cache[name] for name in ("ttl_seconds", "max_size") if name in cache}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise InvalidInputError(f"{path}: `auth.cache.{name}` must be a number above 0")
+    return Cache(tuple(keys), **numbers)
+
+
 def _unsupported(raw: Mapping[str, Any]) -> tuple[str, ...]:
     checkpointer = raw.get("checkpointer")
     others = checkpointer.keys() - {"ttl"} if isinstance(checkpointer, dict) else ()
     named = {f"checkpointer.{key}" for key in others}
+    auth = raw.get("auth")
+    named |= {f"auth.{key}" for key in (auth.keys() - _AUTH_KEYS if isinstance(auth, dict) else ())}
     return tuple(sorted({*raw.keys() - _READ_KEYS - _BUILD_KEYS, *named}))
 
 

@@ -23,6 +23,7 @@ from graph.retention import Retention
 from graph.snapshots import interrupts_of, status_of
 from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import Outcome, StreamPlan, stream
+from graph.user import user_of
 from store import messages, queue, threads
 from store.checkpoints import Saver
 from store.database import Database
@@ -301,7 +302,11 @@ class Executor:
         if resumes:
             config = _at_head(config)
         async with self._registry.open(
-            graph_id, config, checkpointer=saver, store=backing.items
+            graph_id,
+            config,
+            checkpointer=saver,
+            store=backing.items,
+            user=config["configurable"]["langgraph_auth_user"],
         ) as graph:
             if saver is not None:
                 saver.attend(graph.channels)
@@ -444,7 +449,11 @@ class Executor:
             lease, run_id=claim.run.run_id, messages_channel=channel, alive=self._alive
         )
         async with self._registry.open(
-            graph_id, config, checkpointer=saver, store=backing.items
+            graph_id,
+            config,
+            checkpointer=saver,
+            store=backing.items,
+            user=config["configurable"]["langgraph_auth_user"],
         ) as graph:
             saver.attend(graph.channels)
             snapshot = await graph.aget_state(config)
@@ -495,8 +504,10 @@ def _at_head(config: Any) -> Any:
 def _config(claim: Claim) -> Any:
     """The config of one attempt: the run's own, never shared with its row."""
     config = claim.run.kwargs["config"]
+    configurable = config["configurable"]
+    user = user_of(configurable.get("langgraph_auth_user"))
     return {
         **config,
-        "configurable": dict(config["configurable"]),
+        "configurable": {**configurable, "langgraph_auth_user": user},
         "metadata": {**config["metadata"], "run_attempt": claim.run.attempt},
     }

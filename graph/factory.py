@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from pathlib import Path
@@ -82,15 +83,34 @@ def load(target: str, root: Path) -> AnyGraph | Factory:
     Raises:
         InvalidGraphError: There is no such file or variable, or it is no graph.
     """
-    location, _, variable = target.rpartition(":")
-    is_file = location.endswith(".py") or "/" in location
-    module = _import_file(root / location, root) if is_file else importlib.import_module(location)
-    if not hasattr(module, variable):
-        raise InvalidGraphError(f"{location} has no variable {variable!r}")
-    found = getattr(module, variable)
+    found = variable(target, root)
     if callable(found) and not isinstance(found, Pregel | StateGraph):
         return Factory(found)
     return compiled(found)
+
+
+def variable(target: str, root: Path) -> Any:
+    """
+    What ``./file.py:name`` or ``module:name`` is. Runs the user's module: it may raise anything.
+
+    Raises:
+        InvalidGraphError: There is no such file or variable.
+    """
+    location, _, name = target.rpartition(":")
+    is_file = location.endswith(".py") or "/" in location
+    module = _import_file(root / location, root) if is_file else importlib.import_module(location)
+    if not hasattr(module, name):
+        raise InvalidGraphError(f"{location} has no variable {name!r}")
+    return getattr(module, name)
+
+
+def reason(error: BaseException) -> str:
+    """Why what a target names cannot be used, and where in it that shows."""
+    text = f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, InvalidGraphError | SyntaxError) or not frames:
+        return text
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"
 
 
 def compiled(found: Any) -> AnyGraph:

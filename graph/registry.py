@@ -2,7 +2,6 @@
 
 import copy
 import sys
-import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +15,7 @@ from langgraph_sdk.runtime import AccessContext, _ExecutionRuntime, _ReadRuntime
 
 from graph import schema
 from graph.config import GraphConfig, GraphEntry
-from graph.factory import AnyGraph, Factory, InvalidGraphError, load
+from graph.factory import AnyGraph, Factory, InvalidGraphError, load, reason
 from store.checkpoints import fold_of
 from store.errors import NotFoundError
 from store.heads import Fold
@@ -63,7 +62,7 @@ class Registry:
             try:
                 sources[graph_id] = load(entry.target, config.path.parent)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module raises anything
-                failures[graph_id] = _reason(error)
+                failures[graph_id] = reason(error)
         return cls(config.graphs, sources, failures)
 
     @property
@@ -231,11 +230,3 @@ def _bound(
     bound = copy.copy(graph)
     bound.checkpointer, bound.store, bound.name = checkpointer, store, graph_id
     return bound
-
-
-def _reason(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, InvalidGraphError | SyntaxError) or not frames:
-        return text
-    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"

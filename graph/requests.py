@@ -17,7 +17,12 @@ NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 Durability = Literal["sync", "async", "exit"]
 
 #: What of a config is LangGraph's own affair.
-_PASSED_ON = ("tags", "recursion_limit", "max_concurrency")
+_PASSED_ON = ("tags", "recursion_limit", "max_concurrency", "run_name")
+
+BOTH_GIVEN = (
+    "Cannot specify both configurable and context. Prefer setting context alone. Context was "
+    "introduced in LangGraph 0.6.0 and is the long term planned replacement for configurable."
+)
 
 #: Keys of ``configurable`` that only the server sets.
 RESERVED = frozenset(
@@ -32,7 +37,7 @@ RESERVED = frozenset(
         "__context_provided__",
     }
 )
-_RESERVED_PREFIXES = ("__langsmith_", "__otel_", "__dd_")
+_RESERVED_PREFIXES = ("langgraph_auth_", "__langsmith_", "__otel_", "__dd_")
 #: Keys of ``metadata`` that only the server sets; stripped, as the reference does.
 RESERVED_METADATA = frozenset(
     {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"}
@@ -49,6 +54,8 @@ class RunRequest:
     """A run as a door decoded it; all of it is checked, none of it is merged."""
 
     assistant_id: str
+    #: Made when the run is submitted, unless given.
+    run_id: str | None = None
     input: Any = None
     command: JsonObject | None = None
     checkpoint: JsonObject | None = None
@@ -64,6 +71,10 @@ class RunRequest:
     if_not_exists: Literal["create", "reject"] = "reject"
     after_seconds: float = 0.0
     durability: Durability = "async"
+    #: As asked for; `durability` is what counts.
+    checkpoint_during: bool | None = None
+    #: Kept on the run, for those who look at it.
+    feedback_keys: list[str] | None = None
     #: Delete the thread when the run ends; nothing of it is checkpointed.
     temporary: bool = False
     #: Keys of ``configurable`` that the server adds: who is calling, and the request's id.
@@ -92,8 +103,7 @@ def compose(
     metadata = {
         **setting.metadata,
         **(setting.thread_metadata or {}),
-        **without_reserved(request.config.get("metadata") or {}),
-        **without_reserved(request.metadata),
+        **metadata_of(request),
         "graph_id": setting.graph_id,
         "assistant_id": setting.assistant_id,
     }
@@ -101,7 +111,7 @@ def compose(
         **_plain(setting.config),
         **_plain(request.config),
         "configurable": {
-            **configurable,
+            **_own(configurable),
             **_checkpoint(request.checkpoint),
             "user_id": configurable.get("user_id", ""),
             **request.injected,
@@ -118,34 +128,71 @@ def compose(
         "interrupt_before": request.interrupt_before,
         "interrupt_after": request.interrupt_after,
         "webhook": None,
-        "feedback_keys": None,
+        "feedback_keys": request.feedback_keys,
         "temporary": request.temporary,
         "subgraphs": request.stream_subgraphs,
         "resumable": request.resumable,
-        "checkpoint_during": request.durability != "exit",
+        "checkpoint_during": request.checkpoint_during is not False,
         "durability": request.durability,
     }
     return metadata, kwargs
 
 
+def thread_config(request: RunRequest, setting: Setting) -> JsonObject:
+    """What a thread keeps of the config of a run: all of it but what was asked for as configurable."""
+    metadata = without_reserved(request.config.get("metadata") or {})
+    asked = {**_plain(request.config), "metadata": metadata}
+    return {
+        **_plain(setting.config),
+        **(setting.thread_config or {}),
+        **{key: value for key, value in asked.items() if value},
+        "configurable": _inherited(setting),
+    }
+
+
 def _configurable(request: RunRequest, setting: Setting) -> tuple[JsonObject, JsonObject]:
     """Context and configurable: two names of one thing, of which a request may use one."""
-    asked = {
+    asked = _asked(request.config, request.context)
+    return {**_inherited(setting), **asked}, {**setting.context, **asked}
+
+
+def mirrored(
+    config: JsonObject | None, context: JsonObject | None
+) -> tuple[JsonObject, JsonObject]:
+    """
+    The config and context that an assistant keeps: what was given as one of them, as both.
+
+    Raises:
+        BadRequestError: Both ``context`` and ``config.configurable`` are given.
+    """
+    asked = _asked(config or {}, context)
+    kept = {key: value for key, value in (config or {}).items() if key != "configurable"}
+    if asked or "configurable" in (config or {}):
+        kept["configurable"] = asked
+    return kept, asked
+
+
+def _asked(config: JsonObject, context: JsonObject | None) -> JsonObject:
+    """What a client gave as configurable, or as context, without the keys of the server."""
+    configurable, context = _own(config.get("configurable") or {}), _own(context or {})
+    if configurable and context:
+        raise BadRequestError(BOTH_GIVEN)
+    return configurable or context
+
+
+def _own(values: JsonObject) -> JsonObject:
+    return {
         key: value
-        for key, value in (request.config.get("configurable") or {}).items()
+        for key, value in values.items()
         if key not in RESERVED and not key.startswith(_RESERVED_PREFIXES)
     }
-    if asked and request.context:
-        raise BadRequestError(
-            "Cannot specify both configurable and context. Prefer setting context alone."
-        )
-    inherited = {
+
+
+def _inherited(setting: Setting) -> JsonObject:
+    return {
         **(setting.config.get("configurable") or {}),
         **((setting.thread_config or {}).get("configurable") or {}),
     }
-    if request.context:
-        return {**inherited, **request.context}, {**setting.context, **request.context}
-    return {**inherited, **asked}, {**setting.context, **inherited, **asked}
 
 
 def _plain(config: JsonObject) -> JsonObject:
@@ -157,6 +204,14 @@ def _checkpoint(checkpoint: JsonObject | None) -> JsonObject:
     return {key: checkpoint[key] for key in keys if checkpoint and checkpoint.get(key) is not None}
 
 
+def metadata_of(request: RunRequest) -> JsonObject:
+    """What a request says of its run, and of a thread that is made for it."""
+    return {
+        **without_reserved(request.config.get("metadata") or {}),
+        **without_reserved(request.metadata),
+    }
+
+
 def without_reserved(metadata: JsonObject) -> JsonObject:
     """Metadata without the keys that only the server sets."""
     return {key: value for key, value in metadata.items() if key not in RESERVED_METADATA}
@@ -165,10 +220,11 @@ def without_reserved(metadata: JsonObject) -> JsonObject:
 def graph_input(kwargs: JsonObject) -> Any:
     """The input of the graph; a command wins over an input given beside it."""
     command = kwargs.get("command")
-    return kwargs.get("input") if command is None else _command(command)
+    return kwargs.get("input") if command is None else as_command(command)
 
 
-def _command(command: JsonObject) -> Command[Any]:
+def as_command(command: JsonObject) -> Command[Any]:
+    """A `Command` that travelled as JSON."""
     update = command.get("update")
     if isinstance(update, list):
         update = [tuple(pair) for pair in update]

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from uuid import UUID
 
@@ -17,7 +17,13 @@ from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
 from graph.registry import Registry
-from graph.requests import RunRequest, compose, system_assistant_id, without_reserved
+from graph.requests import (
+    RunRequest,
+    compose,
+    metadata_of,
+    system_assistant_id,
+    thread_config,
+)
 from graph.snapshots import open_interrupts
 from store import queue, runs, threads
 from store.access import EVERYTHING, Access
@@ -39,8 +45,8 @@ _INTERRUPT = "__interrupt__"
 #: Statuses after which a run never changes.
 ENDED = frozenset({"success", "error", "timeout", "interrupted"})
 
-#: On how many threads runs are cancelled at the same time, each on a connection.
-CANCELS_AT_ONCE = 8
+#: With how many threads of many something is done at the same time, each on a connection.
+THREADS_AT_ONCE = 8
 
 #: What those get who waited for a stateless run whose log is lost.
 RESULT_LOST: JsonObject = {
@@ -93,6 +99,7 @@ class Runs:
         self._endings = endings
         self._heartbeat = heartbeat
         self._life = life
+        self._system = frozenset(system_assistant_id(name) for name in registry.graph_ids)
         #: Set when this process goes: then runs are queued for others.
         self.draining = False
         self._abandoning: set[asyncio.Task[None]] = set()
@@ -125,8 +132,7 @@ class Runs:
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
-        run_id = str(uuid7())
-        metadata, kwargs = compose(request, setting, run_id=run_id, thread_id=thread_id)
+        new = _new_run(request, setting, thread_id, access)
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
                 raise NotFoundError("Thread or assistant not found.")
@@ -135,49 +141,67 @@ class Runs:
                 self._db,
                 thread_id,
                 # Among it what says whose it is.
-                metadata=without_reserved(request.metadata),
+                metadata=metadata_of(request),
                 if_exists="do_nothing",
                 life=life,
                 access=access,
             )
-            access = EVERYTHING
-        new = NewRun(
-            run_id=run_id,
-            thread_id=thread_id,
-            assistant_id=setting.assistant_id,
-            multitask_strategy=request.multitask_strategy,
-            metadata=metadata,
-            kwargs=kwargs,
-            thread_metadata={
-                "graph_id": setting.graph_id,
-                "assistant_id": setting.assistant_id,
-            },
-            access=access,
-            temporary=request.temporary,
-            after_seconds=request.after_seconds,
-        )
+            new = replace(new, access=EVERYTHING)
         if attached and (execution := await self._start(new)):
             return Submitted(execution.claim.run, execution)
         return Submitted(await queue.enqueue(self._db, new), None)
+
+    def is_system(self, assistant_id: str) -> bool:
+        """Whether it is the assistant that a graph has: those are everybody's."""
+        return assistant_id in self._system
+
+    async def submit_batch(self, asked: Sequence[tuple[RunRequest, Access]]) -> list[Run]:
+        """
+        Take runs in on threads of their own, all or none; once this returns, they are not lost.
+
+        Args:
+            asked: Each with the assistants that it may be a run of, beside those of the graphs.
+
+        Raises:
+            InvalidInputError: An assistant is no assistant's id and no graph's name.
+            NotFoundError: There is no such assistant that is visible.
+        """
+        new = []
+        for request, assistant_access in asked:
+            thread_id = str(uuid7())
+            setting = await self._setting(request, thread_id, EVERYTHING, assistant_access)
+            run = _new_run(request, setting, thread_id, EVERYTHING)
+            metadata = {**metadata_of(request), **run.thread_metadata}
+            new.append(replace(run, thread_metadata=metadata))
+        return await queue.enqueue_new(self._db, new, life=self._life)
 
     async def _setting(
         self, request: RunRequest, thread_id: str, access: Access, assistant_access: Access
     ) -> Setting:
         setting = await runs.setting(
             self._db,
-            assistant_id=self._assistant_id(request.assistant_id),
+            assistant_id=self.assistant_id(request.assistant_id),
             thread_id=thread_id,
             access=access,
             assistant_access=assistant_access,
         )
         if setting is None:
             raise NotFoundError("Thread or assistant not found.")
-        self._registry.entry(setting.graph_id)
+        # Or it is clear at once that it cannot run.
+        self._registry.is_static(setting.graph_id)
         return setting
 
-    def _assistant_id(self, text: str) -> str:
+    def assistant_id(self, text: str) -> str:
+        """
+        The id of an assistant that a client names, by itself or by its graph.
+
+        Raises:
+            InvalidInputError: It is no assistant's id and no graph's name.
+        """
         if text in self._registry.graph_ids:
             return system_assistant_id(text)
+        if text in self._registry.failures:
+            self._registry.is_static(text)  # raises
         try:
             return str(UUID(text))
         except ValueError:
@@ -433,19 +457,23 @@ class Runs:
         Returns:
             Whether there were any.
         """
+        found = await runs.in_flight(self._db, statuses, access=access)
+        await self.cancel_each(found, action=action)
+        return bool(found)
+
+    async def cancel_each(self, found: Sequence[tuple[str, str]], *, action: CancelAction) -> None:
+        """Stop runs that were found by somebody who may: pairs of run id and thread id."""
         of_threads: dict[str, list[str]] = defaultdict(list)
-        for run_id, thread_id in await runs.in_flight(self._db, statuses, access=access):
+        for run_id, thread_id in found:
             of_threads[thread_id].append(run_id)
-        waiting = list(of_threads.items())
 
-        async def stop_some() -> None:
-            while waiting:
-                thread_id, run_ids = waiting.pop()
-                with suppress(NotFoundError):  # deleted meanwhile
-                    await self.cancel(thread_id, run_ids, action=action, access=access)
+        async def stop(thread_id: str) -> None:
+            with suppress(NotFoundError):  # deleted meanwhile
+                await self.cancel(
+                    thread_id, of_threads[thread_id], action=action, access=EVERYTHING
+                )
 
-        await asyncio.gather(*(stop_some() for _ in range(CANCELS_AT_ONCE)))
-        return bool(of_threads)
+        await few_at_once(of_threads, stop)
 
     def abandon(self, run: Run) -> None:
         """Cancel a run because its client has left; by a task, for the client's is cancelled."""
@@ -486,6 +514,38 @@ class Runs:
         await threads.delete(self._db, thread_id, access=access)
         with suppress(UnavailableError):  # then it stays until it expires
             await self._events.delete(thread_id)
+
+
+async def few_at_once(thread_ids: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
+    """Do something with each of many threads, a few at the same time."""
+    waiting = iter(thread_ids)
+
+    async def some() -> None:
+        for thread_id in waiting:
+            await work(thread_id)
+
+    await asyncio.gather(*(some() for _ in range(THREADS_AT_ONCE)))
+
+
+def _new_run(request: RunRequest, setting: Setting, thread_id: str, access: Access) -> NewRun:
+    run_id = request.run_id or str(uuid7())
+    metadata, kwargs = compose(request, setting, run_id=run_id, thread_id=thread_id)
+    return NewRun(
+        run_id=run_id,
+        thread_id=thread_id,
+        assistant_id=setting.assistant_id,
+        multitask_strategy=request.multitask_strategy,
+        metadata=metadata,
+        kwargs=kwargs,
+        thread_metadata={
+            "graph_id": setting.graph_id,
+            "assistant_id": setting.assistant_id,
+        },
+        thread_config=thread_config(request, setting),
+        access=access,
+        temporary=request.temporary,
+        after_seconds=request.after_seconds,
+    )
 
 
 def _of_run(batch: list[Event], run_id: str) -> list[Event]:

@@ -1,6 +1,6 @@
 """A state as LangGraph gives it, as the JSON that clients get."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -32,6 +32,18 @@ def state_json(snapshot: StateSnapshot) -> JsonObject:
         "checkpoint_id": checkpoint and checkpoint["checkpoint_id"],
         "parent_checkpoint_id": parent and parent["checkpoint_id"],
     }
+
+
+def selected_state(state: JsonObject, fields: Sequence[str] | None) -> JsonObject:
+    """The fields of a state that were asked for, ``values.<key>`` for one of its values."""
+    if not fields:
+        return state
+    shown = {name: state[name] for name in fields if name in state}
+    keys = [name.removeprefix("values.") for name in fields if name.startswith("values.")]
+    if keys and "values" not in shown:
+        values = state["values"] if isinstance(state["values"], Mapping) else {}
+        shown["values"] = {key: values[key] for key in keys if key in values}
+    return shown
 
 
 def checkpoint_json(config: RunnableConfig | None) -> JsonObject | None:

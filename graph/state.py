@@ -4,10 +4,10 @@ The state of threads: read, listed, changed and forked through their graphs.
 A thread's values are in its checkpoints and nowhere else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from langchain_core.runnables import RunnableConfig
@@ -17,13 +17,14 @@ from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.errors import InvalidUpdateError
 from langgraph.pregel._checkpoint import achannels_from_checkpoint
-from langgraph.types import StateSnapshot
+from langgraph.types import StateSnapshot, StateUpdate
 from langgraph_sdk.runtime import AccessContext
 
 from graph.encode import dumps
 from graph.factory import AnyGraph, InvalidGraphError
 from graph.loop import Backing, Here, Place
 from graph.registry import Registry, UnknownGraphError
+from graph.requests import as_command
 from graph.snapshots import (
     EMPTY,
     checkpoint_json,
@@ -191,13 +192,58 @@ class States:
         """
         thread = await threads.get(self._db, thread_id, access=access)
         if not _graph_id(thread):
-            raise BadRequestError(
-                f"Thread {thread_id} has no graph yet: run one on it first, or set `graph_id` in "
-                "its metadata",
-                code="no_graph",
-            )
+            raise _no_graph(thread_id)
         config = _config(thread_id, checkpoint)
         await self._require(config)
+
+        async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
+            return await graph.aupdate_state(config, values, as_node=as_node)
+
+        return await self._write(thread, config, apply, access)
+
+    async def begin(
+        self, thread_id: str, supersteps: Sequence[Sequence[JsonObject]], *, access: Access
+    ) -> None:
+        """
+        Give a thread states to begin with.
+
+        Args:
+            supersteps: One after the other; of each the updates that were made at the same time:
+                ``as_node``, and the ``values`` or the ``command`` that it returned.
+
+        Raises: as `update`. States of supersteps before a wrong one are left: delete the thread.
+        """
+        thread = await threads.get(self._db, thread_id, access=access)
+        steps = [[_state_update(update) for update in updates] for updates in supersteps]
+
+        async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
+            return await graph.abulk_update_state(config, steps)
+
+        await self._write(thread, _config(thread_id), apply, access)
+
+    def require_graph(self, thread_id: str, metadata: JsonObject) -> None:
+        """
+        Check that a thread with this metadata would have a graph to update its state by.
+
+        Raises:
+            BadRequestError: It names none.
+            UnknownGraphError: langgraph.json has no such graph.
+            InvalidGraphError: The graph failed to load.
+        """
+        graph_id = metadata.get("graph_id")
+        if not isinstance(graph_id, str) or not graph_id:
+            raise _no_graph(thread_id)
+        self._registry.is_static(graph_id)
+
+    async def _write(
+        self,
+        thread: Thread,
+        config: RunnableConfig,
+        apply: Callable[[AnyGraph, RunnableConfig], Awaitable[RunnableConfig]],
+        access: Access,
+    ) -> JsonObject:
+        """Write to an idle thread, settle it, and tell; the address of the newest checkpoint."""
+        thread_id = thread.thread_id
         lease = await threads.lease(self._db, thread_id, access=access)
         # What a checkpoint's metadata says of its graph.
         config["configurable"]["graph_id"] = _graph_id(thread)
@@ -213,7 +259,7 @@ class States:
             async with self._open(thread, leased, "threads.update") as graph:
                 saver.attend(graph.channels)
                 with _applicable():
-                    written = await graph.aupdate_state(config, values, as_node=as_node)
+                    written = await apply(graph, config)
                 with _readable(thread_id):
                     return written, await graph.aget_state(_config(thread_id))
 
@@ -387,6 +433,20 @@ class States:
             store=backing.items,
             access_context=access_context,
         )
+
+
+def _no_graph(thread_id: str) -> BadRequestError:
+    return BadRequestError(
+        f"Thread '{thread_id}' has no assigned graph ID: make a run on it first, or set `graph_id` "
+        "in its metadata",
+        code="no_graph",
+    )
+
+
+def _state_update(update: JsonObject) -> StateUpdate:
+    command = update.get("command")
+    values = update.get("values") if command is None else as_command(command)
+    return StateUpdate(cast("Any", values), update["as_node"])
 
 
 def _graph_id(thread: Thread) -> str:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from store.access import Access
-from store.database import Database
-from store.errors import NotFoundError
-from store.models import Assistant, JsonObject
+from store.database import Database, Transaction
+from store.errors import AlreadyExistsError, NotFoundError
+from store.models import Assistant, AssistantVersion, JsonObject
 from store.ordering import Order, ordered
 from store.sql import load
 
@@ -49,7 +49,7 @@ async def get(db: Database, assistant_id: str, *, access: Access) -> Assistant:
     params = {"assistant_id": assistant_id, "visible": access.array}
     found = await db.one(Assistant, SQL["get"], params)
     if found is None:
-        raise NotFoundError(f"Assistant {assistant_id} not found")
+        raise not_found(assistant_id)
     return found
 
 
@@ -104,3 +104,159 @@ async def count(
     }
     rows = await db.tuples(SQL["count"], params)
     return int(rows[0][0])
+
+
+async def create(
+    db: Database,
+    assistant_id: str,
+    *,
+    graph_id: str,
+    name: str,
+    description: str | None,
+    config: JsonObject,
+    context: JsonObject,
+    metadata: JsonObject,
+    if_exists: Literal["raise", "do_nothing"] = "raise",
+    access: Access,
+) -> Assistant:
+    """
+    Create an assistant with its first version, or find it when `if_exists` says so.
+
+    Raises:
+        AlreadyExistsError: The id is taken, and `if_exists` is ``raise`` or it is not visible.
+    """
+    params = {
+        "assistant_id": assistant_id,
+        "graph_id": graph_id,
+        "name": name,
+        "description": description,
+        "config": config,
+        "context": context,
+        "metadata": metadata,
+    }
+    created = await db.one(Assistant, SQL["create"], params)
+    if created is not None:
+        return created
+    taken = AlreadyExistsError(f"Assistant {assistant_id} already exists")
+    if if_exists == "raise":
+        raise taken
+    try:
+        return await get(db, assistant_id, access=access)
+    except NotFoundError:
+        raise taken from None
+
+
+async def update(
+    db: Database,
+    assistant_id: str,
+    *,
+    graph_id: str | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    config: JsonObject | None = None,
+    context: JsonObject | None = None,
+    metadata: JsonObject | None = None,
+    access: Access,
+) -> Assistant:
+    """
+    Change an assistant, which makes a new version: one more than the highest there is.
+
+    Args:
+        metadata: Merged key by key; of the others each is replaced, or stays if it is None.
+
+    Raises:
+        NotFoundError: There is no such assistant that is visible.
+    """
+    params = {
+        "assistant_id": assistant_id,
+        "graph_id": graph_id,
+        "name": name,
+        "description": description,
+        "config": config,
+        "context": context,
+        "metadata": metadata or {},
+    }
+    async with db.transaction() as tx:
+        await _lock(tx, assistant_id, access)
+        updated = await tx.one(Assistant, SQL["update"], params)
+        await tx.execute(SQL["add_version"], params)
+    assert updated is not None
+    return updated
+
+
+async def versions(
+    db: Database,
+    assistant_id: str,
+    *,
+    metadata: JsonObject,
+    limit: int = 10,
+    offset: int = 0,
+    access: Access,
+) -> list[AssistantVersion]:
+    """
+    List the versions of an assistant whose metadata contains `metadata`, newest first.
+
+    Raises:
+        NotFoundError: There is none on the page, or no such assistant that is visible.
+    """
+    params = {
+        "assistant_id": assistant_id,
+        "metadata": metadata,
+        "limit": limit,
+        "offset": offset,
+        "visible": access.array,
+    }
+    found = await db.all(AssistantVersion, SQL["versions"], params)
+    if not found:
+        raise not_found(assistant_id)
+    return found
+
+
+async def set_latest(db: Database, assistant_id: str, version: int, *, access: Access) -> Assistant:
+    """
+    Make an assistant what it was in a version, all of it; runs use that from now on.
+
+    Raises:
+        NotFoundError: There is no such assistant that is visible, or no such version of it.
+    """
+    params = {"assistant_id": assistant_id, "version": version}
+    async with db.transaction() as tx:
+        await _lock(tx, assistant_id, access)
+        latest = await tx.one(Assistant, SQL["set_latest"], params)
+    if latest is None:
+        raise NotFoundError(f"Version {version} not found for assistant {assistant_id}")
+    return latest
+
+
+async def delete(db: Database, assistant_id: str, *, access: Access) -> None:
+    """
+    Delete an assistant with its versions, and the runs that it had; their threads stay.
+
+    Raises:
+        NotFoundError: There is no such assistant that is visible.
+    """
+    async with db.transaction() as tx:
+        await _lock(tx, assistant_id, access)
+        await tx.execute(SQL["delete"], {"assistant_id": assistant_id})
+
+
+async def require(db: Database, assistant_id: str, *, access: Access) -> None:
+    """
+    Check that an assistant may be changed.
+
+    Raises:
+        NotFoundError: There is no such assistant that is visible.
+    """
+    async with db.transaction() as tx:
+        await _lock(tx, assistant_id, access)
+
+
+def not_found(assistant_id: str) -> NotFoundError:
+    """The error for an assistant that is not there."""
+    return NotFoundError(f"Assistant {assistant_id} not found")
+
+
+async def _lock(tx: Transaction, assistant_id: str, access: Access) -> None:
+    params = {"assistant_id": assistant_id, "visible": access.array}
+    if not await tx.tuples(SQL["lock"], params):
+        raise not_found(assistant_id)

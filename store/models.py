@@ -30,6 +30,21 @@ class Assistant:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AssistantVersion:
+    """What an assistant was once."""
+
+    assistant_id: str
+    version: int
+    graph_id: str
+    name: str
+    description: str | None
+    config: JsonObject
+    context: JsonObject
+    metadata: JsonObject
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Thread:
     """A conversation. Its values are not here: the newest checkpoint has them."""
 

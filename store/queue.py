@@ -7,7 +7,7 @@ row lock, by the run's epoch, and in the end by the index that allows one runnin
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -33,6 +33,7 @@ from store.models import (
     RunStatus,
     ThreadStatus,
 )
+from store.retention import Life
 from store.signals import READY, notify_ended, notify_ready, notify_stop
 from store.sql import load
 from store.threads import not_found
@@ -73,6 +74,8 @@ class NewRun:
     thread_metadata: JsonObject
     #: On which threads it may begin.
     access: Access
+    #: Merged into the thread's config.
+    thread_config: JsonObject = field(default_factory=dict)
     temporary: bool = False
     after_seconds: float = 0.0
 
@@ -86,6 +89,7 @@ class NewRun:
             "metadata": self.metadata,
             "kwargs": self.kwargs,
             "thread_metadata": self.thread_metadata,
+            "thread_config": self.thread_config,
             "temporary": self.temporary,
             "visible": self.access.array,
             **more,
@@ -264,6 +268,32 @@ async def _enqueue(db: Database, new: NewRun, *, again: bool = False) -> Run:
         raise not_found(new.thread_id)
     created_at, epoch, _ = queued[0]
     return new.run(created_at, epoch=epoch, begun=False)
+
+
+async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None) -> list[Run]:
+    """
+    Queue runs on threads that are made for them: all or none.
+
+    Args:
+        life: Of those threads that do not go with their runs.
+
+    Raises:
+        AlreadyExistsError: One of the threads is there.
+    """
+    asked = [new.row(after_seconds=new.after_seconds, visible=None) for new in runs]
+    params = {
+        "runs": dump_json(asked).decode(),
+        "strategy": life and life.strategy,
+        "ttl_minutes": life and life.ttl_minutes,
+        "signal": READY,
+    }
+    rows = await db.tuples(SQL["enqueue_new"], params)
+    queued = {run_id: (created_at, epoch) for run_id, created_at, epoch, _ in rows}
+    return [
+        new.run(created_at, epoch=epoch, begun=False)
+        for new in runs
+        for created_at, epoch in [queued[new.run_id]]
+    ]
 
 
 async def _make_way(tx: Transaction, new: NewRun) -> None:

@@ -121,3 +121,15 @@ async def in_flight(
 async def ended(db: Database, run_ids: list[str]) -> list[str]:
     """Which of the runs are in flight no more; one that was deleted is not."""
     return [row[0] for row in await db.tuples(SQL["ended"], {"run_ids": run_ids})]
+
+
+async def of_assistant(db: Database, assistant_id: str) -> list[tuple[str, str]]:
+    """The runs of an assistant that are in flight, as pairs of run id and thread id."""
+    rows = await db.tuples(SQL["of_assistant"], {"assistant_id": assistant_id})
+    return [(run_id, thread_id) for run_id, thread_id in rows]
+
+
+async def are_any(db: Database, thread_id: str, run_ids: list[str], *, access: Access) -> bool:
+    """Whether one of the runs is on the thread, and that is visible."""
+    params = {"thread_id": thread_id, "run_ids": run_ids, "visible": access.array}
+    return bool(await db.tuples(SQL["are_any"], params))

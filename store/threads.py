@@ -1,5 +1,7 @@
 """Threads: the state lines that conversations are kept on."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from store.access import EVERYTHING, Access
@@ -17,12 +19,30 @@ from store.signals import notify_ended, notify_stop
 from store.sql import load
 
 SQL = load("threads")
+_COPY_CHECKPOINTS = load("checkpoints")["copy_thread"]
 
 SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"]
 
 #: How far a search looks for its page in the order of the list, in rows: so many, and so many more
 #: for each row of the page.
 WINDOW_ROWS, WINDOW_ROWS_EACH = 1_000, 20
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many of something there are, and how many bytes they take."""
+
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Storage:
+    """What a thread takes; `channels` are the values in blobs, by channel, one for each version."""
+
+    checkpoints: Size
+    pending_writes: Size
+    channels: Mapping[str, Size]
 
 
 def not_found(thread_id: str) -> NotFoundError:
@@ -66,7 +86,7 @@ async def create(
         return created
     found = await find(db, thread_id, access=access) if if_exists == "do_nothing" else None
     if found is None:
-        raise AlreadyExistsError(f"Thread {thread_id} already exists")
+        raise AlreadyExistsError(f"Thread with ID {thread_id} already exists")
     return found
 
 
@@ -241,3 +261,105 @@ async def settle(
         },
     )
     return bool(changed)
+
+
+async def copy(
+    db: Database, source_id: str, target_id: str, *, metadata: JsonObject, access: Access
+) -> None:
+    """
+    Make a thread that is as another one at one moment: what it knows, its past, its messages.
+
+    The one may be in the middle of a run; the copy is left as by a run that was stopped there. It
+    has no runs, and a life of its own that is as long.
+
+    Args:
+        target_id: A new id.
+        metadata: Merged into that of the copy.
+        access: Which threads may be copied.
+
+    Raises:
+        NotFoundError: There is no such thread that is visible.
+        AlreadyExistsError: The new id is taken.
+    """
+    params = {
+        "source": source_id,
+        "target": target_id,
+        "metadata": metadata,
+        "visible": access.array,
+    }
+    async with db.transaction() as tx:
+        # All statements see one state of the source, and nothing has to be locked for it.
+        await tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", {})
+        if not await tx.tuples(SQL["copy"], params):
+            raise not_found(source_id)
+        await tx.execute(_COPY_CHECKPOINTS, params)
+
+
+async def candidates(
+    db: Database,
+    *,
+    values: JsonObject,
+    metadata: JsonObject,
+    status: ThreadStatus | None = None,
+    ids: list[str] | None = None,
+    limit: int,
+    sort_by: SortBy = "updated_at",
+    order: Order = "desc",
+    access: Access,
+) -> list[str]:
+    """
+    Which visible threads may have values that contain `values`, in an order; all those that do, and more.
+
+    Only values that are text, a number, true, false or null are compared, and of no DeltaChannel.
+
+    Args:
+        limit: Ids at the most.
+    """
+    params: JsonObject = {
+        "values": values,
+        "metadata": metadata,
+        "status": status,
+        "ids": ids,
+        "limit": limit,
+        "offset": 0,
+        "visible": access.array,
+    }
+    query = ordered(SQL["candidates"], sort_by, order, tie_break="thread_id")
+    return [row[0] for row in await db.tuples(query, params, prepare=False)]
+
+
+async def of_assistant(db: Database, assistant_id: str, *, limit: int, access: Access) -> list[str]:
+    """The ids of visible threads whose last run was one of the assistant's, `limit` at the most."""
+    params = {"assistant_id": assistant_id, "limit": limit, "visible": access.array}
+    return [row[0] for row in await db.tuples(SQL["of_assistant"], params)]
+
+
+async def storage(db: Database, thread_id: str, *, access: Access) -> Storage:
+    """
+    Measure what a thread takes.
+
+    Raises:
+        NotFoundError: There is no such thread that is visible.
+    """
+    await get(db, thread_id, access=access)
+    rows = await db.tuples(SQL["storage"], {"thread_id": thread_id})
+    sizes = {(kind, channel): Size(count, size) for kind, channel, count, size in rows}
+    return Storage(
+        checkpoints=sizes.pop(("checkpoints", None)),
+        pending_writes=sizes.pop(("pending_writes", None)),
+        channels={channel: size for (_, channel), size in sizes.items()},
+    )
+
+
+async def find_all(
+    db: Database,
+    ids: list[str],
+    *,
+    metadata: JsonObject,
+    status: ThreadStatus | None = None,
+    access: Access,
+) -> dict[str, Thread]:
+    """Those of the threads that `search` would find, by their ids."""
+    params = {"metadata": metadata, "status": status, "ids": ids, "visible": access.array}
+    found = await db.all(Thread, SQL["search"], params, prepare=False)
+    return {thread.thread_id: thread for thread in found}

@@ -5,14 +5,51 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Response
 
+from api.assistant_schemas import (
+    AssistantCount,
+    AssistantCreate,
+    AssistantLatest,
+    AssistantSearch,
+    AssistantUpdate,
+    AssistantVersions,
+    Xray,
+)
 from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep
 from api.responses import json_response, page_headers, selected
-from api.schemas import AssistantCount, AssistantId, AssistantSearch, Xray
+from api.schemas import AssistantId
+from graph.requests import mirrored
 from store import assistants
 from store.errors import InvalidInputError
+from store.models import JsonObject
 
 router = APIRouter(prefix="/assistants", tags=["assistants"], route_class=JsonRoute)
+
+#: The name of one that was given none.
+UNTITLED = "Untitled"
+
+
+@router.post("")
+async def create(services: ServicesDep, caller: CallerDep, body: AssistantCreate) -> Response:
+    """Create an assistant: a graph with a configuration of its own."""
+    services.registry.entry(body.graph_id)
+    value = _fields(body) | {"assistant_id": body.assistant_id or str(uuid.uuid4())}
+    assistant_id = value["assistant_id"]
+    access = await caller.may("assistants", "create", value)
+    config, context = mirrored(value["config"], value["context"])
+    created = await assistants.create(
+        services.db,
+        assistant_id,
+        graph_id=body.graph_id,
+        name=value["name"] or UNTITLED,
+        description=value["description"],
+        config=config,
+        context=context,
+        metadata=value["metadata"] or {},
+        if_exists=body.if_exists or "raise",
+        access=access,
+    )
+    return json_response(created)
 
 
 @router.post("/search")
@@ -20,6 +57,8 @@ async def search(services: ServicesDep, caller: CallerDep, body: AssistantSearch
     """List the assistants whose metadata contains what is given."""
     value = body.model_dump(include={"graph_id", "metadata", "limit", "offset"})
     access = await caller.may("assistants", "search", value)
+    if body.graph_id is not None:
+        services.registry.entry(body.graph_id)
     found = await assistants.search(
         services.db,
         metadata=value.get("metadata") or {},
@@ -55,6 +94,76 @@ async def get(services: ServicesDep, caller: CallerDep, assistant_id: AssistantI
     """Read an assistant."""
     access = await caller.may("assistants", "read", {"assistant_id": assistant_id})
     return json_response(await assistants.get(services.db, assistant_id, access=access))
+
+
+@router.patch("/{assistant_id}")
+async def update(
+    services: ServicesDep, caller: CallerDep, assistant_id: AssistantId, body: AssistantUpdate
+) -> Response:
+    """Change an assistant, which makes a new version of it; runs use that from now on."""
+    if body.graph_id is not None:
+        services.registry.entry(body.graph_id)
+    value = _fields(body) | {"assistant_id": assistant_id}
+    access = await caller.may("assistants", "update", value)
+    config, context = mirrored(value["config"], value["context"])
+    updated = await assistants.update(
+        services.db,
+        assistant_id,
+        graph_id=body.graph_id,
+        name=value["name"],
+        description=value["description"],
+        config=config or None,
+        context=context or None,
+        metadata=value["metadata"],
+        access=access,
+    )
+    return json_response(updated)
+
+
+@router.delete("/{assistant_id}", status_code=204)
+async def delete(
+    services: ServicesDep,
+    caller: CallerDep,
+    assistant_id: AssistantId,
+    delete_threads: bool = False,
+) -> None:
+    """Delete an assistant with its versions and runs; with `delete_threads` its threads too."""
+    access = await caller.may("assistants", "delete", {"assistant_id": assistant_id})
+    of_threads = (
+        await caller.may("threads", "delete", {"assistant_id": assistant_id})
+        if delete_threads
+        else None
+    )
+    await services.threads.delete_assistant(assistant_id, access=access, thread_access=of_threads)
+
+
+@router.post("/{assistant_id}/versions")
+async def list_versions(
+    services: ServicesDep, caller: CallerDep, assistant_id: AssistantId, body: AssistantVersions
+) -> Response:
+    """List the versions of an assistant, newest first."""
+    value: JsonObject = {"assistant_id": assistant_id, "metadata": body.metadata}
+    access = await caller.may("assistants", "read", value)
+    found = await assistants.versions(
+        services.db,
+        assistant_id,
+        metadata=body.metadata or {},
+        limit=body.limit,
+        offset=body.offset,
+        access=access,
+    )
+    return json_response(found)
+
+
+@router.post("/{assistant_id}/latest")
+async def set_latest(
+    services: ServicesDep, caller: CallerDep, assistant_id: AssistantId, body: AssistantLatest
+) -> Response:
+    """Make an assistant what it was in a version."""
+    value: JsonObject = {"assistant_id": assistant_id, "version": body.version}
+    access = await caller.may("assistants", "update", value)
+    latest = await assistants.set_latest(services.db, assistant_id, body.version, access=access)
+    return json_response(latest)
 
 
 @router.get("/{assistant_id}/schemas")
@@ -96,6 +205,12 @@ async def subgraphs(
         )
     )
     return json_response(found)
+
+
+def _fields(body: AssistantCreate | AssistantUpdate) -> JsonObject:
+    """What a handler of an authorization sees, and may change."""
+    fields = body.model_dump(exclude={"config", "if_exists"})
+    return fields | {"config": body.config and body.config.model_dump(exclude_unset=True)}
 
 
 async def _graph_id(services: ServicesDep, caller: CallerDep, name: str) -> str:

@@ -1,7 +1,7 @@
 """Runs: create, stream, wait, join, list, cancel, delete; on a thread and without one."""
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Response
@@ -9,10 +9,10 @@ from fastapi.responses import StreamingResponse
 
 from api.bodies import JsonRoute
 from api.deps import CallerDep, LastEventId, RunId, ServicesDep, ThreadId
-from api.responses import json_response
-from api.run_schemas import RunCreate, RunCreateStateless, RunsCancel
+from api.responses import json_response, selected
+from api.run_schemas import RunBatch, RunCreate, RunCreateStateless, RunsCancel
 from api.sse import EventStream, RunStream, frame, long_json, result_json
-from api.submissions import submit
+from api.submissions import submit, submit_batch
 from graph.encode import dumps
 from graph.runs import Submitted
 from store import runs, threads
@@ -27,10 +27,10 @@ NO_MATCHING_RUNS = (
     "No matching runs to cancel. Please verify the thread ID and run IDs are correct, and the "
     "runs haven't been deleted or completed."
 )
-RunField = Literal[
-    "run_id", "thread_id", "assistant_id", "created_at", "updated_at", "status", "metadata",
-    "kwargs", "multitask_strategy",
-]  # fmt: skip
+RUN_FIELDS = frozenset(
+    {"run_id", "thread_id", "assistant_id", "created_at", "updated_at", "status", "metadata",
+    "kwargs", "multitask_strategy", "langsmith_session_name"}
+)  # fmt: skip
 
 
 def run_json(run: Run) -> JsonObject:
@@ -45,6 +45,8 @@ def run_json(run: Run) -> JsonObject:
         "metadata": run.metadata,
         "kwargs": run.kwargs,
         "multitask_strategy": run.multitask_strategy,
+        # Of the tracing service, which this server does not use.
+        "langsmith_session_name": None,
     }
 
 
@@ -145,6 +147,13 @@ async def wait_stateless_run(
     return _wait(services, submitted, on_disconnect=body.on_disconnect)
 
 
+@router.post("/runs/batch")
+async def create_runs(body: RunBatch, caller: CallerDep, services: ServicesDep) -> Response:
+    """Queue runs, each on a thread of its own: all of them, or none if one is wrong."""
+    created = await submit_batch(services, caller, body)
+    return json_response([run_json(run) for run in created])
+
+
 @router.get("/threads/{thread_id}/runs")
 async def list_runs(
     thread_id: ThreadId,
@@ -153,18 +162,16 @@ async def list_runs(
     limit: Annotated[int, Query(ge=0, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
     status: RunStatus | None = None,
-    select: Annotated[list[RunField] | None, Query()] = None,
+    select: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
-    """The thread's runs, newest first."""
+    """The thread's runs, newest first; of each the fields that `select` repeats, or lists as JSON."""
+    fields = _run_fields(select)
     access = await caller.may("threads", "read", {"thread_id": thread_id})
     await threads.get(services.db, thread_id, access=access)
     page = await runs.list_of_thread(
         services.db, thread_id, status=status, limit=limit, offset=offset, access=access
     )
-    rows = [run_json(run) for run in page]
-    if select:
-        rows = [{key: row[key] for key in select} for row in rows]
-    return json_response(rows)
+    return json_response([selected(run_json(run), fields) for run in page])
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}")
@@ -263,7 +270,7 @@ async def _join_stream(
         services,
         submitted,
         after=last_event_id,
-        modes=_modes(stream_mode),
+        modes=_listed("stream_mode", stream_mode),
         on_disconnect="cancel" if cancel_on_disconnect else "continue",
         stateless=thread_id is None,
     )
@@ -273,18 +280,25 @@ def _missing() -> JsonObject:
     return {"error": "HTTPException", "message": "404: Run not found"}
 
 
-def _modes(texts: list[str] | None) -> list[str] | None:
-    """Modes of a query: repeated, a JSON array, or empty for none, as the SDKs send them."""
+def _listed(name: str, texts: list[str] | None) -> list[str] | None:
+    """Values of a query: repeated, a JSON array, or empty for none, as the SDKs send them."""
     texts = [text for text in texts or () if text]
     if len(texts) != 1 or not texts[0].startswith("["):
         return texts or None
     try:
-        modes: Any = orjson.loads(texts[0])
+        values: Any = orjson.loads(texts[0])
     except orjson.JSONDecodeError:
-        modes = None
-    if not isinstance(modes, list) or not all(isinstance(mode, str) for mode in modes):
-        raise InvalidInputError("stream_mode is not a JSON array of strings")
-    return modes
+        values = None
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise InvalidInputError(f"{name} is not a JSON array of strings")
+    return values or None
+
+
+def _run_fields(texts: list[str] | None) -> list[str] | None:
+    fields = _listed("select", texts)
+    if fields and not set(fields) <= RUN_FIELDS:
+        raise InvalidInputError(f"Invalid select columns. Expected: {sorted(RUN_FIELDS)}")
+    return fields
 
 
 @router.post("/threads/{thread_id}/runs/{run_id}/cancel")
@@ -313,15 +327,14 @@ async def cancel_runs(
     body: RunsCancel, caller: CallerDep, services: ServicesDep, action: CancelAction = "interrupt"
 ) -> Response:
     """Stop all runs with a status, or some runs of a thread."""
-    if (body.status is None) == (body.thread_id is None or not body.run_ids):
-        raise InvalidInputError("Give either a status, or a thread_id with run_ids")
     value = {**body.model_dump(), "action": action}
     access = await caller.may("threads", "update", value)
     if body.status is None:
         assert body.thread_id is not None
-        if not await services.runs.cancel(
-            body.thread_id, body.run_ids, action=action, access=access
-        ):
+        named = body.run_ids or []
+        if not await runs.are_any(services.db, body.thread_id, named, access=access):
+            raise NotFoundError(NO_RUNS)
+        if not await services.runs.cancel(body.thread_id, named, action=action, access=access):
             raise NotFoundError(NO_MATCHING_RUNS)
         return Response(status_code=204)
     wanted: list[RunStatus] = ["pending", "running"] if body.status == "all" else [body.status]

@@ -9,22 +9,13 @@ from uuid_utils.compat import uuid7
 from api.bodies import JsonRoute
 from api.deps import CallerDep, LastEventId, ServicesDep, ThreadId
 from api.responses import json_response, page_headers, selected
-from api.schemas import (
-    Checkpoint,
-    HistorySearch,
-    Limit,
-    StateAtCheckpoint,
-    StateUpdate,
-    Text,
-    ThreadCount,
-    ThreadCreate,
-    ThreadSearch,
-    ThreadUpdate,
-)
 from api.sse import EventStream
+from api.thread_schemas import ThreadCount, ThreadCreate, ThreadSearch, ThreadsPrune, ThreadUpdate
 from api.thread_stream import ThreadStream, modes_of
+from graph.json_paths import at
+from graph.value_search import Wanted
 from store import retention, threads
-from store.errors import UnsupportedError
+from store.access import EVERYTHING
 from store.events import parse_event_id
 from store.models import JsonObject, Thread
 from store.retention import Lifetime
@@ -34,8 +25,7 @@ router = APIRouter(prefix="/threads", tags=["threads"], route_class=JsonRoute)
 
 @router.post("")
 async def create(services: ServicesDep, caller: CallerDep, body: ThreadCreate) -> Response:
-    """Create a thread."""
-    _refuse(supersteps=body.supersteps)
+    """Create a thread; with `supersteps` it has states already."""
     value: JsonObject = {
         "thread_id": body.thread_id or str(uuid7()),
         "metadata": body.metadata,
@@ -44,53 +34,95 @@ async def create(services: ServicesDep, caller: CallerDep, body: ThreadCreate) -
     }
     thread_id = str(value["thread_id"])
     access = await caller.may("threads", "create", value)
-    created = await threads.create(
-        services.db,
-        thread_id,
-        metadata=value.get("metadata") or {},
-        if_exists=body.if_exists,
-        life=body.ttl.life() if body.ttl else services.graphs.ttl.life,
-        access=access,
+    about: JsonObject = {
+        "metadata": value.get("metadata") or {},
+        "if_exists": body.if_exists,
+        "life": body.ttl.life() if body.ttl else services.graphs.ttl.life,
+        "access": access,
+    }
+    if not body.supersteps:
+        created = await threads.create(services.db, thread_id, **about)
+        if body.if_exists == "raise":
+            return json_response(thread_json(created, None))
+        return await _thread_response(services, created)
+    steps = [[u.model_dump(exclude_unset=True) for u in s.updates] for s in body.supersteps]
+    return await _thread_response(
+        services, await services.threads.create(thread_id, steps, **about)
     )
-    return json_response(thread_json(created, None))
 
 
 @router.post("/search")
 async def search(services: ServicesDep, caller: CallerDep, body: ThreadSearch) -> Response:
-    """List the threads whose metadata contains what is given."""
-    _refuse(values=body.values, extract=body.extract)
+    """List the threads whose metadata and values contain what is given."""
     value = body.model_dump(include={"metadata", "values", "status", "limit", "offset"})
     access = await caller.may("threads", "search", value)
-    found = await threads.search(
-        services.db,
-        metadata=value.get("metadata") or {},
-        status=body.status,
-        ids=body.ids,
-        limit=body.limit + 1,
-        offset=body.offset,
-        sort_by=body.sort_by,
-        order=body.sort_order,
-        access=access,
-    )
-    page = found[: body.limit]
-    wanted = body.select is None or "values" in body.select
-    values = await services.states.values_of(page) if wanted else {}
+    about: JsonObject = {
+        "metadata": value.get("metadata") or {},
+        "status": body.status,
+        "ids": body.ids,
+        "access": access,
+    }
+    page: JsonObject = {
+        "limit": body.limit + 1,
+        "offset": body.offset,
+        "sort_by": body.sort_by,
+        "order": body.sort_order,
+    }
+    if body.values:
+        matching = await services.value_search.search(Wanted(values=body.values, **about), **page)
+        found = [thread for thread, _ in matching]
+        values = {thread.thread_id: shown for thread, shown in matching}
+    else:
+        found = await threads.search(services.db, **about, **page)
+        values = await _values(services, found[: body.limit], body)
     return json_response(
-        [selected(thread_json(row, values.get(row.thread_id)), body.select) for row in page],
+        [_found_json(row, values.get(row.thread_id), body) for row in found[: body.limit]],
         headers=page_headers(found, limit=body.limit, offset=body.offset),
     )
 
 
+async def _values(services: ServicesDep, page: list[Thread], body: ThreadSearch) -> dict[str, Any]:
+    """The values of a page of threads, if anything of them is shown."""
+    paths = (body.extract or {}).values()
+    if body.select is None or "values" in body.select or any(map(_is_of_values, paths)):
+        return await services.states.values_of(page)
+    return {}
+
+
+def _is_of_values(path: str) -> bool:
+    return path.startswith("values")
+
+
+def _found_json(thread: Thread, values: Any, body: ThreadSearch) -> JsonObject:
+    whole = thread_json(thread, values)
+    shown = selected(whole, body.select)
+    if not body.extract:
+        return shown
+    return {**shown, "extracted": {key: at(whole, path) for key, path in body.extract.items()}}
+
+
 @router.post("/count")
 async def count(services: ServicesDep, caller: CallerDep, body: ThreadCount) -> Response:
-    """Count the threads whose metadata contains what is given."""
-    _refuse(values=body.values)
+    """Count the threads whose metadata and values contain what is given."""
     value = body.model_dump(include={"metadata", "values", "status"})
     access = await caller.may("threads", "search", value)
-    found = await threads.count(
-        services.db, metadata=value.get("metadata") or {}, status=body.status, access=access
-    )
-    return json_response(found)
+    about: JsonObject = {
+        "metadata": value.get("metadata") or {},
+        "status": body.status,
+        "access": access,
+    }
+    if body.values:
+        return json_response(await services.value_search.count(Wanted(values=body.values, **about)))
+    return json_response(await threads.count(services.db, **about))
+
+
+@router.post("/prune")
+async def prune(services: ServicesDep, caller: CallerDep, body: ThreadsPrune) -> Response:
+    """Delete threads, or all of their checkpoints but the newest; tell how many there were."""
+    value: JsonObject = {"thread_ids": body.thread_ids, "strategy": body.strategy}
+    access = await caller.may("threads", "delete" if body.strategy == "delete" else "update", value)
+    pruned = await services.threads.prune(body.thread_ids, strategy=body.strategy, access=access)
+    return json_response({"pruned_count": pruned})
 
 
 @router.get("/{thread_id}")
@@ -135,98 +167,42 @@ async def delete(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) 
     await services.runs.delete_thread(thread_id, access=access)
 
 
-@router.get("/{thread_id}/state")
-async def get_state(
-    services: ServicesDep, caller: CallerDep, thread_id: ThreadId, subgraphs: bool = False
-) -> Response:
-    """Read the state of a thread."""
+@router.post("/{thread_id}/copy")
+async def copy(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) -> Response:
+    """Make a thread that is as another one is now, with all that it remembers."""
     access = await caller.may("threads", "read", {"thread_id": thread_id})
-    return json_response(await services.states.get(thread_id, subgraphs=subgraphs, access=access))
-
-
-@router.get("/{thread_id}/state/{checkpoint_id}")
-async def get_state_at(
-    services: ServicesDep,
-    caller: CallerDep,
-    thread_id: ThreadId,
-    checkpoint_id: Text,
-    subgraphs: bool = False,
-) -> Response:
-    """Read the state of a thread at a checkpoint."""
-    access = await caller.may("threads", "read", {"thread_id": thread_id})
-    checkpoint = {"checkpoint_id": checkpoint_id}
-    return json_response(
-        await services.states.get(
-            thread_id, checkpoint=checkpoint, subgraphs=subgraphs, access=access
-        )
+    value: JsonObject = {"thread_id": str(uuid7()), "metadata": {}}
+    copy_id = value["thread_id"]
+    await caller.may("threads", "create", value)
+    metadata = value.get("metadata") or {}
+    await threads.copy(services.db, thread_id, copy_id, metadata=metadata, access=access)
+    return await _thread_response(
+        services, await threads.get(services.db, copy_id, access=EVERYTHING)
     )
 
 
-@router.post("/{thread_id}/state/checkpoint")
-async def get_state_at_checkpoint(
-    services: ServicesDep, caller: CallerDep, thread_id: ThreadId, body: StateAtCheckpoint
-) -> Response:
-    """Read the state of a thread, or of one of its subgraphs, at a checkpoint."""
+@router.get("/{thread_id}/storage")
+async def storage(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) -> Response:
+    """Tell how many bytes a thread's checkpoints take."""
     access = await caller.may("threads", "read", {"thread_id": thread_id})
-    checkpoint = _configurable(body.checkpoint)
-    return json_response(
-        await services.states.get(
-            thread_id, checkpoint=checkpoint, subgraphs=bool(body.subgraphs), access=access
-        )
-    )
-
-
-@router.post("/{thread_id}/state")
-async def update_state(
-    services: ServicesDep, caller: CallerDep, thread_id: ThreadId, body: StateUpdate
-) -> Response:
-    """Change the state of an idle thread, or fork it at a checkpoint."""
-    access = await caller.may("threads", "update", {"thread_id": thread_id})
-    checkpoint = _configurable(body.checkpoint)
-    if body.checkpoint_id is not None:
-        checkpoint["checkpoint_id"] = body.checkpoint_id
-    configurable = await services.states.update(
-        thread_id, body.values, as_node=body.as_node, checkpoint=checkpoint, access=access
-    )
+    found = await threads.storage(services.db, thread_id, access=access)
+    channels = found.channels
+    values = sum(size.bytes for size in channels.values())
     return json_response(
         {
-            "checkpoint": configurable,
-            "configurable": configurable,
-            "checkpoint_id": configurable["checkpoint_id"],
+            "thread_id": thread_id,
+            "total_bytes": found.checkpoints.bytes + values + found.pending_writes.bytes,
+            "checkpoints": asdict(found.checkpoints),
+            "channel_values": {
+                "count": sum(size.count for size in channels.values()),
+                "bytes": values,
+                "by_channel": {
+                    name: {"versions": size.count, "bytes": size.bytes}
+                    for name, size in channels.items()
+                },
+            },
+            "pending_writes": asdict(found.pending_writes),
         }
-    )
-
-
-@router.get("/{thread_id}/history")
-async def get_history(
-    services: ServicesDep,
-    caller: CallerDep,
-    thread_id: ThreadId,
-    limit: Annotated[Limit, Query()] = 10,
-    before: Text | None = None,
-) -> Response:
-    """List the states of a thread, newest first."""
-    access = await caller.may("threads", "read", {"thread_id": thread_id})
-    return json_response(
-        await services.states.history(thread_id, limit=limit, before=before, access=access)
-    )
-
-
-@router.post("/{thread_id}/history")
-async def search_history(
-    services: ServicesDep, caller: CallerDep, thread_id: ThreadId, body: HistorySearch
-) -> Response:
-    """List the states of a thread, newest first."""
-    access = await caller.may("threads", "read", {"thread_id": thread_id})
-    return json_response(
-        await services.states.history(
-            thread_id,
-            limit=body.limit,
-            before=body.before_id(),
-            metadata=body.metadata,
-            checkpoint=_configurable(body.checkpoint),
-            access=access,
-        )
     )
 
 
@@ -279,13 +255,3 @@ async def _thread_response(
     values = await services.states.values_of([thread])
     shown = thread_json(thread, values.get(thread.thread_id))
     return json_response(shown | {"ttl": asdict(life)} if life else shown)
-
-
-def _configurable(checkpoint: Checkpoint | None) -> JsonObject:
-    return checkpoint.model_dump(exclude_none=True) if checkpoint else {}
-
-
-def _refuse(**given: Any) -> None:
-    for name, value in given.items():
-        if value:
-            raise UnsupportedError(f"{name}: this server does not support it yet")

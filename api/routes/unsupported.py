@@ -11,23 +11,10 @@ from store.errors import UnsupportedError
 router = APIRouter(include_in_schema=False)
 
 UNSUPPORTED: dict[str, tuple[str, ...]] = {
-    "Changing assistants": (
-        "POST /assistants",
-        "PATCH /assistants/{assistant_id}",
-        "DELETE /assistants/{assistant_id}",
-        "POST /assistants/{assistant_id}/versions",
-        "POST /assistants/{assistant_id}/latest",
-    ),
-    "Copying, pruning and measuring threads": (
-        "POST /threads/prune",
-        "POST /threads/{thread_id}/copy",
-        "GET /threads/{thread_id}/storage",
-    ),
     "The event-streaming protocol": (
         "POST /threads/{thread_id}/commands",
         "POST /threads/{thread_id}/stream/events",
     ),
-    "Batches of runs": ("POST /runs/batch",),
     "Crons": (
         "POST /runs/crons",
         "POST /runs/crons/search",

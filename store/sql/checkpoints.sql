@@ -139,7 +139,9 @@ WITH copied_checkpoints AS (
     INSERT INTO checkpoints
         (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
     SELECT %(target)s::text, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
-        metadata
+        -- Ours do not name the thread; those of LangGraph's own saver do.
+        CASE WHEN metadata ? 'thread_id'
+            THEN jsonb_set(metadata, '{thread_id}', to_jsonb(%(target)s::text)) ELSE metadata END
     FROM checkpoints WHERE thread_id = %(source)s
     ON CONFLICT DO NOTHING
 ), copied_blobs AS (

@@ -7,7 +7,8 @@
 WITH taken AS (
     UPDATE thread
     SET status = 'busy', epoch = epoch + 1, updated_at = now(),
-        metadata = metadata || %(thread_metadata)s::jsonb
+        metadata = metadata || %(thread_metadata)s::jsonb,
+        config = config || %(thread_config)s::jsonb
     WHERE thread_id = %(thread_id)s AND status <> 'busy'
         AND metadata @> ANY(%(visible)s::jsonb[])
         AND EXISTS (SELECT FROM worker WHERE worker_id = %(worker_id)s::uuid)
@@ -52,7 +53,8 @@ WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running');
 -- Workers are woken as this commits, if it is due.
 WITH queued AS (
     UPDATE thread
-    SET status = 'busy', updated_at = now(), metadata = metadata || %(thread_metadata)s::jsonb
+    SET status = 'busy', updated_at = now(), metadata = metadata || %(thread_metadata)s::jsonb,
+        config = config || %(thread_config)s::jsonb
     WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id, epoch,
         clock_timestamp() + make_interval(secs => %(after_seconds)s) AS due_at
@@ -68,6 +70,51 @@ WITH queued AS (
 SELECT pending.created_at, queued.epoch + 1,
     CASE WHEN %(after_seconds)s <= 0 THEN pg_notify('threadwell', %(signal)s) END
 FROM pending, queued;
+
+-- name: enqueue_new
+-- Runs with a thread of their own each, in their order. Workers are woken as this commits, if one
+-- is due.
+WITH asked AS MATERIALIZED (
+    SELECT n.run_id, n.thread_id, n.assistant_id, n.multitask_strategy, n.metadata, n.kwargs,
+        n.thread_metadata, n.thread_config, n.temporary, n.place,
+        clock_timestamp() + make_interval(secs => n.after_seconds) AS due_at,
+        n.after_seconds <= 0 AS is_due
+    FROM ROWS FROM (
+        jsonb_to_recordset(%(runs)s::jsonb) AS (
+            run_id uuid, thread_id text, assistant_id uuid, multitask_strategy text, metadata jsonb,
+            kwargs jsonb, thread_metadata jsonb, thread_config jsonb, temporary boolean,
+            after_seconds double precision
+        )
+    ) WITH ORDINALITY AS n (
+        run_id, thread_id, assistant_id, multitask_strategy, metadata, kwargs, thread_metadata,
+        thread_config, temporary, after_seconds, place
+    )
+), made AS (
+    INSERT INTO thread (thread_id, status, metadata, config)
+    SELECT thread_id, 'busy', thread_metadata, thread_config
+    FROM asked
+    RETURNING thread_id, epoch, updated_at
+), given_life AS (
+    INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
+    SELECT made.thread_id, %(strategy)s, %(ttl_minutes)s,
+        made.updated_at + make_interval(secs => 60 * %(ttl_minutes)s::double precision)
+    FROM made
+    JOIN asked ON asked.thread_id = made.thread_id
+    WHERE %(ttl_minutes)s::double precision IS NOT NULL AND NOT asked.temporary
+), pending AS (
+    INSERT INTO run (run_id, thread_id, assistant_id, status, multitask_strategy, metadata,
+        kwargs, temporary, not_before, created_at)
+    SELECT run_id, thread_id, assistant_id, 'pending', multitask_strategy, metadata, kwargs,
+        temporary, due_at, due_at
+    FROM asked
+    ORDER BY place
+    RETURNING run_id, thread_id, created_at
+)
+SELECT pending.run_id, pending.created_at, made.epoch + 1,
+    CASE WHEN asked.is_due THEN pg_notify('threadwell', %(signal)s) END
+FROM pending
+JOIN made ON made.thread_id = pending.thread_id
+JOIN asked ON asked.run_id = pending.run_id;
 
 -- name: claim
 -- The runs that are due longest and whose threads are free. What it read may be stale by the time it

@@ -52,3 +52,17 @@ FROM unnest(%(run_ids)s::uuid[]) AS asked (run_id)
 WHERE NOT EXISTS (
     SELECT FROM run WHERE run.run_id = asked.run_id AND run.status IN ('pending', 'running')
 );
+
+-- name: of_assistant
+-- In flight, whoever's thread they are on.
+SELECT run_id, thread_id
+FROM run
+WHERE assistant_id = %(assistant_id)s AND status IN ('pending', 'running');
+
+-- name: are_any
+SELECT r.run_id
+FROM run AS r
+JOIN thread AS t ON t.thread_id = r.thread_id
+WHERE r.thread_id = %(thread_id)s AND r.run_id = ANY(%(run_ids)s::uuid[])
+    AND t.metadata @> ANY(%(visible)s::jsonb[])
+LIMIT 1;

@@ -127,3 +127,86 @@ SELECT thread_id FROM gone;
 SELECT run_id
 FROM run
 WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running');
+
+-- name: copy
+-- What its checkpoints and messages belong to comes with them, see `copy_thread`. In the middle of a
+-- run it is what a run leaves that was stopped there: something is next.
+WITH copied AS (
+    INSERT INTO thread (thread_id, metadata, config, interrupts, error, status, settled_status,
+        epoch, checkpoint_count)
+    SELECT %(target)s, s.metadata || %(metadata)s::jsonb, s.config,
+        CASE WHEN going.has_written THEN '{}' ELSE s.interrupts END,
+        CASE WHEN going.has_written THEN NULL ELSE s.error END,
+        left_in.status, left_in.status,
+        -- above what the writes of its checkpoints were made under
+        greatest(s.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint),
+        s.checkpoint_count
+    FROM thread AS s
+    CROSS JOIN LATERAL (
+        SELECT EXISTS (
+            SELECT FROM run AS r
+            JOIN checkpoints AS c ON c.thread_id = r.thread_id AND c.checkpoint_ns = ''
+                AND c.checkpoint_id = s.head_checkpoint_id
+                AND c.metadata ->> 'run_id' = r.run_id::text
+            WHERE r.thread_id = s.thread_id AND r.status IN ('pending', 'running')
+        ) AS has_written
+    ) AS going
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN going.has_written THEN 'interrupted' ELSE s.settled_status END AS status
+    ) AS left_in
+    WHERE s.thread_id = %(source)s AND s.metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING thread_id, updated_at
+), given_life AS (
+    INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
+    SELECT copied.thread_id, x.strategy, x.ttl_minutes,
+        copied.updated_at + make_interval(secs => 60 * x.ttl_minutes)
+    FROM copied
+    JOIN thread_ttl AS x ON x.thread_id = %(source)s
+)
+SELECT thread_id FROM copied;
+
+-- name: candidates
+-- Threads that may have the values that are asked for: of these, scalars lie in the checkpoint's
+-- JSON and are compared here. What lies in a blob, and what a DeltaChannel makes, is not seen.
+SELECT t.thread_id
+FROM thread AS t
+CROSS JOIN LATERAL (
+    SELECT c.checkpoint -> 'channel_values' AS scalars,
+        c.metadata -> 'counters_since_delta_snapshot' AS made
+    FROM checkpoints AS c
+    WHERE c.thread_id = t.thread_id AND c.checkpoint_ns = ''
+    ORDER BY c.checkpoint_id DESC
+    LIMIT 1
+) AS head
+WHERE (%(metadata)s::jsonb = '{}' OR t.metadata @> %(metadata)s::jsonb)
+    AND (%(status)s::text IS NULL OR t.status = %(status)s::text)
+    AND (%(ids)s::text[] IS NULL OR t.thread_id = ANY(%(ids)s::text[]))
+    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR t.metadata @> ANY(%(visible)s::jsonb[]))
+    AND NOT EXISTS (
+        SELECT FROM jsonb_each(%(values)s::jsonb) AS wanted
+        WHERE head.scalars -> wanted.key <> wanted.value
+            AND NOT coalesce(head.made ? wanted.key, false)
+    );
+
+-- name: of_assistant
+SELECT t.thread_id
+FROM thread AS t
+WHERE t.metadata @> jsonb_build_object('assistant_id', %(assistant_id)s::text)
+    AND t.metadata @> ANY(%(visible)s::jsonb[])
+LIMIT %(limit)s;
+
+-- name: storage
+-- What a thread takes: JSON as it lies on disk, blobs before they are compressed.
+SELECT 'checkpoints' AS kind, NULL AS channel, count(*) AS count,
+    coalesce(sum(pg_column_size(c.checkpoint) + pg_column_size(c.metadata)), 0)::bigint AS bytes
+FROM checkpoints AS c
+WHERE c.thread_id = %(thread_id)s
+UNION ALL
+SELECT 'channel_values', b.channel, count(*), coalesce(sum(octet_length(b.blob)), 0)::bigint
+FROM checkpoint_blobs AS b
+WHERE b.thread_id = %(thread_id)s
+GROUP BY b.channel
+UNION ALL
+SELECT 'pending_writes', NULL, count(*), coalesce(sum(octet_length(w.blob)), 0)::bigint
+FROM checkpoint_writes AS w
+WHERE w.thread_id = %(thread_id)s;

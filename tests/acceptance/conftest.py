@@ -41,7 +41,7 @@ GRAPHS = (
 )
 #: So that what a killed process left is taken up soon.
 QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5"}
-TEST_SECONDS = 60
+TEST_SECONDS = 120
 
 #: Rows of a query on the servers' database.
 Sql = Callable[..., list[tuple[Any, ...]]]

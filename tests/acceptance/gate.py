@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 DEADLINE_SECONDS = 30.0
+CLOSE_SECONDS = 5.0
 
 
 class Gate:
@@ -23,6 +24,7 @@ class Gate:
         self._left: list[str] = []
         self.held: dict[str, asyncio.Event] = {}
         self._changed = asyncio.Condition()
+        self._visits: set[asyncio.Task[None]] = set()
 
     def hold(self, *names: str) -> None:
         """Let nobody of these names pass until `release`."""
@@ -51,7 +53,23 @@ class Gate:
 
     async def visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take one visitor in."""
+        visit = asyncio.current_task()
+        assert visit is not None
+        self._visits.add(visit)
+        visit.add_done_callback(self._visits.discard)
+        # Whoever is killed, or stopped, leaves in the middle of anything.
+        with suppress(ConnectionError):
+            try:
+                await self._receive(reader)
+                writer.write(b"go on\n")
+            finally:
+                writer.close()
+                await writer.wait_closed()
+
+    async def _receive(self, reader: asyncio.StreamReader) -> None:
         name = (await reader.readline()).decode().strip()
+        if not name:  # stopped before it said anything
+            return
         self.seen.append(name)
         await self._tell()
         if name in self.held:
@@ -63,8 +81,14 @@ class Gate:
                 await self._tell()
             passing.cancel()
             leaving.cancel()
-        writer.write(b"go on\n")
-        writer.close()
+
+    async def close(self) -> None:
+        """Let everybody go who is held, and wait until they have gone."""
+        self.release(*list(self.held))
+        if self._visits:
+            _, late = await asyncio.wait(self._visits, timeout=CLOSE_SECONDS)
+            for visit in late:
+                visit.cancel()
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -80,5 +104,5 @@ async def open_gate() -> AsyncIterator[Gate]:
     try:
         yield gate
     finally:
-        gate.release(*list(gate.held))
         server.close()
+        await gate.close()

@@ -29,6 +29,7 @@ Run = Callable[..., Awaitable[None]]
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     graphs = {name: f"tests.graph.sample_graphs:{name}" for name in GRAPHS}
+    graphs["bad"] = "tests.graph.sample_graphs:nothing"
     config = tmp_path / "langgraph.json"
     config.write_text(json.dumps({"graphs": graphs}))
     return Settings(config=config, request_body_max_bytes=BODY_MAX_BYTES)

@@ -248,3 +248,45 @@ async def test_a_state_that_cannot_be_read_does_not_hide_other_threads(
         await client.threads.get_state(thread_id)
     with pytest.raises(ConflictError):
         await client.threads.get_history(thread_id)
+
+
+async def test_a_state_shows_what_is_selected(
+    client: LangGraphClient, http: httpx.AsyncClient, run: Run
+) -> None:
+    thread_id = (await client.threads.create())["thread_id"]
+    await run(thread_id, "steps", {"text": "a"})
+    url = f"/threads/{thread_id}"
+    whole = (await http.get(f"{url}/state")).json()
+    checkpoint = {"checkpoint_id": whole["checkpoint_id"]}
+
+    async def shown(*select: str) -> Any:
+        by_get = await http.get(f"{url}/state", params={"select": select})
+        by_post = await http.post(
+            f"{url}/state/checkpoint", json={"checkpoint": checkpoint, "select": select}
+        )
+        at = await http.get(f"{url}/state/{checkpoint['checkpoint_id']}", params={"select": select})
+        history = await http.post(f"{url}/history", json={"select": select})
+        assert by_get.json() == by_post.json() == at.json() == history.json()[0]
+        return by_get.json()
+
+    assert await shown() == whole
+    assert await shown("next", "checkpoint") == {"next": [], "checkpoint": whole["checkpoint"]}
+    assert await shown("values.log", "values.nothing") == {"values": {"log": ["first", "second"]}}
+    assert await shown("values.log", "values") == {"values": whole["values"]}
+    for wrong in ("nothing", "values.", "next,tasks"):
+        refused = await http.get(f"{url}/state", params={"select": wrong})
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_input")
+
+
+async def test_a_history_is_one_state_unless_more_are_asked_for(
+    http: httpx.AsyncClient, client: LangGraphClient, run: Run
+) -> None:
+    thread_id = (await client.threads.create())["thread_id"]
+    await run(thread_id, "steps", {"text": "a"})
+    url = f"/threads/{thread_id}/history"
+
+    assert len((await http.get(url)).json()) == len((await http.post(url, json={})).json()) == 1
+    assert len((await http.post(url, json={"before": {}, "limit": 9})).json()) == 4
+    refused = await http.post(url, json={"before": {"nothing": 1}})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_input")
+    assert (await http.patch(f"/threads/{thread_id}/state", json={})).status_code == 405

@@ -8,6 +8,7 @@ from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import ConflictError, NotFoundError
 
 from api.bootstrap import Services
+from graph import value_search
 from store import queue
 from store.access import EVERYTHING
 from store.queue import NewRun
@@ -154,19 +155,205 @@ async def test_search_shows_values_and_only_what_is_selected(
     assert part == [{"thread_id": thread_id, "values": whole[0]["values"]}]
 
 
-async def test_what_is_not_supported_is_refused_rather_than_ignored(
-    http: httpx.AsyncClient,
+async def test_search_finds_by_values_and_extracts_from_them(
+    client: LangGraphClient, run: Run, http: httpx.AsyncClient
 ) -> None:
-    unsupported: list[tuple[str, dict[str, Any]]] = [
-        ("/threads", {"supersteps": [{"updates": []}]}),
-        ("/threads/search", {"values": {"a": 1}}),
-        ("/threads/search", {"extract": {"a": "values.a"}}),
-        ("/threads/count", {"values": {"a": 1}}),
+    ids = [(await client.threads.create(metadata={"n": n}))["thread_id"] for n in range(4)]
+    await run(ids[0], "steps", {"text": "a"})
+    await run(ids[1], "ask", {"text": "a"})
+    await run(ids[2], "chat", {"messages": [{"role": "user", "content": "hello"}]})
+
+    async def found(values: Any, **search: Any) -> list[str]:
+        page = await client.threads.search(values=values, sort_by="created_at", **search)
+        assert await client.threads.count(values=values, metadata=search.get("metadata")) == len(
+            page
+        )
+        return [ids[ids.index(thread["thread_id"])] for thread in page]
+
+    assert await found({"text": "a"}) == [ids[1], ids[0]]
+    assert await found({"text": "a"}, metadata={"n": 0}) == [ids[0]]
+    assert await found({"log": ["second"]}) == [ids[0]]
+    assert await found({"messages": [{"type": "ai"}, {"content": "hello"}]}) == [ids[2]]
+    assert await found({"text": None}) == []
+    first = await http.post("/threads/search", json={"values": {"text": "a"}, "limit": 1})
+    assert (first.headers["x-pagination-next"], len(first.json())) == ("1", 1)
+
+    extracted: Any = await client.threads.search(
+        ids=ids[1:],
+        select=["metadata"],
+        sort_by="created_at",
+        extract={
+            "said": "values.messages[-1].type",
+            "text": "values.text",
+            "n": "metadata.n",
+            "asked": "interrupts",
+            "nothing": "config.configurable.nothing[3]",
+        },
+    )
+    assert [each["extracted"]["said"] for each in extracted] == [None, "ai", None]
+    assert [each["extracted"]["text"] for each in extracted] == [None, None, "a"]
+    assert [each["extracted"]["n"] for each in extracted] == [3, 2, 1]
+    assert {*extracted[0]} == {"metadata", "extracted"}
+    assert extracted[0]["extracted"]["nothing"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"extract": {"values": "values.a"}}, "Extract keys cannot use reserved field names"),
+        ({"extract": {"a-b": "values.a"}}, "Extract key 'a-b' must be a valid identifier"),
+        ({"extract": {"a": "status"}}, "Extract path 'status' must start with one of: config"),
+        ({"extract": {"a": "{values}"}}, "Extract path '{values}' must start with one of"),
+        ({"extract": {"a": ""}}, "Extract path for 'a' must be a non-empty string"),
+        ({"extract": {f"k{n}": "values.a" for n in range(11)}}, "No more than 10 paths"),
+        ({"values": {"a": list(range(100))}}, "No more than 100 values"),
+    ],
+)
+async def test_a_search_that_makes_no_sense_is_refused(
+    http: httpx.AsyncClient, body: Any, detail: str
+) -> None:
+    refused = await http.post("/threads/search", json=body)
+
+    assert (refused.status_code, refused.json()["detail"][: len(detail)]) == (422, detail)
+
+
+async def test_a_search_by_values_is_complete_or_fails(
+    http: httpx.AsyncClient, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever would have to be left out of it."""
+    for n in range(4):
+        thread_id = str(uuid.uuid4())
+        await http.post("/threads", json={"thread_id": thread_id, "metadata": {"n": n}})
+        await run(thread_id, "steps", {"text": "ab"[n % 2]})
+    monkeypatch.setattr(value_search, "BATCH", 2)
+    monkeypatch.setattr(value_search, "MAX_CANDIDATES", 2)
+    search = {"values": {"log": ["second"]}, "sort_by": "created_at"}
+
+    too_many = await http.post("/threads/search", json=search)
+    counted = await http.post("/threads/count", json={"values": search["values"]})
+    narrowed = await http.post("/threads/search", json={**search, "metadata": {"n": 1}})
+    page = await http.post("/threads/search", json={**search, "limit": 1})
+    text = await http.post("/threads/count", json={"values": {"text": "a"}})
+
+    for refused in (too_many, counted):
+        assert (refused.status_code, refused.json()["code"]) == (422, "too_many_threads")
+    assert [thread["metadata"]["n"] for thread in narrowed.json()] == [1]
+    assert [thread["metadata"]["n"] for thread in page.json()] == [3]
+    assert text.json() == 2
+
+
+async def test_a_copy_goes_its_own_way(client: LangGraphClient) -> None:
+    thread = await client.threads.create(metadata={"a": 1})
+    source = thread["thread_id"]
+    await client.runs.wait(source, "nested_ask", input={"text": "a"})
+
+    await client.threads.copy(source)
+    [copied] = await client.threads.search(sort_by="created_at", limit=1)
+
+    target = copied["thread_id"]
+    original = await client.threads.get(source)
+    same = ("metadata", "status", "values", "interrupts", "config", "error")
+    assert target != source
+    assert {key: copied[key] for key in same} == {key: original[key] for key in same}  # type: ignore[literal-required]
+    states = [await client.threads.get_history(each, limit=9) for each in (source, target)]
+    assert [s["checkpoint"]["checkpoint_id"] for s in states[0]] == [
+        s["checkpoint"]["checkpoint_id"] for s in states[1]
     ]
-    for path, body in unsupported:
-        refused = await http.post(path, json=body)
-        assert (refused.status_code, refused.json()["code"]) == (501, "unsupported"), body
-        assert (await http.post(path, json=dict.fromkeys(body))).status_code == 200, body
+    assert {s["checkpoint"]["thread_id"] for s in states[1]} == {target}
+    values: Any = await client.runs.wait(target, "nested_ask", command={"resume": "yes"})
+    assert "answered yes" in values["log"]
+    assert await client.threads.get(source) == original
+    await client.threads.delete(source)
+    assert (await client.threads.get_state(target))["values"] == values
+    with pytest.raises(NotFoundError):
+        await client.threads.copy(source)
+
+
+async def test_threads_are_pruned_or_deleted_by_the_dozen(
+    client: LangGraphClient, http: httpx.AsyncClient, run: Run
+) -> None:
+    ids = [(await client.threads.create())["thread_id"] for _ in range(3)]
+    for thread_id in ids:
+        await run(thread_id, "steps", {"text": "a"})
+    await client.runs.create(ids[2], "steps", after_seconds=3600)
+
+    kept = await client.threads.prune([*ids, ids[0], UNKNOWN], strategy="keep_latest")
+
+    assert kept == {"pruned_count": 2}, "not the one that is busy"
+    assert [len(await client.threads.get_history(each, limit=9)) for each in ids] == [1, 1, 4]
+    assert ((await client.threads.get(ids[0]))["values"] or {})["text"] == "a"
+    assert await client.threads.prune(ids[1:]) == {"pruned_count": 2}
+    assert [each["thread_id"] for each in await client.threads.search(ids=ids)] == ids[:1]
+    assert (await http.post("/threads/prune", json={"thread_ids": []})).json() == {
+        "pruned_count": 0
+    }
+    for body in ({}, {"thread_ids": ["x"]}, {"thread_ids": [], "strategy": "x"}):
+        assert (await http.post("/threads/prune", json=body)).status_code == 422
+
+
+async def test_a_thread_tells_what_it_takes(http: httpx.AsyncClient, run: Run) -> None:
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    empty = (await http.get(f"/threads/{thread_id}/storage")).json()
+    await run(thread_id, "steps", {"text": "a"})
+
+    taken = (await http.get(f"/threads/{thread_id}/storage")).json()
+
+    assert (empty["total_bytes"], empty["channel_values"]["by_channel"]) == (0, {})
+    assert taken["checkpoints"]["count"] == 4
+    assert taken["channel_values"]["by_channel"]["log"]["versions"] == 2
+    assert taken["pending_writes"]["count"] > 0
+    assert taken["total_bytes"] == sum(
+        taken[part]["bytes"] for part in ("checkpoints", "channel_values", "pending_writes")
+    )
+
+
+async def test_a_thread_may_begin_with_states(client: LangGraphClient) -> None:
+    steps: Any = [
+        {"updates": [{"values": {"text": "a"}, "as_node": "__start__"}]},
+        {"updates": [{"values": {"log": ["given"]}, "as_node": "first"}]},
+        {
+            "updates": [
+                {"values": None, "command": {"update": {"log": ["said"]}}, "as_node": "second"}
+            ]
+        },
+    ]
+    created = await client.threads.create(graph_id="steps", supersteps=steps[:2])
+    thread_id = created["thread_id"]
+    again = await client.threads.create(
+        thread_id=thread_id, graph_id="steps", if_exists="do_nothing", supersteps=steps[:2]
+    )
+    whole = await client.threads.create(graph_id="steps", supersteps=steps)
+
+    assert (created["status"], created["values"]) == (
+        "interrupted", {"text": "a", "log": ["given"]},
+    )  # fmt: skip
+    assert again == created
+    assert (whole["status"], whole["values"]) == ("idle", {"text": "a", "log": ["given", "said"]})
+    assert len(await client.threads.get_history(thread_id, limit=9)) == 2
+    values: Any = await client.runs.wait(thread_id, "steps", input=None)
+    assert values["log"] == ["given", "second"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "update", "status"),
+    [
+        ({}, {"values": {"log": ["a"]}, "as_node": "first"}, 400),
+        ({"graph_id": "nothing"}, {"values": {"log": ["a"]}, "as_node": "first"}, 404),
+        ({"graph_id": "bad"}, {"values": {"log": ["a"]}, "as_node": "first"}, 424),
+        ({"graph_id": "steps"}, {"values": {"log": ["a"]}, "as_node": "nothing"}, 400),
+        ({"graph_id": "steps"}, {"values": {"log": ["a"]}}, 422),
+    ],
+)
+async def test_a_thread_whose_states_make_no_sense_is_not_made(
+    http: httpx.AsyncClient, metadata: Any, update: Any, status: int
+) -> None:
+    good = {"updates": [{"values": {"text": "a"}, "as_node": "__start__"}]}
+    body = {"metadata": metadata, "supersteps": [good, {"updates": [update]}]}
+
+    refused = await http.post("/threads", json=body)
+
+    assert refused.status_code == status, refused.text
+    assert (await http.post("/threads/count", json={})).json() == 0
 
 
 def _new_run(thread_id: str) -> NewRun:

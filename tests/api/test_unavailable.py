@@ -26,6 +26,9 @@ VALUES: dict[str, Any] = {
     "checkpoint": {},
     "query": "hello",
     "user_id": "ada",
+    "graph_id": "chat",
+    "thread_ids": ["00000000-0000-7000-8000-000000000000"],
+    "version": 1,
 }
 
 
@@ -54,10 +57,12 @@ async def services(settings: Settings, servers: Servers, behind: str) -> AsyncIt
         yield services
 
 
-def body(spec: Any, path: str, operation: Any) -> dict[str, Any]:
+def body(spec: Any, path: str, operation: Any) -> Any:
     """As little as the operation takes."""
     if path == "/runs/cancel" or "requestBody" not in operation:
         return {"status": "all"}
+    if path == "/runs/batch":
+        return [{"assistant_id": "chat"}]
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     model = spec["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
     return {name: VALUES[name] for name in model.get("required", [])}

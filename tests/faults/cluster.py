@@ -15,10 +15,10 @@ from tests.acceptance.process import READY, START_SECONDS
 from tests.soak.cluster import Member
 
 #: How long runs may go on when their process is told to stop.
-GRACE_SECONDS = 1
+GRACE_SECONDS = 3
 #: So that what a killed process left is taken up soon, and a stopping one goes soon.
 QUICK = {
-    "LEASE_SECONDS": "2",
+    "LEASE_SECONDS": "3",
     "HEARTBEAT_SECONDS": "0.5",
     "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": str(GRACE_SECONDS),
     "SSE_HEARTBEAT_SECONDS": "0.5",

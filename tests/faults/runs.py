@@ -15,7 +15,7 @@ Http = list[httpx.AsyncClient]
 
 async def until(holds: Callable[[], Any]) -> None:
     """Wait for something in PostgreSQL that nobody tells of."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

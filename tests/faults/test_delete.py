@@ -52,7 +52,7 @@ async def until(holds: Callable[[], Awaitable[object]], complaint: str) -> None:
     """Wait until something does not hold any more that nobody tells of."""
     holding: object = None
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while holding := await holds():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     except TimeoutError:
@@ -141,7 +141,7 @@ async def test_a_worker_whose_thread_is_deleted_leaves_nothing_and_its_followers
     await http[1].delete(f"/threads/{thread_id}")
 
     await gate.left("job:b")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.gather(*followers)
         assert [answer.status_code for answer in await asyncio.gather(*joiners)] == [200, 200]
     await stays_gone(http, traces, thread_id)

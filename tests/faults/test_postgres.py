@@ -15,6 +15,7 @@ import pytest
 
 from api.embedded import Servers
 from tests.acceptance.gate import Gate, open_gate
+from tests.acceptance.process import BUSY_SECONDS
 from tests.acceptance.talk import says
 from tests.faults.clients import Client, get_json, join, new_thread, start
 from tests.faults.stores import Network, Postgres, Trio, open_network, open_trio
@@ -29,12 +30,12 @@ SETTINGS = {
     "DATABASE_POOL_TIMEOUT_SECONDS": "4",
     "DATABASE_STATEMENT_TIMEOUT_SECONDS": "2",
 }
-#: A request waits for a connection and for a statement; pings, and a busy machine, come on top.
-BOUND_SECONDS = 4 + 2 + 2 + 2 + 5.0
+#: A request waits for a connection and for a statement; pings come on top.
+BOUND_SECONDS = 4 + 2 + 2 + 2 + BUSY_SECONDS
 #: A process uses PostgreSQL again after so long.
-HEALED_SECONDS = 5.0
+HEALED_SECONDS = 2 + BUSY_SECONDS
 #: Less than between two looks for what no signal told.
-MOMENT_SECONDS = 2.0
+MOMENT_SECONDS = 2.9
 
 
 class Store:
@@ -222,8 +223,10 @@ async def test_after_an_outage_longer_than_the_lease_runs_are_resumed(
 async def test_lost_connections_are_replaced_before_anybody_asks_for_them(store: Store) -> None:
     thread_id = await new_thread(store.urls[0])
     opened = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    before = 0.0
     while len(store.postgres.sql(opened)) < 20:
-        await read_often(store.urls[0], thread_id)
+        usual = await read_often(store.urls[0], thread_id)
+        before = max(before, *(seconds for _, _, seconds in usual))
 
     terminate(store.postgres)
     # From now on each is asked whether it is there before it is used.
@@ -232,7 +235,8 @@ async def test_lost_connections_are_replaced_before_anybody_asks_for_them(store:
     others = await read_often(store.urls[0], thread_id)
 
     assert {status for status, _, _ in [first, *others]} == {200}
-    assert max(seconds for _, _, seconds in [first, *others]) < 1.0
+    # One that is found broken costs its caller a second at least.
+    assert max(seconds for _, _, seconds in [first, *others]) < before + 1.0
 
 
 async def read_often(url: str, thread_id: str) -> list[tuple[int, str, float]]:

@@ -16,7 +16,7 @@ from api.embedded import Servers
 from api.supervisor import listen
 from tests.acceptance.conftest import empty_database
 from tests.acceptance.gate import Gate
-from tests.acceptance.process import READY, ServerProcess, serving, starting
+from tests.acceptance.process import READY, STOP_SECONDS, ServerProcess, serving, starting
 from tests.acceptance.sse import follow
 from tests.bench.servers import working
 from tests.faults.cluster import QUICK
@@ -177,7 +177,7 @@ async def test_processes_whose_supervisor_is_killed_hand_their_runs_over_and_lea
 
     pair.stop(signal.SIGKILL)
 
-    _, alive = psutil.wait_procs(both, timeout=10)
+    _, alive = psutil.wait_procs(both, timeout=STOP_SECONDS)
     assert alive == []
     assert ledger.status(run_id) == "pending"
     assert ledger.workers() == set()

@@ -29,6 +29,8 @@ VARIABLES = {
     "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": "1",
 }
 FAULT_EVERY_SECONDS = (0.5, 4.0)
+#: How often a process is started that found no PostgreSQL, and what that one says.
+START_ATTEMPTS, UNAVAILABLE = 3, "threadwell: The database is not available"
 
 
 class Member:
@@ -66,8 +68,20 @@ class Member:
         return self.past[-1]
 
     async def up(self) -> None:
-        """Wait until it does its work."""
-        await self.now.printed(READY if self.serves else "working")
+        """
+        Wait until it does its work.
+
+        One whose connections are cut before that ends; whoever looks after it starts it again.
+        """
+        for _ in range(START_ATTEMPTS - 1):
+            try:
+                return await self.now.printed(READY if self.serves else "working")
+            except AssertionError:
+                if UNAVAILABLE not in self.now.log:
+                    raise
+                await asyncio.to_thread(self.now.wait)
+                self.start()
+        return await self.now.printed(READY if self.serves else "working")
 
     def log(self) -> str:
         """All that it has printed in all its lives."""
@@ -188,6 +202,7 @@ class Cluster:
                     await asyncio.sleep(self._rng.uniform(0.3, 2) * LEASE_SECONDS)
                 finally:
                     self._note("SIGCONT", f"{member.name} {process.pid}")
+                    self._turnstile.thawed(process.pid)
                     process.send_signal(signal.SIGCONT)
 
     async def _kill_valkey(self) -> None:

@@ -15,7 +15,7 @@ from tests.soak.turnstile import Visit
 
 #: How much later than what comes after it the end of a step may be noticed.
 NOTICED_SECONDS = 0.25
-TERMINAL = ("success", "error", "timeout", "interrupted")
+BEFORE_ASKING = STEPS[: STEPS.index(ASKING)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,8 @@ class Findings:
     def _by_thread(self) -> list[list[Visit]]:
         threads: dict[str, list[Visit]] = defaultdict(list)
         for visit in self._visits:
-            threads[visit.thread_id].append(visit)
+            if not visit.is_late:
+                threads[visit.thread_id].append(visit)
         return list(threads.values())
 
     @staticmethod
@@ -130,7 +131,8 @@ class Findings:
         """No step that was completed runs again, where the checkpoints are synchronous."""
         steps: dict[str, list[Visit]] = defaultdict(list)
         for visit in self._visits:
-            steps[visit.run_id].append(visit)
+            if not visit.is_late:
+                steps[visit.run_id].append(visit)
         asked = (one for one in self._ledger.asked if not one.is_stateless)
         sync = {one.run_id for one in asked if one.body["durability"] == "sync"}
         for run_id, visits in steps.items():
@@ -186,9 +188,14 @@ class Findings:
         if sum(one != other for one, other in pairwise(runs)) >= len(done) > 0:
             yield f"thread {thread_id}: runs are mixed: {log}"
         for row in self.rows.values():
-            whole = self._is_whole(row.run_id, done[row.run_id])
+            whole = self.is_whole(row.run_id, done[row.run_id])
             if row.thread_id == thread_id and row.status == "success" and not whole:
-                yield f"thread {thread_id}: run {row.run_id} succeeded with {done[row.run_id]}"
+                seen = [visit.step for visit in self._visits if visit.run_id == row.run_id]
+                kind = self._kind(row.run_id) or "of a kind that nobody knows"
+                yield (
+                    f"thread {thread_id}: run {row.run_id} ({kind}) succeeded with"
+                    f" {done[row.run_id]} and was at {seen}"
+                )
 
     def _kind(self, run_id: str) -> str:
         if not self._kinds:
@@ -196,16 +203,19 @@ class Findings:
         # One that nobody was told of, or a session's.
         return self._kinds.get(run_id, "")
 
-    def _is_whole(self, run_id: str, steps: list[str]) -> bool:
+    def is_whole(self, run_id: str, steps: list[str]) -> bool:
         """Whether a run that succeeded did all that it was to do."""
-        kind = self._kind(run_id)
-        asked = tuple(steps) == STEPS[: STEPS.index(ASKING)]
-        if kind == "ask" or (kind == "" and asked):
-            return asked
-        # Who answers gets what was left to be done, which may be nothing.
-        return tuple(steps) == STEPS or (
-            kind != "go" and tuple(steps) == STEPS[len(STEPS) - len(steps) :]
-        )
+        kind, done = self._kind(run_id), tuple(steps)
+        if kind == "go":
+            return done == STEPS
+        if kind == "ask":
+            return done == BEFORE_ASKING
+        # Who answers does what was left to be done, which may be nothing; and asks, where a run that
+        # asks was stopped before it came to that.
+        last = next((v.step for v in reversed(self._visits) if v.run_id == run_id), "")
+        if last == ASKING and done and done == BEFORE_ASKING[-len(done) :]:
+            return True
+        return done == STEPS[len(STEPS) - len(done) :]
 
     def of_streams(self) -> Iterator[str]:
         """Whoever followed a run saw each event once, in order, none missing, and the end."""
@@ -233,7 +243,7 @@ class Findings:
                 continue
             log = (output or {}).get("log", [])
             done = [e.split(":")[1] for e in log if e.startswith(asked.run_id)]
-            if not self._is_whole(asked.run_id, done):
+            if not self.is_whole(asked.run_id, done):
                 yield f"run {asked.run_id}: who waited got {output}"
 
     def of_sessions(self) -> Iterator[str]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 STEP_SECONDS = (0.0, 0.01, 0.05, 0.3, 1.0)
 #: How long a run that is hunted is kept, in each of its steps, and waited for.
 CAUGHT_SECONDS = 6.0
+#: How long after its process goes on a visit comes that was on its way when the process was frozen.
+LATE_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -23,6 +25,8 @@ class Visit:
     pid: int
     arrived_at: float
     left_at: float = math.inf
+    #: Its process was frozen between two steps: nobody knows whether this one had begun before that.
+    is_late: bool = False
 
 
 class Turnstile:
@@ -42,6 +46,8 @@ class Turnstile:
         # next visit.
         self._prey: str | None = ""
         self._came = asyncio.Event()
+        #: When processes were frozen, and went on, last.
+        self._frozen: dict[int, tuple[float, float]] = {}
 
     async def visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take one visitor in."""
@@ -50,6 +56,7 @@ class Turnstile:
             if len(words) == 4:
                 run_id, thread_id, step, pid = words
                 visit = Visit(run_id, thread_id, step, int(pid), time.monotonic())
+                visit.is_late = self._is_late(visit)
                 self.visits.append(visit)
                 seconds = self._rng.choice(STEP_SECONDS)
                 if self._prey is None:
@@ -91,9 +98,21 @@ class Turnstile:
     def frozen(self, pid: int) -> None:
         """Take those of a process that was stopped for gone: it does nothing from now on."""
         now = time.monotonic()
+        self._frozen[pid] = now, math.inf
         for visit in self.visits:
             if visit.pid == pid and visit.left_at > now:
                 visit.left_at = now
+
+    def thawed(self, pid: int) -> None:
+        """Take note that a process goes on."""
+        self._frozen[pid] = self._frozen[pid][0], time.monotonic()
+
+    def _is_late(self, visit: Visit) -> bool:
+        frozen_at, thawed_at = self._frozen.get(visit.pid, (-math.inf, -math.inf))
+        before = [v.left_at for v in self.visits if (v.run_id, v.pid) == (visit.run_id, visit.pid)]
+        # Who was here meanwhile has no business to be at its next step, if somebody else is.
+        was_here = bool(before) and before[-1] >= frozen_at
+        return visit.arrived_at < thawed_at + LATE_SECONDS and not was_here
 
 
 @asynccontextmanager

@@ -11,9 +11,16 @@ import pytest
 from store import queue, runs, threads
 from store.access import EVERYTHING
 from store.database import Database, open_database
-from store.errors import ConflictError, NotFoundError, ThreadBusyError, UnavailableError
+from store.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    NotFoundError,
+    ThreadBusyError,
+    UnavailableError,
+)
 from store.models import CancelAction, MultitaskStrategy
 from store.queue import CANCELLED, WORKER_LOST, Held
+from store.retention import Life
 from tests.store.queues import (
     a_thread,
     a_worker,
@@ -825,3 +832,27 @@ async def test_a_connection_that_is_cut_is_unavailable(db: Database, database_ur
         with pytest.raises(UnavailableError):
             await queue.hand_back(other, claimed)
     assert await status(db, claimed.run.run_id) == "running"
+
+
+async def test_runs_with_threads_of_their_own_are_queued_together_or_not_at_all(
+    db: Database,
+) -> None:
+    worker_id = await a_worker(db)
+    ids = [str(uuid.uuid4()) for _ in range(3)]
+    asked = [
+        new_run(ids[0], temporary=True),
+        new_run(ids[1], after_seconds=60, thread_config={"tags": ["a"]}),
+        new_run(ids[2]),
+    ]
+
+    queued = await queue.enqueue_new(db, asked, life=Life(ttl_minutes=5))
+
+    assert [run.run_id for run in queued] == [new.run_id for new in asked]
+    assert queued[1].created_at > queued[2].created_at
+    lives = await db.tuples("SELECT thread_id FROM thread_ttl ORDER BY 1", {})
+    assert [row[0] for row in lives] == sorted(ids[1:])
+    claimed = await queue.claim(db, worker_id=worker_id, slots=9)
+    assert [claim.run.run_id for claim in claimed] == [asked[0].run_id, asked[2].run_id]
+    with pytest.raises(AlreadyExistsError):
+        await queue.enqueue_new(db, [new_run(str(uuid.uuid4())), new_run(ids[0])], life=None)
+    assert await db.tuples("SELECT count(*) FROM thread", {}) == [(3,)]

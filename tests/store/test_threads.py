@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from store import queue, runs, threads
-from store.access import EVERYTHING
+from store import queue, retention, runs, threads
+from store.access import EVERYTHING, Access
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError, ThreadBusyError
 from store.ordering import Order
+from store.retention import Life
 from store.threads import WINDOW_ROWS
 from tests.store.queues import (
     a_thread,
@@ -19,6 +20,7 @@ from tests.store.queues import (
     claim_all,
     end,
     put,
+    status,
     thread,
     together,
 )
@@ -224,3 +226,54 @@ async def test_runs_are_read_by_thread_status_and_page(db: Database) -> None:
         )
         is None
     )
+
+
+async def test_a_copy_is_as_its_source_was(db: Database) -> None:
+    source, worker_id, target = await a_thread(db), await a_worker(db), str(uuid.uuid4())
+    await threads.update(db, source, metadata={"owner": "anna", "a": 1}, access=EVERYTHING)
+    await retention.set_life(db, source, Life(ttl_minutes=5))
+    claimed = await begin(db, source, worker_id, thread_config={"tags": ["a"]})
+    await checkpoint(db, claimed, "1")
+    await end(db, claimed, thread_status="interrupted", interrupts={"task": [{"id": "i"}]})
+
+    await threads.copy(db, source, target, metadata={"a": 2}, access=EVERYTHING)
+
+    copied, original = await thread(db, target), await thread(db, source)
+    assert (copied.status, copied.interrupts, copied.config) == (
+        "interrupted", original.interrupts, {"tags": ["a"]},
+    )  # fmt: skip
+    assert copied.metadata == {**original.metadata, "a": 2}
+    life = await retention.lifetime(db, target)
+    assert life is not None
+    assert life.ttl_minutes == 5
+    lease = await threads.lease(db, target, access=EVERYTHING)
+    assert lease.epoch > claimed.lease.epoch
+    assert (lease.head_checkpoint_id, lease.head_is_newest) == ("1", True)
+    assert await runs.list_of_thread(
+        db, target, status=None, limit=9, offset=0, access=EVERYTHING
+    ) == []  # fmt: skip
+
+
+async def test_a_copy_of_a_running_thread_is_one_that_was_stopped(db: Database) -> None:
+    source, worker_id = await a_thread(db), await a_worker(db)
+    claimed = await begin(db, source, worker_id)
+    ids = [str(uuid.uuid4()) for _ in range(2)]
+
+    await threads.copy(db, source, ids[0], metadata={}, access=EVERYTHING)
+    await checkpoint(db, claimed, "1")
+    await threads.copy(db, source, ids[1], metadata={}, access=EVERYTHING)
+
+    assert [(await thread(db, each)).status for each in ids] == ["idle", "interrupted"]
+    assert await status(db, claimed.run.run_id) == "running"
+
+
+async def test_a_thread_that_a_stranger_copies_or_measures_is_not_there(db: Database) -> None:
+    source, stranger = await a_thread(db), Access(({"owner": "bert"},))
+
+    with pytest.raises(NotFoundError):
+        await threads.copy(db, source, "t", metadata={"owner": "bert"}, access=stranger)
+    with pytest.raises(NotFoundError):
+        await threads.storage(db, source, access=stranger)
+    with pytest.raises(AlreadyExistsError):
+        await threads.copy(db, source, source, metadata={}, access=EVERYTHING)
+    assert await threads.find(db, "t", access=EVERYTHING) is None

@@ -1,0 +1,374 @@
+"""
+Every route, taken from the application: a second user gets nothing of the first's, and changes nothing.
+
+A route that is new has no case here, and fails the test by its name until it gets one.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.app import create_app
+from api.auth import OPEN_PATHS
+from api.bootstrap import Services
+from api.routes import unsupported
+from api.settings import Settings
+from store import runs
+from store.access import EVERYTHING
+from tests.api.test_every_route import _flat
+from tests.api.test_threads import UNKNOWN
+
+#: In everything that is the first user's, and in nothing else.
+MARK = "belongs-to-ada"
+#: Whose ids name what is the first user's.
+OF_ADA = frozenset(
+    {
+        "thread_id",
+        "busy",
+        "pending",
+        "waiting",
+        "late",
+        "session_id",
+        "run_id",
+        "checkpoint_id",
+        "assistant_id",
+    }
+)
+ADA, EVE = {"authorization": "Bearer ada"}, {"authorization": "Bearer eve"}
+EVENTS = "text/event-stream"
+DEADLINE_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class World:
+    """What is the first user's, by the names of parameters of paths."""
+
+    ids: dict[str, str]
+
+    def fill(self, value: Any) -> Any:
+        """A path, or a body, with the ids in it."""
+        if isinstance(value, dict):
+            return {key: self.fill(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.fill(item) for item in value]
+        if isinstance(value, str):
+            for name, id_ in self.ids.items():
+                value = value.replace(f"{{{name}}}", id_)
+        return value
+
+    def fault(self, case: "Case", status: int, told: str) -> bool:
+        """Whether a second user was told what is not theirs, or not what the case says."""
+        is_answer = case.answer is None or json.loads(told) == case.answer
+        # A refusal repeats the id that was asked for.
+        is_theirs = MARK in told or (
+            status < 300 and any(id_ in told for name, id_ in self.ids.items() if name in OF_ADA)
+        )
+        return is_theirs or not is_answer or case.says not in told
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    What the second user asks of a route, and what comes of it.
+
+    Args:
+        status: Of the answer.
+        answer: The whole of it, where the status does not tell all.
+        says: What is in it.
+        path: In place of the route's own.
+        owner: What the owner is answered to the same: it is not refused to everybody. 0 for what
+            would be refused, or undo the world.
+    """
+
+    status: int = 404
+    body: Any = None
+    params: dict[str, Any] = field(default_factory=dict)
+    answer: Any = None
+    says: str = ""
+    path: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    owner: int = 200
+
+
+RUN = {"assistant_id": "ask", "input": {"text": "x"}}
+FOREIGN = {"assistant_id": "{assistant_id}", "input": {"text": "x"}}
+ITEM = {"namespace": ["n"], "key": "k"}
+
+#: By route; several where there are several ways to what is the first user's.
+CASES: dict[str, list[Case]] = {
+    "POST /assistants/search": [Case(200, {"metadata": {"owner": "ada"}}, answer=[])],
+    "POST /assistants/count": [Case(200, {"metadata": {"owner": "ada"}}, answer=0)],
+    "GET /assistants/{assistant_id}": [Case()],
+    "GET /assistants/{assistant_id}/schemas": [Case()],
+    "GET /assistants/{assistant_id}/graph": [Case()],
+    "GET /assistants/{assistant_id}/subgraphs": [Case()],
+    "GET /assistants/{assistant_id}/subgraphs/{namespace}": [Case()],
+    "POST /threads": [
+        Case(409, {"thread_id": "{thread_id}"}, owner=409),
+        Case(409, {"thread_id": "{thread_id}", "if_exists": "do_nothing"}),
+    ],
+    "POST /threads/search": [
+        Case(200, {}, says=UNKNOWN),
+        Case(200, {"metadata": {"owner": "ada"}}, answer=[]),
+        Case(200, {"ids": ["{thread_id}"]}, answer=[]),
+        Case(200, {"status": "interrupted"}, answer=[]),
+    ],
+    "POST /threads/count": [
+        Case(200, {}, answer=1),
+        Case(200, {"status": "interrupted", "metadata": {"owner": "ada"}}, answer=0),
+    ],
+    "GET /threads/{thread_id}": [Case(), Case(params={"include": "ttl"})],
+    "PATCH /threads/{thread_id}": [
+        Case(body={"metadata": {"note": "eve's"}}), Case(body={"ttl": {"ttl": 1}})
+    ],
+    "DELETE /threads/{thread_id}": [Case(owner=204)],
+    "GET /threads/{thread_id}/state": [Case(), Case(params={"subgraphs": "true"})],
+    "GET /threads/{thread_id}/state/{checkpoint_id}": [Case()],
+    "POST /threads/{thread_id}/state/checkpoint": [
+        Case(body={"checkpoint": {"checkpoint_id": "{checkpoint_id}"}})
+    ],
+    "POST /threads/{thread_id}/state": [
+        Case(body={"values": {"text": "eve's"}}),
+        Case(body={"values": None, "as_node": "first", "checkpoint_id": "{checkpoint_id}"}),
+    ],
+    "GET /threads/{thread_id}/stream": [
+        Case(), Case(params={"stream_mode": "state_update"}, headers={"last-event-id": "0-0"})
+    ],
+    "GET /threads/{thread_id}/history": [Case()],
+    "POST /threads/{thread_id}/history": [Case(body={"limit": 9})],
+    "POST /threads/{thread_id}/runs": [
+        Case(body=RUN),
+        Case(409, {**RUN, "if_not_exists": "create"}),
+        Case(body=FOREIGN, path="/threads/{thread_of_eve}/runs", owner=404),
+        Case(body={**RUN, "multitask_strategy": "rollback"}, path="/threads/{busy}/runs", owner=0),
+    ],
+    "POST /threads/{thread_id}/runs/stream": [
+        Case(body=RUN),
+        Case(409, {**RUN, "if_not_exists": "create"}),
+        Case(body=FOREIGN, path="/threads/{thread_of_eve}/runs/stream", owner=404),
+    ],
+    "POST /threads/{thread_id}/runs/wait": [
+        Case(body=RUN),
+        Case(409, {**RUN, "if_not_exists": "create"}),
+        Case(body=FOREIGN, path="/threads/{thread_of_eve}/runs/wait", owner=404),
+    ],
+    "POST /runs": [Case(body=FOREIGN)],
+    "POST /runs/stream": [Case(body=FOREIGN)],
+    "POST /runs/wait": [Case(body=FOREIGN)],
+    "GET /threads/{thread_id}/runs": [Case(), Case(params={"status": "success"})],
+    "GET /threads/{thread_id}/runs/{run_id}": [
+        Case(), Case(path="/threads/{thread_of_eve}/runs/{run_id}", owner=404)
+    ],
+    "DELETE /threads/{thread_id}/runs/{run_id}": [Case(owner=204)],
+    "GET /threads/{thread_id}/runs/{run_id}/join": [Case(200, says="404")],
+    "GET /threads/{thread_id}/runs/{run_id}/stream": [
+        Case(200, says="404"),
+        Case(200, says="404", headers={"last-event-id": "-1"}),
+        Case(200, says="404", path="/threads/{thread_of_eve}/runs/{run_id}/stream"),
+    ],
+    "GET /runs/{run_id}/stream": [Case(200, says="404")],
+    "POST /threads/{thread_id}/runs/{run_id}/cancel": [
+        Case(path="/threads/{busy}/runs/{pending}/cancel", params={"action": "rollback"}, owner=0),
+        Case(path="/threads/{waiting}/runs/{late}/cancel", owner=202),
+    ],
+    "POST /runs/cancel": [
+        Case(body={"thread_id": "{busy}", "run_ids": ["{pending}"]}, owner=0),
+        Case(body={"status": "all"}, owner=204),
+    ],
+    "PUT /store/items": [Case(204, {**ITEM, "value": {"text": "eve's"}}, owner=204)],
+    "GET /store/items": [
+        Case(200, params={"namespace": "n", "key": "k"}, says="eve's"),
+        Case(200, params={"namespace": "ada.n", "key": "k"}, says="null"),
+    ],
+    "DELETE /store/items": [Case(204, {**ITEM, "namespace": ["ada", "n"]}, owner=204)],
+    "POST /store/items/search": [
+        Case(200, {"namespace_prefix": []}, says="eve's"),
+        Case(200, {"namespace_prefix": ["ada"]}, answer={"items": []}, owner=0),
+    ],
+    "POST /store/namespaces": [
+        Case(200, {}, says="eve"), Case(200, {"prefix": ["ada"]}, answer={"namespaces": []}, owner=0)
+    ],
+    "POST /api/sessions": [Case(409, {"id": "{thread_id}"}, owner=409)],
+    "GET /api/sessions": [
+        Case(200, says=UNKNOWN), Case(200, params={"user_id": "ada"}, says='"data":[]')
+    ],
+    "GET /api/sessions/{session_id}": [Case()],
+    "PATCH /api/sessions/{session_id}": [Case(body={"name": "eve's"})],
+    "DELETE /api/sessions/{session_id}": [Case(owner=204)],
+    "GET /api/sessions/{session_id}/messages": [Case()],
+    "POST /api/sessions/{session_id}/messages": [
+        Case(body={"query": "hello"}), Case(body={"query": "hello", "stream": True})
+    ],
+}  # fmt: skip
+
+#: What takes from the world what others are about: the owner tries it last, in this order.
+LAST = [
+    "POST /runs/cancel",
+    "DELETE /threads/{thread_id}/runs/{run_id}",
+    "DELETE /api/sessions/{session_id}",
+    "DELETE /threads/{thread_id}",
+]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    graphs = {name: f"tests.graph.sample_graphs:{name}" for name in ("ask", "chat")}
+    config = tmp_path / "langgraph.json"
+    auth = {"path": "tests.api.auths:owners"}
+    config.write_text(json.dumps({"graphs": graphs, "auth": auth}))
+    return Settings(config=config)
+
+
+@pytest.fixture
+def routes(services: Services) -> list[str]:
+    """Every method and path of the application."""
+    return sorted(_routes(services))
+
+
+def _routes(services: Services) -> Iterator[str]:
+    for route in _flat(create_app(services).routes):
+        yield from (f"{method} {route.path}" for method in route.methods or ())
+
+
+def _guarded(routes: list[str]) -> list[str]:
+    """The routes that tell of somebody's things, and are built."""
+    unbuilt = {f"{m} {r.path}" for r in _flat(unsupported.router.routes) for m in r.methods or ()}
+    return [
+        route for route in routes if route.split()[1] not in OPEN_PATHS and route not in unbuilt
+    ]
+
+
+@pytest.fixture
+async def world(http: httpx.AsyncClient, services: Services) -> World:
+    """The first user's: all that there can be."""
+    metadata = {"note": MARK}
+
+    async def made(path: str, body: Any, *, who: dict[str, str] = ADA) -> Any:
+        answer = await http.post(path, json=body, headers=who)
+        assert answer.status_code == 200, (path, answer.text)
+        return answer.json()
+
+    thread_id = (await made("/threads", {"metadata": metadata}))["thread_id"]
+    asked = {**RUN, "input": {"text": MARK}, "metadata": metadata}
+    await made(f"/threads/{thread_id}/runs/wait", asked)
+    queued = [
+        await made("/runs", {**asked, "after_seconds": 3600, "on_completion": "keep"})
+        for _ in range(2)
+    ]
+    session = {"name": MARK, "assistant_id": "chat", "user_id": "ada"}
+    session_id = (await made("/api/sessions", session))["id"]
+    await made(f"/api/sessions/{session_id}/messages", {"query": MARK})
+    item = {"namespace": ["n"], "key": "k", "value": {"note": MARK}}
+    await http.put("/store/items", json=item, headers=ADA)
+    await http.put("/store/items", json={**item, "value": {"note": "eve's"}}, headers=EVE)
+
+    reading = [f"/threads/{thread_id}/{part}" for part in ("runs", "state")]
+    found = [(await http.get(path, headers=ADA)).json() for path in reading]
+    ids = {
+        "thread_id": thread_id, "busy": queued[0]["thread_id"], "pending": queued[0]["run_id"],
+        "waiting": queued[1]["thread_id"], "late": queued[1]["run_id"], "session_id": session_id,
+        "run_id": found[0][0]["run_id"], "checkpoint_id": found[1]["checkpoint"]["checkpoint_id"],
+        "assistant_id": await _assistant(services), "namespace": "x",
+        "thread_of_eve": UNKNOWN,
+    }  # fmt: skip
+    await made("/threads", {"thread_id": UNKNOWN}, who=EVE)
+    return World(ids)
+
+
+async def _assistant(services: Services) -> str:
+    assistant_id = "00000000-0000-4000-8000-00000000ada0"
+    await services.db.execute(
+        "INSERT INTO assistant (assistant_id, graph_id, name, metadata)"
+        " VALUES (%(id)s::uuid, 'ask', %(mark)s, %(metadata)s)",
+        {"id": assistant_id, "mark": MARK, "metadata": {"owner": "ada", "note": MARK}},
+    )
+    return assistant_id
+
+
+async def _send(
+    http: httpx.AsyncClient, world: World, route: str, case: Case, who: dict[str, str]
+) -> tuple[int, str]:
+    """The status, and what is told: of a stream that goes on, what is told soon."""
+    method, path = route.split()
+    told = b""
+    request = http.stream(
+        method,
+        world.fill(case.path or path),
+        json=world.fill(case.body),
+        params=case.params,
+        headers={**who, **case.headers},
+    )
+    async with request as answer:
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS if who is EVE else 0.5):
+                async for chunk in answer.aiter_bytes():
+                    told += chunk
+        except TimeoutError:
+            assert answer.headers["content-type"].startswith(EVENTS)
+    return answer.status_code, told.decode()
+
+
+async def _all_of_ada(http: httpx.AsyncClient, world: World) -> dict[str, Any]:
+    """What the first user sees of what is theirs."""
+    threads = (await http.post("/threads/search", json={}, headers=ADA)).json()
+    seen: dict[str, Any] = {"threads": threads}
+    for path in (
+        "/threads/{thread_id}/history", "/threads/{thread_id}/runs", "/threads/{busy}/runs",
+        "/threads/{busy}/state", "/api/sessions", "/api/sessions/{session_id}/messages",
+        "/store/items?namespace=n&key=k", "/assistants/{assistant_id}",
+    ):  # fmt: skip
+        answer = await http.get(world.fill(path), headers=ADA)
+        assert answer.status_code == 200, path
+        seen[path] = answer.json()
+    return seen
+
+
+def test_every_route_has_its_case(routes: list[str]) -> None:
+    guarded = _guarded(routes)
+    assert len(guarded) > 45
+    assert [route for route in guarded if route not in CASES] == []
+
+
+async def test_nobody_gets_in_without_a_name(http: httpx.AsyncClient, routes: list[str]) -> None:
+    for route in routes:
+        method, path = route.split()
+        answer = await http.request(method, path, content=None if method == "GET" else b"{}")
+        expected = 200 if path in OPEN_PATHS - {"/metrics"} else 401
+        assert path in OPEN_PATHS or answer.status_code == expected, route
+
+
+async def test_a_second_user_gets_and_changes_nothing_of_the_first_ones(
+    http: httpx.AsyncClient, world: World, routes: list[str], services: Services
+) -> None:
+    before = await _all_of_ada(http, world)
+    faults = []
+    for route in _guarded(routes):
+        for case in CASES.get(route, []):
+            status, told = await _send(http, world, route, case, EVE)
+            if status != case.status or world.fault(case, status, told):
+                faults.append((route, case, status, told))
+    assert not faults, "\n".join(map(str, faults))
+    assert await _all_of_ada(http, world) == before
+    pending = await runs.in_flight(services.db, ["pending", "running"], access=EVERYTHING)
+    of_ada = [("pending", "busy"), ("late", "waiting")]
+    assert pending == [(world.ids[run], world.ids[thread]) for run, thread in of_ada]
+
+    # The owner is not refused: it is not the request that is wrong.
+    for route in sorted(_guarded(routes), key=_order):
+        for case in (case for case in CASES.get(route, []) if case.owner):
+            status, told = await _send(http, world, route, case, ADA)
+            if status != case.owner or (
+                case.answer is not None and json.loads(told) == case.answer
+            ):
+                faults.append((route, case, status, told))
+    assert not faults, "\n".join(map(str, faults))
+
+
+def _order(route: str) -> tuple[int, str]:
+    return LAST.index(route) if route in LAST else -1, route
