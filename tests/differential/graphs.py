@@ -100,6 +100,29 @@ def _looking() -> StateGraph[Any]:
 look = _looking().compile()
 
 
+class Told(TypedDict, total=False):
+    told: str
+
+
+class Kept(Told, total=False):
+    kept: str
+
+
+def _tell(state: Kept) -> Kept:
+    return {"told": "yes", "kept": "secret"}
+
+
+def _telling() -> StateGraph[Any, Any, Any, Any]:
+    builder = StateGraph(Kept, output_schema=Told)
+    builder.add_node("tell", _tell)
+    builder.add_edge(START, "tell")
+    return builder
+
+
+#: It keeps more than it tells.
+reticent = _telling().compile()
+
+
 async def embed(texts: list[str]) -> list[list[float]]:
     """How much of fruit, of sea and of anything is in a text."""
     return [

@@ -1,5 +1,6 @@
 """Answers without what differs from one time to the next: ids, times, places, versions."""
 
+import json
 import re
 import uuid
 from typing import Any
@@ -43,6 +44,11 @@ def normalise(exchanges: list[Exchange], graph_ids: frozenset[str]) -> list[Exch
     ]
 
 
+def _place(name: str, value: Any) -> str:
+    """Where a field comes: by its name, and if that is an id by what it holds."""
+    return _ID.sub("<id>", json.dumps([name, value], default=str, sort_keys=True))
+
+
 class _Marks:
     """Names of ids, in the order in which a reader meets them."""
 
@@ -54,7 +60,8 @@ class _Marks:
     def value(self, value: Any, key: str) -> Any:
         if isinstance(value, dict):
             return {
-                self._text(name, "key"): self.value(value[name], name) for name in sorted(value)
+                self._text(name, "key"): self.value(value[name], name)
+                for name in sorted(value, key=lambda name: _place(name, value[name]))
             }
         if isinstance(value, list):
             return [self.value(item, key) for item in value]

@@ -35,7 +35,9 @@ def _type_of_nothing(exchange: Exchange) -> Exchange:
 _MORE_METADATA = frozenset(
     (
         *("langgraph_api_url", "langgraph_api_version", "langgraph_host", "langgraph_plan"),
-        *("langgraph_request_id", "langgraph_version", "thread_id"),
+        *("langgraph_request_id", "langgraph_version", "thread_id", "checkpoint_map"),
+        *("checkpoint_ns", "langgraph_checkpoint_ns", "langgraph_node", "langgraph_path"),
+        *("langgraph_step", "langgraph_triggers"),
     )
 )
 
@@ -44,6 +46,24 @@ def _metadata_of_checkpoints(value: dict[str, Any]) -> dict[str, Any]:
     if "source" in value and "step" in value:
         return {key: value[key] for key in value if key not in _MORE_METADATA}
     return value
+
+
+#: What the reference puts into runs for itself.
+_INSIDES = frozenset(
+    (
+        *("__after_seconds__", "__request_start_time_ms__", "__pregel_node_finished"),
+        *("__context_provided__", "langgraph_api_url", "langgraph_api_version"),
+        *("langgraph_host", "langgraph_plan", "langgraph_version", "langsmith_session_name"),
+    )
+)
+
+
+def _insides_of_runs(value: dict[str, Any]) -> dict[str, Any]:
+    shown = {key: value[key] for key in value if key not in _INSIDES}
+    metadata = shown.get("metadata")
+    if "configurable" in shown and isinstance(metadata, dict):
+        shown["metadata"] = {key: metadata[key] for key in metadata if key != "run_attempt"}
+    return shown
 
 
 def _fields_of_threads(value: dict[str, Any]) -> dict[str, Any]:
@@ -90,6 +110,12 @@ RULES = (
         "it has what LangGraph and the caller put there",
         "a host and a version do not belong to a conversation; a thread's id is beside it",
         _within(_metadata_of_checkpoints),
+    ),
+    Rule(
+        "the config of runs, tasks and checkpoints names the server, its plan and its hosts",
+        "it has what the contract names",
+        "no client reads them",
+        _within(_insides_of_runs),
     ),
     Rule(
         'a thread without a run has no `error` and `interrupts`; its config is `{"configurable": {}}`',

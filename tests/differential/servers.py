@@ -24,7 +24,7 @@ SAMPLES = (
     *("chat", "tools", "nested", "custom", "ask", "nested_ask", "steps", "boom", "sends"),
     *("command", "whole", "things", "functional", "configured", "form"),
 )
-OWN = ("held", "ask_both", "look")
+OWN = ("held", "ask_both", "look", "reticent")
 GRAPH_IDS = frozenset((*SAMPLES, *OWN))
 
 

@@ -244,6 +244,16 @@ async def a_wait_of_a_conversation(talk: Talk) -> None:
 
 
 @case
+async def a_graph_with_an_output_of_its_own(talk: Talk) -> None:
+    thread_id = await talk.thread()
+    body = {"assistant_id": "form", "input": {"name": "Ada", "age": 3}}
+    await talk.post(f"/threads/{thread_id}/runs/wait", body)
+    await talk.post(f"/threads/{thread_id}/runs/stream", body)
+    await talk.get(f"/threads/{thread_id}")
+    await talk.get(f"/threads/{thread_id}/state")
+
+
+@case
 async def a_wait_beyond_the_recursion_limit(talk: Talk) -> None:
     body = {**STEPS, "config": {"recursion_limit": 1}}
     await talk.post(f"/threads/{await talk.thread()}/runs/wait", body)

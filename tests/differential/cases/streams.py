@@ -61,6 +61,17 @@ for mode in MODES:
             ),
         },
     )
+for mode in ("values", "updates", "tasks", "debug"):
+    on_a_thread(
+        __name__,
+        {
+            f"{mode} of a graph that keeps more than it tells": (
+                "POST",
+                "/threads/{thread}/runs/stream",
+                {"assistant_id": "reticent", "input": {"kept": "in"}, "stream_mode": [mode]},
+            ),
+        },
+    )
 single(
     __name__,
     {
