@@ -4,21 +4,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from api import __version__, commands, logs
 from api.embedded import EmbeddedServerError
-from api.settings import Settings, environment_names
+from api.settings import Settings, environment_names, set_environment
+from graph.config import load_env
 from store.errors import Error
 
 COMMANDS = {
     "serve": (
         "serve the API and work on runs, on embedded servers unless others are named",
-        ["host", "port", "workers", "config", "data_dir", "slots"],
+        ["host", "port", "workers", "config", "strict", "data_dir", "slots"],
     ),
-    "worker": ("work on runs without serving the API", ["config", "data_dir", "slots"]),
-    "migrate": ("bring the database's schema up to date", ["data_dir"]),
+    "worker": ("work on runs without serving the API", ["config", "strict", "data_dir", "slots"]),
+    "migrate": ("bring the database's schema up to date", ["config", "data_dir"]),
     "project": (
         "write to the message table what the checkpoints have and it has not",
         ["config", "data_dir"],
@@ -38,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = arguments.pop("command")
     options = {"rebuild": arguments.pop("rebuild")} if command == "project" else {}
     try:
-        settings = Settings(**arguments)
-    except ValidationError as exc:
+        settings = _settings(arguments)
+    except (ValidationError, Error) as exc:
         return _complain(str(exc), status=2)
     logs.configure(level=settings.log_level, json=settings.log_json)
     try:
@@ -47,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (EmbeddedServerError, Error) as exc:
         return _complain(str(exc), status=1)
     return 0
+
+
+def _settings(arguments: dict[str, Any]) -> Settings:
+    """The settings, with what the `env` of the langgraph.json that they name has of them."""
+    set_environment(load_env(Settings(**arguments).config))
+    return Settings(**arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,11 +89,17 @@ def _parser() -> argparse.ArgumentParser:
 def _add_setting(parser: argparse.ArgumentParser, field: str) -> None:
     """Give a setting its flag; the help repeats its own description, with unit and default."""
     declared = Settings.model_fields[field]
+    shown = f"{declared.description} Default: {declared.default} (${environment_names(field)[0]})"
+    if declared.annotation is bool:
+        parser.add_argument(
+            f"--{field}", action="store_true", default=argparse.SUPPRESS, help=shown
+        )
+        return
     parser.add_argument(
         f"--{field.replace('_', '-')}",
         type=FLAG_TYPES.get(field, str),
         metavar=field.rpartition("_")[2].upper(),
-        help=f"{declared.description} Default: {declared.default} (${environment_names(field)[0]})",
+        help=shown,
     )
 
 

@@ -1,18 +1,36 @@
 """The HTTP application: its routers, its errors, and what every request passes."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 
-from api import __version__, errors
+from api import __version__, custom_app, errors, loopback
 from api.auth import Authentication
-from api.bootstrap import Services
-from api.middleware import BodyLimit, LastResort, RequestLog
-from api.routes import assistants, items, runs, sessions, states, system, threads, unsupported
+from api.bootstrap import Services, mount_prefix
+from api.custom_app import CustomApp, Theirs, chooser, with_theirs
+from api.headers import TRACING, HeaderFilter
+from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
+from api.routes import (
+    assistants,
+    crons,
+    items,
+    protocol,
+    runs,
+    sessions,
+    states,
+    system,
+    threads,
+    unsupported,
+)
 from api.security import secure
+from graph.http_section import Http
 from store.models import JsonObject
 
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
@@ -23,15 +41,36 @@ ROUTERS = (
     assistants.router,
     threads.router,
     states.router,
+    crons.router,
     runs.router,
+    protocol.router,
     items.router,
     sessions.router,
     unsupported.router,
 )
 
+#: Which ``http.disable_*`` of langgraph.json a path belongs to: the first prefix that it has.
+SWITCHES = (
+    ("/assistants", "assistants"),
+    ("/threads/{thread_id}/runs", "runs"),
+    ("/threads/{thread_id}/commands", "event_streaming"),
+    ("/threads/{thread_id}/stream/events", "event_streaming"),
+    ("/threads", "threads"),
+    ("/runs", "runs"),
+    ("/store", "store"),
+    ("/mcp", "mcp"),
+    ("/a2a", "a2a"),
+    ("/.well-known/agent-card.json", "a2a"),
+    ("/ui", "ui"),
+    ("/info", "meta"),
+    ("/metrics", "meta"),
+)
+
 
 class Application(FastAPI):
-    """FastAPI, whose description of the API says how to authenticate."""
+    """FastAPI, whose description of the API has how to authenticate, and the user's routes."""
+
+    theirs: Starlette | None = None
 
     def openapi(self) -> JsonObject:
         """The description, made when it is first asked for."""
@@ -40,54 +79,132 @@ class Application(FastAPI):
         auth = self.state.services.graphs.auth
         if auth and not is_made:
             secure(schema, auth.openapi)
-        return schema
+        return with_theirs(schema, self.theirs) if self.theirs else schema
 
 
-def create_app(
-    services: Services,
-    *,
-    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
-) -> FastAPI:
+@asynccontextmanager
+async def open_app(services: Services) -> AsyncIterator[FastAPI]:
+    """
+    Start the application, and the user's within it; graphs reach it without a URL.
+
+    Raises:
+        InvalidInputError: What langgraph.json names as `http.app` cannot be served.
+    """
+    http, root = services.graphs.http, services.graphs.path.parent
+    custom = custom_app.load(http.app, root) if http.app else None
+    app = create_app(services, custom=custom)
+    with loopback.serving(app):
+        async with custom.living() if custom else nullcontext():
+            yield app
+
+
+def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
     """
     Build the application on services that are open for as long as it is used.
 
     Args:
         services: What the routes work with.
-        lifespan: Entered before the first request and left after the last.
+        custom: The user's, whose routes come before ours.
     """
+    http = services.graphs.http
+    routers = [_enabled(router, http) for router in ROUTERS]
+    meta = not http.disable_meta
     app = Application(
         title="Threadwell",
         version=__version__,
-        lifespan=lifespan,
+        docs_url="/docs" if meta else None,
+        openapi_url="/openapi.json" if meta else None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=_middleware(services),
+        middleware=[
+            *_middleware(services, http),
+            *(_around(services, custom, routers) if custom else ()),
+            Middleware(WithoutSlash),
+            Middleware(Authentication, **_authentication(services)),
+        ],
     )
     app.state.services = services
+    app.theirs = custom.app if custom else None
     errors.install(app)
-    for router in ROUTERS:
+    for router in routers:
         app.include_router(router)
     return app
 
 
-def _middleware(services: Services) -> list[Middleware]:
+def _enabled(router: APIRouter, http: Http) -> APIRouter:
+    """The routes of a router that are not switched off."""
+    enabled = APIRouter(route_class=router.route_class)
+    enabled.routes = [route for route in router.routes if not _is_disabled(route, http.disabled)]
+    return enabled
+
+
+def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
+    path = getattr(route, "path", "")
+    if path.startswith("/api/sessions"):
+        # A session is a thread, and its messages are runs.
+        return bool(disabled & {"threads", "runs"})
+    found = (switch for prefix, switch in SWITCHES if path.startswith(prefix))
+    return next(found, "") in disabled
+
+
+def _middleware(services: Services, http: Http) -> list[Middleware]:
     """The outermost first: an answer of any of them is logged, and one from CORS inwards read."""
-    origins = services.settings.cors_allow_origins
+    prefix = mount_prefix(services.settings, services.graphs)
     return [
-        Middleware(RequestLog),
-        Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            # A browser sends credentials nowhere that says "*".
-            allow_credentials="*" not in origins,
-            # Studio is a public page that calls a private address.
-            allow_private_network=True,
-            expose_headers=EXPOSED_HEADERS,
-            max_age=600,
-        ),
+        Middleware(RequestLog, headers=HeaderFilter(http.logging_headers)),
+        Middleware(CORSMiddleware, **_cors(services, http)),
+        *([Middleware(MountPrefix, prefix=prefix)] if prefix else []),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
-        Middleware(Authentication, authority=services.authority),
     ]
+
+
+def _authentication(services: Services) -> dict[str, Any]:
+    headers = HeaderFilter(services.graphs.http.configurable_headers, also=TRACING)
+    return {"authority": services.authority, "headers": headers}
+
+
+def _around(
+    services: Services, custom: Theirs, routers: Iterable[APIRouter]
+) -> Iterator[Middleware]:
+    """The user's application, and when who calls it is found out; ours is always, behind it."""
+    http, known = services.graphs.http, _authentication(services)
+    is_theirs = chooser(custom, [route for router in routers for route in router.routes])
+    guard = partial(Authentication, **known)
+    if http.middleware_order == "auth_first":
+        unless = (lambda _: False) if http.enable_custom_route_auth else is_theirs
+        yield Middleware(Authentication, **known, unless=unless)
+    if http.enable_custom_route_auth:
+        yield Middleware(CustomApp, theirs=custom, is_theirs=is_theirs, guard=guard)
+    else:
+        yield Middleware(CustomApp, theirs=custom, is_theirs=is_theirs)
+    # What fails in ours is answered here: it is nothing for their handlers.
+    yield Middleware(LastResort)
+
+
+def allowed_origins(services: Services) -> list[str]:
+    """The origins that browsers may call from, besides those of an expression."""
+    cors, settings = services.graphs.http.cors, services.settings
+    if "cors_allow_origins" in settings.model_fields_set:
+        return list(settings.cors_allow_origins)
+    if cors.allow_origins is None and cors.allow_origin_regex:
+        # Not all: then it would say nothing.
+        return []
+    return list(settings.cors_allow_origins) if cors.allow_origins is None else cors.allow_origins
+
+
+def _cors(services: Services, http: Http) -> dict[str, Any]:
+    cors, origins = http.cors, allowed_origins(services)
+    credentials = cors.allow_credentials
+    return {
+        "allow_origins": origins,
+        "allow_origin_regex": cors.allow_origin_regex,
+        "allow_methods": cors.allow_methods,
+        "allow_headers": cors.allow_headers,
+        # A browser sends credentials nowhere that says "*".
+        "allow_credentials": "*" not in origins if credentials is None else credentials,
+        # Studio is a public page that calls a private address.
+        "allow_private_network": True,
+        "expose_headers": list(dict.fromkeys([*EXPOSED_HEADERS, *cors.expose_headers])),
+        "max_age": cors.max_age,
+    }

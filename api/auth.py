@@ -1,11 +1,12 @@
 """Who is calling, and what they may do."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Match
@@ -14,7 +15,9 @@ from starlette.websockets import WebSocket
 
 from api.authority import Action, Authority, Resource
 from api.errors import response_to
-from graph.user import User
+from api.headers import HeaderFilter
+from api.loopback import is_loopback
+from graph.user import User, act_for
 from store.access import EVERYTHING, Access
 from store.errors import Error
 from store.models import JsonObject
@@ -32,16 +35,19 @@ class Caller:
         request_id: The request's id.
         user: By attribute and by key; None without authentication.
         authority: Who decides what they may do.
+        headers: Those of the request that langgraph.json lets graphs see.
     """
 
     request_id: str
     user: User | None = None
     authority: Authority | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def injected(self) -> JsonObject:
         """What the server adds to a run's configurable; a client cannot set it."""
         about: JsonObject = {
+            **self.headers,
             "langgraph_auth_user": self.user.dict() if self.user else None,
             "langgraph_auth_user_id": self.user.identity if self.user else "",
             "langgraph_auth_permissions": self.user.permissions if self.user else [],
@@ -78,20 +84,31 @@ class Authentication:
     """
     Lets through who is known, as ``scope["state"]["caller"]``; Starlette's ``user`` is set too.
 
-    HTTP and WebSocket alike. A scope that has a caller is let through: so is who calls from within
-    this process. What `is_open` has no caller.
+    HTTP and WebSocket alike. A scope that has a caller is let through; so is a graph of this process,
+    which may do everything. What `is_open` has no caller.
 
     Args:
         authority: None lets everybody in, as nobody.
+        headers: Which of a request's headers its caller has; None for none.
+        unless: Requests that are none of its business.
     """
 
-    def __init__(self, app: ASGIApp, *, authority: Authority | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        authority: Authority | None,
+        headers: HeaderFilter | None = None,
+        unless: Callable[[Scope], bool] = lambda _: False,
+    ) -> None:
         self.app = app
         self._authority = authority
+        self._headers = headers
+        self._unless = unless
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] not in ("http", "websocket") or is_open(scope):
+        if scope["type"] not in ("http", "websocket") or is_open(scope) or self._unless(scope):
             await self.app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
@@ -107,18 +124,20 @@ class Authentication:
         state["caller"] = caller
         if caller.user is not None:
             scope["user"] = caller.user
+            act_for(caller.user)
         await self.app(scope, reading.again, send)
 
     async def _caller(self, scope: Scope, receive: Receive) -> Caller:
         request_id = scope["state"].get("request_id") or str(uuid4())
-        if self._authority is None:
-            return Caller(request_id=request_id)
+        headers = self._headers.of(Headers(scope=scope)) if self._headers else {}
+        if self._authority is None or is_loopback(scope):
+            return Caller(request_id=request_id, headers=headers)
         is_http = scope["type"] == "http"
         user = await self._authority.authenticate(
             Request(scope, receive) if is_http else HTTPConnection(scope),
             path_params=lambda: _path_params(scope),
         )
-        return Caller(request_id=request_id, user=user, authority=self._authority)
+        return Caller(request_id=request_id, user=user, authority=self._authority, headers=headers)
 
 
 async def _refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

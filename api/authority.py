@@ -166,12 +166,16 @@ class Authority:
         context = Auth.types.AuthContext(
             permissions=user.permissions, user=user, resource=resource, action=action
         )
-        _parse_ids(value)
+        _present(value)
+        asked = dict(value.get("metadata") or {})
         with _translated(f"on.{resource}.{action}"):
             async with asyncio.timeout(HANDLER_SECONDS):
                 result = await handler(ctx=context, value=value)
         _write_ids(value)
-        return _access(result, resource)
+        access = _access(result, resource)
+        if (resource, action) == ("assistants", "search"):
+            return _of_search(access, asked, value)
+        return access
 
     def _handler(self, resource: str, action: str) -> Callable[..., Awaitable[Any]] | None:
         handlers = self._auth._handlers
@@ -193,6 +197,18 @@ def _access(result: Any, resource: Resource) -> Access:
             "A filter cannot be applied to the store: its auth handler is to rewrite the namespace"
         )
     return access
+
+
+def _of_search(access: Access, asked: JsonObject, value: JsonObject) -> Access:
+    """
+    What a handler adds to the metadata that assistants are searched by, as a filter of its own.
+
+    So it does not hide those of the graphs, which have no owner.
+    """
+    given = value.get("metadata") or {}
+    added = {key: given[key] for key in given if key not in asked or given[key] != asked[key]}
+    value["metadata"] = asked
+    return Access(filters.narrowed(access.visible, added)) if added else access
 
 
 def _wanted(authenticate: Callable[..., Any]) -> frozenset[str]:
@@ -274,8 +290,10 @@ def _log(handler: str, exc: Exception) -> None:
     log.error("auth handler failed", handler=handler, error=type(exc).__name__, place=place)
 
 
-def _parse_ids(value: JsonObject) -> None:
-    """Handlers know ids as UUIDs, where they are."""
+def _present(value: JsonObject) -> None:
+    """Handlers know ids as UUIDs, where they are, and no metadata as empty ones to add to."""
+    if value.get("metadata", {}) is None:
+        value["metadata"] = {}
     for key in _IDS:
         if isinstance(text := value.get(key), str):
             try:

@@ -1,16 +1,20 @@
 """The composition root: what a process opens once, in the order in which it needs it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from langgraph.store.base import BaseStore
 
+from api import loopback
 from api.authority import Authority, load_authority
-from api.settings import Settings, set_environment
-from graph.config import GraphConfig, load_config
+from api.cron_schemas import cron_request
+from api.settings import Settings, environment, environment_sections, set_environment
+from graph.config import GraphConfig, Serde, load_config
+from graph.crons import Crons
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.jobs import Jobs
 from graph.loop import Backing, Place, open_graph_loop
 from graph.registry import Registry
 from graph.requests import system_assistant_id
@@ -19,13 +23,16 @@ from graph.runs import Runs
 from graph.state import States
 from graph.threads import Threads
 from graph.value_search import ValueSearch
+from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
 from store import assistants
 from store.assistants import SystemAssistant
 from store.checkpoints import open_saver
 from store.database import Database, open_database
+from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
 from store.items import open_items
+from store.webhooks import KIND as WEBHOOK
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +50,8 @@ class Services:
     states: States
     threads: Threads
     value_search: ValueSearch
+    webhooks: Webhooks
+    crons: Crons
     worker: Worker
     authority: Authority | None
 
@@ -72,9 +81,9 @@ async def open_services(
             registered(db, slots=settings.slots, timing=timing)
         )
         # What is read beside the graphs' loop has no lease, and no use for a cache.
-        backing = await stack.enter_async_context(_backing(db, head_cache_bytes=0))
+        backing = await stack.enter_async_context(_backing(db, graphs.serde, head_cache_bytes=0))
         place = await stack.enter_async_context(
-            open_graph_loop(lambda: _backing_of_graphs(settings, database_url))
+            open_graph_loop(lambda: _backing_of_graphs(settings, graphs.serde, database_url))
         )
         retention = Retention(
             db=db, registry=registry, place=place, events=events, keep=settings.keep_checkpoints
@@ -91,13 +100,19 @@ async def open_services(
             alive=heartbeat.alive,
         )
         endings = Endings(db)
+        webhooks = await stack.enter_async_context(
+            open_webhooks(graphs.webhooks, environment=environment())
+        )
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
-            heartbeat=heartbeat, life=graphs.ttl.life,
+            heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life,
         )  # fmt: skip
+        crons = Crons(db=db, runs=runs, decode=cron_request)
+        # Whatever else is to be done beside runs is one more kind.
+        jobs = Jobs(db=db, kinds={WEBHOOK: webhooks.kind(settings.webhook_retry_seconds)})
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
-            heartbeat=heartbeat, retention=retention, timing=timing,
+            heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
         )  # fmt: skip
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         yield Services(
@@ -112,6 +127,8 @@ async def open_services(
             states=states,
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             value_search=ValueSearch(db, states),
+            webhooks=webhooks,
+            crons=crons,
             worker=worker,
             authority=authority,
         )
@@ -122,12 +139,31 @@ async def load_graphs(settings: Settings) -> tuple[GraphConfig, Registry]:
     Read the langgraph.json and import its graphs, in the environment that it names.
 
     Raises:
-        InvalidInputError: The langgraph.json is wrong.
+        InvalidInputError: The langgraph.json is wrong or, if that is asked for, cannot be served
+            as it is.
     """
-    graphs = load_config(settings.config)
+    graphs = load_config(settings.config, environment_sections())
     # Before the graphs are imported: they read it then.
     set_environment(graphs.env)
-    return graphs, await Registry.load(graphs)
+    loopback.install()
+    registry = await Registry.load(graphs)
+    if settings.strict and (registry.failures or graphs.unsupported or graphs.missing):
+        raise InvalidInputError("\n".join(_faults(graphs, registry)))
+    return graphs, registry
+
+
+def mount_prefix(settings: Settings, graphs: GraphConfig) -> str:
+    """The path below which everything is served; empty for none."""
+    given = settings.mount_prefix
+    return graphs.http.mount_prefix if given is None else given
+
+
+def _faults(graphs: GraphConfig, registry: Registry) -> Iterator[str]:
+    """What `THREADWELL_STRICT` does not let pass, a line each."""
+    yield f"{graphs.path} is not served as it is, and THREADWELL_STRICT is set:"
+    yield from (f"graph {graph_id!r}: {why}" for graph_id, why in registry.failures.items())
+    yield from (f"key `{key}` is not supported" for key in graphs.unsupported)
+    yield from (f"dependency {name!r} is not installed" for name in graphs.missing)
 
 
 def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
@@ -136,6 +172,7 @@ def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
         heartbeat_seconds=settings.heartbeat_seconds,
         sweep_seconds=settings.heartbeat_seconds,
         grace_seconds=settings.shutdown_grace_seconds,
+        max_attempts=settings.run_max_attempts,
         expiry_seconds=60 * graphs.ttl.sweep_interval_minutes,
         expiry_limit=graphs.ttl.sweep_limit,
     )
@@ -154,20 +191,25 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
 
 
 @asynccontextmanager
-async def _backing(db: Database, *, head_cache_bytes: int) -> AsyncIterator[Backing]:
+async def _backing(db: Database, serde: Serde, *, head_cache_bytes: int) -> AsyncIterator[Backing]:
     async with (
-        open_saver(db, head_cache_bytes=head_cache_bytes) as saver,
+        open_saver(
+            db,
+            allowed_types=serde.msgpack,
+            allowed_json_types=serde.json,
+            head_cache_bytes=head_cache_bytes,
+        ) as saver,
         open_items(db) as items,
     ):
         yield Backing(saver, items)
 
 
 @asynccontextmanager
-async def _backing_of_graphs(settings: Settings, url: str) -> AsyncIterator[Backing]:
+async def _backing_of_graphs(settings: Settings, serde: Serde, url: str) -> AsyncIterator[Backing]:
     """Of its own event loop, with connections of its own."""
     async with (
         _database(settings, url) as db,
-        _backing(db, head_cache_bytes=settings.head_cache_bytes) as backing,
+        _backing(db, serde, head_cache_bytes=settings.head_cache_bytes) as backing,
     ):
         yield backing
 

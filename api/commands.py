@@ -16,14 +16,21 @@ from urllib.parse import quote
 import structlog
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 
 from api import logs
-from api.app import create_app
-from api.bootstrap import Services, load_graphs, open_services
+from api.app import allowed_origins, open_app
+from api.bootstrap import Services, load_graphs, mount_prefix, open_services
 from api.connections import allow_connections
 from api.embedded import EmbeddedServerError, Servers, embedded_servers
-from api.settings import Settings, without_password
+from api.settings import (
+    Settings,
+    environment_sections,
+    variables_without_effect,
+    without_password,
+)
 from api.supervisor import BACKLOG, Supervisor, listen
+from graph.config import load_config
 from store import messages
 from store.checkpoints import open_saver
 from store.database import open_database
@@ -78,19 +85,20 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serve the API and work on runs, in as many processes as set, until SIGTERM or Ctrl-C."""
+    prefix = mount_prefix(settings, load_config(settings.config, environment_sections()))
     with _servers(settings) as servers:
         _run(migrate_database(servers.database_url))
         if settings.workers > 1:
-            status = _serve_by_many(settings, servers)
+            status = _serve_by_many(settings, servers, prefix)
         else:
             status = 0
-            on_start = partial(_print_addresses, settings.host, settings.port, servers)
+            on_start = partial(_print_addresses, settings.host, settings.port, prefix, servers)
             _run(_serve(settings, servers, on_start))
     if status:
         sys.exit(status)
 
 
-def _serve_by_many(settings: Settings, servers: Servers) -> int:
+def _serve_by_many(settings: Settings, servers: Servers, prefix: str) -> int:
     try:
         listeners = listen(settings.host, settings.port, settings.workers)
     except OSError as exc:
@@ -100,7 +108,7 @@ def _serve_by_many(settings: Settings, servers: Servers) -> int:
 
     async def supervise() -> int:
         supervisor = Supervisor(partial(_serve_as_one_of_many, settings), listeners)
-        return await supervisor.run(partial(_print_addresses, settings.host, port, servers))
+        return await supervisor.run(partial(_print_addresses, settings.host, port, prefix, servers))
 
     return int(_run(supervise()))
 
@@ -129,9 +137,9 @@ async def _serve(
     if settings.workers == 0:
         settings = settings.model_copy(update={"slots": 0})
         log.info("runs wait for a worker: this process executes none")
-    async with _working(settings, servers) as services:
+    async with _working(settings, servers) as (services, app):
         config = uvicorn.Config(
-            create_app(services),
+            app,
             host=settings.host,
             port=settings.port,
             backlog=BACKLOG,
@@ -159,21 +167,25 @@ async def _work(settings: Settings, servers: Servers) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, leave.set)
-    async with _working(settings, servers) as services:
+    async with _working(settings, servers) as (services, _):
         log.info("working", slots=settings.slots, graphs=services.registry.graph_ids)
         await leave.wait()
         await services.worker.drain()
 
 
 @asynccontextmanager
-async def _working(settings: Settings, servers: Servers) -> AsyncIterator[Services]:
-    async with open_services(
-        settings, database_url=servers.database_url, redis_url=servers.redis_url
-    ) as services:
-        _report_graphs(services)
+async def _working(settings: Settings, servers: Servers) -> AsyncIterator[tuple[Services, FastAPI]]:
+    async with (
+        open_services(
+            settings, database_url=servers.database_url, redis_url=servers.redis_url
+        ) as services,
+        # In a process that serves nobody else too: its graphs may call it.
+        open_app(services) as app,
+    ):
+        _report(services)
         _collect_seldom()
         async with services.worker.working():
-            yield services
+            yield services, app
 
 
 def _collect_seldom() -> None:
@@ -206,9 +218,16 @@ def project(settings: Settings, *, rebuild: bool) -> None:
 
 async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Rebuilt:
     # They say in which channel their messages are.
-    _, registry = await load_graphs(settings)
+    graphs, registry = await load_graphs(settings)
     await migrate_database(servers.database_url)
-    async with open_database(servers.database_url) as db, open_saver(db) as saver:
+    async with (
+        open_database(servers.database_url) as db,
+        open_saver(
+            db,
+            allowed_types=graphs.serde.msgpack,
+            allowed_json_types=graphs.serde.json,
+        ) as saver,
+    ):
         return await messages.rebuild(
             db,
             saver,
@@ -245,9 +264,19 @@ def _exit(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _report_graphs(services: Services) -> None:
-    for key in services.graphs.unsupported:
+def _report(services: Services) -> None:
+    """Say what of the configuration is not done."""
+    graphs = services.graphs
+    for key in graphs.unsupported:
         log.warning("langgraph.json has a key that is not supported", key=key)
+    for key in graphs.ignored:
+        log.debug("langgraph.json has a key that is for building an image", key=key)
+    for name in graphs.missing:
+        log.warning("a dependency in langgraph.json is not installed", dependency=name)
+    for name in variables_without_effect():
+        log.warning("an environment variable of the official server has no effect here", name=name)
+    if graphs.http.cors.allow_credentials and "*" in allowed_origins(services):
+        log.warning("http.cors lets every web page use a browser's credentials")
     auth = services.graphs.auth
     if auth and not auth.disable_studio_auth:
         log.warning(
@@ -258,9 +287,9 @@ def _report_graphs(services: Services) -> None:
         log.error("graph not loaded", graph_id=graph_id, reason=reason)
 
 
-def _print_addresses(host: str, port: int, servers: Servers) -> None:
+def _print_addresses(host: str, port: int, prefix: str, servers: Servers) -> None:
     """Say where everything is."""
-    base = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+    base = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}{prefix}"
     lines = {
         "API": base,
         "Docs": f"{base}/docs",

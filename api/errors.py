@@ -7,12 +7,14 @@ repeated, and what went wrong inside is logged, never told.
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocketState
 
 from graph.factory import InvalidGraphError
 from store.errors import (
@@ -105,7 +107,7 @@ def response_to(error: Error) -> Response:
     """The answer to a request that raised one of our errors."""
     if isinstance(error, RefusedError):
         return error_response(error.status, error.message, error.code, headers=error.headers)
-    status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+    status = status_of(error)
     # What may have been done is not to be repeated by a machine.
     again = status == 503 and error.code != "in_doubt"
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if again else None
@@ -117,8 +119,31 @@ def internal_error_response() -> Response:
     return error_response(500, "Internal Server Error", "internal_error")
 
 
-async def _on_error(request: Request, error: Exception) -> Response:
+def status_of(error: Error) -> int:
+    """The status of one of our errors."""
+    if isinstance(error, RefusedError):
+        return error.status
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+async def refuse(socket: WebSocket, error: Error) -> None:
+    """
+    Close a WebSocket for one of our errors: with its status beyond 4000.
+
+    It is accepted first if it was not yet: a browser cannot read why one was not.
+    """
+    if socket.application_state == WebSocketState.CONNECTING:
+        await socket.accept()
+    # The protocol has room for 123 bytes.
+    reason = error.message.encode()[:120].decode(errors="ignore")
+    await socket.close(4000 + status_of(error), reason)
+
+
+async def _on_error(connection: HTTPConnection, error: Exception) -> Response | None:
     assert isinstance(error, Error)
+    if isinstance(connection, WebSocket):
+        await refuse(connection, error)
+        return None
     return response_to(error)
 
 
@@ -150,6 +175,7 @@ def _text(errors: Sequence[Any]) -> str:
 
 def install(app: FastAPI) -> None:
     """Answer every error that a route raises on purpose."""
-    app.add_exception_handler(Error, _on_error)
+    # Starlette's type knows handlers of requests or of WebSockets; this one answers both.
+    app.add_exception_handler(Error, cast("Any", _on_error))
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)

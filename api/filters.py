@@ -37,6 +37,11 @@ def visible(found: Any) -> tuple[JsonObject, ...]:
     return tuple(_of_group(plain, depth=0))
 
 
+def narrowed(found: tuple[JsonObject, ...], added: JsonObject) -> tuple[JsonObject, ...]:
+    """What metadata must contain, and this too."""
+    return tuple(_both(list(found), [added]))
+
+
 def _invalid(why: str) -> Error:
     return Error(f"The filter of an auth handler {why}", code="invalid_filter")
 

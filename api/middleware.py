@@ -7,9 +7,13 @@ import uuid
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import BrokenOffError, internal_error_response, response_to
+from api.auth import OPEN_PATHS
+from api.errors import BrokenOffError, error_response, internal_error_response, response_to
+from api.headers import HeaderFilter
+from api.loopback import is_loopback
 from store.errors import TooLargeError
 
 log = structlog.stdlib.get_logger(__name__)
@@ -23,19 +27,28 @@ class RequestLog:
 
     The caller's ``x-request-id`` is kept if it can be one; it is `request.state.request_id`, the
     answer carries it, and so does every line logged meanwhile.
+
+    Args:
+        app: What is behind it.
+        headers: Which of the request's headers those lines have too.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, headers: HeaderFilter) -> None:
         self.app = app
+        self.headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
+        if scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+            return
         status = 0
         started = time.perf_counter()
 
@@ -46,7 +59,8 @@ class RequestLog:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        shown = {"headers": found} if (found := self.headers.of(headers)) else {}
+        with structlog.contextvars.bound_contextvars(request_id=request_id, **shown):
             try:
                 await self.app(scope, receive, send_named)
             finally:
@@ -57,6 +71,57 @@ class RequestLog:
                     status=status,
                     seconds=round(time.perf_counter() - started, 4),
                 )
+
+
+class MountPrefix:
+    """
+    Serves everything below a path; outside it only what probes and readers ask for.
+
+    Answers name no prefix: clients append the paths they are given to a URL that has it.
+
+    Args:
+        app: What is behind it.
+        prefix: Begins with a slash and does not end with one.
+    """
+
+    def __init__(self, app: ASGIApp, *, prefix: str) -> None:
+        self.app = app
+        self.prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        path = scope["path"]
+        if path == self.prefix:
+            path += "/"
+        if path.startswith(f"{self.prefix}/"):
+            scope = {**scope, "path": path, "root_path": scope.get("root_path", "") + self.prefix}
+        elif path not in OPEN_PATHS and not is_loopback(scope):
+            await self._refuse(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            await error_response(404, "Not Found", "not_found")(scope, receive, send)
+
+
+class WithoutSlash:
+    """Leads MCP clients that end its path with a slash to the one without: 307, so with their body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        root = scope.get("root_path", "")
+        if scope["type"] != "http" or scope["path"].removeprefix(root) != "/mcp/":
+            await self.app(scope, receive, send)
+            return
+        query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+        headers = {"Location": f"{root}/mcp{query}"}
+        await Response(status_code=307, headers=headers)(scope, receive, send)
 
 
 class LastResort:
@@ -112,7 +177,7 @@ class BodyLimit:
         if not announced.isdecimal() or int(announced) > self.max_body_bytes:
             await response_to(self._too_large())(scope, receive, send)
             return
-        received = 0
+        received, refused = 0, False
 
         async def receive_counting() -> Message:
             nonlocal received
@@ -122,7 +187,17 @@ class BodyLimit:
                 raise self._too_large()
             return message
 
-        await self.app(scope, receive_counting, send)
+        async def send_or_refuse(message: Message) -> None:
+            """Answer in its stead: an application of the user's takes our error for a fault."""
+            nonlocal refused
+            too_large = received > self.max_body_bytes
+            if too_large and message["type"] == "http.response.start":
+                refused = True
+                await response_to(self._too_large())(scope, receive, send)
+            if not refused:
+                await send(message)
+
+        await self.app(scope, receive_counting, send_or_refuse)
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(f"The request body is larger than {self.max_body_bytes} bytes")

@@ -10,7 +10,7 @@ from api.errors import SENTENCE
 from api.schemas import Checkpoint, Payload, RunId, ThreadId
 from graph.requests import RunRequest
 from graph.stream import StreamPlan
-from store.errors import BadRequestError, UnsupportedError
+from store.errors import BadRequestError
 from store.models import JsonObject, MultitaskStrategy
 
 #: A week and a day: longer delays are crons.
@@ -79,7 +79,7 @@ class RunCreateStateless(Payload):
     metadata: JsonObject | None = None
     config: RunConfig | None = None
     context: JsonObject | None = None
-    webhook: str | None = None
+    webhook: str | None = Field(default=None, min_length=1)
     interrupt_before: Nodes | None = None
     interrupt_after: Nodes | None = None
     stream_mode: StreamModes | None = None
@@ -91,6 +91,7 @@ class RunCreateStateless(Payload):
     if_not_exists: Literal["create", "reject"] | None = "reject"
     checkpoint_during: bool | None = None
     durability: Literal["sync", "async", "exit"] | None = None
+    strict_resume: bool | None = False
     feedback_keys: list[str] | None = Field(
         None, description="Kept on the run; there is no LangSmith to give feedback to."
     )
@@ -104,15 +105,12 @@ class RunCreateStateless(Payload):
 
         Raises:
             BadRequestError: It resumes a thread that it does not name.
-            UnsupportedError: It asks for a webhook.
         """
         if self.command is not None and self.command.resume is not None:
             raise BadRequestError("You must provide a thread_id when resuming.")
         return self._request(temporary=self.on_completion != "keep")
 
     def _request(self, **more: Any) -> RunRequest:
-        if self.webhook:
-            raise UnsupportedError("Webhooks are not supported by this version")
         modes = self.stream_mode or ["values"]
         StreamPlan.parse(modes)
         config = self.config or RunConfig()
@@ -128,8 +126,10 @@ class RunCreateStateless(Payload):
             resumable=bool(self.stream_resumable),
             interrupt_before=self.interrupt_before,
             interrupt_after=self.interrupt_after,
+            webhook=self.webhook,
             if_not_exists=self.if_not_exists or "reject",
             after_seconds=max(self.after_seconds or 0.0, 0.0),
+            strict_resume=bool(self.strict_resume),
             durability=self.durability or ("exit" if self.checkpoint_during is False else "async"),
             checkpoint_during=self.checkpoint_during,
             feedback_keys=self.feedback_keys,
@@ -149,12 +149,7 @@ class RunCreate(RunCreateStateless):
     multitask_strategy: MultitaskStrategy | None = "enqueue"
 
     def request(self) -> RunRequest:
-        """
-        The run as `graph.runs` takes it.
-
-        Raises:
-            UnsupportedError: It asks for a webhook.
-        """
+        """The run as `graph.runs` takes it."""
         checkpoint = (self.checkpoint or Checkpoint()).model_dump(exclude_none=True)
         if self.checkpoint_id is not None:
             checkpoint["checkpoint_id"] = self.checkpoint_id

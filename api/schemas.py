@@ -18,7 +18,7 @@ from store.models import JsonObject
 #: A namespace and a key fit into a row of an index together.
 ITEM_NAME_MAX_BYTES = 1024
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
+UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 
 
 def _thread_id(value: str) -> str:
@@ -27,25 +27,25 @@ def _thread_id(value: str) -> str:
 
     The form is kept: a conversation that was imported under 32 digits is found under them.
     """
-    if not _UUID.fullmatch(value.lower()):
+    if not UUID_FORM.fullmatch(value.lower()):
         raise PydanticCustomError(SENTENCE, "Invalid thread ID: must be a UUID")
     return value.lower()
 
 
 def _session_id(value: str) -> str:
-    if not _UUID.fullmatch(value.lower()):
+    if not UUID_FORM.fullmatch(value.lower()):
         raise PydanticCustomError(SENTENCE, "Invalid session ID: must be a UUID")
     return value.lower()
 
 
 def _assistant_id(value: str) -> str:
-    if not _UUID.fullmatch(value.lower()):
+    if not UUID_FORM.fullmatch(value.lower()):
         raise PydanticCustomError(SENTENCE, "Invalid assistant ID: must be a UUID")
     return str(uuid.UUID(value))
 
 
 def _run_id(value: str) -> str:
-    if not _UUID.fullmatch(value.lower()):
+    if not UUID_FORM.fullmatch(value.lower()):
         raise PydanticCustomError(SENTENCE, "Invalid run ID: must be a UUID")
     return str(uuid.UUID(value))
 

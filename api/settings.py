@@ -12,11 +12,34 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+import orjson
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from graph.http_section import checked_prefix
+from store.errors import InvalidInputError
+
 POSTGRES_SCHEMES = {"postgresql", "postgres"}
 REDIS_SCHEMES = {"redis", "rediss", "unix"}
+
+#: Variables that have a part of langgraph.json, as JSON; images of the official CLI set them.
+SECTIONS = {
+    "LANGSERVE_GRAPHS": "graphs",
+    "LANGGRAPH_AUTH": "auth",
+    "LANGGRAPH_CHECKPOINTER": "checkpointer",
+    "LANGGRAPH_ENCRYPTION": "encryption",
+    "LANGGRAPH_HTTP": "http",
+    "LANGGRAPH_PRIORITY": "priority",
+    "LANGGRAPH_STORE": "store",
+    "LANGGRAPH_UI": "ui",
+    "LANGGRAPH_WEBHOOKS": "webhooks",
+}
+#: Settings of the official server that have no counterpart; docs/settings.md says why.
+WITHOUT_EFFECT = (
+    "BG_JOB_ISOLATED_LOOPS",
+    "LANGGRAPH_CONFIG",
+    "LANGGRAPH_UI_CONFIG",
+)
 
 
 def _split_commas(value: object) -> object:
@@ -26,6 +49,12 @@ def _split_commas(value: object) -> object:
 
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Pauses = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=86_400)], ...],
+    Field(max_length=20),
+    NoDecode,
+    BeforeValidator(_split_commas),
+]
 
 
 def _env(*names: str, default: Any, about: str, **constraints: Any) -> Any:
@@ -108,7 +137,13 @@ class Settings(BaseSettings):
     cors_allow_origins: CommaSeparated = _env(
         "CORS_ALLOW_ORIGINS",
         default=("*",),
-        about="Origins that browsers may call from, separated by commas; `*`: all.",
+        about="Origins that browsers may call from, separated by commas; `*`: all. Wins over "
+        "`http.cors.allow_origins` in langgraph.json.",
+    )
+    mount_prefix: str | None = _env(
+        "MOUNT_PREFIX",
+        default=None,
+        about="Path below which the API is served; unset: `http.mount_prefix` in langgraph.json.",
     )
     request_body_max_bytes: int = _env(
         "HTTP_MAX_REQUEST_BODY_BYTES",
@@ -134,6 +169,12 @@ class Settings(BaseSettings):
         default=Path("langgraph.json"),
         about="File that names the graphs.",
     )
+    strict: bool = _env(
+        "THREADWELL_STRICT",
+        default=False,
+        about="Do not start if a graph cannot be loaded, a dependency is missing, or "
+        "langgraph.json has a key that is not supported.",
+    )
     slots: int = _env(
         "N_JOBS_PER_WORKER",
         default=100,
@@ -145,6 +186,13 @@ class Settings(BaseSettings):
         default=86400.0,
         about="Seconds one run may take, then it ends as `timeout`.",
         gt=0,
+    )
+    run_max_attempts: int = _env(
+        "BG_JOB_MAX_RETRIES",
+        default=3,
+        about="Times a run is begun at most: again each time that its process was lost, then it "
+        "ends as `error`.",
+        ge=1,
     )
     shutdown_grace_seconds: float = _env(
         "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS",
@@ -165,6 +213,13 @@ class Settings(BaseSettings):
         default=5.0,
         about="Seconds between two heartbeats of a process.",
         gt=0,
+    )
+
+    webhook_retry_seconds: Pauses = _env(
+        "WEBHOOK_RETRY_SECONDS",
+        default=(5, 30, 120, 600, 3600),
+        about="Seconds between the tries to tell a webhook, separated by commas: one try more than "
+        "there are numbers, then it is given up.",
     )
 
     # What is kept of threads
@@ -226,6 +281,11 @@ class Settings(BaseSettings):
     def _redis_url(cls, url: str | None) -> str | None:
         return _checked_scheme(url, REDIS_SCHEMES) if url else url
 
+    @field_validator("mount_prefix")
+    @classmethod
+    def _prefix(cls, prefix: str | None) -> str | None:
+        return None if prefix is None else checked_prefix(prefix)
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower_case(cls, level: object) -> object:
@@ -246,9 +306,53 @@ class Settings(BaseSettings):
 
 
 def set_environment(values: Mapping[str, str]) -> None:
-    """Set variables for the graphs of this process; those that are set already stay."""
+    """
+    Set variables for this process and its graphs; those that are set already stay.
+
+    Whoever starts it, an orchestrator or a shell, has the last word, as for every other setting.
+    """
     for name, value in values.items():
         os.environ.setdefault(name, value)
+
+
+def environment_sections() -> dict[str, Any]:
+    """
+    The parts of a langgraph.json that the environment has instead, as images of the official CLI do.
+
+    Raises:
+        InvalidInputError: One is not JSON, or asks for a protection that this server does not have.
+    """
+    if os.environ.get("LANGGRAPH_AES_KEY"):
+        raise InvalidInputError(
+            "LANGGRAPH_AES_KEY is not supported: what it is to encrypt would be kept in the clear"
+        )
+    given = {name: os.environ[name] for name in SECTIONS if os.environ.get(name)}
+    sections = {}
+    for name, text in given.items():
+        try:
+            sections[SECTIONS[name]] = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise InvalidInputError(f"{name} is not JSON: {error}") from error
+    if ttl := os.environ.get("LANGGRAPH_THREAD_TTL"):
+        sections["checkpointer"] = {**sections.get("checkpointer", {}), "ttl": _ttl(ttl)}
+    return sections
+
+
+def _ttl(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInputError(f"LANGGRAPH_THREAD_TTL is not JSON: {error}") from error
+
+
+def variables_without_effect() -> list[str]:
+    """The variables of the official server that are set and change nothing here."""
+    return [name for name in WITHOUT_EFFECT if os.environ.get(name)]
+
+
+def environment() -> Mapping[str, str]:
+    """The variables of this process, for what langgraph.json says is in them."""
+    return dict(os.environ)
 
 
 def environment_names(field_name: str) -> list[str]:

@@ -18,6 +18,7 @@ from api.errors import BrokenOffError
 from api.session_events import parts_of
 from graph.encode import dumps
 from graph.executor import Result
+from graph.protocol_run import PREFIX
 from graph.runs import ENDED, Submitted
 from store import messages, runs
 from store.access import EVERYTHING
@@ -179,6 +180,8 @@ class RunStream:
         return frame(event.name, event.data, event.id) if self._wanted(event.name) else b""
 
     def _wanted(self, name: str) -> bool:
+        if name.startswith(PREFIX):
+            return False
         if name == "end":
             return self._services.settings.stream_end_event
         return self._names is None or name.partition("|")[0] in self._names

@@ -1,7 +1,7 @@
 """The one way from a request to a run, whichever door it came through."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from uuid_utils.compat import uuid7
 
@@ -35,13 +35,13 @@ async def submit(
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
     """
     request = body if isinstance(body, RunRequest) else body.request()
-    request, access, assistant_access = await _permitted(services, caller, request, thread_id)
+    allowed = await allow(services, caller, request, thread_id=thread_id)
     return await services.runs.submit(
-        request,
+        allowed.request,
         thread_id=thread_id,
         attached=attached,
-        access=access,
-        assistant_access=assistant_access,
+        access=allowed.access,
+        assistant_access=allowed.assistant_access,
     )
 
 
@@ -55,15 +55,31 @@ async def submit_batch(
     """
     asked = []
     for body in bodies:
-        request, _, assistants = await _permitted(services, caller, body.request(), None)
-        asked.append((request, assistants))
+        allowed = await allow(services, caller, body.request(), thread_id=None)
+        asked.append((allowed.request, allowed.assistant_access))
     return await services.runs.submit_batch(asked)
 
 
-async def _permitted(
-    services: Services, caller: Caller, request: RunRequest, thread_id: str | None
-) -> tuple[RunRequest, Access, Access]:
-    """The run as the handlers leave it, and on which threads and of which assistants it may be."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowed:
+    """A run that a caller may create, as the handlers leave it."""
+
+    request: RunRequest
+    #: On which threads, and of which assistants.
+    access: Access
+    assistant_access: Access
+
+
+async def allow(
+    services: Services, caller: Caller, request: RunRequest, *, thread_id: str | None
+) -> Allowed:
+    """
+    Ask whether the caller may create a run; for those who have it created later, too.
+
+    Raises:
+        InvalidInputError: The assistant is no assistant's id and no graph's name.
+        PermissionDeniedError: The caller may not create runs, or not read the assistant.
+    """
     assistant_id = services.runs.assistant_id(request.assistant_id)
     request = replace(request, run_id=str(uuid7()), assistant_id=assistant_id)
     value = _value(request, thread_id)
@@ -72,7 +88,9 @@ async def _permitted(
     if not services.runs.is_system(assistant_id):
         # Nobody is asked about those of the graphs, as on the LangGraph Server.
         assistants = await caller.may("assistants", "read", {"assistant_id": assistant_id})
-    return _allowed(request, value, caller), threads, assistants
+    return Allowed(
+        request=_allowed(request, value, caller), access=threads, assistant_access=assistants
+    )
 
 
 def _value(request: RunRequest, thread_id: str | None) -> JsonObject:

@@ -10,6 +10,7 @@ from api.bootstrap import Services
 from api.errors import BrokenOffError
 from api.sse import GOES_ON, frame, gap_frames
 from graph.encode import dumps
+from graph.protocol_run import PREFIX
 from graph.state import STATE_UPDATE
 from store.access import Access
 from store.errors import InvalidInputError, NotFoundError
@@ -83,6 +84,8 @@ class ThreadStream:
         if event.name == "end":
             done = dumps({"status": "run_done", "run_id": event.run_id})
             return frame("metadata", done, event.id) if self._tells_of_runs else b""
+        if event.name.startswith(PREFIX):
+            return b""
         if "run_modes" in self._modes or (event.name == "metadata" and self._tells_of_runs):
             return frame(event.name, event.data, event.id)
         return b""

@@ -1,22 +1,34 @@
 """langgraph.json: which graphs there are, and what they need around them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from dotenv import dotenv_values
+from pydantic import ValidationError
 
+from graph.http_section import Http
+from graph.webhook_config import WebhookConfig, read_webhooks
 from store.errors import InvalidInputError
 from store.retention import Life
 
-_READ_KEYS = frozenset({"graphs", "env", "dependencies", "checkpointer", "auth"})
+_READ_KEYS = frozenset(
+    {"graphs", "env", "dependencies", "checkpointer", "http", "auth", "webhooks"}
+)
 _AUTH_KEYS = frozenset({"path", "disable_studio_auth", "openapi", "cache"})
+# What a file asks for to keep something from being read must not be left out with a warning.
+_REFUSED = {
+    "encryption": "what it says to encrypt would be kept in the clear",
+}
 # They tell the official CLI how to build an image; a running server has no use for them.
 _BUILD_KEYS = frozenset(
     {
         "$schema",
+        "_INTERNAL_docker_tag",
         "api_version",
         "base_image",
         "dockerfile_lines",
@@ -57,6 +69,16 @@ class Ttl:
 
 
 @dataclass(frozen=True, slots=True)
+class Serde:
+    """`checkpointer.serde`: which types a checkpoint may hold besides those of its graph."""
+
+    json: tuple[tuple[str, ...], ...] | Literal[True] = ()
+    """Modules and names that the JSON of old checkpoints may construct; True for all."""
+    msgpack: tuple[tuple[str, ...], ...] | Literal[True] = ()
+    """Modules and names that may be decoded; True for all."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cache:
     """`auth.cache`: whom to know again without asking."""
 
@@ -85,24 +107,74 @@ class GraphConfig:
     path: Path
     graphs: Mapping[str, GraphEntry]
     env: Mapping[str, str]
-    """Variables for the process. `langgraph dev` lets them win over what is already set."""
+    """Variables for the process, where it has none of that name."""
     dependencies: tuple[Path, ...]
-    """Directories the graphs import from; packages are expected to be installed."""
+    """Directories the graphs import from."""
+    missing: tuple[str, ...]
+    """Packages that the file wants and that are not installed."""
     ttl: Ttl
+    serde: Serde
+    http: Http
+    webhooks: WebhookConfig
     auth: AuthEntry | None
     unsupported: tuple[str, ...]
-    """Keys of the file that change nothing here."""
+    """Keys of the file that change nothing here, and should."""
+    ignored: tuple[str, ...]
+    """Keys of the file that are for building an image."""
     raw: Mapping[str, Any]
 
 
-def load_config(path: Path) -> GraphConfig:
+def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphConfig:
     """
     Read a langgraph.json; relative paths in it are relative to it.
 
+    Args:
+        sections: Take the place of the file's keys. With `graphs` no file is needed.
+
     Raises:
-        InvalidInputError: The file, or the `.env` it names, is missing or not what it should be.
+        InvalidInputError: The file, or the `.env` it names, is missing or not what it should be,
+            or it asks for a protection that this server does not have.
     """
     path = path.resolve()
+    sections = sections or {}
+    raw = {**({} if "graphs" in sections and not path.exists() else _read(path)), **sections}
+    for key, danger in _REFUSED.items():
+        if raw.get(key):
+            raise InvalidInputError(f"{path}: `{key}` is not supported: {danger}")
+    checkpointer = _object(path, raw, "checkpointer")
+    http = _http(path, raw.get("http") or {})
+    dependencies = _dependencies(path, raw.get("dependencies") or [])
+    return GraphConfig(
+        path=path,
+        graphs=_graphs(path, raw.get("graphs")),
+        env=_env(path, raw.get("env") or {}),
+        dependencies=_directories(path, dependencies),
+        missing=tuple(name for name in dependencies if _is_missing(name)),
+        ttl=_ttl(path, checkpointer),
+        serde=_serde(path, checkpointer),
+        http=http,
+        webhooks=_webhooks(path, raw.get("webhooks"), http),
+        auth=_auth(path, raw.get("auth")),
+        unsupported=_unsupported(raw, checkpointer, http),
+        ignored=tuple(sorted(_BUILD_KEYS & raw.keys())),
+        raw=raw,
+    )
+
+
+def load_env(path: Path) -> dict[str, str]:
+    """
+    Read only `env` of a langgraph.json: variables for the process, where it has none of the name.
+
+    Nothing if there is no such file.
+
+    Raises:
+        InvalidInputError: The file, or the `.env` it names, is not what it should be.
+    """
+    path = path.resolve()
+    return _env(path, _read(path).get("env") or {}) if path.exists() else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         raw = orjson.loads(path.read_bytes())
     except OSError as error:
@@ -111,22 +183,61 @@ def load_config(path: Path) -> GraphConfig:
         raise InvalidInputError(f"{path}: not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise InvalidInputError(f"{path}: not a JSON object")
-    return GraphConfig(
-        path=path,
-        graphs=_graphs(path, raw.get("graphs")),
-        env=_env(path, raw.get("env", {})),
-        dependencies=_dependencies(path, raw.get("dependencies", [])),
-        ttl=_ttl(path, raw.get("checkpointer", {})),
-        auth=_auth(path, raw.get("auth")),
-        unsupported=_unsupported(raw),
-        raw=raw,
+    return raw
+
+
+def _object(path: Path, raw: Mapping[str, Any], key: str, within: str = "") -> dict[str, Any]:
+    found = raw.get(key) or {}
+    if not isinstance(found, dict):
+        raise InvalidInputError(f"{path}: `{within}{key}` must be an object")
+    return found
+
+
+def _http(path: Path, section: Any) -> Http:
+    try:
+        return Http.model_validate(section)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(("http", *(str(part) for part in fault["loc"])))
+        raise InvalidInputError(f"{path}: `{place}`: {fault['msg']}") from error
+
+
+def _serde(path: Path, checkpointer: Mapping[str, Any]) -> Serde:
+    given = _object(path, checkpointer, "serde", "checkpointer.")
+    return Serde(
+        **{
+            name: _modules(path, key, given[key])
+            for name, key in (
+                ("json", "allowed_json_modules"),
+                ("msgpack", "allowed_msgpack_modules"),
+            )
+            if given.get(key)
+        }
     )
 
 
-def _ttl(path: Path, checkpointer: Any) -> Ttl:
-    ttl = checkpointer.get("ttl") or {} if isinstance(checkpointer, dict) else None
-    if not isinstance(ttl, dict):
-        raise InvalidInputError(f"{path}: `checkpointer.ttl` must be an object")
+def _modules(path: Path, key: str, allowed: Any) -> Any:
+    if allowed is True:
+        return True
+    if isinstance(allowed, list) and all(
+        isinstance(names, list) and len(names) > 1 and all(isinstance(n, str) for n in names)
+        for names in allowed
+    ):
+        return tuple(tuple(names) for names in allowed)
+    raise InvalidInputError(
+        f"{path}: `checkpointer.serde.{key}` must be true or a list of [module, …, name]"
+    )
+
+
+def _webhooks(path: Path, section: Any, http: Http) -> WebhookConfig:
+    try:
+        return read_webhooks(section, is_disabled=http.disable_webhooks)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error.message}") from error
+
+
+def _ttl(path: Path, checkpointer: Mapping[str, Any]) -> Ttl:
+    ttl = _object(path, checkpointer, "ttl", "checkpointer.")
     strategy = ttl.get("strategy", "delete")
     if strategy not in ("delete", "keep_latest"):
         raise InvalidInputError(f"{path}: `checkpointer.ttl.strategy` is {strategy!r}")
@@ -142,6 +253,33 @@ def _ttl(path: Path, checkpointer: Any) -> Ttl:
     if "sweep_limit" in numbers:
         numbers["sweep_limit"] = int(numbers["sweep_limit"]) or 1
     return Ttl(Life(ttl_minutes=minutes, strategy=strategy) if minutes else None, **numbers)
+
+
+def _unsupported(
+    raw: Mapping[str, Any], checkpointer: Mapping[str, Any], http: Http
+) -> tuple[str, ...]:
+    known = {
+        "checkpointer": (checkpointer, {"ttl", "serde"}),
+        "checkpointer.ttl": (
+            checkpointer.get("ttl") or {},
+            {"default_ttl", "strategy", "sweep_interval_minutes", "sweep_limit"},
+        ),
+        "checkpointer.serde": (
+            checkpointer.get("serde") or {},
+            {"allowed_json_modules", "allowed_msgpack_modules"},
+        ),
+        "auth": (raw.get("auth") or {}, _AUTH_KEYS),
+    }
+    named = {
+        f"{section}.{key}"
+        for section, (given, keys) in known.items()
+        for key in given.keys() - keys
+        # What is false, or the default, asks for nothing.
+        if given[key] not in (None, False, "default")
+    }
+    others = {f"http.{key}" for key in http.unknown()}
+    asked = {key for key in raw.keys() - _READ_KEYS - _BUILD_KEYS if raw[key] is not None}
+    return tuple(sorted({*asked, *named, *others}))
 
 
 def _auth(path: Path, auth: Any) -> AuthEntry | None:
@@ -176,15 +314,6 @@ def _cache(path: Path, cache: Any) -> Cache | None:
     return Cache(tuple(keys), **numbers)
 
 
-def _unsupported(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    checkpointer = raw.get("checkpointer")
-    others = checkpointer.keys() - {"ttl"} if isinstance(checkpointer, dict) else ()
-    named = {f"checkpointer.{key}" for key in others}
-    auth = raw.get("auth")
-    named |= {f"auth.{key}" for key in (auth.keys() - _AUTH_KEYS if isinstance(auth, dict) else ())}
-    return tuple(sorted({*raw.keys() - _READ_KEYS - _BUILD_KEYS, *named}))
-
-
 def _graphs(path: Path, graphs: Any) -> dict[str, GraphEntry]:
     if not isinstance(graphs, dict) or not graphs:
         raise InvalidInputError(f"{path}: `graphs` names no graph")
@@ -216,11 +345,34 @@ def _env(path: Path, env: Any) -> dict[str, str]:
     raise InvalidInputError(f"{path}: `env` must be an object or the path of a .env file")
 
 
-def _dependencies(path: Path, dependencies: Any) -> tuple[Path, ...]:
+def _dependencies(path: Path, dependencies: Any) -> list[str]:
     if not isinstance(dependencies, list) or not all(isinstance(d, str) for d in dependencies):
         raise InvalidInputError(f"{path}: `dependencies` must be a list of strings")
-    found = [path.parent / name for name in dependencies if name.startswith((".", "/"))]
-    for directory in found:
+    return dependencies
+
+
+def _directories(path: Path, dependencies: list[str]) -> tuple[Path, ...]:
+    """What to import from, a package's `src` too: nothing is installed here."""
+    found: list[Path] = []
+    for name in dependencies:
+        if not name.startswith((".", "/")):
+            continue
+        directory = (path.parent / name).resolve()
         if not directory.is_dir():
             raise InvalidInputError(f"{path}: dependency {directory} is not a directory")
-    return tuple(directory.resolve() for directory in found)
+        source = directory / "src"
+        is_package = (directory / "pyproject.toml").is_file() and source.is_dir()
+        found += [directory, source] if is_package else [directory]
+    return tuple(found)
+
+
+def _is_missing(dependency: str) -> bool:
+    """Whether a package is not installed; false for what only pip can tell, such as a URL."""
+    if dependency.startswith((".", "/")) or "://" in dependency or "@" in dependency:
+        return False
+    name = re.match(r"[A-Za-z0-9._-]+", dependency)
+    try:
+        distribution(name[0] if name else dependency)
+    except PackageNotFoundError:
+        return True
+    return False

@@ -31,7 +31,12 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
-from langgraph.errors import EmptyInputError, GraphBubbleUp, InvalidUpdateError
+from langgraph.errors import (
+    EmptyInputError,
+    GraphBubbleUp,
+    InvalidUpdateError,
+    UnknownInterruptError,
+)
 from langgraph.types import Send
 from pydantic import BaseModel
 
@@ -54,6 +59,7 @@ _SHOWN = (
     InvalidUpdateError,
     EmptyInputError,
     GraphBubbleUp,
+    UnknownInterruptError,
 )
 _SHOWN_NAMES = frozenset({"HTTPException"})
 

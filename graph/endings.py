@@ -7,10 +7,15 @@ Redis. One task asks PostgreSQL for all runs that are followed in this process.
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from store import runs
+from store.access import EVERYTHING
 from store.database import Database
+from store.errors import UnavailableError
+
+#: How many runs that ended in the queue wait for one who follows their thread.
+MAX_QUEUED = 100
 
 
 class Endings:
@@ -29,6 +34,9 @@ class Endings:
         self._interval_seconds = interval_seconds
         self._grace_seconds = grace_seconds
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        # Who follows threads, by thread.
+        self._queued: dict[str, set[asyncio.Queue[str]]] = {}
+        self._telling: set[asyncio.Task[None]] = set()
         #: This process goes: nobody is to follow anything here any more.
         self.leaving = asyncio.Event()
 
@@ -65,6 +73,34 @@ class Endings:
         """Take it from another process that the run has ended, and logged nothing of it."""
         for stop in self._waiting.get(run_id, ()):
             stop.set()
+        if self._queued:
+            task = asyncio.create_task(self._tell_queued(run_id), name=f"queued {run_id}")
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    @contextmanager
+    def watch_queued(self, thread_id: str) -> Iterator["asyncio.Queue[str]"]:
+        """
+        The ids of a thread's runs that end while they are queued, which no log tells of.
+
+        At the most `MAX_QUEUED` that were not taken; those beyond are dropped.
+        """
+        told: asyncio.Queue[str] = asyncio.Queue(MAX_QUEUED)
+        self._queued.setdefault(thread_id, set()).add(told)
+        try:
+            yield told
+        finally:
+            watching = self._queued[thread_id]
+            watching.discard(told)
+            if not watching:
+                del self._queued[thread_id]
+
+    async def _tell_queued(self, run_id: str) -> None:
+        with suppress(UnavailableError):
+            run = await runs.find(self._db, run_id, access=EVERYTHING)
+            for told in self._queued.get(run.thread_id, ()) if run else ():
+                with suppress(asyncio.QueueFull):
+                    told.put_nowait(run_id)
 
     def close(self) -> None:
         """Let every follower go: this process is leaving."""

@@ -6,24 +6,27 @@ writes that down, fenced by the lease, and only then tells those who follow.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import structlog
 from langchain_core.runnables import RunnableConfig
+from langgraph.errors import UnknownInterruptError
 
+from graph import protocol_run
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
 from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
 from graph.registry import Registry
-from graph.requests import graph_input
+from graph.requests import answered_ids, graph_input
 from graph.retention import Retention
 from graph.snapshots import interrupts_of, status_of
 from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import Outcome, StreamPlan, stream
 from graph.user import user_of
+from graph.webhooks import told_of
 from store import messages, queue, threads
 from store.checkpoints import Saver
 from store.database import Database
@@ -44,6 +47,9 @@ _PRECEDENCE: tuple[StopReason, ...] = ("drain", "interrupt", "rollback", "lost")
 
 #: How long the end of a run that was told to stop may take to be written, and between two tries.
 SETTLE_SECONDS, RETRY_SECONDS = 5.0, 0.5
+
+#: Has LangGraph refuse a resume that answers what is not asked; and the error that it does so by.
+STRICT_RESUME, REFUSAL = "__pregel_strict_resume", "UnknownInterruptError"
 
 #: What addresses another state than the newest of the root graph.
 _ADDRESS = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
@@ -169,9 +175,14 @@ class Executor:
         self._reserved -= 1
         run, lease = claim.run, claim.lease
         # Before anybody can ask for its events: whoever follows then reads them from memory.
-        writer = self._events.writer(lease.thread_id, lease.epoch, run.run_id)
+        is_protocol = "protocol" in run.kwargs
+        writer = self._events.writer(lease.thread_id, lease.epoch, run.run_id, timed=is_protocol)
         execution = Execution(claim, writer.fenced)
         writer.emit("metadata", dumps({"run_id": run.run_id, "attempt": run.attempt}))
+        if is_protocol:
+            writer.emit(protocol_run.BEGIN, b"{}")
+        if run.kwargs["command"] and (answered := answered_ids(run.kwargs["command"])):
+            writer.emit(protocol_run.ANSWERED, dumps({"interrupt_ids": answered}))
         task = asyncio.create_task(self._run(execution, writer), name=f"run {run.run_id}")
         self._tasks[execution] = task
         task.add_done_callback(lambda done: self._end(execution, writer, done))
@@ -265,6 +276,8 @@ class Executor:
             if execution.stop_reason:  # in answer to being cancelled
                 return _stopped(execution, outcome)
             log.warning("run failed", run_id=writer.run_id, exc_info=True)
+            if isinstance(exc, UnknownInterruptError):
+                writer.emit(protocol_run.REFUSED, protocol_run.refusal(exc))
             return self._failed(exc, outcome, "timeout" if limit.expired() else "error")
         finally:
             outbox.close()
@@ -294,7 +307,6 @@ class Executor:
         config = _config(claim)
         graph_id = config["configurable"]["graph_id"]
         saver = None if run.temporary else self._leased(backing.saver, execution, graph_id)
-        plan = StreamPlan.parse(kwargs["stream_mode"], subgraphs=kwargs["subgraphs"])
         resumes = await _resumes(backing.saver, claim)
         # Frozen since it was claimed, it may run elsewhere by now.
         if not self._owns(execution):
@@ -310,17 +322,8 @@ class Executor:
         ) as graph:
             if saver is not None:
                 saver.attend(graph.channels)
-            events = stream(
-                graph,
-                None if resumes else await self._input(claim, graph, config),
-                config,
-                plan,
-                context=kwargs["context"],
-                interrupt_before=kwargs["interrupt_before"],
-                interrupt_after=kwargs["interrupt_after"],
-                durability=kwargs["durability"],
-                outcome=outcome,
-            )
+            given = None if resumes else await self._input(claim, graph, config)
+            events = _events(graph, given, config, kwargs, outcome)
             async with aclosing(events):
                 async for name, data in events:
                     outbox.put(name, data)
@@ -400,8 +403,10 @@ class Executor:
         return given_up is not None and given_up.status != "pending"
 
     async def _finish(self, claim: Claim, result: Result, told: int) -> bool:
+        error = queue.CANCELLED if result.status == "interrupted" else result.error
+        webhook = told_of(claim.run, status=result.status, error=error, values=result.values)
         if claim.run.temporary:
-            return await queue.finish_temporary(self._db, claim)
+            return await queue.finish_temporary(self._db, claim, webhook=webhook)
         status, interrupts = await self._thread_state(claim, result)
         return await self._finisher.finish(
             Ending(
@@ -410,20 +415,24 @@ class Executor:
                 thread_status=status,
                 interrupts=interrupts,
                 error=result.error,
-                thread_error=queue.CANCELLED if result.status == "interrupted" else result.error,
+                thread_error=error,
                 told=told,
+                webhook=webhook,
             )
         )
 
     async def _roll_back(self, claim: Claim) -> bool:
         if claim.run.temporary:
-            return await queue.finish_temporary(self._db, claim)
+            webhook = told_of(claim.run, status="rollback", error=queue.ROLLED_BACK, values=None)
+            return await queue.finish_temporary(self._db, claim, webhook=webhook)
         return await self.roll_back(claim.held)
 
     async def _thread_state(self, claim: Claim, result: Result) -> tuple[ThreadStatus, JsonObject]:
         """What the run leaves its thread in; read back only if it did not run through."""
-        if result.status in ("error", "timeout"):
+        refused = result.error is not None and result.error["error"] == REFUSAL
+        if result.status in ("error", "timeout") and not refused:
             return "error", {}
+        # A resume that was refused leaves everything as it was.
         if result.status == "success" and not result.interrupted:
             return "idle", {}
         config = _at_head(_config(claim))
@@ -462,6 +471,19 @@ class Executor:
                     graph, config, snapshot, channel=channel, speeches=speeches
                 )
         return status_of(snapshot), interrupts_of(snapshot)
+
+
+def _events(
+    graph: AnyGraph, given: Any, config: Any, kwargs: JsonObject, outcome: Outcome
+) -> AsyncGenerator[tuple[str, bytes]]:
+    """What the graph does with its input, for clients of either protocol."""
+    options = {
+        key: kwargs[key] for key in ("context", "interrupt_before", "interrupt_after", "durability")
+    }
+    if "protocol" in kwargs:
+        return protocol_run.stream(graph, given, config, outcome=outcome, **options)
+    plan = StreamPlan.parse(kwargs["stream_mode"], subgraphs=kwargs["subgraphs"])
+    return stream(graph, given, config, plan, outcome=outcome, **options)
 
 
 def tell_end(writer: ThreadWriter, status: RunStatus, error: JsonObject | None) -> None:
@@ -505,9 +527,10 @@ def _config(claim: Claim) -> Any:
     """The config of one attempt: the run's own, never shared with its row."""
     config = claim.run.kwargs["config"]
     configurable = config["configurable"]
+    strict = {STRICT_RESUME: True} if "strict_resume" in claim.run.kwargs else {}
     user = user_of(configurable.get("langgraph_auth_user"))
     return {
         **config,
-        "configurable": {**configurable, "langgraph_auth_user": user},
+        "configurable": {**configurable, "langgraph_auth_user": user, **strict},
         "metadata": {**config["metadata"], "run_attempt": claim.run.attempt},
     }

@@ -3,9 +3,10 @@
 import copy
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -16,9 +17,12 @@ from langgraph_sdk.runtime import AccessContext, _ExecutionRuntime, _ReadRuntime
 from graph import schema
 from graph.config import GraphConfig, GraphEntry
 from graph.factory import AnyGraph, Factory, InvalidGraphError, load, reason
+from graph.user import current_user
 from store.checkpoints import fold_of
 from store.errors import NotFoundError
 from store.heads import Fold
+
+log = structlog.get_logger(__name__)
 
 
 class UnknownGraphError(NotFoundError):
@@ -60,7 +64,8 @@ class Registry:
         sources, failures = {}, {}
         for graph_id, entry in config.graphs.items():
             try:
-                sources[graph_id] = load(entry.target, config.path.parent)
+                source = sources[graph_id] = load(entry.target, config.path.parent)
+                _warn_of_its_own(graph_id, source)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module raises anything
                 failures[graph_id] = reason(error)
         return cls(config.graphs, sources, failures)
@@ -109,12 +114,14 @@ class Registry:
 
         Args:
             config: Of the run; a factory may read it.
-            access_context, user, context: What a factory's `ServerRuntime` tells of the use.
+            access_context, user, context: What a factory's `ServerRuntime` tells of the use. Whoever
+                reads a graph is the user of the request; a run has one of its own.
 
         Raises:
             UnknownGraphError: langgraph.json has no such graph.
-            InvalidGraphError: The graph failed to load, or its factory made something else.
-            Exception: Whatever a factory raises.
+            InvalidGraphError: The graph failed to load, or its factory made something else, or
+                raised anything when it was not to be run.
+            Exception: Whatever a factory raises for a run.
         """
         source = self._source(graph_id)
         if not isinstance(source, Factory):
@@ -125,11 +132,21 @@ class Registry:
             "user": user,
             "store": store if store is not None else InMemoryStore(),
         }
-        if access_context == "threads.create_run":
-            runtime: Any = _ExecutionRuntime(**about, context=context)
+        if access_context != "threads.create_run":
+            about["user"] = current_user()
+            runtime: Any = _ReadRuntime(**about)
         else:
-            runtime = _ReadRuntime(**about)
-        async with source.open(config, runtime) as graph:
+            runtime = _ExecutionRuntime(**about, context=context)
+        async with AsyncExitStack() as stack:
+            try:
+                graph = await stack.enter_async_context(source.open(config, runtime))
+            except Exception as error:
+                if access_context == "threads.create_run" or isinstance(error, InvalidGraphError):
+                    raise
+                log.warning("the factory of a graph failed", graph_id=graph_id, exc_info=error)
+                raise InvalidGraphError(
+                    f"Graph '{graph_id}' is invalid: its factory raised {type(error).__name__}"
+                ) from error
             yield _bound(graph, graph_id, checkpointer, store)
 
     async def schemas(self, graph_id: str, *, store: BaseStore | None = None) -> schema.JSON:
@@ -217,6 +234,15 @@ class Registry:
             self.entry(graph_id)
             raise InvalidGraphError(f"Graph '{graph_id}' is invalid: {self.failures[graph_id]}")
         return source
+
+
+def _warn_of_its_own(graph_id: str, source: AnyGraph | Factory) -> None:
+    """Say that the server's saver and store take the place of those a graph was compiled with."""
+    if isinstance(source, Factory):
+        return
+    for name, its in (("checkpointer", source.checkpointer), ("store", source.store)):
+        if its not in (None, True, False):
+            log.warning("what a graph was compiled with is not used", graph_id=graph_id, its=name)
 
 
 def _bound(

@@ -1,5 +1,6 @@
 """What a run is asked for, and what it becomes with all that it inherits."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from store.runs import Setting
 NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 
 Durability = Literal["sync", "async", "exit"]
+
+_INTERRUPT_ID = re.compile("[0-9a-f]{32}")
 
 #: What of a config is LangGraph's own affair.
 _PASSED_ON = ("tags", "recursion_limit", "max_concurrency", "run_name")
@@ -71,12 +74,20 @@ class RunRequest:
     if_not_exists: Literal["create", "reject"] = "reject"
     after_seconds: float = 0.0
     durability: Durability = "async"
+    #: Refuse to resume with an answer to what is not asked.
+    strict_resume: bool = False
+    #: Its clients read the event-streaming protocol.
+    protocol: bool = False
     #: As asked for; `durability` is what counts.
     checkpoint_during: bool | None = None
     #: Kept on the run, for those who look at it.
     feedback_keys: list[str] | None = None
     #: Delete the thread when the run ends; nothing of it is checkpointed.
     temporary: bool = False
+    #: Told when the run has ended.
+    webhook: str | None = None
+    #: The cron that it is a run of.
+    cron_id: str | None = None
     #: Keys of ``configurable`` that the server adds: who is calling, and the request's id.
     injected: JsonObject = field(default_factory=dict)
 
@@ -100,12 +111,14 @@ def compose(
         "graph_id": setting.graph_id,
         "assistant_id": setting.assistant_id,
     }
+    of_cron = {"cron_id": request.cron_id} if request.cron_id else {}
     metadata = {
         **setting.metadata,
         **(setting.thread_metadata or {}),
         **metadata_of(request),
         "graph_id": setting.graph_id,
         "assistant_id": setting.assistant_id,
+        **of_cron,
     }
     config = {
         **_plain(setting.config),
@@ -115,6 +128,7 @@ def compose(
             **_checkpoint(request.checkpoint),
             "user_id": configurable.get("user_id", ""),
             **request.injected,
+            **of_cron,
             **ids,
         },
         "metadata": metadata,
@@ -127,7 +141,7 @@ def compose(
         "stream_mode": list(request.stream_modes),
         "interrupt_before": request.interrupt_before,
         "interrupt_after": request.interrupt_after,
-        "webhook": None,
+        "webhook": request.webhook,
         "feedback_keys": request.feedback_keys,
         "temporary": request.temporary,
         "subgraphs": request.stream_subgraphs,
@@ -135,6 +149,10 @@ def compose(
         "checkpoint_during": request.checkpoint_during is not False,
         "durability": request.durability,
     }
+    if request.strict_resume:
+        kwargs["strict_resume"] = True
+    if request.protocol:
+        kwargs["protocol"] = "v2"
     return metadata, kwargs
 
 
@@ -222,6 +240,14 @@ def graph_input(kwargs: JsonObject) -> Any:
     command = kwargs.get("command") or {}
     said = any(value is not None for value in command.values())
     return as_command(command) if said else kwargs.get("input")
+
+
+def answered_ids(command: JsonObject) -> list[str]:
+    """The interrupts that a command answers by their ids; none if it does not name them."""
+    resume = command.get("resume")
+    if not isinstance(resume, dict) or not all(_INTERRUPT_ID.fullmatch(key) for key in resume):
+        return []
+    return list(resume)
 
 
 def as_command(command: JsonObject) -> Command[Any]:

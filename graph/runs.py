@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 from uuid import UUID
@@ -25,16 +25,23 @@ from graph.requests import (
     thread_config,
 )
 from graph.snapshots import open_interrupts
+from graph.webhooks import Webhooks
 from store import queue, runs, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
-from store.errors import InvalidInputError, NotFoundError, UnavailableError
+from store.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 from store.events import START, Event, EventId, EventLog, Gap
 from store.heartbeat import Heartbeat
 from store.models import CancelAction, JsonObject, Run, RunStatus
 from store.queue import NewRun
 from store.retention import Life
 from store.runs import Setting
+from store.threads import NewThread
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +54,8 @@ ENDED = frozenset({"success", "error", "timeout", "interrupted"})
 
 #: With how many threads of many something is done at the same time, each on a connection.
 THREADS_AT_ONCE = 8
+
+MISSING = "Thread or assistant not found."
 
 #: What those get who waited for a stateless run whose log is lost.
 RESULT_LOST: JsonObject = {
@@ -72,11 +81,20 @@ class Submitted:
     execution: Execution | None
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that may be taken in, and the thread to be made for it, if it has none."""
+
+    run: NewRun
+    thread: NewThread | None
+
+
 class Runs:
     """
     The one way to run a graph; every door submits here.
 
     Args:
+        webhooks: Asked whether those that runs name may be told.
         heartbeat: Who this process is in the queue.
         life: Of threads that a run makes.
     """
@@ -90,6 +108,7 @@ class Runs:
         executor: Executor,
         endings: Endings,
         heartbeat: Heartbeat,
+        webhooks: Webhooks,
         life: Life | None = None,
     ) -> None:
         self._db = db
@@ -98,6 +117,7 @@ class Runs:
         self._executor = executor
         self._endings = endings
         self._heartbeat = heartbeat
+        self._webhooks = webhooks
         self._life = life
         self._system = frozenset(system_assistant_id(name) for name in registry.graph_ids)
         #: Set when this process goes: then runs are queued for others.
@@ -126,30 +146,49 @@ class Runs:
         Raises:
             InvalidInputError: The assistant is no assistant's id and no graph's name.
             NotFoundError: There is no such assistant or thread that is visible.
-            AlreadyExistsError: It was to make the thread, and there is one that is not visible.
             ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+        """
+        if request.webhook:
+            await self._webhooks.check(request.webhook)
+        prepared = await self.prepare(
+            request, thread_id=thread_id, access=access, assistant_access=assistant_access
+        )
+        new, thread = prepared.run, prepared.thread
+        if thread is not None:
+            await self._make(thread, access)
+        if attached and (execution := await self._start(new)):
+            return Submitted(execution.claim.run, execution)
+        return Submitted(await queue.enqueue(self._db, new), None)
+
+    async def prepare(
+        self,
+        request: RunRequest,
+        *,
+        thread_id: str | None,
+        access: Access,
+        assistant_access: Access,
+    ) -> Prepared:
+        """
+        Make of a request the run that it asks for, and check all but its webhook; nothing is written.
+
+        Args: As for `submit`, which raises the same.
         """
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
         new = _new_run(request, setting, thread_id, access)
+        thread = None
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
-                raise NotFoundError("Thread or assistant not found.")
-            life = None if request.temporary else self._life
-            await threads.create(
-                self._db,
-                thread_id,
+                raise NotFoundError(MISSING)
+            thread = NewThread(
+                thread_id=thread_id,
                 # Among it what says whose it is.
                 metadata=metadata_of(request),
-                if_exists="do_nothing",
-                life=life,
-                access=access,
+                life=None if request.temporary else self._life,
             )
             new = replace(new, access=EVERYTHING)
-        if attached and (execution := await self._start(new)):
-            return Submitted(execution.claim.run, execution)
-        return Submitted(await queue.enqueue(self._db, new), None)
+        return Prepared(new, thread)
 
     def is_system(self, assistant_id: str) -> bool:
         """Whether it is the assistant that a graph has: those are everybody's."""
@@ -168,6 +207,8 @@ class Runs:
         """
         new = []
         for request, assistant_access in asked:
+            if request.webhook:
+                await self._webhooks.check(request.webhook)
             thread_id = str(uuid7())
             setting = await self._setting(request, thread_id, EVERYTHING, assistant_access)
             run = _new_run(request, setting, thread_id, EVERYTHING)
@@ -186,10 +227,23 @@ class Runs:
             assistant_access=assistant_access,
         )
         if setting is None:
-            raise NotFoundError("Thread or assistant not found.")
+            raise NotFoundError(MISSING)
         # Or it is clear at once that it cannot run.
         self._registry.is_static(setting.graph_id)
         return setting
+
+    async def _make(self, thread: NewThread, access: Access) -> None:
+        try:
+            await threads.create(
+                self._db,
+                thread.thread_id,
+                metadata=thread.metadata,
+                if_exists="do_nothing",
+                life=thread.life,
+                access=access,
+            )
+        except AlreadyExistsError:  # and is not theirs
+            raise NotFoundError(MISSING) from None
 
     def assistant_id(self, text: str) -> str:
         """
@@ -197,6 +251,7 @@ class Runs:
 
         Raises:
             InvalidInputError: It is no assistant's id and no graph's name.
+            InvalidGraphError: It is the name of a graph that failed to load.
         """
         if text in self._registry.graph_ids:
             return system_assistant_id(text)
@@ -301,6 +356,33 @@ class Runs:
         """
         await threads.get(self._db, thread_id, access=access)
         return await self._events.tail(thread_id)
+
+    async def retained(self, thread_id: str) -> list[Event]:
+        """
+        What the log of a thread has now, from wherever it begins; nothing of who may see it.
+
+        If Redis does not answer, what is in memory here.
+        """
+        now = asyncio.Event()
+        now.set()
+        found: list[Event] = []
+        async with aclosing(self._events.follow(thread_id, START, stop=now)) as batches:
+            async for batch in batches:
+                found += [] if isinstance(batch, Gap) else batch
+        return found
+
+    async def end_of_log(self, thread_id: str) -> EventId:
+        """
+        Where the log of a thread ends now, START if there is none; nothing of who may see it.
+
+        Raises:
+            UnavailableError: The thread's run is not here, and Redis does not answer.
+        """
+        return await self._events.tail(thread_id)
+
+    def watch_queued(self, thread_id: str) -> AbstractContextManager["asyncio.Queue[str]"]:
+        """The ids of a thread's runs that end while they are queued, which its log never tells."""
+        return self._endings.watch_queued(thread_id)
 
     async def follow_thread(
         self, thread_id: str, *, after: EventId

@@ -60,6 +60,17 @@ class Speeches:
         # Each token comes by here; of a plain one `text` costs more than the rest.
         speech.tokens.append(content if type(content) is str else message.text)
 
+    def hear_block(self, event: Any, metadata: Mapping[str, Any]) -> None:
+        """The same of a piece of an answer that comes in content blocks."""
+        if not isinstance(event, dict):
+            return
+        node, delta = metadata["langgraph_node"], event.get("delta") or {}
+        if event["event"] == "message-start":
+            message_id = event.get("id") or event.get("message_id")
+            self._by_node[node] = Speech(str(message_id))
+        elif delta.get("type") == "text-delta" and node in self._by_node:
+            self._by_node[node].tokens.append(delta["text"])
+
     def returned(self, update: Mapping[str, Any]) -> None:
         """Forget what nodes have returned by themselves."""
         for node in update:

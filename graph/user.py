@@ -1,6 +1,7 @@
 """Who a run is executed for, as nodes and the handlers of an `Auth` see it."""
 
 from collections.abc import Iterator, KeysView
+from contextvars import ContextVar
 from typing import Any
 
 from langgraph_sdk.auth.types import StudioUser as SdkStudioUser
@@ -106,6 +107,20 @@ class _Attributes(dict[str, Any]):
         except KeyError:
             raise AttributeError(name) from None
         return _Attributes(value) if isinstance(value, dict) else value
+
+
+#: On whose behalf something is done now: a request's, and that of all that it starts.
+_CURRENT: ContextVar[User | None] = ContextVar("user", default=None)
+
+
+def act_for(user: User) -> None:
+    """Do what follows in this context on behalf of a user."""
+    _CURRENT.set(user)
+
+
+def current_user() -> User | None:
+    """On whose behalf something is done; None if nobody was authenticated."""
+    return _CURRENT.get()
 
 
 def studio_user() -> StudioUser:

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from graph.state import States
 from store import threads
 from store.access import Access
 from store.database import Database
-from store.errors import InvalidInputError
+from store.errors import InvalidInputError, UnavailableError
 from store.models import JsonObject, Thread, ThreadStatus
 from store.ordering import Order
 from store.threads import SortBy
@@ -62,6 +62,7 @@ class ValueSearch:
 
         Raises:
             InvalidInputError: Too many have to be looked at to say which ones they are.
+            UnavailableError: Other such searches took all the time there was.
         """
         found: list[tuple[Thread, Any]] = []
         async with aclosing(self._matching(wanted, sort_by, order)) as matching:
@@ -79,7 +80,7 @@ class ValueSearch:
     async def _matching(
         self, wanted: Wanted, sort_by: SortBy, order: Order
     ) -> AsyncGenerator[tuple[Thread, Any], None]:
-        async with self._turn:
+        async with self._a_turn():
             give_up_at = time.monotonic() + SEARCH_SECONDS
             ids = await threads.candidates(
                 self._db,
@@ -97,6 +98,18 @@ class ValueSearch:
                     raise _too_many()
                 for match in await self._of_batch(ids[start : start + BATCH], wanted):
                     yield match
+
+    @asynccontextmanager
+    async def _a_turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(SEARCH_SECONDS):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise UnavailableError("Other searches by values take all the time") from None
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     async def _of_batch(self, ids: list[str], wanted: Wanted) -> list[tuple[Thread, Any]]:
         rows = await threads.find_all(

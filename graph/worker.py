@@ -1,5 +1,5 @@
 """
-What a process does for the queue: claim, listen, sweep.
+What a process does for the queue: claim, listen, sweep; and beside it: crons and jobs.
 
 Each is a task that is started again when it fails: PostgreSQL may be away for a while, and none
 of them is needed to be right, only to be quick.
@@ -17,8 +17,10 @@ from uuid import uuid4
 
 import structlog
 
+from graph.crons import Crons
 from graph.endings import Endings
 from graph.executor import Executor, tell_end
+from graph.jobs import Jobs
 from graph.retention import Retention
 from graph.runs import Runs
 from store import queue
@@ -82,10 +84,14 @@ class Worker:
         events: EventLog,
         heartbeat: Heartbeat,
         retention: Retention,
+        crons: Crons,
+        jobs: Jobs,
         timing: Timing,
     ) -> None:
         self._db = db
         self._retention = retention
+        self._crons = crons
+        self._jobs = jobs
         self._executor = executor
         self._runs = runs
         self._endings = endings
@@ -100,16 +106,18 @@ class Worker:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Work until the block ends; what is not finished or drained by then is handed back."""
-        jobs = {
+        side_tasks = {
             "claim": self._claim_forever,
             "listen": self._listen_forever,
             "sweep": self._sweep_forever,
             "endings": self._endings.watch_forever,
             "expire": self._expire_forever,
+            "crons": self._crons.work_forever,
+            "jobs": self._jobs.work_forever,
         }
         tasks = {
             name: asyncio.create_task(_supervised(name, job), name=name)
-            for name, job in jobs.items()
+            for name, job in side_tasks.items()
         }
         try:
             yield
@@ -123,6 +131,11 @@ class Worker:
             await asyncio.gather(*tasks.values(), return_exceptions=True)
             with suppress(UnavailableError):
                 await queue.retire(self._db, self._heartbeat.worker_id)
+
+    @property
+    def slots(self) -> tuple[int, int]:
+        """How many runs this process takes at once, and how many are under way in it."""
+        return self._executor.slots, len(self._executor.running)
 
     async def drain(self, *, grace_seconds: float | None = None) -> None:
         """
@@ -185,6 +198,7 @@ class Worker:
         async with listen(self._db.conninfo) as signals:
             # What was signalled while nobody listened is found by looking.
             self._ready.set()
+            self._jobs.wake()
             async for signal in signals:
                 self._heed(signal)
 
@@ -193,6 +207,8 @@ class Worker:
             self._ready.set()
         elif signal.kind == "stop":
             self._executor.stop(signal.run_id, signal.action)
+        elif signal.kind == "job":
+            self._jobs.wake()
         else:
             self._endings.ended(signal.run_id)
 

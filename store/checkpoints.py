@@ -13,9 +13,9 @@ import asyncio
 import copy
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 import orjson
 from langchain_core.runnables import RunnableConfig
@@ -29,6 +29,7 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     DeltaChannelHistory,
     get_checkpoint_id,
+    id as checkpoint_ids,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -49,6 +50,8 @@ from store.sql import load
 from store.writer import CheckpointWriter, lease_lost, open_writer
 
 _SQL: Final = load("checkpoints")
+#: Where LangGraph keeps the time of the id that it made last: the next one is later.
+_CLOCK: Final[Any] = checkpoint_ids
 _Result = TypeVar("_Result")
 #: What `select` is completed with for the newest checkpoint of each of many threads.
 _OF_HEADS: Final = """
@@ -86,6 +89,30 @@ class _Leased:
     tip: Tip
     # Entries are queued in the order of the calls, also when one is serialised in a thread.
     order: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # When the newest checkpoint that is known was made, by the clock of whoever made it.
+    newest_at: int = 0
+
+    def follow(self, checkpoint_id: str | None) -> None:
+        """
+        Have checkpoints that are made from here on sort behind this one.
+
+        The newest checkpoint is the one with the greatest id, and an id begins with the time. Whoever
+        had the lease before may have had a clock that is ahead of ours, or ours was set back.
+        """
+        with suppress(ValueError):  # an id of somebody else's making
+            known = checkpoint_ids.UUID(checkpoint_id or "")
+            if known.version == 6:
+                self.newest_at = max(self.newest_at, known.time)
+        self.wind()
+
+    def wind(self) -> None:
+        """Wind the clock that ids are made by on to the newest one; all threads share it."""
+        if (_CLOCK._last_v6_timestamp or 0) < self.newest_at:
+            _CLOCK._last_v6_timestamp = self.newest_at
+
+
+#: Types by module and name; True for all.
+Allowed = Iterable[tuple[str, ...]] | Literal[True]
 
 
 class Saver(AsyncPostgresSaver):
@@ -97,7 +124,9 @@ class Saver(AsyncPostgresSaver):
 
     Args:
         heads: The newest checkpoints of threads that this process wrote to last.
-        allowed_types: Types besides LangGraph's own that may be decoded: ``(module, name)``.
+        allowed_types: Types besides LangGraph's own that may be decoded: ``(module, name)``; True
+            for all, which lets who can write to the database run code here.
+        allowed_json_types: What JSON of the checkpoints of old may construct, in the same way.
     """
 
     def __init__(
@@ -106,9 +135,13 @@ class Saver(AsyncPostgresSaver):
         writer: CheckpointWriter,
         heads: HeadCache,
         *,
-        allowed_types: Iterable[tuple[str, ...]] = (),
+        allowed_types: Allowed = (),
+        allowed_json_types: Allowed = (),
     ) -> None:
-        serde = JsonPlusSerializer(allowed_msgpack_modules=tuple(allowed_types) or None)
+        serde = JsonPlusSerializer(
+            allowed_msgpack_modules=_allowed(allowed_types),
+            allowed_json_modules=_allowed(allowed_json_types),
+        )
         super().__init__(cast("Any", database.pool), serde=serde)
         self.database = database
         self.writer = writer
@@ -142,6 +175,7 @@ class Saver(AsyncPostgresSaver):
             Projector(lease.head_checkpoint_id),
             Tip(lease, self.cache, is_run=run_id is not None),
         )
+        clone._leased.follow(lease.head_checkpoint_id)
         return clone
 
     def attend(self, channels: Mapping[str, Any]) -> None:
@@ -213,6 +247,8 @@ class Saver(AsyncPostgresSaver):
         leased = self._leased
         if leased is not None and not leased.alive():
             raise lease_lost(leased.lease.thread_id)
+        if leased is not None:
+            leased.wind()
         return super().get_next_version(current, channel)
 
     async def aput(
@@ -489,6 +525,8 @@ class Saver(AsyncPostgresSaver):
         if not rows:
             return None
         found = await self._load_checkpoint_tuple(rows[0])
+        if self._leased is not None:
+            self._leased.follow(rows[0]["checkpoint_id"])
         if tip := self._tip(namespace):
             tip.load(*_known(rows[0], found))
             self._learn(found)
@@ -729,7 +767,8 @@ class Saver(AsyncPostgresSaver):
 async def open_saver(
     database: Database,
     *,
-    allowed_types: Iterable[tuple[str, ...]] = (),
+    allowed_types: Allowed = (),
+    allowed_json_types: Allowed = (),
     deadline_seconds: float = 30.0,
     head_cache_bytes: int = 64 * 2**20,
 ) -> AsyncIterator[Saver]:
@@ -737,13 +776,23 @@ async def open_saver(
     Open the process's checkpointer; on leaving, what is queued is committed first.
 
     Args:
-        allowed_types: Types besides LangGraph's own that may be decoded: ``(module, name)``.
+        allowed_types, allowed_json_types: As for `Saver`.
         deadline_seconds: How long a write waits for PostgreSQL before UnavailableError.
         head_cache_bytes: Memory for the newest checkpoints of threads, about; 0 keeps none.
     """
     heads = HeadCache(max_bytes=head_cache_bytes)
     async with open_writer(database, deadline_seconds=deadline_seconds) as writer:
-        yield Saver(database, writer, heads, allowed_types=allowed_types)
+        yield Saver(
+            database,
+            writer,
+            heads,
+            allowed_types=allowed_types,
+            allowed_json_types=allowed_json_types,
+        )
+
+
+def _allowed(types: Allowed) -> Any:
+    return True if types is True else tuple(types) or None
 
 
 def fold_of(channel: DeltaChannel[Any]) -> Fold:

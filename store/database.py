@@ -70,6 +70,9 @@ CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
     "run_pkey": (AlreadyExistsError, "The run exists already"),
     "run_one_running": (ConflictError, "Another run of the thread is running"),
     "run_thread_id_fkey": (NotFoundError, "The thread does not exist"),
+    "run_of_cron": (ConflictError, "The cron has fired for this time"),
+    "cron_assistant_id_fkey": (NotFoundError, "The assistant does not exist"),
+    "cron_thread_id_fkey": (NotFoundError, "The thread does not exist"),
 }
 
 
@@ -189,6 +192,13 @@ class Database:
     def conninfo(self) -> str:
         """Where the database is, with its password: for connections outside the pool."""
         return str(self.pool.conninfo)
+
+    @property
+    def pool_stats(self) -> tuple[int, int, int]:
+        """Connections at most, those in use, and who waits for one."""
+        stats = self.pool.get_stats()
+        used = stats["pool_size"] - stats["pool_available"]
+        return self.pool.max_size, used, stats.get("requests_waiting", 0)
 
     async def ping(self) -> None:
         """Ask PostgreSQL for an answer."""

@@ -42,19 +42,27 @@ def fields(events: Sequence[Event]) -> tuple[str | bytes, ...]:
         shares = bool(shared) and event.data.endswith(shared)
         rest.append(event.data[: -len(shared)] if shares else event.data)
         index.append((event.name, len(rest[-1]), shares))
-    own = ("r", events[-1].run_id, "e", orjson.dumps(index), "d", b"".join(rest))
-    return (*own, "s", shared) if shared else own
+    kept: list[str | bytes] = ["r", events[-1].run_id, "e", orjson.dumps(index)]
+    kept += ["d", b"".join(rest)]
+    if shared:
+        kept += ["s", shared]
+    if events[-1].at:
+        kept += ["t", orjson.dumps([event.at for event in events])]
+    return tuple(kept)
 
 
 def events_of(last: EventId, kept: Mapping[bytes, bytes]) -> list[Event]:
     """The events of an entry; none of one that has none, as those that wake a reader."""
     index = orjson.loads(kept.get(b"e", b"[]"))
     run_id, data, shared = kept.get(b"r", b"").decode(), kept.get(b"d", b""), kept.get(b"s", b"")
+    times = orjson.loads(kept[b"t"]) if b"t" in kept else [0] * len(index)
     epoch, seq = last
     events, start = [], 0
-    for number, (name, size, shares) in enumerate(index, seq - len(index) + 1):
+    for number, ((name, size, shares), at) in enumerate(
+        zip(index, times, strict=True), seq - len(index) + 1
+    ):
         own = data[start : start + size]
-        events.append(Event(epoch, number, run_id, name, own + shared if shares else own))
+        events.append(Event(epoch, number, run_id, name, own + shared if shares else own, at))
         start += size
     return events
 

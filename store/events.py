@@ -75,7 +75,9 @@ class EventLog:
         """How much all rings hold."""
         return self._memory.used
 
-    def writer(self, thread_id: str, epoch: int, run_id: str) -> ThreadWriter:
+    def writer(
+        self, thread_id: str, epoch: int, run_id: str, *, timed: bool = False
+    ) -> ThreadWriter:
         """
         Begin an epoch of the thread's log.
 
@@ -83,12 +85,15 @@ class EventLog:
 
         Args:
             epoch: The lease's; higher than any that the thread had before.
+            timed: Its events say when they were logged.
 
         Raises:
             ValueError: The epoch has a writer already.
         """
         ring = self._ring(thread_id)
-        writer = ThreadWriter(ring, epoch, run_id, self._written, self._hurried, self._ended)
+        writer = ThreadWriter(
+            ring, epoch, run_id, self._written, self._hurried, self._ended, timed=timed
+        )
         if ring.local and epoch == ring.top[0]:
             raise ValueError(f"Epoch {epoch} of thread {thread_id} has a writer already")
         if ring.lease is not None:

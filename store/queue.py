@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString
 
-from store import runs
+from store import jobs, runs, webhooks
 from store.access import EVERYTHING, Access
 from store.database import Database, Transaction
 from store.errors import (
@@ -34,7 +34,7 @@ from store.models import (
     ThreadStatus,
 )
 from store.retention import Life
-from store.signals import READY, notify_ended, notify_ready, notify_stop
+from store.signals import JOB, READY, notify_ended, notify_ready, notify_stop
 from store.sql import load
 from store.threads import not_found
 
@@ -55,6 +55,10 @@ WORKER_LOST: JsonObject = {
 CANCELLED: JsonObject = {
     "error": "UserInterrupt",
     "message": "interrupt requested via POST /threads/{thread_id}/runs/{run_id}/cancel",
+}
+ROLLED_BACK: JsonObject = {
+    "error": "UserRollback",
+    "message": "rollback requested via POST /threads/{thread_id}/runs/{run_id}/cancel",
 }
 #: How often a claim is tried again that met another one.
 CLAIM_ATTEMPTS = 3
@@ -149,6 +153,8 @@ class Ending:
     thread_error: JsonObject | None = None
     #: How many events its log has before those of the end.
     told: int | None = None
+    #: What its webhook is to be sent, by `store.webhooks.delivery`.
+    webhook: JsonObject | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -258,12 +264,28 @@ async def _enqueue(db: Database, new: NewRun, *, again: bool = False) -> Run:
             [queued] = await db.at_once((_ENQUEUE, row))
     if not queued:
         async with db.transaction() as tx:
-            await _lock(tx, new.thread_id, access=new.access)
+            await lock(tx, new.thread_id, access=new.access)
             # Nobody else inserts it: a first try that is still under way waits for the lock in vain.
             if again and (known := await tx.one(Run, runs.SQL["get"], row)):
                 return known
-            await _make_way(tx, new)
-            queued = await tx.tuples(SQL["enqueue"], row)
+            return await put(tx, new)
+    return _queued(new, queued)
+
+
+async def put(tx: Transaction, new: NewRun) -> Run:
+    """
+    Queue a run as a part of a transaction that has the thread's row locked, by `lock`.
+
+    Raises:
+        NotFoundError: There is no such thread.
+        ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+    """
+    await _make_way(tx, new)
+    row = new.row(after_seconds=new.after_seconds, signal=READY)
+    return _queued(new, await tx.tuples(SQL["enqueue"], row))
+
+
+def _queued(new: NewRun, queued: Rows) -> Run:
     if not queued:  # it was made for a run that has just been cancelled
         raise not_found(new.thread_id)
     created_at, epoch, _ = queued[0]
@@ -375,6 +397,7 @@ def _endings(endings: Sequence[Ending]) -> JsonObject:
             "interrupts": ending.interrupts,
             "thread_error": ending.thread_error,
             "told": ending.told,
+            "webhook": ending.webhook,
         }
         for ending in endings
     ]
@@ -382,19 +405,30 @@ def _endings(endings: Sequence[Ending]) -> JsonObject:
         "thread_ids": dump_json([ending.claimed.run.thread_id for ending in endings]).decode(),
         "endings": dump_json(rows).decode(),
         "signal": READY,
+        "job_signal": JOB,
     }
 
 
-async def finish_temporary(db: Database, claimed: Claim) -> bool:
+async def finish_temporary(
+    db: Database, claimed: Claim, *, webhook: JsonObject | None = None
+) -> bool:
     """
     End a run that is ours by deleting its thread, which was made for it alone.
 
     May be repeated when its answer was lost: a run that is gone has ended.
 
+    Args:
+        webhook: What its webhook is to be sent, by `store.webhooks.delivery`.
+
     Returns:
         False if the run was not ours any more.
     """
-    params = {"run_id": claimed.run.run_id, "epoch": claimed.lease.epoch}
+    params = {
+        "run_id": claimed.run.run_id,
+        "epoch": claimed.lease.epoch,
+        "webhook": webhook,
+        "job_signal": JOB,
+    }
     return bool(await db.tuples(SQL["finish_temporary"], params))
 
 
@@ -415,7 +449,7 @@ async def undo(db: Database, held: Held) -> bool:
         False if the run was not ours any more.
     """
     async with db.transaction() as tx:
-        await _lock(tx, held.thread_id)
+        await lock(tx, held.thread_id)
         params = {"run_id": held.run_id, "epoch": held.epoch}
         if not await tx.tuples(SQL["held"], params):
             return False
@@ -431,10 +465,12 @@ async def discard(db: Database, held: Held) -> bool:
         False if the run was not ours any more.
     """
     async with db.transaction() as tx:
-        await _lock(tx, held.thread_id)
+        await lock(tx, held.thread_id)
         params = {"run_id": held.run_id, "epoch": held.epoch}
-        if not await tx.tuples(SQL["discard"], params):
+        gone = await tx.tuples(SQL["discard"], params)
+        if not gone:
             return False
+        await _tell(tx, gone[0][0], "rollback", ROLLED_BACK)
         await tx.execute(SQL["settle"], {"thread_id": held.thread_id})
         await notify_ready(tx)
     return True
@@ -483,7 +519,7 @@ async def cancel(
         NotFoundError: There is no such thread that is visible.
     """
     async with db.transaction() as tx:
-        await _lock(tx, thread_id, access=access)
+        await lock(tx, thread_id, access=access)
         stopped = await _stop(tx, thread_id, run_ids, action)
         if stopped:
             await tx.execute(SQL["settle"], {"thread_id": thread_id})
@@ -496,13 +532,18 @@ async def _stop(
     params = {"thread_id": thread_id, "run_ids": run_ids, "action": action}
     await tx.execute(SQL["cancel_begun"], params)
     cancelled = await tx.tuples(SQL["cancel_pending"], params)
-    ended = [run_id for run_id, _, _ in cancelled]
+    ended = [run_id for run_id, _, _, _ in cancelled]
+    for _, _, _, with_webhook in cancelled:
+        if action == "rollback":
+            await _tell(tx, with_webhook, "rollback", ROLLED_BACK)
+        else:
+            await _tell(tx, with_webhook, "interrupted", CANCELLED)
     stopping = [row[0] for row in await tx.tuples(SQL["cancel_running"], params)]
     if ended and action == "rollback":
         await tx.execute(SQL["delete_run"], {"thread_id": thread_id, "run_ids": ended})
-    if any(temporary for _, temporary, _ in cancelled):
+    if any(temporary for _, temporary, _, _ in cancelled):
         await tx.execute(SQL["delete_thread"], {"thread_id": thread_id})
-    for run_id in (run_id for run_id, _, begun in cancelled if begun):
+    for run_id in (run_id for run_id, _, begun, _ in cancelled if begun):
         left = {"run_id": run_id, "status": "interrupted", "error": CANCELLED}
         await tx.execute(SQL["settle_given_up"], {"thread_id": thread_id, **left})
     for run_id in ended:
@@ -524,7 +565,7 @@ async def forget(db: Database, thread_id: str, run_id: str, *, access: Access) -
         ConflictError: A run is in flight on the thread, and may build on those checkpoints.
     """
     async with db.transaction() as tx:
-        await _lock(tx, thread_id, access=access)
+        await lock(tx, thread_id, access=access)
         if await tx.tuples(SQL["in_flight"], {"thread_id": thread_id}):
             raise ConflictError(f"Thread {thread_id} has a run in flight", code="run_in_flight")
         if not await tx.tuples(SQL["ended"], {"thread_id": thread_id, "run_id": run_id}):
@@ -585,8 +626,9 @@ async def _give_up(
         rows = await tx.tuples(SQL["give_up"], params)
         if not rows:
             return None
-        status, temporary, epoch = rows[0]
+        status, temporary, epoch, with_webhook = rows[0]
         if status not in ("pending", "running"):
+            await _tell(tx, with_webhook, status, WORKER_LOST if status == "error" else CANCELLED)
             await _end_given_up(tx, held, status, temporary=temporary)
         await notify_ready(tx)
     return GivenUp(
@@ -606,6 +648,16 @@ async def _end_given_up(tx: Transaction, held: Held, status: RunStatus, *, tempo
         error = WORKER_LOST if status == "error" else CANCELLED
         await tx.execute(SQL["settle_given_up"], {**params, "status": status, "error": error})
         await tx.execute(SQL["settle"], params)
+
+
+async def _tell(
+    tx: Transaction, run: JsonObject | None, status: webhooks.Status, error: JsonObject
+) -> None:
+    """Have the webhook of a run, if it has one, told of an end that nobody executed it to."""
+    if run is not None:
+        payload = webhooks.delivery(run, status=status, error=error, values=None)
+        payload["run_started_at"] = run["started_at"]
+        await jobs.enqueue(tx, webhooks.KIND, payload)
 
 
 async def register(
@@ -628,6 +680,23 @@ async def retire(db: Database, worker_id: str) -> None:
     await db.execute(SQL["retire"], {"worker_id": worker_id})
 
 
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The queue of all processes at a moment; the waits are None if nothing waits."""
+
+    pending: int
+    running: int
+    longest_wait_seconds: float | None
+    median_wait_seconds: float | None
+    longest_unblocked_wait_seconds: float | None
+    """Of the runs that do not wait for another one of their thread."""
+
+
+async def stats(db: Database) -> Stats:
+    """Count what waits and runs; costs what it counts."""
+    return (await db.all(Stats, SQL["stats"], {}))[0]
+
+
 async def to_stop(db: Database, worker_id: str) -> list[tuple[str, CancelAction]]:
     """Which of the worker's runs somebody wants stopped."""
     rows = await db.tuples(SQL["to_stop"], {"worker_id": worker_id})
@@ -639,7 +708,13 @@ async def owned(db: Database, worker_id: str) -> list[Held]:
     return await db.all(Held, SQL["owned"], {"worker_id": worker_id})
 
 
-async def _lock(tx: Transaction, thread_id: str, *, access: Access = EVERYTHING) -> None:
+async def lock(tx: Transaction, thread_id: str, *, access: Access = EVERYTHING) -> None:
+    """
+    Keep others from the thread until the transaction ends.
+
+    Raises:
+        NotFoundError: There is no such thread that is visible.
+    """
     query: LiteralString = SQL["lock"]
     if not await tx.tuples(query, {"thread_id": thread_id, "visible": access.array}):
         raise not_found(thread_id)

@@ -9,6 +9,7 @@ another process is followed. No I/O here.
 
 import asyncio
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Event:
     run_id: str
     name: str
     data: bytes
+    #: When it was logged, in milliseconds since 1970; 0 if its writer does not say.
+    at: int = 0
 
     @property
     def id(self) -> str:
@@ -272,6 +275,7 @@ class ThreadWriter:
         written: Is called after each event.
         hurried: Is called when nothing more is to be waited for.
         ended: Is called once, when the writer closes.
+        timed: Its events say when they were logged.
     """
 
     def __init__(
@@ -282,9 +286,12 @@ class ThreadWriter:
         written: Callable[[Ring], None],
         hurried: Callable[[], None],
         ended: Callable[[Ring], None],
+        *,
+        timed: bool = False,
     ) -> None:
         self.epoch = epoch
         self.run_id = run_id
+        self.timed = timed
         self.fenced = asyncio.Event()
         self._seq = 0
         self._ring = ring
@@ -300,7 +307,8 @@ class ThreadWriter:
     def emit(self, name: str, data: bytes) -> Event:
         """Add an event. Never blocks; only on the event loop's own thread."""
         self._seq += 1
-        event = Event(self.epoch, self._seq, self.run_id, name, data)
+        at = time.time_ns() // 1_000_000 if self.timed else 0
+        event = Event(self.epoch, self._seq, self.run_id, name, data, at)
         if self._ring.lease is self.fenced:
             self._ring.append(event)
             self._written(self._ring)

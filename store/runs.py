@@ -123,6 +123,11 @@ async def ended(db: Database, run_ids: list[str]) -> list[str]:
     return [row[0] for row in await db.tuples(SQL["ended"], {"run_ids": run_ids})]
 
 
+async def graph_ids(db: Database, run_ids: list[str]) -> dict[str, str]:
+    """The graphs that runs are of, by run; without those that are gone. Asks nobody who may know."""
+    return dict(await db.tuples(SQL["graph_ids"], {"run_ids": run_ids}))
+
+
 async def of_assistant(db: Database, assistant_id: str) -> list[tuple[str, str]]:
     """The runs of an assistant that are in flight, as pairs of run id and thread id."""
     rows = await db.tuples(SQL["of_assistant"], {"assistant_id": assistant_id})

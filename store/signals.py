@@ -1,7 +1,7 @@
 """
 Wake-ups between processes, through LISTEN and NOTIFY.
 
-They are rare and small: a run is ready, a run must stop, a queued run has ended. None is relied
+They are rare and small: a run is ready, a run must stop, a queued run has ended, a job is due. None is relied
 upon: whoever waits for one also looks for itself from time to time.
 """
 
@@ -23,6 +23,7 @@ SILENCE_SECONDS = 5.0
 
 #: What wakes the workers, for statements that do it themselves.
 READY = '{"kind":"ready"}'
+JOB = '{"kind":"job"}'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +33,10 @@ class Signal:
 
     ``ready``: a run can be claimed. ``stop``: whoever runs `run_id` must stop it. ``ended``:
     `run_id` ended, and its log does not tell: it was still queued, or deleted with its thread.
+    ``job``: a job of `store.jobs` is due.
     """
 
-    kind: Literal["ready", "stop", "ended"]
+    kind: Literal["ready", "stop", "ended", "job"]
     run_id: str = ""
     action: CancelAction = "interrupt"
 

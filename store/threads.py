@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from store.access import EVERYTHING, Access
-from store.database import Database, repeated
+from store.database import Database, Transaction, repeated
 from store.errors import (
     AlreadyExistsError,
     ConnectionLostError,
@@ -50,6 +50,31 @@ def not_found(thread_id: str) -> NotFoundError:
     return NotFoundError(f"Thread with ID {thread_id} not found")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewThread:
+    """A thread that is to be made; `life` as for `create`."""
+
+    thread_id: str
+    metadata: JsonObject
+    life: Life | None
+
+    def row(self, **more: Any) -> JsonObject:
+        """Parameters of the statement that makes it."""
+        return {
+            "thread_id": self.thread_id,
+            "metadata": self.metadata,
+            "config": {},
+            "strategy": self.life and self.life.strategy,
+            "ttl_minutes": self.life and self.life.ttl_minutes,
+            **more,
+        }
+
+
+async def create_within(tx: Transaction, new: NewThread) -> None:
+    """Create a thread, whose id is new, as a part of a transaction."""
+    await tx.execute(SQL["create"], new.row())
+
+
 async def create(
     db: Database,
     thread_id: str,
@@ -70,14 +95,8 @@ async def create(
     Raises:
         AlreadyExistsError: The id is taken, and `if_exists` is ``raise`` or the thread not visible.
     """
-    params = {
-        "thread_id": thread_id,
-        "metadata": metadata or {},
-        "config": config or {},
-        "strategy": life and life.strategy,
-        "ttl_minutes": life and life.ttl_minutes,
-        "visible": access.array,
-    }
+    new = NewThread(thread_id=thread_id, metadata=metadata or {}, life=life)
+    params = new.row(config=config or {}, visible=access.array)
     try:
         created = await db.one(Thread, SQL["create"], params)
     except ConnectionLostError:

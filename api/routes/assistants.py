@@ -32,20 +32,20 @@ UNTITLED = "Untitled"
 @router.post("")
 async def create(services: ServicesDep, caller: CallerDep, body: AssistantCreate) -> Response:
     """Create an assistant: a graph with a configuration of its own."""
-    services.registry.entry(body.graph_id)
-    value = _fields(body) | {"assistant_id": body.assistant_id or str(uuid.uuid4())}
-    assistant_id = value["assistant_id"]
+    assistant_id = body.assistant_id or str(uuid.uuid4())
+    value = _fields(body) | {"assistant_id": assistant_id}
     access = await caller.may("assistants", "create", value)
-    config, context = mirrored(value["config"], value["context"])
+    services.registry.entry(body.graph_id)
+    config, context = mirrored(value.get("config"), value.get("context"))
     created = await assistants.create(
         services.db,
         assistant_id,
         graph_id=body.graph_id,
-        name=value["name"] or UNTITLED,
-        description=value["description"],
+        name=value.get("name") or UNTITLED,
+        description=value.get("description"),
         config=config,
         context=context,
-        metadata=value["metadata"] or {},
+        metadata=value.get("metadata") or {},
         if_exists=body.if_exists or "raise",
         access=access,
     )
@@ -101,20 +101,20 @@ async def update(
     services: ServicesDep, caller: CallerDep, assistant_id: AssistantId, body: AssistantUpdate
 ) -> Response:
     """Change an assistant, which makes a new version of it; runs use that from now on."""
-    if body.graph_id is not None:
-        services.registry.entry(body.graph_id)
     value = _fields(body) | {"assistant_id": assistant_id}
     access = await caller.may("assistants", "update", value)
-    config, context = mirrored(value["config"], value["context"])
+    if body.graph_id is not None:
+        services.registry.entry(body.graph_id)
+    config, context = mirrored(value.get("config"), value.get("context"))
     updated = await assistants.update(
         services.db,
         assistant_id,
         graph_id=body.graph_id,
-        name=value["name"],
-        description=value["description"],
+        name=value.get("name"),
+        description=value.get("description"),
         config=config or None,
         context=context or None,
-        metadata=value["metadata"],
+        metadata=value.get("metadata"),
         access=access,
     )
     return json_response(updated)

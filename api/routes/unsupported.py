@@ -11,26 +11,12 @@ from store.errors import UnsupportedError
 router = APIRouter(include_in_schema=False)
 
 UNSUPPORTED: dict[str, tuple[str, ...]] = {
-    "The event-streaming protocol": (
-        "POST /threads/{thread_id}/commands",
-        "POST /threads/{thread_id}/stream/events",
-    ),
-    "Crons": (
-        "POST /runs/crons",
-        "POST /runs/crons/search",
-        "POST /runs/crons/count",
-        "GET /runs/crons/{cron_id}",
-        "PATCH /runs/crons/{cron_id}",
-        "DELETE /runs/crons/{cron_id}",
-        "POST /threads/{thread_id}/runs/crons",
-    ),
     "MCP": ("GET /mcp", "POST /mcp", "DELETE /mcp"),
     "A2A": (
         "GET /a2a/{assistant_id}",
         "POST /a2a/{assistant_id}",
         "GET /.well-known/agent-card.json",
     ),
-    "Metrics": ("GET /metrics",),
     "Generative UI": ("POST /ui/{graph_id}",),
 }
 

@@ -189,7 +189,7 @@ WITH ending AS (
     SELECT *
     FROM jsonb_to_recordset(%(endings)s::jsonb) AS e (
         run_id uuid, epoch bigint, status text, error jsonb, thread_status text, interrupts jsonb,
-        thread_error jsonb, told int
+        thread_error jsonb, told int, webhook jsonb
     )
 ), done AS (
     UPDATE run
@@ -198,8 +198,15 @@ WITH ending AS (
     FROM ending
     WHERE run.run_id = ending.run_id AND run.epoch = ending.epoch AND run.status = 'running'
         AND run.cancel_action IS DISTINCT FROM 'rollback'
-    RETURNING run.run_id, run.thread_id, ending.thread_status, ending.interrupts,
-        ending.thread_error
+    RETURNING run.run_id, run.thread_id, run.started_at, ending.thread_status, ending.interrupts,
+        ending.thread_error, ending.webhook
+), to_tell AS (
+    -- Nobody is told of an end that is not one, and every end is told.
+    INSERT INTO job (kind, payload)
+    SELECT 'webhook', webhook || jsonb_build_object('run_started_at', started_at)
+    FROM done
+    WHERE webhook IS NOT NULL
+    RETURNING pg_notify('threadwell', %(job_signal)s)
 ), waiting AS (
     -- not now(): this transaction may have waited for the lock while a run was queued
     SELECT r.thread_id, bool_or(r.not_before <= clock_timestamp()) AS due
@@ -236,7 +243,13 @@ WITH gone AS (
     USING run
     WHERE thread.thread_id = run.thread_id AND run.run_id = %(run_id)s::uuid
         AND run.epoch = %(epoch)s AND run.status = 'running'
-    RETURNING run.run_id
+    RETURNING run.run_id, run.started_at
+), to_tell AS (
+    INSERT INTO job (kind, payload)
+    SELECT 'webhook', %(webhook)s::jsonb || jsonb_build_object('run_started_at', started_at)
+    FROM gone
+    WHERE %(webhook)s::jsonb IS NOT NULL
+    RETURNING pg_notify('threadwell', %(job_signal)s)
 )
 SELECT run_id FROM gone
 UNION ALL
@@ -257,7 +270,8 @@ UPDATE run
 SET status = 'interrupted', ended_at = now(), updated_at = now()
 WHERE thread_id = %(thread_id)s AND status = 'pending'
     AND (%(run_ids)s::uuid[] IS NULL OR run_id = ANY(%(run_ids)s::uuid[]))
-RETURNING run_id, temporary, first_epoch IS NOT NULL AS begun;
+RETURNING run_id, temporary, first_epoch IS NOT NULL AS begun,
+    CASE WHEN kwargs ->> 'webhook' IS NOT NULL THEN to_jsonb(run) END AS with_webhook;
 
 -- name: cancel_running
 -- Of two wishes the one that leaves less counts: 'rollback' is the greater word too.
@@ -287,7 +301,7 @@ WHERE run_id = %(run_id)s::uuid AND thread_id = %(thread_id)s
 -- name: discard
 DELETE FROM run
 WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
-RETURNING run_id;
+RETURNING CASE WHEN kwargs ->> 'webhook' IS NOT NULL THEN to_jsonb(run) END AS with_webhook;
 
 -- name: delete_run
 DELETE FROM run
@@ -441,9 +455,10 @@ WITH fenced AS (
         END
     FROM fenced
     WHERE run.run_id = fenced.run_id
-    RETURNING run.status, run.temporary, fenced.epoch
+    RETURNING run.status, run.temporary, fenced.epoch,
+        CASE WHEN run.kwargs ->> 'webhook' IS NOT NULL THEN to_jsonb(run) END AS with_webhook
 )
-SELECT status, temporary, epoch FROM given;
+SELECT status, temporary, epoch, with_webhook FROM given;
 
 -- name: settle_given_up
 -- What a run that nobody will go on with leaves: after a checkpoint of its own something is next.
@@ -465,3 +480,23 @@ FROM (
     ) AS anything
 ) wrote
 WHERE thread.thread_id = %(thread_id)s;
+
+-- name: stats
+-- How many wait and run, and how long those wait that are due; `unblocked` could begin at once.
+SELECT count(*) FILTER (WHERE status = 'pending') AS pending,
+    count(*) FILTER (WHERE status = 'running') AS running,
+    extract(epoch FROM max(waited))::float8 AS longest_wait_seconds,
+    extract(epoch FROM percentile_cont(0.5) WITHIN GROUP (ORDER BY waited))::float8
+        AS median_wait_seconds,
+    extract(epoch FROM max(waited) FILTER (WHERE NOT blocked))::float8
+        AS longest_unblocked_wait_seconds
+FROM (
+    SELECT status,
+        CASE WHEN status = 'pending' AND not_before <= now() THEN now() - not_before END AS waited,
+        EXISTS (
+            SELECT FROM run AS other WHERE other.thread_id = run.thread_id
+                AND (other.status = 'running' OR other.status = 'pending' AND other.seq < run.seq)
+        ) AS blocked
+    FROM run
+    WHERE status IN ('pending', 'running')
+) AS in_flight;

@@ -53,6 +53,11 @@ WHERE NOT EXISTS (
     SELECT FROM run WHERE run.run_id = asked.run_id AND run.status IN ('pending', 'running')
 );
 
+-- name: graph_ids
+SELECT run_id::text, kwargs #>> '{config,configurable,graph_id}'
+FROM run
+WHERE run_id = ANY(%(run_ids)s::uuid[]);
+
 -- name: of_assistant
 -- In flight, whoever's thread they are on.
 SELECT run_id, thread_id

@@ -38,6 +38,11 @@ GRAPHS = (
     "large",
     "boom",
     "endless",
+    "nested",
+    "nested_ask",
+    "tells",
+    "transforming",
+    "choir",
 )
 #: So that what a killed process left is taken up soon.
 QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5"}

@@ -18,6 +18,14 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode, tools_condition
+from langgraph.stream import (
+    LifecycleTransformer,
+    ProtocolEvent,
+    StreamChannel,
+    StreamTransformer,
+    UpdatesTransformer,
+)
+from langgraph.stream.transformers import ValuesTransformer
 from langgraph.types import interrupt
 
 from graph.agents.chat import State, call_model
@@ -255,6 +263,47 @@ def _endless() -> Any:
     return builder.compile()
 
 
+def _tell(state: Work) -> Work:
+    tell = get_stream_writer()
+    tell({"progress": 1})
+    tell({"name": "status", "payload": {"done": True}})
+    return {"log": ["told"]}
+
+
+class Upper(StreamTransformer):
+    """A transformer of the graph's own: counts its updates on a channel of its own."""
+
+    before_builtins = True
+
+    def __init__(self, scope: tuple[str, ...] = ()) -> None:
+        super().__init__(scope)
+        self._channel: StreamChannel[Any] = StreamChannel("counts")
+        self._count = 0
+
+    def init(self) -> dict[str, Any]:
+        return {"counts": self._channel}
+
+    def process(self, event: ProtocolEvent) -> bool:
+        if event["method"] == "updates":
+            self._count += 1
+            self._channel.push(self._count)
+        return True
+
+
+def _transforming() -> Any:
+    builder: StateGraph[Any] = StateGraph(Work)
+    builder.add_node("tell", _tell)
+    builder.add_edge(START, "tell")
+    # Two that LangGraph's own v3 stream brings, one that it does not, and one of its own.
+    own = [ValuesTransformer, LifecycleTransformer, UpdatesTransformer, Upper]
+    return builder.compile(transformers=own)
+
+
+async def _answer_twice(state: MessagesState) -> dict[str, Any]:
+    """Two models that speak at the same time."""
+    return {"messages": await asyncio.gather(*(Echo().ainvoke(state["messages"]) for _ in "12"))}
+
+
 chat = _chain(MessagesState, ("model", _answer))
 steps = _chain(Work, ("a", _step("a")), ("b", _step("b")), ("c", _step("c")))
 talking_steps = _chain(Talk, ("greet", _greet), ("a", _step("a")), ("b", _step("b")))
@@ -270,3 +319,8 @@ tells_oddly = _chain(Work, ("tell", _tells_oddly), ("after", _after))
 large = _chain(Work, ("large", _large), ("after", _after))
 boom = _chain(Work, ("after", _after), ("boom", _boom))
 endless = _endless()
+nested = _chain(MessagesState, ("inner", chat), ("after", lambda state: {}))
+nested_ask = _chain(Work, ("inner", ask))
+tells = _chain(Work, ("tell", _tell))
+transforming = _transforming()
+choir = _chain(MessagesState, ("both", _answer_twice))

@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 60.0
+START_SECONDS = 90.0
 #: How much longer than by itself anything may take on a machine that is busy with something else.
 BUSY_SECONDS = 5.0
-STOP_SECONDS = 30.0
+STOP_SECONDS = 60.0
 #: The line of the addresses that is printed last.
 READY = "  Database "
 

@@ -4,7 +4,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from langgraph_sdk.client import LangGraphClient
 
 from tests.acceptance.conftest import QUICK, Connect
 from tests.acceptance.gate import Gate
-from tests.acceptance.process import BUSY_SECONDS, ServerProcess, serving
+from tests.acceptance.process import ServerProcess, serving
 from tests.acceptance.sse import Frame, frames
 from tests.acceptance.talk import contents, says
 
@@ -153,11 +153,19 @@ async def conversation(client: LangGraphClient, thread_id: str) -> Any:
     ]
 
 
+@contextmanager
+def timed(start: Start) -> Iterator[tuple[ServerProcess, float]]:
+    """A server, and how long it took to start."""
+    began_at = time.monotonic()
+    with start() as server:
+        yield server, time.monotonic() - began_at
+
+
 async def test_everything_is_there_after_kill_9_and_the_run_under_way_finishes(
     start: Start, clients: Connect, gate: Gate
 ) -> None:
     gate.hold("job:b")
-    with start() as server:
+    with timed(start) as (server, first):
         client = clients(server)
         thread_id = (await client.threads.create())["thread_id"]
         await client.runs.wait(thread_id, "agent", input=says("hello"))
@@ -170,9 +178,7 @@ async def test_everything_is_there_after_kill_9_and_the_run_under_way_finishes(
         server.process.kill()
         server.wait()
 
-    killed_at = time.monotonic()
-    with start() as server:
-        seconds = time.monotonic() - killed_at
+    with timed(start) as (server, second):
         client = clients(server)
         assert await conversation(client, thread_id) == before
         with psycopg.connect(server.database_url) as connection:
@@ -187,7 +193,8 @@ async def test_everything_is_there_after_kill_9_and_the_run_under_way_finishes(
     assert contents(remembered)[:4] == said
     assert gate.seen == ["job:a", "job:b", "job:b", "job:c"]
     assert values["log"] == ["job:a", "job:b", "job:c"]
-    assert seconds < SECOND_START_SECONDS + BUSY_SECONDS
+    # On a busy machine the first start, which makes the database, tells how long anything takes.
+    assert second < max(SECOND_START_SECONDS, 2 * first)
 
 
 async def test_ctrl_c_lets_a_run_finish_and_stops_everything_that_was_started(

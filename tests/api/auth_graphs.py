@@ -44,7 +44,7 @@ who = builder.compile()
 
 def maker(runtime: ServerRuntime[Any]) -> Any:
     """A graph that is made for its user."""
-    identity = runtime.ensure_user().identity if runtime.execution_runtime else None
+    identity = runtime.ensure_user().identity
 
     def tell_identity(state: State) -> Any:
         return {"told": {"identity": identity}}

@@ -119,8 +119,8 @@ def of_owner(authorization: str | None) -> dict[str, Any]:
 async def own(ctx: Auth.types.AuthContext, value: dict[str, Any]) -> dict[str, str]:
     """Everything is its maker's."""
     owner = {"owner": ctx.user.identity}
-    if ctx.action in ("create", "create_run"):
-        value["metadata"] = {**(value.get("metadata") or {}), **owner}
+    if ctx.action in ("create", "create_run") or ctx.resource == "assistants":
+        value.setdefault("metadata", {}).update(owner)
     return owner
 
 

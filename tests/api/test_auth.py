@@ -172,8 +172,14 @@ async def test_nodes_know_the_user_and_a_client_cannot_say_who_it_is(
     configurable = runs[0]["kwargs"]["config"]["configurable"]
     assert configurable["langgraph_auth_user"] == user
     assert configurable["langgraph_auth_user_id"] == configurable["user_id"] == user["identity"]
-    made = await ask("POST", "/runs/wait", token, json={"assistant_id": "maker", "input": {}})
+    # What makes a graph for its user knows them too, whatever the graph is for.
+    asked = {"assistant_id": "maker", "input": {}}
+    made = await ask("POST", f"/threads/{thread_id}/runs/wait", token, json=asked)
     assert made.json()["told"] == {"identity": user["identity"]}
+    for path in (f"/threads/{thread_id}/state", "/assistants/maker/schemas"):
+        assert (await ask("GET", path, token)).status_code == 200
+    update = {"values": {"told": 1}, "as_node": "tell_identity"}
+    assert (await ask("POST", f"/threads/{thread_id}/state", token, json=update)).status_code == 200
 
 
 async def test_studio_on_this_machine_is_a_user_of_its_own(ask: Ask) -> None:
@@ -309,8 +315,12 @@ async def test_what_a_handler_adds_makes_things_their_makers(ask: Ask) -> None:
     taken = await ask(
         "POST", f"/threads/{UNKNOWN}/runs/wait", "bob", json={**asked, "if_not_exists": "create"}
     )
-    assert (taken.status_code, taken.json()["code"]) == (409, "already_exists")
+    assert (taken.status_code, taken.json()["code"]) == (404, "not_found")
 
+    for body in ({}, {"metadata": None}):
+        made = (await ask("POST", "/threads", "ada", json=body)).json()
+        assert made["metadata"] == {"owner": "ada"}
+        await ask("DELETE", f"/threads/{made['thread_id']}", "ada")
     mine = (await ask("POST", "/threads/search", "ada", json={})).json()
     assert len(mine) == 2
     for thread in mine:

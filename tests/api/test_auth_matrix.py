@@ -13,12 +13,15 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.app import create_app
 from api.auth import OPEN_PATHS
 from api.bootstrap import Services
 from api.routes import unsupported
 from api.settings import Settings
+from graph.requests import system_assistant_id
 from store import runs
 from store.access import EVERYTHING
 from tests.api.test_every_route import _flat
@@ -96,12 +99,33 @@ class Case:
     owner: int = 200
 
 
+def command(method: str, **params: Any) -> dict[str, Any]:
+    return {"id": 1, "method": method, "params": params}
+
+
 RUN = {"assistant_id": "ask", "input": {"text": "x"}}
 FOREIGN = {"assistant_id": "{assistant_id}", "input": {"text": "x"}}
 ITEM = {"namespace": ["n"], "key": "k"}
 
 #: By route; several where there are several ways to what is the first user's.
 CASES: dict[str, list[Case]] = {
+    "POST /assistants": [
+        Case(409, {"assistant_id": "{assistant_id}", "graph_id": "ask"}, owner=409),
+        Case(409, {"assistant_id": "{assistant_id}", "graph_id": "ask", "if_exists": "do_nothing"}),
+    ],
+    "PATCH /assistants/{assistant_id}": [
+        Case(body={"name": "eve's"}),
+        Case(body={"name": "eve's"}, path="/assistants/{of_graph}", owner=404),
+    ],
+    "DELETE /assistants/{assistant_id}": [
+        Case(params={"delete_threads": "true"}, owner=204),
+        Case(path="/assistants/{of_graph}", owner=404),
+    ],
+    "POST /assistants/{assistant_id}/versions": [Case(body={})],
+    "POST /assistants/{assistant_id}/latest": [
+        Case(body={"version": 1}),
+        Case(body={"version": 1}, path="/assistants/{of_graph}/latest", owner=404),
+    ],
     "POST /assistants/search": [Case(200, {"metadata": {"owner": "ada"}}, answer=[])],
     "POST /assistants/count": [Case(200, {"metadata": {"owner": "ada"}}, answer=0)],
     "GET /assistants/{assistant_id}": [Case()],
@@ -118,9 +142,11 @@ CASES: dict[str, list[Case]] = {
         Case(200, {"metadata": {"owner": "ada"}}, answer=[]),
         Case(200, {"ids": ["{thread_id}"]}, answer=[]),
         Case(200, {"status": "interrupted"}, answer=[]),
+        Case(200, {"values": {"text": "{mark}"}}, answer=[]),
     ],
     "POST /threads/count": [
         Case(200, {}, answer=1),
+        Case(200, {"values": {"text": "{mark}"}}, answer=0),
         Case(200, {"status": "interrupted", "metadata": {"owner": "ada"}}, answer=0),
     ],
     "GET /threads/{thread_id}": [Case(), Case(params={"include": "ttl"})],
@@ -128,6 +154,12 @@ CASES: dict[str, list[Case]] = {
         Case(body={"metadata": {"note": "eve's"}}), Case(body={"ttl": {"ttl": 1}})
     ],
     "DELETE /threads/{thread_id}": [Case(owner=204)],
+    "POST /threads/prune": [
+        Case(200, {"thread_ids": ["{thread_id}"], "strategy": "keep_latest"}, says="0", owner=0),
+        Case(200, {"thread_ids": ["{waiting}"]}, answer={"pruned_count": 0}),
+    ],
+    "POST /threads/{thread_id}/copy": [Case()],
+    "GET /threads/{thread_id}/storage": [Case()],
     "GET /threads/{thread_id}/state": [Case(), Case(params={"subgraphs": "true"})],
     "GET /threads/{thread_id}/state/{checkpoint_id}": [Case()],
     "POST /threads/{thread_id}/state/checkpoint": [
@@ -140,25 +172,37 @@ CASES: dict[str, list[Case]] = {
     "GET /threads/{thread_id}/stream": [
         Case(), Case(params={"stream_mode": "state_update"}, headers={"last-event-id": "0-0"})
     ],
+    "POST /threads/{thread_id}/commands": [
+        Case(409, command("run.start", **RUN), owner=0),
+        Case(body=command("run.start", **FOREIGN), path="/threads/{thread_of_eve}/commands", owner=409),
+        Case(200, command("input.respond", interrupt_id="0", response="eve's"), says="no_such_run"),
+        Case(200, command("agent.getTree"), says="no_such_run"),
+        Case(body=command("input.inject", message={"role": "user", "content": "eve's"})),
+        Case(body=command("state.get")),
+        Case(body=command("state.listCheckpoints")),
+        Case(body=command("state.fork", checkpoint_id="{checkpoint_id}"), owner=0),
+    ],
+    "POST /threads/{thread_id}/stream/events": [Case(body={"channels": ["values", "lifecycle"]})],
     "GET /threads/{thread_id}/history": [Case()],
     "POST /threads/{thread_id}/history": [Case(body={"limit": 9})],
     "POST /threads/{thread_id}/runs": [
         Case(body=RUN),
-        Case(409, {**RUN, "if_not_exists": "create"}),
+        Case(body={**RUN, "if_not_exists": "create"}),
         Case(body=FOREIGN, path="/threads/{thread_of_eve}/runs", owner=404),
         Case(body={**RUN, "multitask_strategy": "rollback"}, path="/threads/{busy}/runs", owner=0),
     ],
     "POST /threads/{thread_id}/runs/stream": [
         Case(body=RUN),
-        Case(409, {**RUN, "if_not_exists": "create"}),
+        Case(body={**RUN, "if_not_exists": "create"}),
         Case(body=FOREIGN, path="/threads/{thread_of_eve}/runs/stream", owner=404),
     ],
     "POST /threads/{thread_id}/runs/wait": [
         Case(body=RUN),
-        Case(409, {**RUN, "if_not_exists": "create"}),
+        Case(body={**RUN, "if_not_exists": "create"}),
         Case(body=FOREIGN, path="/threads/{thread_of_eve}/runs/wait", owner=404),
     ],
     "POST /runs": [Case(body=FOREIGN)],
+    "POST /runs/batch": [Case(body=[RUN, FOREIGN])],
     "POST /runs/stream": [Case(body=FOREIGN)],
     "POST /runs/wait": [Case(body=FOREIGN)],
     "GET /threads/{thread_id}/runs": [Case(), Case(params={"status": "success"})],
@@ -211,7 +255,9 @@ CASES: dict[str, list[Case]] = {
 LAST = [
     "POST /runs/cancel",
     "DELETE /threads/{thread_id}/runs/{run_id}",
+    "DELETE /assistants/{assistant_id}",
     "DELETE /api/sessions/{session_id}",
+    "POST /threads/prune",
     "DELETE /threads/{thread_id}",
 ]
 
@@ -245,7 +291,7 @@ def _guarded(routes: list[str]) -> list[str]:
 
 
 @pytest.fixture
-async def world(http: httpx.AsyncClient, services: Services) -> World:
+async def world(http: httpx.AsyncClient) -> World:
     """The first user's: all that there can be."""
     metadata = {"note": MARK}
 
@@ -268,27 +314,19 @@ async def world(http: httpx.AsyncClient, services: Services) -> World:
     await http.put("/store/items", json=item, headers=ADA)
     await http.put("/store/items", json={**item, "value": {"note": "eve's"}}, headers=EVE)
 
+    named = {"graph_id": "ask", "name": MARK, "metadata": metadata}
     reading = [f"/threads/{thread_id}/{part}" for part in ("runs", "state")]
     found = [(await http.get(path, headers=ADA)).json() for path in reading]
     ids = {
         "thread_id": thread_id, "busy": queued[0]["thread_id"], "pending": queued[0]["run_id"],
         "waiting": queued[1]["thread_id"], "late": queued[1]["run_id"], "session_id": session_id,
         "run_id": found[0][0]["run_id"], "checkpoint_id": found[1]["checkpoint"]["checkpoint_id"],
-        "assistant_id": await _assistant(services), "namespace": "x",
+        "assistant_id": (await made("/assistants", named))["assistant_id"], "namespace": "x",
+        "of_graph": system_assistant_id("ask"), "mark": MARK,
         "thread_of_eve": UNKNOWN,
     }  # fmt: skip
     await made("/threads", {"thread_id": UNKNOWN}, who=EVE)
     return World(ids)
-
-
-async def _assistant(services: Services) -> str:
-    assistant_id = "00000000-0000-4000-8000-00000000ada0"
-    await services.db.execute(
-        "INSERT INTO assistant (assistant_id, graph_id, name, metadata)"
-        " VALUES (%(id)s::uuid, 'ask', %(mark)s, %(metadata)s)",
-        {"id": assistant_id, "mark": MARK, "metadata": {"owner": "ada", "note": MARK}},
-    )
-    return assistant_id
 
 
 async def _send(
@@ -368,6 +406,26 @@ async def test_a_second_user_gets_and_changes_nothing_of_the_first_ones(
             ):
                 faults.append((route, case, status, told))
     assert not faults, "\n".join(map(str, faults))
+
+
+async def test_a_second_user_gets_nothing_over_a_socket(
+    http: httpx.AsyncClient, world: World
+) -> None:
+    url = world.fill(f"{http.base_url}/threads/{{thread_id}}/stream/events")
+    codes = []
+    for who in (EVE, ADA):
+        async with connect(url.replace("http", "ws", 1), additional_headers=who) as socket:
+            try:
+                await socket.send(json.dumps(command("state.get")))
+                told = json.loads(await socket.recv())
+            except ConnectionClosed as closed:
+                codes.append(closed.rcvd and closed.rcvd.code)
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(url.replace("http", "ws", 1))
+
+    assert codes == [4404]
+    assert told["result"]["values"]["text"] == MARK
+    assert refused.value.response.status_code == 401
 
 
 def _order(route: str) -> tuple[int, str]:

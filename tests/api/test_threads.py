@@ -242,6 +242,22 @@ async def test_a_search_by_values_is_complete_or_fails(
     assert text.json() == 2
 
 
+async def test_searches_by_values_wait_for_one_another_but_not_for_ever(
+    http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(value_search, "SEARCH_SECONDS", 0.05)
+    turn = services.value_search._turn
+    for _ in range(value_search.AT_ONCE):
+        await turn.acquire()
+
+    refused = await http.post("/threads/search", json={"values": {"a": 1}})
+    turn.release()
+    answered = await http.post("/threads/search", json={"values": {"a": 1}})
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert answered.json() == []
+
+
 async def test_a_copy_goes_its_own_way(client: LangGraphClient) -> None:
     thread = await client.threads.create(metadata={"a": 1})
     source = thread["thread_id"]

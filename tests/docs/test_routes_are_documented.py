@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIWebSocketRoute
 
 from api.app import ROUTERS
 from api.errors import STATUSES
@@ -19,6 +19,9 @@ FROM_FASTAPI = {"GET /docs", "GET /openapi.json"}
 def _routes() -> Iterator[str]:
     for router in ROUTERS:
         for route in router.routes:
+            if isinstance(route, APIWebSocketRoute):
+                yield f"WS {route.path}"
+                continue
             assert isinstance(route, APIRoute)
             yield from (f"{method} {route.path}" for method in route.methods or ())
 
@@ -30,7 +33,7 @@ def _errors(kind: type[Error] = Error) -> Iterator[type[Error]]:
 
 
 def test_every_route_is_documented_and_no_other() -> None:
-    documented = set(re.findall(r"`((?:GET|HEAD|POST|PUT|PATCH|DELETE) /[^`]*)`", PAGE))
+    documented = set(re.findall(r"`((?:GET|HEAD|POST|PUT|PATCH|DELETE|WS) /[^`]*)`", PAGE))
 
     assert documented == set(_routes()) | FROM_FASTAPI
 

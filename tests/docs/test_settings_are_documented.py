@@ -18,7 +18,7 @@ def shown_default(field: str) -> str:
         return "unset"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
-    return f"`{','.join(default)}`" if isinstance(default, tuple) else f"`{default}`"
+    return f"`{','.join(map(str, default))}`" if isinstance(default, tuple) else f"`{default}`"
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)

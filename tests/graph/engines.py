@@ -1,7 +1,7 @@
 """Processes of a run engine, and graphs that stop where a test wants them to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypedDict
@@ -9,14 +9,20 @@ from typing import Annotated, Any, TypedDict
 import orjson
 from langgraph.graph import END, START, StateGraph
 
+from api.cron_schemas import cron_request
 from graph.config import GraphEntry
+from graph.crons import Clock, Crons
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.guard import Resolve, UrlRules
+from graph.jobs import Jobs
 from graph.loop import Backing, Here
 from graph.registry import Registry
 from graph.requests import RunRequest, system_assistant_id
 from graph.retention import Retention
 from graph.runs import Runs, Submitted
+from graph.webhook_config import WebhookConfig
+from graph.webhooks import open_webhooks
 from graph.worker import Timing, Worker, registered
 from store import assistants, runs, threads
 from store.access import EVERYTHING
@@ -27,6 +33,7 @@ from store.events import Event, EventLog, Gap, open_event_log
 from store.heartbeat import Heartbeat
 from store.items import open_items
 from store.models import Run
+from store.webhooks import KIND
 from tests.store.queues import a_thread
 
 DEADLINE_SECONDS = 20.0
@@ -39,6 +46,8 @@ TIMING = Timing(
     sweep_seconds=0.1,
     grace_seconds=0.0,
 )
+#: Webhooks that stand on this machine.
+HERE = WebhookConfig(rules=UrlRules(disable_loopback=False))
 
 
 class Steps(TypedDict, total=False):
@@ -103,6 +112,8 @@ class Process:
     endings: Endings
     worker: Worker
     heartbeat: Heartbeat
+    crons: Crons
+    jobs: Jobs
 
     async def submit(
         self, thread_id: str | None, *, attached: bool = True, graph: str = "gated", **more: Any
@@ -157,6 +168,10 @@ async def process(
     run_timeout_seconds: float = 60.0,
     working: bool = True,
     keep: int = 0,
+    webhooks: WebhookConfig = HERE,
+    pauses_seconds: Sequence[float] = (0.05, 0.05),
+    resolve: Resolve | None = None,
+    clock: Clock = lambda: None,
     **timing: Any,
 ) -> AsyncIterator[Process]:
     """A process of the engine; without `working` it claims and sweeps nothing."""
@@ -176,6 +191,7 @@ async def process(
         registered(db, slots=slots, timing=times) as heartbeat,
         open_saver(db) as saver,
         open_items(db) as items,
+        open_webhooks(webhooks, environment={}, resolve=resolve) as hooks,
     ):
         backing = Backing(saver, items)
         retention = Retention(
@@ -195,11 +211,13 @@ async def process(
         endings = Endings(db, interval_seconds=0.2, grace_seconds=0.2)
         commands = Runs(
             db=db, registry=registry, events=events, executor=executor, endings=endings,
-            heartbeat=heartbeat,
+            heartbeat=heartbeat, webhooks=hooks,
         )  # fmt: skip
+        crons = Crons(db=db, runs=commands, decode=cron_request, clock=clock)
+        jobs = Jobs(db=db, kinds={KIND: hooks.kind(pauses_seconds)})
         worker = Worker(
             db=db, executor=executor, runs=commands, endings=endings, events=events,
-            heartbeat=heartbeat, retention=retention, timing=times,
+            heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=times,
         )  # fmt: skip
         one = Process(
             db=db,
@@ -209,6 +227,8 @@ async def process(
             endings=endings,
             worker=worker,
             heartbeat=heartbeat,
+            crons=crons,
+            jobs=jobs,
         )
         if not working:
             yield one

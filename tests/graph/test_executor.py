@@ -1,11 +1,14 @@
 """One leased run: how it is executed, stopped in every phase, resumed, and settled."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
+from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.types import interrupt
 
 from graph.executor import StopReason
@@ -481,6 +484,24 @@ async def test_a_run_that_is_taken_up_again_before_it_has_stopped_leaks_no_slot(
 
     assert await one.status(submitted) == "success"
     assert one.executor.free == one.executor.slots
+
+
+async def test_nothing_is_lost_when_the_clock_of_the_process_before_was_ahead(
+    db: Database, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.opened.set()
+    clock = SimpleNamespace(time_ns=lambda: time.time_ns() + 10**10)
+    monkeypatch.setattr(checkpoint_ids, "time", clock)
+    thread_id, done = "", []
+    for _ in range(3):
+        async with process(db, {"gated": gated(gate)}, working=False) as one:
+            thread_id = thread_id or await one.thread()
+            done.append(last_values(await one.heard(await one.submit(thread_id)))["log"])
+        # The next one is another process, with another clock.
+        clock.time_ns = time.time_ns
+        monkeypatch.setattr(checkpoint_ids, "_last_v6_timestamp", None)
+
+    assert done == [["first", "wait", "last"] * number for number in (1, 2, 3)]
 
 
 async def test_a_temporary_run_deletes_its_thread(one: Process, gate: Gate) -> None:

@@ -9,7 +9,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 from langgraph_sdk.runtime import AccessContext
 
-from graph.config import Ttl, load_config
+from graph.config import Serde, Ttl, load_config, load_env
 from graph.factory import InvalidGraphError
 from graph.registry import Registry, UnknownGraphError
 from store.errors import InvalidInputError
@@ -76,30 +76,44 @@ def test_a_config_says_what_it_names_and_what_is_not_supported(project: Project)
         env={"NUMBER": 1, "WORD": "x"},
         dependencies=[".", "some-package"],
         python_version="3.12",
-        http={"app": "./app.py:app"},
+        http={"app": "./app.py:app", "disable_mpc": True},
         surprise=True,
+        ui=None,
     )
     config = load_config(path)
     assert config.graphs["b"].target == "pkg.mod:make"
     assert config.graphs["b"].description == "B."
     assert config.env == {"NUMBER": "1", "WORD": "x"}
     assert config.dependencies == (path.parent,)
-    assert config.unsupported == ("http", "surprise")
-    assert config.raw["http"] == {"app": "./app.py:app"}
+    assert config.missing == ("some-package",)
+    assert config.http.app == "./app.py:app"
+    assert config.unsupported == ("http.disable_mpc", "surprise")
+    assert config.ignored == ("python_version",)
 
 
 def test_a_config_says_how_long_threads_live(project: Project) -> None:
     assert load_config(project()).ttl == Ttl()
     checkpointer = {
         "path": "./saver.py:saver",
-        "ttl": {"default_ttl": 90, "strategy": "keep_latest", "sweep_interval_minutes": 0.5},
+        "ttl": {
+            "default_ttl": 90,
+            "strategy": "keep_latest",
+            "sweep_interval_minutes": 0.5,
+            "x": 1,
+        },
+        "serde": {"allowed_msgpack_modules": [["a.b", "C"]], "pickle_fallback": True},
     }
 
     config = load_config(project(checkpointer=checkpointer))
 
     life = Life(ttl_minutes=90, strategy="keep_latest")
     assert config.ttl == Ttl(life, sweep_interval_minutes=0.5)
-    assert config.unsupported == ("checkpointer.path",)
+    assert config.unsupported == (
+        "checkpointer.path",
+        "checkpointer.serde.pickle_fallback",
+        "checkpointer.ttl.x",
+    )
+    assert config.serde == Serde(msgpack=(("a.b", "C"),))
 
 
 def test_env_may_be_a_file_beside_the_config(project: Project, tmp_path: Path) -> None:
@@ -121,6 +135,18 @@ def test_env_may_be_a_file_beside_the_config(project: Project, tmp_path: Path) -
         ({"env": 1}, "`env` must be"),
         ({"dependencies": "."}, "`dependencies` must be"),
         ({"dependencies": ["./missing"]}, "missing is not a directory"),
+        ({"encryption": {"path": "./x.py:y"}}, "would be kept in the clear"),
+        (
+            {"checkpointer": {"serde": {"allowed_msgpack_modules": ["a.b"]}}},
+            "serde.allowed_msgpack",
+        ),
+        ({"http": 1}, "`http`"),
+        ({"http": {"app": "./app.py"}}, "`http.app`"),
+        ({"http": {"mount_prefix": "api"}}, "`http.mount_prefix`: .* must be a path"),
+        ({"http": {"cors": {"max_age": "long"}}}, "`http.cors.max_age`"),
+        ({"http": {"cors": {"allow_origin_regex": "("}}}, "no regular expression"),
+        ({"http": {"disable_mcp": "yes"}}, "`http.disable_mcp`"),
+        ({"http": {"middleware_order": "last"}}, "`http.middleware_order`"),
     ],
 )
 def test_a_wrong_config_is_refused_by_name(
@@ -140,6 +166,30 @@ def test_a_config_that_is_no_object_is_refused(tmp_path: Path, text: str, compla
 def test_a_missing_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="No such file"):
         load_config(tmp_path / "langgraph.json")
+
+
+def test_sections_may_come_from_elsewhere_and_then_no_file_is_needed(
+    project: Project, tmp_path: Path
+) -> None:
+    prefix = {"http": {"mount_prefix": "/api/"}}
+
+    config = load_config(project(http={"disable_mcp": True}), prefix)
+    alone = load_config(tmp_path / "none.json", {"graphs": {"a": "m:x"}, **prefix})
+
+    assert (config.http.mount_prefix, config.http.disable_mcp) == ("/api", False)
+    assert [*config.graphs, *alone.graphs] == ["agent", "a"]
+    assert load_env(tmp_path / "none.json") == {}
+
+
+def test_the_source_folder_of_a_dependency_that_is_a_package_is_imported_from(
+    project: Project, tmp_path: Path
+) -> None:
+    (tmp_path / "library" / "src").mkdir(parents=True)
+    (tmp_path / "library" / "pyproject.toml").touch()
+
+    config = load_config(project(dependencies=["./library"]))
+
+    assert config.dependencies == (tmp_path / "library", tmp_path / "library" / "src")
 
 
 FACTORIES = {

@@ -21,19 +21,21 @@ from tests.soak.invariants import Findings
 from tests.soak.turnstile import Visit, open_turnstile
 
 SECONDS = 60
-DEADLINE_SECONDS = 300.0
+DEADLINE_SECONDS = 420.0
 
 
 def test_a_minute_of_random_faults_breaks_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     """Another seed each time; the same again is `make soak ARGS="--seed …"`."""
     seed = random.randrange(1 << 20)
+    with capfd.disabled():
+        print(f"\nsoak, seed {seed}")  # noqa: T201
     soak = [sys.executable, "-m", "tests.soak", "--seconds", str(SECONDS), "--seed", str(seed)]
     done = subprocess.run(
         soak, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
     )
 
     with capfd.disabled():
-        print(f"\nseed: {seed}\n{done.stdout}")  # noqa: T201
+        print(done.stdout)  # noqa: T201
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 

@@ -72,3 +72,9 @@ def test_a_portion_is_bounded_and_a_big_event_is_one() -> None:
 
 def test_an_entry_that_only_wakes_readers_has_no_event() -> None:
     assert events_of((1, 0), {b"w": b"1"}) == []
+
+
+def test_when_events_were_logged_is_kept_with_them() -> None:
+    events = [Event(7, seq, "r", "values", b"{}", at=1_795_691_321_000 + seq) for seq in (3, 4)]
+
+    assert events_of((7, 4), kept(events)) == events

@@ -1,0 +1,228 @@
+"""What happens on a thread, run after run, as events of the event-streaming protocol."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing, suppress
+from dataclasses import replace
+
+from api.bootstrap import Services
+from api.errors import BrokenOffError
+from api.sse import GOES_ON, frame
+from graph.encode import dumps
+from graph.protocol import Numbering, ProtocolView, Told, Wanted
+from store import runs, threads
+from store.access import EVERYTHING, Access
+from store.errors import NotFoundError, UnavailableError
+from store.events import START, Event, EventId, Gap
+from store.models import JsonObject
+
+#: Says that events are missing; clients of the protocol pass over what they do not know.
+GAP = "resume_gap"
+
+
+class Tape:
+    """
+    The events of one thread from a place on, for one client.
+
+    Args:
+        access: The threads that the client may read; asked again whenever a run begins.
+        channels: What the client may want to see.
+        since: The number of the last event that the client has; 0 for none.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        thread_id: str,
+        *,
+        access: Access,
+        channels: Iterable[str],
+        since: int = 0,
+    ) -> None:
+        self._services = services
+        self._thread_id = thread_id
+        self._access = access
+        self._channels = tuple(channels)
+        self._since = since
+        self._view = ProtocolView(self._channels)
+        #: What `retained` found missing after the client's last event.
+        self.gap: JsonObject | None = None
+
+    async def told(self) -> AsyncGenerator[list[Told]]:
+        """
+        Everything after the client's last event, then whatever comes.
+
+        Raises:
+            BrokenOffError: This process goes.
+            NotFoundError: The thread is not the client's to read any more.
+        """
+        await self._begin()
+        # From the beginning of the epoch: what was under way at that place is known again then.
+        after = (self._place[0], 0) if self._since else START
+        every = self._services.runs
+        with every.watch_queued(self._thread_id) as queued:
+            follow = every.follow_thread(self._thread_id, after=after)
+            async with aclosing(_with_queued(follow, queued)) as batches:
+                async for batch in batches:
+                    try:
+                        found = await self._made(batch)
+                    except UnavailableError as exc:
+                        raise BrokenOffError(exc.message) from exc
+                    if found:
+                        yield found
+        raise BrokenOffError(GOES_ON)
+
+    async def _made(self, batch: list[Event] | Gap | str) -> list[Told]:
+        if isinstance(batch, str):
+            return [replace(self._view.cancelled(batch), at=_now())]
+        return await (self._missed(batch) if isinstance(batch, Gap) else self._read(batch))
+
+    async def retained(self) -> list[Told]:
+        """
+        What there is now after the client's last event.
+
+        Raises:
+            NotFoundError: The thread is not the client's to read any more.
+        """
+        await self._begin()
+        logged = await self._services.runs.retained(self._thread_id)
+        if logged and self._since and not _reaches(logged[0].position, self._place):
+            first = self._view.numbering.seq(logged[0].position, 0)
+            self.gap = {"since": self._since, "min_available_seq": first}
+        return await self._read(logged)
+
+    @property
+    def view(self) -> ProtocolView:
+        """What was made of the log so far."""
+        return self._view
+
+    @property
+    def _place(self) -> EventId:
+        return self._view.numbering.place(self._since)
+
+    async def _begin(self) -> None:
+        """Learn how the thread's events are numbered; of one that is not there, nothing was seen."""
+        if not await self._knows_thread() or self._place[0] <= self._view.numbering.base:
+            self._since = 0
+        else:
+            with suppress(UnavailableError):
+                end = await self._services.runs.end_of_log(self._thread_id)
+                # Of another thread, that was here under the same id.
+                self._since = 0 if START < end < self._place else self._since
+
+    async def _read(self, batch: list[Event]) -> list[Told]:
+        # Asked again now that a run begins: the thread may have been made since, by whomever.
+        begun = {event.run_id for event in batch if event.name == "metadata"}
+        if begun:
+            if not await self._knows_thread():
+                raise NotFoundError(f"Thread {self._thread_id} not found")
+            db = self._services.db
+            self._view.graphs |= await self._services.runs.patiently(
+                lambda: runs.graph_ids(db, list(begun))
+            )
+        now = _now()
+        return [
+            told if told.at else replace(told, at=now)
+            for event in batch
+            for told in self._view.read(event)
+            if told.seq > self._since
+        ]
+
+    async def _knows_thread(self) -> bool:
+        services = self._services
+        thread = await services.runs.patiently(
+            lambda: threads.find(services.db, self._thread_id, access=self._access)
+        )
+        if thread is not None:
+            base = self._view.numbering.base
+            self._view.know(thread)
+            if base not in (0, self._view.numbering.base):
+                # It was deleted, and another is here under its id.
+                self._since = 0
+        return thread is not None
+
+    async def _missed(self, gap: Gap) -> list[Told]:
+        """What stands in for events that are gone: word of it, and the thread's values now."""
+        if self._since and gap.resume_at <= self._place:
+            return []
+        numbering, now = self._view.numbering, _now()
+        word, instead = numbering.gap(gap.resume_at)
+        missing = {"since": self._since, "min_available_seq": instead + 1}
+        told = [Told(word, f"{gap.event_id}.gap", GAP, (), dumps(missing), now)]
+        if "values" in self._channels:
+            services = self._services
+            with suppress(NotFoundError):
+                values = await services.runs.patiently(
+                    lambda: services.states.values(self._thread_id, access=self._access)
+                )
+                if values is not None:
+                    event_id = f"{gap.event_id}.values"
+                    told.append(Told(instead, event_id, "values", (), dumps(values), now))
+        return told
+
+
+async def frames(tape: Tape, wanted: Wanted) -> AsyncGenerator[bytes, None]:
+    """
+    The tape as server-sent events: what is wanted of it, and word of what is missing.
+
+    Raises:
+        BrokenOffError: This process goes.
+    """
+    with suppress(NotFoundError):
+        async with aclosing(tape.told()) as batches:
+            async for batch in batches:
+                chunk = b"".join(
+                    frame(told.method, told.encode(), str(told.seq or ""))
+                    for told in batch
+                    if told.method == GAP or wanted.includes(told)
+                )
+                if chunk:
+                    yield chunk
+
+
+async def applied_through(services: Services, thread_id: str) -> int:
+    """The number after all that the thread's log holds now; 0 if nothing knows."""
+    with suppress(UnavailableError):
+        # Tells nobody anything: who may not see the thread gets no answer to go with it.
+        thread = await threads.find(services.db, thread_id, access=EVERYTHING)
+        if thread is not None:
+            return Numbering.of(thread).tail(await services.runs.end_of_log(thread_id))
+    return 0
+
+
+async def _with_queued(
+    follow: AsyncGenerator[list[Event] | Gap, None], queued: "asyncio.Queue[str]"
+) -> AsyncGenerator[list[Event] | Gap | str, None]:
+    """What is logged of a thread, and between it the runs that ended in the queue."""
+    logged = asyncio.ensure_future(anext(follow))
+    ended = asyncio.ensure_future(queued.get())
+    try:
+        while True:
+            await asyncio.wait({logged, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                yield ended.result()
+                ended = asyncio.ensure_future(queued.get())
+            if logged.done():
+                try:
+                    batch = logged.result()
+                except StopAsyncIteration:
+                    return
+                yield batch
+                logged = asyncio.ensure_future(anext(follow))
+    finally:
+        for task in (logged, ended):
+            task.cancel()
+        await asyncio.wait({logged, ended})
+        await follow.aclose()
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _reaches(first: EventId, cursor: EventId) -> bool:
+    """Whether a log that begins there lacks nothing after the cursor."""
+    if first <= cursor:
+        return True
+    return first[1] == (cursor[1] + 1 if first[0] == cursor[0] else 1)

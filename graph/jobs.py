@@ -1,0 +1,168 @@
+"""
+Does the durable jobs of `store.jobs`: those kinds of work that a server has beside requests and runs.
+
+A new kind is a `Kind` in `api.bootstrap`, and whoever makes a job of it due: `store.jobs.enqueue` in the
+transaction that does. What it does may happen twice, and in any process.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from store import jobs
+from store.database import Database
+from store.errors import UnavailableError
+from store.jobs import Job
+
+log = structlog.get_logger(__name__)
+
+#: How many jobs a process does at once.
+SLOTS: Final = 16
+#: Between two looks for jobs that nothing announced: those of processes that were lost.
+POLL_SECONDS: Final = 5.0
+#: How much longer than a job may take its lease is: for writing down that it is done.
+SLACK_SECONDS: Final = 15.0
+#: What a pause is multiplied with, so that many that failed together do not come back together.
+SPREAD: Final = (0.9, 1.2)
+
+
+class JobFailedError(Exception):
+    """
+    A job was tried in vain; no answer to anybody.
+
+    Args:
+        message: Why, for the log. Holds no secret.
+        for_good: Trying again is of no use.
+    """
+
+    def __init__(self, message: str, *, for_good: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.for_good = for_good
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """How jobs of a kind are done."""
+
+    #: Does it; raises `JobFailedError`, or anything else, if it is to be tried again.
+    work: Callable[[Job], Awaitable[None]]
+    #: How long one try may take.
+    timeout_seconds: float
+    #: The pauses between tries: one try more than there are pauses, and the job is given up.
+    pauses_seconds: Sequence[float]
+
+
+class Jobs:
+    """
+    One process's part in the jobs.
+
+    Args:
+        kinds: What it does.
+    """
+
+    def __init__(self, *, db: Database, kinds: Mapping[str, Kind]) -> None:
+        self._db = db
+        self._kinds = kinds
+        self._leases = {name: kind.timeout_seconds + SLACK_SECONDS for name, kind in kinds.items()}
+        self._due = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Those that may be cut off: what came of the others is being written down.
+        self._trying: set[asyncio.Task[Any]] = set()
+
+    def wake(self) -> None:
+        """Look for jobs now."""
+        self._due.set()
+
+    async def work_forever(self) -> None:
+        """
+        Do what is due; when this is cancelled, what is not done is left to others.
+
+        Raises:
+            UnavailableError: PostgreSQL did not answer. What is under way goes on.
+        """
+        try:
+            while True:
+                self._due.clear()
+                if not await self._claim():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(POLL_SECONDS):
+                            await self._due.wait()
+        except asyncio.CancelledError:
+            for task in self._trying:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            raise
+
+    async def _claim(self) -> bool:
+        """Take up what is due; whether there may be more."""
+        free = SLOTS - len(self._tasks)
+        if free <= 0:
+            return False
+        claimed = await jobs.claim(self._db, self._leases, slots=free)
+        for job in claimed:
+            task = asyncio.create_task(self._do(job), name=f"job {job.job_id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._end)
+        return len(claimed) == free and len(self._tasks) < SLOTS
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        # A slot came free.
+        self.wake()
+
+    async def _do(self, job: Job) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._trying.add(task)
+        try:
+            failure = await self._try(job)
+        except asyncio.CancelledError:
+            with suppress(UnavailableError):
+                await jobs.hand_back(self._db, job)
+            raise
+        finally:
+            self._trying.discard(task)
+        try:
+            if failure is None:
+                await jobs.done(self._db, job)
+            else:
+                await self._fail(job, failure)
+        except UnavailableError as exc:
+            # Its lease ends, and then it is done again.
+            log.warning("job is in doubt", kind=job.kind, job_id=job.job_id, reason=exc.message)
+
+    async def _try(self, job: Job) -> JobFailedError | None:
+        """Why it could not be done; None if it was."""
+        kind = self._kinds[job.kind]
+        if job.attempt > len(kind.pauses_seconds) + 1:
+            return JobFailedError("the processes that tried were lost", for_good=True)
+        try:
+            async with asyncio.timeout(kind.timeout_seconds):
+                await kind.work(job)
+        except JobFailedError as exc:
+            return exc
+        except TimeoutError:
+            return JobFailedError(f"it took longer than {kind.timeout_seconds:g} seconds")
+        except Exception:
+            # One job: whatever is wrong with it, the others are done.
+            log.exception("job failed", kind=job.kind, job_id=job.job_id)
+            return JobFailedError("a fault of the server, see above")
+        return None
+
+    async def _fail(self, job: Job, failure: JobFailedError) -> None:
+        facts = {"kind": job.kind, "job_id": job.job_id, "attempt": job.attempt}
+        pauses = self._kinds[job.kind].pauses_seconds
+        if failure.for_good or job.attempt > len(pauses):
+            log.error("job given up", **facts, reason=failure.message)
+            await jobs.done(self._db, job)
+            return
+        pause = pauses[job.attempt - 1] * random.uniform(*SPREAD)
+        log.warning("job is tried again", **facts, seconds=round(pause, 1), reason=failure.message)
+        await jobs.again(self._db, job, delay_seconds=pause)
+        asyncio.get_running_loop().call_later(pause, self.wake)

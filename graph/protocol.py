@@ -1,0 +1,469 @@
+"""
+The event-streaming protocol as a view of a thread's log, https://github.com/langchain-ai/agent-protocol.
+
+Every event of the log means none, one or several of the protocol. Where each of them stands follows
+from its place in the log alone: whoever reads the log, from whichever replica and however often,
+tells of the same event under the same `event_id` and `seq`, and `since` is such a `seq`. A run that
+was started for other clients has events here too: what its stream modes give.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from graph.encode import dumps
+from graph.protocol_messages import Speakers
+from graph.protocol_run import BEGIN, PREFIX, REFUSED, checkpoint, request
+from store.errors import InvalidInputError
+from store.events import START, Event, EventId
+from store.models import JsonObject, Thread
+
+CHANNELS = (
+    "values", "updates", "messages", "tools", "lifecycle", "input", "checkpoints", "tasks", "custom",
+)  # fmt: skip
+NAMED = "custom:"
+
+#: How a place in the log is one integer that JavaScript can hold, of 53 bits: those left for the epoch,
+#: for the event within it, and for the events of the protocol that one of the log means. Half a
+#: million runs of a thread, or 16 million events of a run, get beyond it; then `since` is less exact.
+EVENT_BITS, PART_BITS = 24, 9
+_LAST_EVENT, _LAST_PART = (1 << EVENT_BITS) - 1, (1 << PART_BITS) - 1
+
+#: Where the parts of one event of the log stand: subgraphs that begin with it, what it says, what it
+#: asks, what ends with it. Fixed, so that a reader who leaves some out counts like all others.
+_STARTS, _SAYS, _ASKS, _ENDS, _GAP = 0, 64, 256, 448, 510
+
+_UNIX = datetime(1970, 1, 1, tzinfo=UTC)
+_INTERRUPT = "__interrupt__"
+_MARK = b'"__interrupt__"'
+
+Namespace = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """
+    How the events of one thread are numbered.
+
+    Epochs begin at the time that the thread was made at, in milliseconds; numbers begin there too.
+    """
+
+    base: int = 0
+
+    @classmethod
+    def of(cls, thread: Thread) -> "Numbering":
+        """That of a thread."""
+        return cls((thread.created_at - _UNIX) // timedelta(milliseconds=1) - 1)
+
+    def seq(self, place: EventId, part: int) -> int:
+        """The number of an event of the protocol: of a thread, rising."""
+        epoch, number = max(place[0] - self.base, 0), min(place[1], _LAST_EVENT)
+        return (epoch << EVENT_BITS | number) << PART_BITS | min(part, _LAST_PART)
+
+    def place(self, seq: int) -> EventId:
+        """Which event of the log a number belongs to."""
+        rest = seq >> PART_BITS
+        return (rest >> EVENT_BITS) + self.base, rest & _LAST_EVENT
+
+    def tail(self, place: EventId) -> int:
+        """The number after all that a log holds which ends here; 0 if it holds nothing."""
+        return 0 if place == START else self.seq(place, _LAST_PART)
+
+    def gap(self, resume_at: EventId) -> tuple[int, int]:
+        """The numbers of the word of a gap, and of the values that stand in for it."""
+        return self.seq(resume_at, _GAP), self.seq(resume_at, _GAP + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event of the protocol; 0 as its number says that it is in no log."""
+
+    seq: int
+    event_id: str
+    method: str
+    namespace: Namespace
+    data: bytes
+    #: In milliseconds since 1970.
+    at: int
+    #: The name of a custom event that has one; the node of a message.
+    name: str = ""
+    node: str = ""
+
+    @property
+    def channel(self) -> str:
+        """What a client subscribes to, to see it."""
+        if self.method == "custom" and self.name:
+            return NAMED + self.name
+        return "input" if self.method.startswith("input.") else self.method
+
+    def encode(self) -> bytes:
+        """It as it goes out."""
+        node = b',"node":' + dumps(self.node) if self.node else b""
+        seq = b'"seq":%d,' % self.seq if self.seq else b""
+        return (
+            b'{"type":"event","event_id":%b,%b"method":%b,'
+            b'"params":{"namespace":%b,"timestamp":%d%b,"data":%b}}'
+        ) % (
+            dumps(self.event_id),
+            seq,
+            dumps(self.method),
+            dumps(self.namespace),
+            self.at,
+            node,
+            self.data,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """
+    What a client wants to see.
+
+    Args:
+        channels: Of `CHANNELS`, and ``custom:<name>``.
+        namespaces: Beginnings of namespaces, one of which must match; None for all. A segment
+            without a task's id matches every task of its node.
+        depth: How much deeper than such a beginning.
+    """
+
+    channels: frozenset[str]
+    namespaces: tuple[Namespace, ...] | None = None
+    depth: int | None = None
+
+    def includes(self, told: Told) -> bool:
+        """Whether an event is to be seen."""
+        channel = told.channel
+        if channel not in self.channels and not (
+            channel.startswith(NAMED) and "custom" in self.channels
+        ):
+            return False
+        if not self.namespaces:
+            return True
+        return any(self._covers(prefix, told.namespace) for prefix in self.namespaces)
+
+    def _covers(self, prefix: Namespace, namespace: Namespace) -> bool:
+        deeper = len(namespace) - len(prefix)
+        if deeper < 0 or (self.depth is not None and deeper > self.depth):
+            return False
+        return all(
+            segment in (found, found.partition(":")[0])
+            for segment, found in zip(prefix, namespace, strict=False)
+        )
+
+
+def wanted(channels: Any, namespaces: Any = None, depth: Any = None) -> Wanted:
+    """
+    Read what a client asks to see.
+
+    Raises:
+        InvalidInputError: It is none.
+    """
+    if not isinstance(channels, list) or not channels:
+        raise InvalidInputError("channels is required and must be a non-empty array")
+    unknown = [one for one in channels if not _is_channel(one)]
+    if unknown:
+        raise InvalidInputError(
+            f"channels contains unsupported entries: {', '.join(map(str, unknown))}. Allowed: "
+            f"{', '.join(CHANNELS)}, or any `custom:<name>`."
+        )
+    if depth is not None and (type(depth) is not int or depth < 0):
+        raise InvalidInputError("depth must be an integer of 0 or more")
+    found = None if namespaces is None else tuple(namespace_of(one) for one in _list(namespaces))
+    return Wanted(frozenset(channels), found, depth)
+
+
+def namespace_of(value: Any) -> Namespace:
+    """
+    Read a namespace: a list of segments.
+
+    Raises:
+        InvalidInputError: It is none.
+    """
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+        raise InvalidInputError("A namespace is an array of strings")
+    return tuple(value)
+
+
+def since_of(value: Any) -> int:
+    """
+    Read where a client wants to go on from; 0 for all there is.
+
+    Raises:
+        InvalidInputError: It is no such number.
+    """
+    if value is None:
+        return 0
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise InvalidInputError("since must be an integer of 0 or more")
+    return value
+
+
+def _is_channel(value: Any) -> bool:
+    return isinstance(value, str) and (
+        value in CHANNELS or (value.startswith(NAMED) and len(value) > len(NAMED))
+    )
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidInputError("namespaces must be an array of namespaces")
+    return value
+
+
+@dataclass(slots=True)
+class _RunView:
+    """What is known of the run whose events are being read."""
+
+    run_id: str = ""
+    status: str = "running"
+    #: It logs what this protocol alone has.
+    is_native: bool = False
+    interrupted: bool = False
+    asked: set[str] = field(default_factory=set)
+    error: dict[str, Any] | None = None
+    refusal: dict[str, Any] = field(default_factory=dict)
+    #: Its subgraphs, with the status each is in; in the order in which they began.
+    subgraphs: dict[Namespace, str] = field(default_factory=dict)
+    speakers: Speakers = field(default_factory=Speakers)
+
+
+class ProtocolView:
+    """
+    Makes events of the protocol of those of one thread's log, which it is given in order.
+
+    It begins with an epoch: what it knows of a run, it knows from the run's events.
+
+    Args:
+        channels: Of which channels; the others cost nothing.
+    """
+
+    def __init__(self, channels: Sequence[str] = CHANNELS) -> None:
+        self._channels = {one.partition(":")[0] for one in channels}
+        self._run = _RunView()
+        self._graph_id = ""
+        self.numbering = Numbering()
+        #: The graphs of runs, by run, as far as they are known; else it is the thread's.
+        self.graphs: dict[str, str] = {}
+
+    def know(self, thread: Thread) -> None:
+        """Take note of whose log it is: before anything is read, and as often as one likes."""
+        self._graph_id = str(thread.metadata.get("graph_id") or "")
+        self.numbering = Numbering.of(thread)
+
+    def read(self, event: Event) -> list[Told]:
+        """What an event of the log means."""
+        if not event.run_id:
+            return []
+        name, *segments = event.name.split("|")
+        namespace = tuple(segments)
+        if name == "metadata" or event.run_id != self._run.run_id:
+            # One run at a time: of those before it nothing more comes.
+            self.graphs.pop(self._run.run_id if event.run_id != self._run.run_id else "", None)
+            self._run = _RunView(event.run_id)
+        if name == "metadata":
+            return [self._lifecycle(event, _SAYS, (), {"event": "running"})]
+        if name == "end":
+            return list(self._end(event))
+        if name.startswith(PREFIX):
+            return self._native(event, name, namespace)
+        return list(self._shared(event, name, namespace))
+
+    def cancelled(self, run_id: str) -> Told:
+        """The end of a run that never began."""
+        data = {"event": "interrupted", "graph_name": self._graph_id}
+        return Told(0, f"synth:{run_id}:queued", "lifecycle", (), dumps(data), 0)
+
+    @property
+    def tree(self) -> JsonObject:
+        """The run that was read last: itself, and its subgraphs within it."""
+        root = _node((), self._run.status, self._graph_name)
+        nodes: dict[Namespace, JsonObject] = {(): root}
+        for namespace, status in self._run.subgraphs.items():
+            node = _node(namespace, status, namespace[-1].partition(":")[0])
+            nodes[namespace] = node
+            nodes.get(namespace[:-1], root)["children"].append(node)
+        return root
+
+    @property
+    def _graph_name(self) -> str:
+        return self.graphs.get(self._run.run_id, self._graph_id)
+
+    @property
+    def statuses(self) -> list[JsonObject]:
+        """The same as a list."""
+        every = {(): self._run.status, **self._run.subgraphs}
+        return [{"namespace": name, "status": status} for name, status in every.items()]
+
+    def _native(self, event: Event, name: str, namespace: Namespace) -> list[Told]:
+        """What goes out as it was logged."""
+        run, method = self._run, name.removeprefix(PREFIX)
+        run.is_native = True
+        if name == BEGIN:
+            return []
+        if name == REFUSED:
+            run.refusal = orjson.loads(event.data)
+            return []
+        if method == "lifecycle":
+            run.subgraphs[namespace] = orjson.loads(event.data)["event"]
+        if method == "input.requested":
+            run.interrupted = True
+        channel = "input" if method.startswith("input.") else method
+        if channel not in self._channels:
+            return []
+        named = orjson.loads(event.data)["name"] if method == "custom" else ""
+        return [self._told(event, _SAYS, method, namespace, event.data, name=named)]
+
+    def _shared(self, event: Event, name: str, namespace: Namespace) -> Iterator[Told]:
+        """What all clients read, in the form that others know."""
+        run = self._run
+        if name == "error":
+            run.error = orjson.loads(event.data)
+            return
+        data, asked = event.data, None
+        if name in ("values", "updates"):
+            data, asked = _without_interrupts(data)
+            run.interrupted = run.interrupted or (asked is not None and not namespace)
+        if not run.is_native:
+            yield from self._begun(event, namespace)
+        if name in self._channels and data:
+            yield from self._said(event, name, namespace, data)
+        if not run.is_native:
+            yield from self._asked(event, namespace, asked or [])
+            yield from self._ended(event, name, namespace)
+
+    def _said(self, event: Event, name: str, namespace: Namespace, data: bytes) -> Iterator[Told]:
+        if name == "updates":
+            nodes = orjson.loads(data).items()
+            found = [("", "", dumps({"node": node, "values": values})) for node, values in nodes]
+        elif name == "messages":
+            heard = self._run.speakers.hear(namespace, orjson.loads(data))
+            found = [("", node, dumps(told)) for node, told in heard]
+        elif name == "checkpoints":
+            found = [("", "", dumps(checkpoint(orjson.loads(data))))]
+        else:
+            named, data = _custom(data) if name == "custom" else ("", data)
+            found = [(named, "", data)]
+        for number, (named, node, told) in enumerate(found):
+            part = min(_SAYS + number, _ASKS - 1)
+            yield self._told(event, part, name, namespace, told, name=named, node=node)
+
+    def _asked(self, event: Event, namespace: Namespace, asked: list[Any]) -> Iterator[Told]:
+        new = [one for one in asked if one.get("id") not in self._run.asked]
+        for number, one in enumerate(new):
+            self._run.asked.add(one.get("id"))
+            place = min(_ASKS + number, _ENDS - 1)
+            yield self._told(event, place, "input.requested", namespace, dumps(request(one)))
+
+    def _begun(self, event: Event, namespace: Namespace) -> Iterator[Told]:
+        """The subgraphs around an event that nothing was heard of before."""
+        for depth in range(1, len(namespace) + 1):
+            inner = namespace[:depth]
+            if inner not in self._run.subgraphs:
+                node, _, task_id = inner[-1].partition(":")
+                data = {"event": "started", "graph_name": node, "trigger_call_id": task_id}
+                yield self._lifecycle(event, min(_STARTS + depth, _SAYS - 1), inner, data)
+
+    def _ended(self, event: Event, name: str, namespace: Namespace) -> Iterator[Told]:
+        """The subgraphs that a task was, which has come to its end."""
+        if name != "tasks" or not self._run.subgraphs:
+            return
+        task = orjson.loads(event.data)
+        if "result" not in task:
+            return
+        for number, (inner, status) in enumerate(list(self._run.subgraphs.items())):
+            if status == "started" and inner[:-1] == namespace and _is_of(inner, task):
+                data = {"event": _outcome(task), "graph_name": inner[-1].partition(":")[0]}
+                if task.get("error"):
+                    data["error"] = str(task["error"])
+                yield self._lifecycle(event, min(_ENDS + number, _GAP - 1), inner, data)
+
+    def _end(self, event: Event) -> Iterator[Told]:
+        """The end of a run, and of whatever it left open."""
+        run, status = self._run, orjson.loads(event.data)["status"]
+        came_to = "completed"
+        if status in ("error", "timeout"):
+            came_to = "failed"
+        elif status == "interrupted" or run.interrupted:
+            came_to = "interrupted"
+        heard = run.speakers.end() if "messages" in self._channels else []
+        for number, (namespace, node, data) in enumerate(heard):
+            place = min(_SAYS + number, _ASKS - 1)
+            yield self._told(event, place, "messages", namespace, dumps(data), node=node)
+        left = [inner for inner, now in run.subgraphs.items() if now == "started"]
+        for number, inner in enumerate(reversed(left)):
+            data = {"event": came_to, "graph_name": inner[-1].partition(":")[0]}
+            yield self._lifecycle(event, min(_ENDS + number, _GAP - 2), inner, data)
+        data = {"event": came_to}
+        if came_to == "failed":
+            data |= {"error": (run.error or {}).get("message", ""), **run.refusal}
+        yield self._lifecycle(event, _GAP - 1, (), data)
+
+    def _lifecycle(
+        self, event: Event, part: int, namespace: Namespace, data: dict[str, Any]
+    ) -> Told:
+        if namespace:
+            self._run.subgraphs[namespace] = data["event"]
+        else:
+            self._run.status = data["event"]
+            data = {**data, "graph_name": name} if (name := self._graph_name) else data
+        return self._told(event, part, "lifecycle", namespace, dumps(data))
+
+    def _told(
+        self,
+        event: Event,
+        part: int,
+        method: str,
+        namespace: Namespace,
+        data: bytes,
+        **more: str,
+    ) -> Told:
+        event_id = f"{event.id}.{part}"
+        if method == "lifecycle" or method.startswith("input."):
+            # The form that clients read the run's id from.
+            event_id = f"synth:{event.run_id}:{event_id}"
+        return Told(
+            self.numbering.seq(event.position, part),
+            event_id,
+            method,
+            namespace,
+            data,
+            event.at,
+            **more,
+        )
+
+
+def _node(namespace: Namespace, status: str, graph_name: str) -> JsonObject:
+    return {"namespace": namespace, "status": status, "graph_name": graph_name, "children": []}
+
+
+def _without_interrupts(data: bytes) -> tuple[bytes, list[Any] | None]:
+    """Values or updates without what is asked beside them; and that, None if nothing is."""
+    if _MARK not in data:
+        return data, None
+    content = orjson.loads(data)
+    if not isinstance(content, dict) or _INTERRUPT not in content:
+        return data, None
+    asked = content.pop(_INTERRUPT) or []
+    return dumps(content) if content else b"", asked
+
+
+def _custom(data: bytes) -> tuple[str, bytes]:
+    """What a node wrote, by name if it says one."""
+    payload = orjson.loads(data)
+    name = payload.get("name") if isinstance(payload, dict) else None
+    if not isinstance(name, str) or not name:
+        return "", b'{"payload":%b}' % data
+    return name, dumps({"name": name, "payload": payload.get("payload", payload)})
+
+
+def _is_of(namespace: Namespace, task: dict[str, Any]) -> bool:
+    return namespace[-1].partition(":")[2] == task.get("id")
+
+
+def _outcome(task: dict[str, Any]) -> str:
+    if task.get("interrupts"):
+        return "interrupted"
+    return "failed" if task.get("error") else "completed"

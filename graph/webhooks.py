@@ -1,0 +1,186 @@
+"""Tells the webhooks of runs that they have ended."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import httpcore2
+import orjson
+import structlog
+
+from graph.encode import dumps
+from graph.guard import UNRESOLVED, Guard, GuardedNetwork, Resolve, Target
+from graph.jobs import JobFailedError, Kind
+from graph.webhook_config import WebhookConfig
+from store.errors import InvalidInputError
+from store.jobs import Job
+from store.models import JsonObject, Run
+from store.webhooks import Status, delivery
+
+log = structlog.get_logger(__name__)
+
+#: How long a receiver may take: to be connected to, and in all.
+CONNECT_SECONDS: Final = 5.0
+REQUEST_SECONDS: Final = 30.0
+#: Connections at once to all receivers of a process.
+CONNECTIONS: Final = 32
+#: Values are told up to this size; in place of larger ones null.
+VALUES_MAX_BYTES: Final = 16 * 1024 * 1024
+#: The status of a receiver that wants to hear no more.
+GONE: Final = 410
+
+
+class Webhooks:
+    """
+    Checks the webhooks that runs name, and tells them; by `open_webhooks`.
+
+    Args:
+        headers: Sent with every request.
+    """
+
+    def __init__(
+        self,
+        config: WebhookConfig,
+        *,
+        headers: Mapping[str, str],
+        guard: Guard,
+        client: httpcore2.AsyncConnectionPool,
+    ) -> None:
+        self._config = config
+        self._guard = guard
+        self._client = client
+        given = {name.lower(): value for name, value in headers.items()}
+        self._headers = {"content-type": "application/json", "user-agent": "threadwell", **given}
+
+    async def check(self, url: str) -> None:
+        """
+        Refuse a URL that must not be sent to.
+
+        Raises:
+            InvalidInputError: It is against the rules, or its name leads nowhere.
+        """
+        await self._guard.check(url)
+
+    def kind(self, pauses_seconds: Sequence[float]) -> Kind:
+        """How its jobs are done."""
+        return Kind(
+            work=self.deliver,
+            timeout_seconds=REQUEST_SECONDS + CONNECT_SECONDS,
+            pauses_seconds=pauses_seconds,
+        )
+
+    async def deliver(self, job: Job) -> None:
+        """
+        Tell a webhook what a job made by `store.webhooks.delivery` says.
+
+        A redirect is no answer and is not followed.
+
+        Raises:
+            JobFailedError: The receiver is not there, does not take it, or must not be sent to.
+        """
+        if self._config.is_disabled:
+            return
+        run_id = job.payload["run"]["run_id"]
+        try:
+            target = self._guard.parse(job.payload["url"])
+            # Whoever connects asks for the name, and checks what it leads to.
+            status = await self._post(target, self._body(job))
+        except InvalidInputError as exc:
+            # What a name leads to may change; the rest of a URL does not.
+            again = exc.code == UNRESOLVED
+            raise JobFailedError(f"run {run_id}: {exc.message}", for_good=not again) from None
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as exc:
+            reason = f"run {run_id}: {target.authority}: {type(exc).__name__}"
+            raise JobFailedError(reason) from None
+        if not 200 <= status < 300:
+            reason = f"run {run_id}: {target.authority} answered {status}"
+            raise JobFailedError(reason, for_good=status == GONE)
+        log.info("webhook told", run_id=run_id, host=target.authority, attempt=job.attempt)
+
+    async def _post(self, target: Target, body: bytes) -> int:
+        headers = [
+            ("host", target.authority),
+            ("content-length", str(len(body))),
+            *self._headers.items(),
+        ]
+        timeout = {
+            "connect": CONNECT_SECONDS,
+            "read": REQUEST_SECONDS,
+            "write": REQUEST_SECONDS,
+            "pool": REQUEST_SECONDS,
+        }
+        # The answer's body is of no interest: the connection is closed on it.
+        async with self._client.stream(
+            "POST",
+            target.url,
+            headers=headers,
+            content=body,
+            extensions={"timeout": timeout},
+        ) as response:
+            return int(response.status)
+
+    def _body(self, job: Job) -> bytes:
+        ended_at = _iso(job.created_at)
+        run = job.payload["run"]
+        told: JsonObject = {
+            **run,
+            "created_at": _iso(run["created_at"]),
+            "updated_at": ended_at,
+            "run_started_at": _iso(job.payload.get("run_started_at")),
+            "run_ended_at": ended_at,
+            "webhook_sent_at": _iso(datetime.now(UTC)),
+        }
+        allowed = self._config.allowed_fields
+        if allowed is not None:
+            told = {name: value for name, value in told.items() if name in allowed}
+        return dumps(told)
+
+
+def _iso(time: Any) -> str | None:
+    """A time as clients of this server know it; PostgreSQL writes it in its own time zone."""
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    return time.astimezone(UTC).isoformat() if time else None
+
+
+def told_of(
+    run: Run, *, status: Status, error: JsonObject | None, values: Any
+) -> JsonObject | None:
+    """What the webhook of a run is told of its end, if it has one: see `store.webhooks.delivery`."""
+    if not run.kwargs.get("webhook"):
+        return None
+    row = {name: getattr(run, name) for name in Run.__dataclass_fields__}
+    encoded = dumps(values)
+    if len(encoded) > VALUES_MAX_BYTES:
+        log.warning("values are too large for a webhook", run_id=run.run_id, size=len(encoded))
+        encoded = b"null"
+    return delivery(row, status=status, error=error, values=orjson.loads(encoded))
+
+
+@asynccontextmanager
+async def open_webhooks(
+    config: WebhookConfig,
+    *,
+    environment: Mapping[str, str],
+    resolve: Resolve | None = None,
+) -> AsyncIterator[Webhooks]:
+    """
+    Open the client that webhooks are told by.
+
+    Args:
+        environment: Where the variables of the headers are.
+        resolve: Who is asked for names; the system, unless given.
+
+    Raises:
+        InvalidInputError: A header names a variable that is not set.
+    """
+    headers = config.resolved_headers(environment)
+    guard = Guard(config.rules, resolve=resolve)
+    async with httpcore2.AsyncConnectionPool(
+        # Each is checked as it is opened: none is kept for what its name leads to later.
+        max_connections=CONNECTIONS,
+        max_keepalive_connections=0,
+        network_backend=GuardedNetwork(guard),
+    ) as client:
+        yield Webhooks(config, headers=headers, guard=guard, client=client)

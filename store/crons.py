@@ -1,0 +1,284 @@
+"""
+Crons: runs that are to begin by the clock.
+
+Every process looks for those that are due. Which of them makes the run, the cron's row decides: it
+is locked, and the run is made and the row moved on to its next time in one transaction.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from store import queue, threads
+from store.access import Access
+from store.database import Database, Transaction
+from store.errors import NotFoundError
+from store.json import dump_json
+from store.models import JsonObject, Run
+from store.ordering import Order, ordered
+from store.queue import NewRun
+from store.sql import load
+from store.threads import NewThread
+
+SQL = load("crons")
+
+SortBy = Literal[
+    "cron_id",
+    "assistant_id",
+    "thread_id",
+    "created_at",
+    "updated_at",
+    "next_run_at",
+    "end_time",
+]
+OnRunCompleted = Literal["delete", "keep"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewCron:
+    """A cron as it was asked for."""
+
+    cron_id: str
+    assistant_id: str
+    #: None: every run has a thread of its own.
+    thread_id: str | None
+    user_id: str
+    #: Five fields and an IANA time zone; UTC without one.
+    schedule: str
+    timezone: str | None
+    #: When it fires no more.
+    end_time: datetime | None
+    enabled: bool
+    #: What becomes of the threads of its own runs.
+    on_run_completed: OnRunCompleted | None
+    #: What was asked for, as it was asked for: each run is made of it.
+    payload: JsonObject
+    metadata: JsonObject
+    #: What is injected into the runs: who asked for them.
+    injected: JsonObject
+    #: `Access.visible` of who asked: to threads, and to assistants.
+    visible_threads: list[JsonObject]
+    visible_assistants: list[JsonObject]
+    #: None for never.
+    next_run_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cron(NewCron):
+    """A cron as it is."""
+
+    #: Why there was no run when one was due last.
+    error: JsonObject | None
+    created_at: datetime
+    updated_at: datetime
+
+
+def not_found(cron_id: str) -> NotFoundError:
+    """The error for a cron that is not there."""
+    return NotFoundError(f"Cron '{cron_id}' not found")
+
+
+async def create(db: Database, new: NewCron) -> Cron:
+    """
+    Create a cron.
+
+    Raises:
+        NotFoundError: Its assistant or thread has just been deleted.
+    """
+    created = await db.one(Cron, SQL["create"], _row(new))
+    assert created is not None
+    return created
+
+
+def _row(cron: NewCron) -> JsonObject:
+    row = {name: getattr(cron, name) for name in NewCron.__dataclass_fields__}
+    for name in ("visible_threads", "visible_assistants"):
+        # A list would be an array of PostgreSQL's.
+        row[name] = dump_json(row[name]).decode()
+    return row
+
+
+async def get(db: Database, cron_id: str, *, access: Access) -> Cron:
+    """
+    Read a cron.
+
+    Raises:
+        NotFoundError: There is none with this id that is visible.
+    """
+    found = await db.one(Cron, SQL["get"], {"cron_id": cron_id, "visible": access.array})
+    if found is None:
+        raise not_found(cron_id)
+    return found
+
+
+async def search(
+    db: Database,
+    *,
+    metadata: JsonObject,
+    assistant_id: str | None = None,
+    thread_id: str | None = None,
+    enabled: bool | None = None,
+    limit: int = 10,
+    offset: int = 0,
+    sort_by: SortBy = "created_at",
+    order: Order = "desc",
+    access: Access,
+) -> list[Cron]:
+    """List the visible crons whose metadata contains `metadata`."""
+    query = ordered(SQL["search"], sort_by, order, tie_break="cron_id")
+    params = {
+        "metadata": metadata,
+        "assistant_id": assistant_id,
+        "thread_id": thread_id,
+        "enabled": enabled,
+        "limit": limit,
+        "offset": offset,
+        "visible": access.array,
+    }
+    return await db.all(Cron, query, params)
+
+
+async def count(
+    db: Database,
+    *,
+    metadata: JsonObject,
+    assistant_id: str | None = None,
+    thread_id: str | None = None,
+    enabled: bool | None = None,
+    access: Access,
+) -> int:
+    """How many crons `search` would find."""
+    params = {
+        "metadata": metadata,
+        "assistant_id": assistant_id,
+        "thread_id": thread_id,
+        "enabled": enabled,
+        "visible": access.array,
+    }
+    rows = await db.tuples(SQL["count"], params)
+    return int(rows[0][0])
+
+
+async def update(
+    db: Database, cron_id: str, change: Callable[[Cron], Cron], *, access: Access
+) -> Cron:
+    """
+    Change a cron; a run that is being made of it meanwhile is made of what it was.
+
+    Args:
+        change: What it becomes; called in the transaction, so that nothing comes between. What it
+            raises undoes it. Ids, and who asked for it, stay as they are.
+
+    Raises:
+        NotFoundError: There is none with this id that is visible.
+    """
+    async with db.transaction() as tx:
+        found = await tx.one(
+            Cron, SQL["get_to_change"], {"cron_id": cron_id, "visible": access.array}
+        )
+        if found is None:
+            raise not_found(cron_id)
+        changed = await tx.one(Cron, SQL["update"], _row(change(found)))
+        assert changed is not None
+        return changed
+
+
+async def delete(db: Database, cron_id: str, *, access: Access) -> None:
+    """
+    Delete a cron; its runs stay.
+
+    Raises:
+        NotFoundError: There is none with this id that is visible.
+    """
+    if not await db.tuples(SQL["delete"], {"cron_id": cron_id, "visible": access.array}):
+        raise not_found(cron_id)
+
+
+async def look(db: Database, *, now: datetime | None = None) -> tuple[datetime, datetime | None]:
+    """
+    What time it is, by the database's clock unless it is given, and when the next cron is due.
+
+    The latter may be past; None if no cron will ever fire.
+    """
+    [(time, next_at)] = await db.tuples(SQL["look"], {"now": now})
+    return time, next_at
+
+
+async def due(db: Database, *, now: datetime, limit: int) -> list[Cron]:
+    """The crons that are due longest."""
+    return await db.all(Cron, SQL["due"], {"now": now, "limit": limit})
+
+
+async def fire(
+    db: Database,
+    cron: Cron,
+    new: NewRun,
+    thread: NewThread | None,
+    *,
+    next_run_at: datetime | None,
+) -> Run | None:
+    """
+    Queue the run of a cron that is due, and move the cron on: both, or neither.
+
+    Times that were missed since are not made up for: `next_run_at` is after them.
+
+    Args:
+        cron: As `due` gave it.
+        thread: To be made for the run; None if it has one.
+
+    Returns:
+        None if somebody else did it, or the cron was changed meanwhile.
+
+    Raises:
+        NotFoundError: The thread is not there any more, or not visible.
+        ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+    """
+    async with db.transaction() as tx:
+        if thread is None:
+            await queue.lock(tx, new.thread_id, access=new.access)
+        if not await _take(tx, cron):
+            return None
+        if thread is not None:
+            await threads.create_within(tx, thread)
+        run = await queue.put(tx, new)
+        params = {
+            "cron_id": cron.cron_id,
+            "run_id": run.run_id,
+            "scheduled_for": cron.next_run_at,
+        }
+        await tx.execute(SQL["mark"], params)
+        await _advance(tx, cron, next_run_at, None)
+        return run
+
+
+async def refuse(
+    db: Database, cron: Cron, error: JsonObject, *, next_run_at: datetime | None
+) -> bool:
+    """
+    Move a cron on without a run, and keep why.
+
+    Returns:
+        False if somebody else moved it on, or it was changed meanwhile.
+    """
+    async with db.transaction() as tx:
+        if not await _take(tx, cron):
+            return False
+        await _advance(tx, cron, next_run_at, error)
+        return True
+
+
+async def _take(tx: Transaction, cron: Cron) -> bool:
+    params = {
+        "cron_id": cron.cron_id,
+        "scheduled_for": cron.next_run_at,
+        "updated_at": cron.updated_at,
+    }
+    return bool(await tx.tuples(SQL["take"], params))
+
+
+async def _advance(
+    tx: Transaction, cron: Cron, next_run_at: datetime | None, error: JsonObject | None
+) -> None:
+    params = {"cron_id": cron.cron_id, "next_run_at": next_run_at, "error": error}
+    await tx.execute(SQL["advance"], params)

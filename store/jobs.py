@@ -1,0 +1,76 @@
+"""
+Durable jobs: what is to be done after a transaction, once that has committed, at least once.
+
+A job is enqueued by the transaction that makes it due, with `enqueue` or by SQL of its own, so
+that neither is there without the other. Any process does it, under a lease in time: one that does
+not come back is taken up by another. A job is a few statements and no run: see decision 14.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from store.database import Database, Transaction
+from store.models import JsonObject
+from store.signals import JOB
+from store.sql import load
+
+SQL = load("jobs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """Something to be done; `payload` is all that whoever does it knows."""
+
+    job_id: int
+    #: Who does it.
+    kind: str
+    payload: JsonObject
+    #: Which try this is, from 1: those of processes that were lost count.
+    attempt: int
+    #: When the transaction began that made it due.
+    created_at: datetime
+
+
+async def enqueue(
+    tx: Transaction, kind: str, payload: JsonObject, *, delay_seconds: float = 0.0
+) -> None:
+    """
+    Have something done when this transaction has committed, or some seconds later.
+
+    Args:
+        kind: A kind that `graph.jobs` knows; one that no process knows stays until one does.
+        payload: Bounded by the caller; it is kept until the job is done.
+    """
+    params = {"kind": kind, "payload": payload, "delay_seconds": delay_seconds, "signal": JOB}
+    await tx.execute(SQL["enqueue"], params)
+
+
+async def claim(db: Database, leases: Mapping[str, float], *, slots: int) -> list[Job]:
+    """
+    Take up the jobs that are due longest, `slots` at the most.
+
+    Nobody else gets them before their leases end; a job is to be `done`, or done `again`, by then.
+
+    Args:
+        leases: The kinds that the caller does, and how long each may take, in seconds.
+    """
+    params = {"kinds": list(leases), "leases": dict(leases), "slots": slots}
+    return await db.all(Job, SQL["claim"], params)
+
+
+async def done(db: Database, job: Job) -> None:
+    """Forget a job, unless it was lost and is somebody else's."""
+    await db.execute(SQL["done"], {"job_id": job.job_id, "attempt": job.attempt})
+
+
+async def again(db: Database, job: Job, *, delay_seconds: float) -> None:
+    """Have a job done again after a pause, unless it was lost and is somebody else's."""
+    params = {"job_id": job.job_id, "attempt": job.attempt, "delay_seconds": delay_seconds}
+    await db.execute(SQL["again"], params)
+
+
+async def hand_back(db: Database, job: Job) -> None:
+    """Leave a job that was not tried to the end to others, at once; it counts as no attempt."""
+    params = {"job_id": job.job_id, "attempt": job.attempt, "signal": JOB}
+    await db.execute(SQL["hand_back"], params)

@@ -1,0 +1,38 @@
+-- Work that is done beside requests and runs, at least once. While a job is being done, its due_at is
+-- when it counts as lost; its attempt is the fence against whoever had it before.
+
+-- name: enqueue
+INSERT INTO job (kind, payload, due_at)
+VALUES (%(kind)s, %(payload)s::jsonb, now() + make_interval(secs => %(delay_seconds)s))
+RETURNING pg_notify('threadwell', %(signal)s);
+
+-- name: claim
+WITH next AS MATERIALIZED (
+    SELECT job_id
+    FROM job
+    WHERE due_at <= now() AND kind = ANY(%(kinds)s::text[])
+    ORDER BY due_at, job_id
+    LIMIT %(slots)s
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE job
+SET attempt = attempt + 1,
+    due_at = now() + make_interval(secs => (%(leases)s::jsonb ->> kind)::double precision)
+FROM next
+WHERE job.job_id = next.job_id
+RETURNING job.job_id, kind, payload, attempt, created_at;
+
+-- name: done
+DELETE FROM job WHERE job_id = %(job_id)s AND attempt = %(attempt)s;
+
+-- name: again
+UPDATE job
+SET due_at = now() + make_interval(secs => %(delay_seconds)s)
+WHERE job_id = %(job_id)s AND attempt = %(attempt)s;
+
+-- name: hand_back
+-- It does not count as an attempt.
+UPDATE job
+SET due_at = now(), attempt = attempt - 1
+WHERE job_id = %(job_id)s AND attempt = %(attempt)s
+RETURNING pg_notify('threadwell', %(signal)s);

@@ -1,0 +1,149 @@
+"""How a process does jobs: with a bound on everything, and never in silence."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import structlog
+
+from graph.jobs import JobFailedError, Jobs, Kind
+from store import jobs
+from store.database import Database, open_database
+from store.jobs import Job
+from tests.graph.engines import until
+
+Work = Callable[[Job], Awaitable[None]]
+
+
+@asynccontextmanager
+async def working(db: Database, work: Work, **more: Any) -> AsyncIterator[Jobs]:
+    options = {"timeout_seconds": 10.0, "pauses_seconds": (0.01, 0.01), **more}
+    process = Jobs(db=db, kinds={"a": Kind(work=work, **options)})
+    task = asyncio.create_task(process.work_forever())
+    try:
+        yield process
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def put(db: Database, payload: dict[str, Any] | None = None) -> None:
+    async with db.transaction() as tx:
+        await jobs.enqueue(tx, "a", payload or {})
+
+
+async def all_done(db: Database) -> None:
+    async def gone() -> bool:
+        return await db.tuples("SELECT FROM job", {}) == []
+
+    await until(gone)
+
+
+@pytest.mark.parametrize(
+    ("failure", "tries"),
+    [
+        (JobFailedError("no"), 3),
+        (ValueError("odd"), 3),
+        (JobFailedError("never", for_good=True), 1),
+    ],
+)
+async def test_a_job_that_fails_is_tried_a_bounded_number_of_times(
+    db: Database, failure: Exception, tries: int
+) -> None:
+    tried: list[int] = []
+
+    async def fail(job: Job) -> None:
+        tried.append(job.attempt)
+        raise failure
+
+    await put(db)
+    with structlog.testing.capture_logs() as logs:
+        async with working(db, fail):
+            await all_done(db)
+
+    assert tried == list(range(1, tries + 1))
+    assert [line["event"] for line in logs if line["log_level"] == "error"][-1] == "job given up"
+
+
+async def test_a_job_that_takes_too_long_is_cut_off_and_tried_again(db: Database) -> None:
+    tried: list[int] = []
+
+    async def hang(job: Job) -> None:
+        tried.append(job.attempt)
+        if job.attempt == 1:
+            await asyncio.Event().wait()
+
+    await put(db)
+    async with working(db, hang, timeout_seconds=0.05):
+        await all_done(db)
+
+    assert tried == [1, 2]
+
+
+async def test_a_process_does_no_more_jobs_at_once_than_it_has_slots(db: Database) -> None:
+    busy, most, opened = 0, 0, asyncio.Event()
+
+    async def count(job: Job) -> None:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        if busy == 16:
+            opened.set()
+        await opened.wait()
+        await asyncio.sleep(0)
+        busy -= 1
+
+    for _ in range(40):
+        await put(db)
+    async with working(db, count):
+        await all_done(db)
+
+    assert most == 16
+
+
+async def test_a_job_under_way_when_its_process_goes_is_another_ones_at_once(db: Database) -> None:
+    begun, tried = asyncio.Event(), []
+
+    async def hang(job: Job) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def do(job: Job) -> None:
+        tried.append(job.attempt)
+
+    await put(db)
+    async with working(db, hang):
+        await begun.wait()
+    async with working(db, do):
+        await all_done(db)
+
+    assert tried == [1]
+
+
+async def test_a_job_whose_processes_were_all_lost_is_given_up(db: Database) -> None:
+    async def do(job: Job) -> None:
+        raise AssertionError
+
+    await put(db)
+    await db.execute("UPDATE job SET attempt = 3", {})
+    with structlog.testing.capture_logs() as logs:
+        async with working(db, do):
+            await all_done(db)
+
+    assert [line["reason"] for line in logs] == ["the processes that tried were lost"]
+
+
+async def test_a_job_is_not_lost_with_the_database(db: Database, database_url: str) -> None:
+    """What is done is written down late, or the job is done again."""
+    async with open_database(database_url) as away:
+        pass
+    process = Jobs(db=away, kinds={"a": Kind(work=lambda job: asyncio.sleep(0),
+                                             timeout_seconds=1, pauses_seconds=())})  # fmt: skip
+    await put(db)
+    [job] = await jobs.claim(db, {"a": 60.0}, slots=1)
+
+    await process._do(job)
+
+    assert len(await db.tuples("SELECT FROM job", {})) == 1
