@@ -21,7 +21,7 @@ _MASKED = frozenset(
         *("langgraph_version", "langgraph_api_version", "langgraph_plan", "langgraph_host"),
         *("langgraph_api_url", "langgraph_request_id", "__request_start_time_ms__", "timestamp"),
         *("langgraph_py_version", "revision_id"),
-        *("bytes", "total_bytes"),
+        *("bytes", "total_bytes", "event_id", "applied_through_seq"),
     )
 )
 #: What comes after it in an error's words is an inside of the server.
@@ -73,7 +73,7 @@ class _Marks:
         return text[:DETAIL_LENGTH] if key == "detail" else text
 
     def _text(self, text: str, key: str) -> str:
-        if key in ("id", "event_id") and _EVENT_ID.fullmatch(text):
+        if key == "id" and _EVENT_ID.fullmatch(text):
             return "<event id>"
         for pattern, mark in ((_URL, "<url>"), (_TIME, "<time>"), (_RAW_ID, "id: <event id>")):
             text = pattern.sub(mark, text)

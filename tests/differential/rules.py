@@ -81,6 +81,14 @@ def _ids_of_events(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _numbers_of_protocol_events(value: dict[str, Any]) -> dict[str, Any]:
+    data = value.get("data")
+    if not isinstance(data, dict) or not {"seq", "event_id", "method"} <= data.keys():
+        return value
+    shown = {key: data[key] for key in data if key not in ("seq", "event_id")}
+    return {"event": value["event"], "data": shown}
+
+
 def _within(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Exchange], Exchange]:
     """A rule for every object within an answer."""
 
@@ -128,6 +136,12 @@ RULES = (
         "every event has an id",
         "every stream can be resumed here",
         _within(_ids_of_events),
+    ),
+    Rule(
+        "`seq` of the v2 protocol counts 1, 2, 3 for each connection; `event_id` is made of words",
+        "`seq` rises, with gaps, and is the same for everyone; `event_id` is the event's place",
+        "whoever comes back, to any server, says by `since` where",
+        _within(_numbers_of_protocol_events),
     ),
 )
 
