@@ -10,11 +10,11 @@ globalThis.navigator ??= window.navigator;
 // What the page fetches, Node fetches.
 window.fetch = globalThis.fetch;
 
-const { createElement } = await import("react");
+const { act, createElement } = await import("react");
 const { createRoot } = await import("react-dom/client");
 
 // Show a component that uses the hook with these options; `now` is what it last returned.
-export function show(useStream, options) {
+export async function show(useStream, options) {
   const shown = { now: undefined };
   const listeners = new Set();
   function App() {
@@ -23,7 +23,10 @@ export function show(useStream, options) {
     return null;
   }
   const root = createRoot(window.document.createElement("div"));
-  root.render(createElement(App));
+  // With its effects: a hook that is used before them forgets what it was told.
+  globalThis.IS_REACT_ACT_ENVIRONMENT = true;
+  await act(async () => root.render(createElement(App)));
+  globalThis.IS_REACT_ACT_ENVIRONMENT = false;
   shown.until = (holds, what) =>
     new Promise((resolve, reject) => {
       const deadline = setTimeout(() => {

@@ -109,7 +109,7 @@ for (const name of ["langgraph-sdk-1", "langgraph-sdk-2"]) {
 
   test(`${name}: useStream sends, and sends again`, async () => {
     let threadId = null;
-    const screen = show(useStream, {
+    const screen = await show(useStream, {
       apiUrl,
       assistantId: "chat",
       onThreadId: (id) => (threadId = id),
@@ -132,7 +132,7 @@ for (const name of ["langgraph-sdk-1", "langgraph-sdk-2"]) {
   });
 
   test(`${name}: useStream shows an interrupt and answers it`, async () => {
-    const screen = show(useStream, { apiUrl, assistantId: "ask" });
+    const screen = await show(useStream, { apiUrl, assistantId: "ask" });
     await screen.until((stream) => !stream.isLoading, "the hook");
     screen.now.submit({ name: "x" });
     await screen.until((stream) => stream.interrupt?.value && !stream.isLoading, "the question");
@@ -152,7 +152,7 @@ for (const name of ["langgraph-sdk-1", "langgraph-sdk-2"]) {
       reconnectOnMount: true,
       onThreadId: (id) => (threadId = id),
     };
-    const before = show(useStream, options);
+    const before = await show(useStream, options);
     await before.until((stream) => !stream.isLoading, "the hook");
     before.now.submit({
       messages: [{ type: "human", content: `hold ${gate.port} x more words` }],
@@ -162,7 +162,7 @@ for (const name of ["langgraph-sdk-1", "langgraph-sdk-2"]) {
       "the first word",
     );
     before.leave();
-    const after = show(useStream, { ...options, threadId });
+    const after = await show(useStream, { ...options, threadId });
     await after.until(
       (stream) => stream.messages.some((message) => message.content === "(1)"),
       "the first word again",
@@ -184,33 +184,31 @@ globalThis.WebSocket ??= (await import("ws")).WebSocket;
 for (const streamProtocol of ["v2-sse", "v2-websocket"]) {
   const client = new Client({ apiUrl, streamProtocol });
 
-  test(`${streamProtocol}: a conversation`, async () => {
+  test(`${streamProtocol}: words as they come, and the output`, async () => {
+    const gate = await openGate();
     const thread = client.threads.stream({ assistantId: "chat" });
-    await thread.run.start({ input: HELLO });
-    const output = await thread.output;
-    assert.equal(output.messages.length, 2);
-    const late = client.threads.stream(thread.threadId, { assistantId: "chat" });
-    assert.equal((await client.threads.getState(late.threadId)).values.messages.length, 2);
-    await late.close();
-    await thread.close();
-  });
-
-  test(`${streamProtocol}: words as they come`, async () => {
-    const thread = client.threads.stream({ assistantId: "chat" });
-    await thread.run.start({ input: HELLO });
+    const output = thread.output;
+    await thread.run.start({
+      input: { messages: [{ type: "human", content: `hold ${gate.port} x more words` }] },
+    });
     const said = [];
     for await (const message of thread.messages) {
+      // It has begun, and goes on only now.
+      gate.release();
       said.push(await message.text);
       break;
     }
-    assert.deepEqual(said, ["(1) hello there"]);
+    assert.deepEqual(said, ["(1) more words"]);
+    assert.equal((await output).messages.length, 2);
     await thread.close();
+    gate.close();
   });
 
   test(`${streamProtocol}: an interrupt and its answer`, async () => {
     const thread = client.threads.stream({ assistantId: "ask" });
+    const output = thread.output;
     await thread.run.start({ input: { name: "x" } });
-    await thread.output;
+    await output;
     assert.ok(thread.interrupted);
     const [asked] = thread.interrupts;
     await thread.input.respond({
