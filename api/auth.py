@@ -112,7 +112,8 @@ class Authentication:
             await self.app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        if "caller" in state:
+        # An author's middleware may have put something of this name there.
+        if isinstance(state.get("caller"), Caller):
             await self.app(scope, receive, send)
             return
         reading = _Rereading(receive)

@@ -26,11 +26,12 @@ from api.embedded import EmbeddedServerError, Servers, embedded_servers
 from api.settings import (
     Settings,
     environment_sections,
+    overridden,
     variables_without_effect,
     without_password,
 )
 from api.supervisor import BACKLOG, Supervisor, listen
-from graph.config import load_config
+from graph.config import GraphConfig, load_config
 from store import messages
 from store.checkpoints import open_saver
 from store.database import open_database
@@ -265,26 +266,31 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 def _report(services: Services) -> None:
-    """Say what of the configuration is not done."""
-    graphs = services.graphs
-    for key in graphs.unsupported:
-        log.warning("langgraph.json has a key that is not supported", key=key)
-    for key in graphs.ignored:
-        log.debug("langgraph.json has a key that is for building an image", key=key)
-    for name in graphs.missing:
-        log.warning("a dependency in langgraph.json is not installed", dependency=name)
+    """Say what of the configuration is not done, and what it opens."""
+    _report_config(services.graphs)
     for name in variables_without_effect():
         log.warning("an environment variable of the official server has no effect here", name=name)
-    if graphs.http.cors.allow_credentials and "*" in allowed_origins(services):
-        log.warning("http.cors lets every web page use a browser's credentials")
+    for graph_id, reason in services.registry.failures.items():
+        log.error("graph not loaded", graph_id=graph_id, reason=reason)
     auth = services.graphs.auth
     if auth and not auth.disable_studio_auth:
         log.warning(
             "Studio on this machine is let in without credentials, as `langgraph-studio-user`; "
             "auth.disable_studio_auth forbids it"
         )
-    for graph_id, reason in services.registry.failures.items():
-        log.error("graph not loaded", graph_id=graph_id, reason=reason)
+    if services.graphs.http.cors.allow_credentials and "*" in allowed_origins(services):
+        log.warning("http.cors lets every web page use a browser's credentials")
+
+
+def _report_config(graphs: GraphConfig) -> None:
+    for key in graphs.unsupported:
+        log.warning("langgraph.json has a key that is not supported", key=key)
+    for key in graphs.ignored:
+        log.debug("langgraph.json has a key that is for building an image", key=key)
+    if names := overridden(graphs.env):
+        log.info("the environment wins over `env` in langgraph.json", names=names)
+    for name in graphs.missing:
+        log.warning("a dependency in langgraph.json is not installed", dependency=name)
 
 
 def _print_addresses(host: str, port: int, prefix: str, servers: Servers) -> None:

@@ -315,6 +315,11 @@ def set_environment(values: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
+def overridden(values: Mapping[str, str]) -> list[str]:
+    """The names of variables that this process has with other values."""
+    return [name for name, value in values.items() if os.environ.get(name) != value]
+
+
 def environment_sections() -> dict[str, Any]:
     """
     The parts of a langgraph.json that the environment has instead, as images of the official CLI do.

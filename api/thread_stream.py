@@ -12,7 +12,8 @@ from api.sse import GOES_ON, frame, gap_frames
 from graph.encode import dumps
 from graph.protocol_run import PREFIX
 from graph.state import STATE_UPDATE
-from store.access import Access
+from store import threads
+from store.access import EVERYTHING, Access
 from store.errors import InvalidInputError, NotFoundError
 from store.events import Event, EventId, Gap
 
@@ -62,7 +63,7 @@ class ThreadStream:
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """
-        Everything after the client's last event, and whatever comes.
+        Everything after the client's last event, and whatever comes while the thread is visible.
 
         Raises:
             BrokenOffError: This process goes.
@@ -70,6 +71,8 @@ class ThreadStream:
         follow = self._services.runs.follow_thread(self._thread_id, after=self._after)
         async with aclosing(follow):
             async for batch in follow:
+                if not await self._may_follow(batch):
+                    return
                 if isinstance(batch, Gap):
                     chunk = await self._missed(batch)
                 else:
@@ -77,6 +80,17 @@ class ThreadStream:
                 if chunk:
                     yield chunk
         raise BrokenOffError(GOES_ON)
+
+    async def _may_follow(self, batch: list[Event] | Gap) -> bool:
+        """Asked again whenever a run begins: another's thread may have this one's name by now."""
+        begins = isinstance(batch, Gap) or any(event.name == "metadata" for event in batch)
+        if self._access == EVERYTHING or not begins:
+            return True
+        services = self._services
+        found = await services.runs.patiently(
+            lambda: threads.find(services.db, self._thread_id, access=self._access)
+        )
+        return found is not None
 
     async def _frame(self, event: Event) -> bytes:
         if event.name == STATE_UPDATE:

@@ -1,5 +1,6 @@
 """Custom authentication: who is let in, what their handlers decide, and what a run knows of them."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -386,11 +387,14 @@ async def test_a_websocket_is_let_in_like_a_request(services: Services) -> None:
 
     guarded = Authentication(app, authority=services.authority)
 
-    async def connect(token: bytes, *, extensions: dict[str, Any]) -> list[Any]:
+    async def connect(
+        token: bytes, *, extensions: dict[str, Any], state: dict[str, Any] | None = None
+    ) -> list[Any]:
         sent: list[Any] = []
         scope = {
             "type": "websocket", "path": "/ok", "headers": [(b"authorization", token)],
             "query_string": b"", "extensions": extensions, "app": create_app(services),
+            "state": {**(state or {})},
         }  # fmt: skip
 
         async def receive() -> Any:
@@ -407,7 +411,29 @@ async def test_a_websocket_is_let_in_like_a_request(services: Services) -> None:
     refused = await connect(b"", extensions={"websocket.http.response": {}})
     assert refused[0]["status"] == 401
     assert b"unauthenticated" in refused[1]["body"]
-    closed = await connect(b"", extensions={})
+    closed = await connect(b"", extensions={}, state={"caller": "not one of ours"})
     assert (closed[0]["type"], closed[0]["code"]) == ("websocket.close", 1008)
     assert len(inside) == 1
     assert not is_open({"type": "websocket", "path": "/ok"})
+
+
+@pytest.mark.parametrize("auth", [{"path": "tests.api.auths:owners"}])
+async def test_who_follows_a_thread_hears_nothing_of_anothers_by_its_name(
+    ask: Ask, http: httpx.AsyncClient
+) -> None:
+    thread = {"thread_id": UNKNOWN}
+    asked = {"assistant_id": "who", "input": {}, "metadata": {"secret": "of ada"}}
+    await ask("POST", "/threads", "eve", json=thread)
+    following = http.stream(
+        "GET", f"/threads/{UNKNOWN}/stream", headers={"authorization": "Bearer eve"}
+    )
+    async with following as stream, asyncio.timeout(20):
+        await ask("POST", f"/threads/{UNKNOWN}/runs/wait", "eve", json={**asked, "metadata": {}})
+        await ask("DELETE", f"/threads/{UNKNOWN}", "eve")
+        await ask("POST", "/threads", "ada", json=thread)
+        theirs = await ask("POST", f"/threads/{UNKNOWN}/runs", "ada", json=asked)
+        heard = (await stream.aread()).decode()
+    assert "event: values" in heard
+    assert theirs.status_code == 200
+    assert theirs.json()["run_id"] not in heard
+    assert "of ada" not in heard

@@ -29,7 +29,17 @@ from store.errors import InvalidInputError
 from tests.project import site
 from tests.serving import serving
 
-GRAPHS = ("echo", "call", "call_from_a_thread", "leave", "remote", "raising", "chat", "missing")
+GRAPHS = (
+    "echo",
+    "call",
+    "call_from_a_thread",
+    "leave",
+    "remote",
+    "raising",
+    "chat",
+    "missing",
+    "hang",
+)
 BODY_MAX_BYTES = 10_000
 
 #: Serves a langgraph.json with these keys, and settings; gives the application and its URL.
@@ -100,6 +110,23 @@ async def test_its_middleware_sees_every_request(http: httpx.AsyncClient) -> Non
     assert {answer.headers["x-signed"] for answer in answers} == {"by the site"}
     assert (stopped.status_code, stopped.text) == (403, "stopped by the site")
     assert all(answer.headers["x-request-id"] for answer in (*answers, stopped))
+
+
+async def test_streams_pass_its_middleware_as_they_come_and_so_does_their_client_leaving(
+    http: httpx.AsyncClient,
+) -> None:
+    thread = (await http.post("/threads", json={})).json()["thread_id"]
+    body = {"assistant_id": "hang", "input": {}, "on_disconnect": "cancel"}
+    async with asyncio.timeout(30):
+        async with http.stream("POST", f"/threads/{thread}/runs/stream", json=body) as stream:
+            first = await anext(stream.aiter_lines())
+            run = stream.headers["content-location"]
+        joined = await http.get(f"{run}/join")
+        ended = (await http.get(run)).json()
+
+    assert first == "event: metadata"
+    assert joined.status_code == 200
+    assert ended["status"] == "interrupted"
 
 
 async def test_its_exception_handlers_are_for_its_routes_alone(http: httpx.AsyncClient) -> None:

@@ -76,6 +76,11 @@ async def _call_remote(state: State) -> State:
     return {"found": [await remote.ainvoke({"text": "through a RemoteGraph"})]}
 
 
+async def _hang(state: State) -> State:
+    await asyncio.Event().wait()
+    return {}
+
+
 def raising(config: RunnableConfig) -> Any:
     raise ValueError("not today")
 
@@ -84,4 +89,5 @@ echo = _graph(_echo)
 call = _graph(_call)
 call_from_a_thread = _graph(_call_from_a_thread)
 leave = _graph(_leave)
+hang = _graph(_hang)
 remote = _graph(_call_remote)
