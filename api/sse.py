@@ -278,7 +278,10 @@ async def output_of(services: Services, submitted: Submitted, result: Result) ->
         with suppress(NotFoundError):
             values = await services.runs.patiently(lambda: services.states.values_of_run(run))
     if result.interrupts:
-        asked = [{"value": found.value, "id": found.id} for found in result.interrupts]
+        asked = [
+            {"value": found.value, "id": found.id, "response_schema": found.response_schema}
+            for found in result.interrupts
+        ]
         return {**(values or {}), "__interrupt__": asked}
     return values
 

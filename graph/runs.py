@@ -667,6 +667,9 @@ def _result(heard: dict[str, bytes]) -> Result:
         status=last["end"]["status"],
         interrupted=asked is not None,
         values=values or None,
-        interrupts=tuple(Interrupt(found["value"], id=found["id"]) for found in asked or ()),
+        interrupts=tuple(
+            Interrupt(found["value"], id=found["id"], response_schema=found.get("response_schema"))
+            for found in asked or ()
+        ),
         error=last.get("error"),
     )
