@@ -7,8 +7,9 @@ INSTALLED := $(VENV)/.installed
 MODEL_VENV := .venv-model
 MODEL_FILE := $(MODEL_VENV)/gemma-3-270m.gguf
 MODEL_PORT ?= 8001
+REFERENCE_VENV := .venv-reference
 
-.PHONY: help install run test bench soak check format coverage model constraints clean
+.PHONY: help install run test bench soak differential check format coverage model constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -26,6 +27,11 @@ bench: $(INSTALLED) ## measure what runs, lists, followers and queues cost (ARGS
 
 soak: $(INSTALLED) ## kill, freeze and cut servers under load, then check (ARGS="--seconds 60 --seed 1")
 	$(BIN)/python -m tests.soak $(ARGS)
+
+# The recordings must not change by it, unless the reference does: git tells.
+differential: $(INSTALLED) $(REFERENCE_VENV)/.installed ## ask the reference server anew, and compare
+	$(BIN)/python -m tests.differential record
+	$(BIN)/python -m pytest tests/differential $(ARGS)
 
 check: $(INSTALLED) ## check format, lint, types and layers
 	$(BIN)/ruff format --check .
@@ -60,7 +66,7 @@ constraints: ## resolve pyproject.toml anew into constraints.txt
 	rm -r .venv-constraints
 
 clean: ## remove what the targets made, but not .threadwell (the data)
-	rm -rf $(VENV) $(MODEL_VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(MODEL_VENV) $(REFERENCE_VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python >= 3.11 is needed")'
@@ -68,6 +74,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) install --constraint constraints.txt pip
 	$(PIP) install --constraint constraints.txt --build-constraint constraints.txt \
 		--group dev --editable .
+	touch $@
+
+$(REFERENCE_VENV)/.installed: constraints-reference.txt
+	$(PYTHON) -m venv $(REFERENCE_VENV)
+	$(REFERENCE_VENV)/bin/python -m pip install --quiet --constraint $< pip
+	$(REFERENCE_VENV)/bin/python -m pip install --quiet --constraint $< 'langgraph-cli[inmem]'
 	touch $@
 
 # Compiled without what only this processor has (GGML_NATIVE): on one with AMX llama.cpp crashes

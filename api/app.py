@@ -19,9 +19,11 @@ from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
 from api.routes import (
+    a2a,
     assistants,
     crons,
     items,
+    mcp,
     protocol,
     runs,
     sessions,
@@ -46,6 +48,8 @@ ROUTERS = (
     runs.router,
     protocol.router,
     items.router,
+    mcp.router,
+    a2a.router,
     sessions.router,
     unsupported.router,
 )

@@ -112,6 +112,7 @@ class Authentication:
             await self.app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
+        # An author's middleware may have put something of this name there.
         if isinstance(state.get("caller"), Caller):
             await self.app(scope, receive, send)
             return

@@ -188,8 +188,12 @@ class Authority:
                 result = await handler(ctx=context, value=value)
         _write_ids(value)
         access = _access(result, resource)
-        if (resource, action) == ("assistants", "search"):
-            return _of_search(access, asked, value)
+        if action != "search" or resource == "store":
+            return access
+        access = _of_search(access, asked, value)
+        if resource == "assistants":
+            # Only a filter knows that those of the graphs, which have no owner, are everybody's.
+            value["metadata"] = asked
         return access
 
     def _handler(self, resource: str, action: str) -> Callable[..., Awaitable[Any]] | None:
@@ -216,13 +220,12 @@ def _access(result: Any, resource: Resource) -> Access:
 
 def _of_search(access: Access, asked: JsonObject, value: JsonObject) -> Access:
     """
-    What a handler adds to the metadata that assistants are searched by, as a filter of its own.
+    What a handler adds to the metadata that is searched by, as a filter of its own.
 
-    So it does not hide those of the graphs, which have no owner.
+    So it counts for every list, also for one that nobody can search by metadata.
     """
     given = value.get("metadata") or {}
     added = {key: given[key] for key in given if key not in asked or given[key] != asked[key]}
-    value["metadata"] = asked
     return Access(filters.narrowed(access.visible, added)) if added else access
 
 

@@ -4,18 +4,22 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from langgraph.store.base import BaseStore
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.store.base import BaseStore, Embeddings
 
 from api import loopback
 from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.settings import Settings, environment, environment_sections, set_environment
-from graph.config import GraphConfig, Serde, load_config
+from graph import custom
+from graph.checkpointer import AnySaver, CustomSaver
+from graph.config import GraphConfig, load_config
 from graph.crons import Crons
 from graph.endings import Endings
 from graph.executor import Executor
 from graph.jobs import Jobs
 from graph.loop import Backing, Place, open_graph_loop
+from graph.memory import DistantStore
 from graph.registry import Registry
 from graph.requests import system_assistant_id
 from graph.retention import Retention
@@ -27,11 +31,13 @@ from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
 from store import assistants
 from store.assistants import SystemAssistant
-from store.checkpoints import open_saver
+from store.checkpoints import Saver, open_saver
 from store.database import Database, open_database
 from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
-from store.items import open_items
+from store.items import ItemLife, open_items
+from store.migrate import migrate
+from store.vectors import Index
 from store.webhooks import KIND as WEBHOOK
 
 
@@ -67,12 +73,15 @@ async def open_services(
         redis_url: Empty for none: then events are kept in this process alone.
 
     Raises:
-        InvalidInputError: The langgraph.json is wrong, or the `Auth` that it names.
+        InvalidInputError: The langgraph.json is wrong, or what it names of the user's own code.
+        ConflictError: The store's index has vectors of another length.
         UnavailableError: PostgreSQL does not answer.
     """
     graphs, registry = await load_graphs(settings)
     authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
     timing = _timing(settings, graphs)
+    if graphs.store.index_dims is not None:
+        await migrate(database_url, index_dims=graphs.store.index_dims)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
         await _register_graphs(db, registry)
@@ -80,14 +89,15 @@ async def open_services(
         heartbeat = await stack.enter_async_context(
             registered(db, slots=settings.slots, timing=timing)
         )
-        # What is read beside the graphs' loop has no lease, and no use for a cache.
-        backing = await stack.enter_async_context(_backing(db, graphs.serde, head_cache_bytes=0))
         place = await stack.enter_async_context(
-            open_graph_loop(lambda: _backing_of_graphs(settings, graphs.serde, database_url))
+            open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
         )
+        backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
+        own = backing.saver if isinstance(backing.saver, CustomSaver) else None
         retention = Retention(
-            db=db, registry=registry, place=place, events=events, keep=settings.keep_checkpoints
-        )
+            db=db, registry=registry, place=place, events=events,
+            keep=settings.keep_checkpoints, custom=own,
+        )  # fmt: skip
         executor = Executor(
             db=db,
             registry=registry,
@@ -175,6 +185,7 @@ def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
         max_attempts=settings.run_max_attempts,
         expiry_seconds=60 * graphs.ttl.sweep_interval_minutes,
         expiry_limit=graphs.ttl.sweep_limit,
+        item_expiry_seconds=60 * graphs.store.sweep_interval_minutes,
     )
 
 
@@ -191,27 +202,82 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
 
 
 @asynccontextmanager
-async def _backing(db: Database, serde: Serde, *, head_cache_bytes: int) -> AsyncIterator[Backing]:
+async def _backing_of_graphs(
+    settings: Settings, graphs: GraphConfig, url: str
+) -> AsyncIterator[Backing]:
+    """Of their own event loop, with connections of its own."""
     async with (
-        open_saver(
-            db,
-            allowed_types=serde.msgpack,
-            allowed_json_types=serde.json,
-            head_cache_bytes=head_cache_bytes,
-        ) as saver,
-        open_items(db) as items,
+        _database(settings, url) as db,
+        _saver(db, settings, graphs) as saver,
+        _items(db, graphs) as items,
     ):
         yield Backing(saver, items)
 
 
 @asynccontextmanager
-async def _backing_of_graphs(settings: Settings, serde: Serde, url: str) -> AsyncIterator[Backing]:
-    """Of its own event loop, with connections of its own."""
-    async with (
-        _database(settings, url) as db,
-        _backing(db, serde, head_cache_bytes=settings.head_cache_bytes) as backing,
-    ):
-        yield backing
+async def _backing_beside(
+    db: Database, graphs: GraphConfig, place: Place
+) -> AsyncIterator[Backing]:
+    """Of what is read beside the graphs' loop: what the user's own code is in stays there."""
+    there = await place.run(_itself)
+    async with AsyncExitStack() as stack:
+        if isinstance(there.saver, CustomSaver):
+            saver: AnySaver = there.saver.beside(place)
+        else:
+            # It has no lease, and no use for a cache.
+            saver = await stack.enter_async_context(_our_saver(db, graphs, head_cache_bytes=0))
+        if graphs.store.path is None and graphs.store.index is None:
+            items = await stack.enter_async_context(_items(db, graphs))
+        else:
+            items = DistantStore(place, there.items)
+        yield Backing(saver, items)
+
+
+async def _itself(backing: Backing) -> Backing:
+    return backing
+
+
+def _our_saver(
+    db: Database, graphs: GraphConfig, *, head_cache_bytes: int
+) -> AbstractAsyncContextManager[Saver]:
+    return open_saver(
+        db,
+        allowed_types=graphs.serde.msgpack,
+        allowed_json_types=graphs.serde.json,
+        head_cache_bytes=head_cache_bytes,
+    )
+
+
+@asynccontextmanager
+async def _saver(db: Database, settings: Settings, graphs: GraphConfig) -> AsyncIterator[AnySaver]:
+    if graphs.checkpointer is None:
+        async with _our_saver(db, graphs, head_cache_bytes=settings.head_cache_bytes) as ours:
+            yield ours
+        return
+    async with custom.opened(
+        graphs.checkpointer, graphs.path.parent, BaseCheckpointSaver, "checkpointer.path"
+    ) as inner:
+        if type(inner).aput is BaseCheckpointSaver.aput:
+            raise InvalidInputError(
+                f"langgraph.json: `checkpointer.path`: {type(inner).__name__} is not async"
+            )
+        yield CustomSaver(inner)
+
+
+@asynccontextmanager
+async def _items(db: Database, graphs: GraphConfig) -> AsyncIterator[BaseStore]:
+    config, root = graphs.store, graphs.path.parent
+    if config.path is not None:
+        async with custom.opened(config.path, root, BaseStore, "store.path") as store:  # type: ignore[type-abstract]
+            yield store
+        return
+    index = None
+    if config.index is not None:
+        embed: Embeddings = custom.embeddings(config.index.embed, root)
+        index = Index(dims=config.index.dims, embed=embed, fields=config.index.fields)
+    life = ItemLife(default_ttl=config.default_ttl, refresh_on_read=config.refresh_on_read)
+    async with open_items(db, index=index, life=life) as items:
+        yield items
 
 
 def _event_log(settings: Settings, url: str) -> AbstractAsyncContextManager[EventLog]:

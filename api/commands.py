@@ -26,11 +26,12 @@ from api.embedded import EmbeddedServerError, Servers, embedded_servers
 from api.settings import (
     Settings,
     environment_sections,
+    overridden,
     variables_without_effect,
     without_password,
 )
 from api.supervisor import BACKLOG, Supervisor, listen
-from graph.config import load_config
+from graph.config import GraphConfig, load_config
 from store import messages
 from store.checkpoints import open_saver
 from store.database import open_database
@@ -201,8 +202,13 @@ def _collect_seldom() -> None:
 
 def migrate(settings: Settings) -> None:
     """Bring the database's schema up to date."""
+    index_dims = None
+    sections = environment_sections()
+    # The database can be prepared where there are no graphs.
+    if sections or settings.config.exists():
+        index_dims = load_config(settings.config, sections).store.index_dims
     with _servers(settings, valkey=False) as servers:
-        applied = _run(migrate_database(servers.database_url))
+        applied = _run(migrate_database(servers.database_url, index_dims=index_dims))
     print("\n".join(applied) or "up to date")  # noqa: T201 - the command's answer
 
 
@@ -265,26 +271,31 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 def _report(services: Services) -> None:
-    """Say what of the configuration is not done."""
-    graphs = services.graphs
-    for key in graphs.unsupported:
-        log.warning("langgraph.json has a key that is not supported", key=key)
-    for key in graphs.ignored:
-        log.debug("langgraph.json has a key that is for building an image", key=key)
-    for name in graphs.missing:
-        log.warning("a dependency in langgraph.json is not installed", dependency=name)
+    """Say what of the configuration is not done, and what it opens."""
+    _report_config(services.graphs)
     for name in variables_without_effect():
         log.warning("an environment variable of the official server has no effect here", name=name)
-    if graphs.http.cors.allow_credentials and "*" in allowed_origins(services):
-        log.warning("http.cors lets every web page use a browser's credentials")
+    for graph_id, reason in services.registry.failures.items():
+        log.error("graph not loaded", graph_id=graph_id, reason=reason)
     auth = services.graphs.auth
     if auth and not auth.disable_studio_auth:
         log.warning(
             "Studio on this machine is let in without credentials, as `langgraph-studio-user`; "
             "auth.disable_studio_auth forbids it"
         )
-    for graph_id, reason in services.registry.failures.items():
-        log.error("graph not loaded", graph_id=graph_id, reason=reason)
+    if services.graphs.http.cors.allow_credentials and "*" in allowed_origins(services):
+        log.warning("http.cors lets every web page use a browser's credentials")
+
+
+def _report_config(graphs: GraphConfig) -> None:
+    for key in graphs.unsupported:
+        log.warning("langgraph.json has a key that is not supported", key=key)
+    for key in graphs.ignored:
+        log.debug("langgraph.json has a key that is for building an image", key=key)
+    if names := overridden(graphs.env):
+        log.info("the environment wins over `env` in langgraph.json", names=names)
+    for name in graphs.missing:
+        log.warning("a dependency in langgraph.json is not installed", dependency=name)
 
 
 def _print_addresses(host: str, port: int, prefix: str, servers: Servers) -> None:

@@ -18,7 +18,7 @@ from api.bootstrap import Services
 from api.protocol_stream import Tape, applied_through
 from api.run_schemas import RunCommand, RunCreate
 from api.submissions import submit
-from graph.protocol import namespace_of
+from graph.protocol_events import namespace_of
 from graph.protocol_run import STREAM_MODES
 from graph.requests import RunRequest
 from store import threads
@@ -104,7 +104,7 @@ class Commands:
         Raises:
             PermissionDeniedError: The caller may not.
             NotFoundError: The thread is not the caller's, or the assistant is not there.
-            ConflictError: The thread is not the caller's and was to be made, or cannot be read.
+            ConflictError: The state of the thread cannot be read.
             UnavailableError: Something that it needs does not answer.
         """
         if (act := self._methods.get(method)) is None:

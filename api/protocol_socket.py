@@ -25,7 +25,7 @@ from api.errors import BrokenOffError, refuse
 from api.protocol_commands import Code, CommandError, Commands, envelope, failure
 from api.protocol_stream import GAP, Tape, applied_through
 from graph.encode import dumps
-from graph.protocol import CHANNELS, Numbering, Wanted, since_of, wanted
+from graph.protocol_events import CHANNELS, Numbering, Wanted, since_of, wanted
 from store import threads
 from store.access import Access
 from store.errors import (

@@ -10,7 +10,8 @@ from api.bootstrap import Services
 from api.errors import BrokenOffError
 from api.sse import GOES_ON, frame
 from graph.encode import dumps
-from graph.protocol import Numbering, ProtocolView, Told, Wanted
+from graph.protocol import ProtocolView
+from graph.protocol_events import Numbering, Told, Wanted
 from store import runs, threads
 from store.access import EVERYTHING, Access
 from store.errors import NotFoundError, UnavailableError
@@ -58,6 +59,15 @@ class Tape:
             BrokenOffError: This process goes.
             NotFoundError: The thread is not the client's to read any more.
         """
+        try:
+            async with aclosing(self._told()) as batches:
+                async for batch in batches:
+                    yield batch
+        except UnavailableError as exc:
+            raise BrokenOffError(exc.message) from exc
+        raise BrokenOffError(GOES_ON)
+
+    async def _told(self) -> AsyncGenerator[list[Told]]:
         await self._begin()
         # From the beginning of the epoch: what was under way at that place is known again then.
         after = (self._place[0], 0) if self._since else START
@@ -66,13 +76,8 @@ class Tape:
             follow = every.follow_thread(self._thread_id, after=after)
             async with aclosing(_with_queued(follow, queued)) as batches:
                 async for batch in batches:
-                    try:
-                        found = await self._made(batch)
-                    except UnavailableError as exc:
-                        raise BrokenOffError(exc.message) from exc
-                    if found:
+                    if found := await self._made(batch):
                         yield found
-        raise BrokenOffError(GOES_ON)
 
     async def _made(self, batch: list[Event] | Gap | str) -> list[Told]:
         if isinstance(batch, str):
@@ -109,11 +114,12 @@ class Tape:
             raise not_found(self._thread_id)
         if not is_there or self._place[0] <= self._view.numbering.base:
             self._since = 0
-        else:
-            with suppress(UnavailableError):
-                end = await self._services.runs.end_of_log(self._thread_id)
-                # Of another thread, that was here under the same id.
-                self._since = 0 if START < end < self._place else self._since
+            return
+        db = self._services.db
+        newest = await self._services.runs.patiently(lambda: threads.epoch(db, self._thread_id))
+        if self._place[0] > newest:
+            # Of another thread, that was here under this id.
+            self._since = 0
 
     async def _read(self, batch: list[Event]) -> list[Told]:
         # Asked again now that a run begins: the thread may have been made since, by whomever.

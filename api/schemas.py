@@ -131,8 +131,11 @@ class ItemPut(Payload):
     namespace: Namespace
     key: ItemKey
     value: JsonObject
-    index: Literal[False] | list[str] | None = None
-    ttl: float | None = Field(None, description="Not supported yet.")
+    index: Annotated[
+        Literal[False] | list[str] | None,
+        Field(description="The fields that it is found by; false for none."),
+    ] = None
+    ttl: float | None = Field(None, gt=0, le=10**8, description="Minutes that it lives.")
 
 
 class ItemDelete(Payload):
@@ -145,7 +148,7 @@ class ItemDelete(Payload):
 class ItemSearch(Payload):
     """Which items to list."""
 
-    namespace_prefix: list[Label] = []
+    namespace_prefix: list[Label] | None = None
     filter: JsonObject | None = None
     query: str | None = None
     limit: Limit = 10

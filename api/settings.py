@@ -31,6 +31,7 @@ SECTIONS = {
     "LANGGRAPH_HTTP": "http",
     "LANGGRAPH_PRIORITY": "priority",
     "LANGGRAPH_STORE": "store",
+    "LANGGRAPH_THREAD_TTL": "checkpointer.ttl",
     "LANGGRAPH_UI": "ui",
     "LANGGRAPH_WEBHOOKS": "webhooks",
 }
@@ -144,6 +145,12 @@ class Settings(BaseSettings):
         "MOUNT_PREFIX",
         default=None,
         about="Path below which the API is served; unset: `http.mount_prefix` in langgraph.json.",
+    )
+    default_a2a_assistant_id: str | None = _env(
+        "DEFAULT_A2A_ASSISTANT_ID",
+        default=None,
+        about="Assistant whose card `/.well-known/agent-card.json` shows unless it is asked for "
+        "another: its id, or a graph's name.",
     )
     request_body_max_bytes: int = _env(
         "HTTP_MAX_REQUEST_BODY_BYTES",
@@ -315,6 +322,11 @@ def set_environment(values: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
+def overridden(values: Mapping[str, str]) -> list[str]:
+    """The names of variables that this process has with other values."""
+    return [name for name, value in values.items() if os.environ.get(name) != value]
+
+
 def environment_sections() -> dict[str, Any]:
     """
     The parts of a langgraph.json that the environment has instead, as images of the official CLI do.
@@ -326,23 +338,14 @@ def environment_sections() -> dict[str, Any]:
         raise InvalidInputError(
             "LANGGRAPH_AES_KEY is not supported: what it is to encrypt would be kept in the clear"
         )
-    given = {name: os.environ[name] for name in SECTIONS if os.environ.get(name)}
     sections = {}
-    for name, text in given.items():
-        try:
-            sections[SECTIONS[name]] = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            raise InvalidInputError(f"{name} is not JSON: {error}") from error
-    if ttl := os.environ.get("LANGGRAPH_THREAD_TTL"):
-        sections["checkpointer"] = {**sections.get("checkpointer", {}), "ttl": _ttl(ttl)}
+    for name, key in SECTIONS.items():
+        if text := os.environ.get(name):
+            try:
+                sections[key] = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                raise InvalidInputError(f"{name} is not JSON: {error}") from error
     return sections
-
-
-def _ttl(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInputError(f"LANGGRAPH_THREAD_TTL is not JSON: {error}") from error
 
 
 def variables_without_effect() -> list[str]:

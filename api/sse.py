@@ -267,17 +267,21 @@ async def result_json(services: Services, submitted: Submitted) -> bytes:
     result = await services.runs.join(submitted)
     if result.error is not None:
         return dumps({"__error__": result.error})
-    return dumps(await _output(services, submitted, result))
+    return dumps(await output_of(services, submitted, result))
 
 
-async def _output(services: Services, submitted: Submitted, result: Result) -> Any:
+async def output_of(services: Services, submitted: Submitted, result: Result) -> Any:
+    """The values that a run has led to, with what it asks."""
     values = result.values
     if values is None and not submitted.run.temporary:
         run = submitted.run
         with suppress(NotFoundError):
             values = await services.runs.patiently(lambda: services.states.values_of_run(run))
     if result.interrupts:
-        asked = [{"value": found.value, "id": found.id} for found in result.interrupts]
+        asked = [
+            {"value": found.value, "id": found.id, "response_schema": found.response_schema}
+            for found in result.interrupts
+        ]
         return {**(values or {}), "__interrupt__": asked}
     return values
 

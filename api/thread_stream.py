@@ -43,7 +43,7 @@ class ThreadStream:
 
     Args:
         after: The last event that the client has.
-        access: The threads that it may read; asked again whenever a run begins.
+        access: The threads whose states it may read.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ThreadStream:
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """
-        Everything after the client's last event, and whatever comes, while the thread is theirs.
+        Everything after the client's last event, and whatever comes while the thread is visible.
 
         Raises:
             BrokenOffError: This process goes.
@@ -71,7 +71,7 @@ class ThreadStream:
         follow = self._services.runs.follow_thread(self._thread_id, after=self._after)
         async with aclosing(follow):
             async for batch in follow:
-                if _begins(batch) and not await self._is_readable():
+                if not await self._may_follow(batch):
                     return
                 if isinstance(batch, Gap):
                     chunk = await self._missed(batch)
@@ -81,14 +81,16 @@ class ThreadStream:
                     yield chunk
         raise BrokenOffError(GOES_ON)
 
-    async def _is_readable(self) -> bool:
-        """Whether it is there for this client: it may be another one's by now, under the same id."""
-        if self._access == EVERYTHING:
+    async def _may_follow(self, batch: list[Event] | Gap) -> bool:
+        """Asked again whenever a run begins: another's thread may have this one's name by now."""
+        begins = isinstance(batch, Gap) or any(event.name == "metadata" for event in batch)
+        if self._access == EVERYTHING or not begins:
             return True
         services = self._services
-        return None is not await services.runs.patiently(
+        found = await services.runs.patiently(
             lambda: threads.find(services.db, self._thread_id, access=self._access)
         )
+        return found is not None
 
     async def _frame(self, event: Event) -> bytes:
         if event.name == STATE_UPDATE:
@@ -130,8 +132,3 @@ class ThreadStream:
                 )
                 told += [("values", dumps(values))] if values is not None else []
         return gap_frames(told, gap)
-
-
-def _begins(batch: list[Event] | Gap) -> bool:
-    """Whether a run may begin here."""
-    return isinstance(batch, Gap) or any(event.name == "metadata" for event in batch)

@@ -12,12 +12,13 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from graph.http_section import Http
+from graph.persistence import StoreConfig, checkpointer_path, store_config
 from graph.webhook_config import WebhookConfig, read_webhooks
 from store.errors import InvalidInputError
 from store.retention import Life
 
 _READ_KEYS = frozenset(
-    {"graphs", "env", "dependencies", "checkpointer", "http", "auth", "webhooks"}
+    {"graphs", "env", "dependencies", "checkpointer", "http", "auth", "store", "webhooks"}
 )
 _AUTH_KEYS = frozenset({"path", "disable_studio_auth", "openapi", "cache"})
 # What a file asks for to keep something from being read must not be left out with a warning.
@@ -113,6 +114,9 @@ class GraphConfig:
     missing: tuple[str, ...]
     """Packages that the file wants and that are not installed."""
     ttl: Ttl
+    store: StoreConfig
+    checkpointer: str | None
+    """One of the user's own, in place of ours."""
     serde: Serde
     http: Http
     webhooks: WebhookConfig
@@ -129,7 +133,8 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
     Read a langgraph.json; relative paths in it are relative to it.
 
     Args:
-        sections: Take the place of the file's keys. With `graphs` no file is needed.
+        sections: Take the place of the file's keys, or of `checkpointer.ttl`. With `graphs` no file is
+            needed.
 
     Raises:
         InvalidInputError: The file, or the `.env` it names, is missing or not what it should be,
@@ -137,12 +142,13 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
     """
     path = path.resolve()
     sections = sections or {}
-    raw = {**({} if "graphs" in sections and not path.exists() else _read(path)), **sections}
+    raw = _merged({} if "graphs" in sections and not path.exists() else _read(path), sections)
     for key, danger in _REFUSED.items():
         if raw.get(key):
             raise InvalidInputError(f"{path}: `{key}` is not supported: {danger}")
     checkpointer = _object(path, raw, "checkpointer")
     http = _http(path, raw.get("http") or {})
+    store = store_config(path, raw.get("store"))
     dependencies = _dependencies(path, raw.get("dependencies") or [])
     return GraphConfig(
         path=path,
@@ -152,10 +158,12 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
         missing=tuple(name for name in dependencies if _is_missing(name)),
         ttl=_ttl(path, checkpointer),
         serde=_serde(path, checkpointer),
+        store=store,
+        checkpointer=checkpointer_path(path, checkpointer),
         http=http,
         webhooks=_webhooks(path, raw.get("webhooks"), http),
         auth=_auth(path, raw.get("auth")),
-        unsupported=_unsupported(raw, checkpointer, http),
+        unsupported=tuple(sorted({*_unsupported(raw, checkpointer, http), *store.unsupported})),
         ignored=tuple(sorted(_BUILD_KEYS & raw.keys())),
         raw=raw,
     )
@@ -183,6 +191,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise InvalidInputError(f"{path}: not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise InvalidInputError(f"{path}: not a JSON object")
+    return raw
+
+
+def _merged(raw: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in sections.items():
+        outer, _, inner = name.partition(".")
+        before = raw.get(outer) or {}
+        if not inner:
+            raw[outer] = value
+        elif isinstance(before, dict):  # otherwise it is refused for what it is
+            raw[outer] = {**before, inner: value}
     return raw
 
 
@@ -259,7 +278,7 @@ def _unsupported(
     raw: Mapping[str, Any], checkpointer: Mapping[str, Any], http: Http
 ) -> tuple[str, ...]:
     known = {
-        "checkpointer": (checkpointer, {"ttl", "serde"}),
+        "checkpointer": (checkpointer, {"ttl", "serde", "path", "backend"}),
         "checkpointer.ttl": (
             checkpointer.get("ttl") or {},
             {"default_ttl", "strategy", "sweep_interval_minutes", "sweep_limit"},

@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import UnknownInterruptError
 
 from graph import protocol_run
+from graph.checkpointer import AnySaver
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
 from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
@@ -134,7 +135,7 @@ class Executor:
         self._finisher = Finisher(db)
         self._registry = registry
         self._here = Here(backing)
-        self._decoder = backing.saver
+        self._saver = backing.saver
         self._place = place
         self._events = events
         self.retention = retention
@@ -205,9 +206,11 @@ class Executor:
 
     async def project(self, thread_id: str) -> None:
         """Make the messages of a thread again, from the checkpoints that it has left."""
+        if not isinstance(self._saver, Saver):
+            return  # no messages are projected from a checkpointer of the user's own
         await messages.rebuild(
             self._db,
-            self._decoder,
+            self._saver,
             thread_id=thread_id,
             channel_of=self._registry.channel_of,
             fold_of=self._registry.fold_of,
@@ -224,6 +227,8 @@ class Executor:
         """
         if not await queue.undo(self._db, held):
             return False
+        if self.retention.custom:
+            await self.retention.custom.forget_run(held.run_id)
         # While the thread is still ours: the next run projects onto what is there.
         await self.project(held.thread_id)
         return await queue.discard(self._db, held)
@@ -343,7 +348,7 @@ class Executor:
         channel = self._registry.messages_channel(configurable["graph_id"])
         return await answer_calls(graph, config, given, channel=channel)
 
-    def _leased(self, saver: Saver, execution: Execution, graph_id: str) -> Saver:
+    def _leased(self, saver: AnySaver, execution: Execution, graph_id: str) -> AnySaver:
         return saver.leased(
             execution.claim.lease,
             run_id=execution.claim.run.run_id,
@@ -507,7 +512,7 @@ def _stopped(execution: Execution, outcome: Outcome) -> Result:
     return Result(status="interrupted", values=outcome.values, speeches=outcome.speeches)
 
 
-async def _resumes(saver: Saver, claim: Claim) -> bool:
+async def _resumes(saver: AnySaver, claim: Claim) -> bool:
     """Whether an earlier attempt of the run left a checkpoint to go on from."""
     run = claim.run
     if run.temporary or claim.lease.epoch == run.first_epoch:

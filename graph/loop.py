@@ -21,7 +21,7 @@ import structlog
 import uvloop
 from langgraph.store.base import BaseStore
 
-from store.checkpoints import Saver
+from graph.checkpointer import AnySaver
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ OVERHEAD_BYTES = 256
 class Backing:
     """What a graph stands on; belongs to one event loop."""
 
-    saver: Saver
+    saver: AnySaver
     items: BaseStore
 
 

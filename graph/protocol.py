@@ -9,215 +9,29 @@ was started for other clients has events here too: what its stream modes give.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 
 from graph.encode import dumps
+from graph.protocol_events import (
+    ASKS,
+    CHANNELS,
+    ENDS,
+    GAP,
+    SAYS,
+    STARTS,
+    Namespace,
+    Numbering,
+    Told,
+)
 from graph.protocol_messages import Speakers
 from graph.protocol_run import BEGIN, PREFIX, REFUSED, checkpoint, request
-from store.errors import InvalidInputError
-from store.events import START, Event, EventId
+from store.events import Event
 from store.models import JsonObject, Thread
 
-CHANNELS = (
-    "values", "updates", "messages", "tools", "lifecycle", "input", "checkpoints", "tasks", "custom",
-)  # fmt: skip
-NAMED = "custom:"
-
-#: How a place in the log is one integer that JavaScript can hold, of 53 bits: those left for the epoch,
-#: for the event within it, and for the events of the protocol that one of the log means. Half a
-#: million runs of a thread, or 16 million events of a run, get beyond it; then `since` is less exact.
-EVENT_BITS, PART_BITS = 24, 9
-_LAST_EVENT, _LAST_PART = (1 << EVENT_BITS) - 1, (1 << PART_BITS) - 1
-
-#: Where the parts of one event of the log stand: subgraphs that begin with it, what it says, what it
-#: asks, what ends with it. Fixed, so that a reader who leaves some out counts like all others.
-_STARTS, _SAYS, _ASKS, _ENDS, _GAP = 0, 64, 256, 448, 510
-
-_UNIX = datetime(1970, 1, 1, tzinfo=UTC)
 _INTERRUPT = "__interrupt__"
 _MARK = b'"__interrupt__"'
-
-#: How many channels, and how many namespaces, a client asks for: every event is held against them.
-MAX_CHANNELS, MAX_NAMESPACES = 256, 256
-
-Namespace = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Numbering:
-    """
-    How the events of one thread are numbered.
-
-    Epochs begin at the time that the thread was made at, in milliseconds; numbers begin there too.
-    """
-
-    base: int = 0
-
-    @classmethod
-    def of(cls, thread: Thread) -> "Numbering":
-        """That of a thread."""
-        return cls((thread.created_at - _UNIX) // timedelta(milliseconds=1) - 1)
-
-    def seq(self, place: EventId, part: int) -> int:
-        """The number of an event of the protocol: of a thread, rising."""
-        epoch, number = max(place[0] - self.base, 0), min(place[1], _LAST_EVENT)
-        return (epoch << EVENT_BITS | number) << PART_BITS | min(part, _LAST_PART)
-
-    def place(self, seq: int) -> EventId:
-        """Which event of the log a number belongs to."""
-        rest = seq >> PART_BITS
-        return (rest >> EVENT_BITS) + self.base, rest & _LAST_EVENT
-
-    def tail(self, place: EventId) -> int:
-        """The number after all that a log holds which ends here; 0 if it holds nothing."""
-        return 0 if place == START else self.seq(place, _LAST_PART)
-
-    def gap(self, resume_at: EventId) -> tuple[int, int]:
-        """The numbers of the word of a gap, and of the values that stand in for it."""
-        return self.seq(resume_at, _GAP), self.seq(resume_at, _GAP + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """An event of the protocol; 0 as its number says that it is in no log."""
-
-    seq: int
-    event_id: str
-    method: str
-    namespace: Namespace
-    data: bytes
-    #: In milliseconds since 1970.
-    at: int
-    #: The name of a custom event that has one; the node of a message.
-    name: str = ""
-    node: str = ""
-
-    @property
-    def channel(self) -> str:
-        """What a client subscribes to, to see it."""
-        if self.method == "custom" and self.name:
-            return NAMED + self.name
-        return "input" if self.method.startswith("input.") else self.method
-
-    def encode(self) -> bytes:
-        """It as it goes out."""
-        node = b',"node":' + dumps(self.node) if self.node else b""
-        seq = b'"seq":%d,' % self.seq if self.seq else b""
-        return (
-            b'{"type":"event","event_id":%b,%b"method":%b,'
-            b'"params":{"namespace":%b,"timestamp":%d%b,"data":%b}}'
-        ) % (
-            dumps(self.event_id),
-            seq,
-            dumps(self.method),
-            dumps(self.namespace),
-            self.at,
-            node,
-            self.data,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """
-    What a client wants to see.
-
-    Args:
-        channels: Of `CHANNELS`, and ``custom:<name>``.
-        namespaces: Beginnings of namespaces, one of which must match; None for all. A segment
-            without a task's id matches every task of its node.
-        depth: How much deeper than such a beginning.
-    """
-
-    channels: frozenset[str]
-    namespaces: tuple[Namespace, ...] | None = None
-    depth: int | None = None
-
-    def includes(self, told: Told) -> bool:
-        """Whether an event is to be seen."""
-        channel = told.channel
-        if channel not in self.channels and not (
-            channel.startswith(NAMED) and "custom" in self.channels
-        ):
-            return False
-        if not self.namespaces:
-            return True
-        return any(self._covers(prefix, told.namespace) for prefix in self.namespaces)
-
-    def _covers(self, prefix: Namespace, namespace: Namespace) -> bool:
-        deeper = len(namespace) - len(prefix)
-        if deeper < 0 or (self.depth is not None and deeper > self.depth):
-            return False
-        return all(
-            segment in (found, found.partition(":")[0])
-            for segment, found in zip(prefix, namespace, strict=False)
-        )
-
-
-def wanted(channels: Any, namespaces: Any = None, depth: Any = None) -> Wanted:
-    """
-    Read what a client asks to see.
-
-    Raises:
-        InvalidInputError: It is none.
-    """
-    if not isinstance(channels, list) or not channels:
-        raise InvalidInputError("channels is required and must be a non-empty array")
-    if len(channels) > MAX_CHANNELS:
-        raise InvalidInputError(f"channels must not have more than {MAX_CHANNELS} entries")
-    unknown = [one for one in channels if not _is_channel(one)]
-    if unknown:
-        raise InvalidInputError(
-            f"channels contains unsupported entries: {', '.join(map(str, unknown))}. Allowed: "
-            f"{', '.join(CHANNELS)}, or any `custom:<name>`."
-        )
-    if depth is not None and (type(depth) is not int or depth < 0):
-        raise InvalidInputError("depth must be an integer of 0 or more")
-    found = None if namespaces is None else tuple(namespace_of(one) for one in _list(namespaces))
-    return Wanted(frozenset(channels), found, depth)
-
-
-def namespace_of(value: Any) -> Namespace:
-    """
-    Read a namespace: a list of segments.
-
-    Raises:
-        InvalidInputError: It is none.
-    """
-    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
-        raise InvalidInputError("A namespace is an array of strings")
-    return tuple(value)
-
-
-def since_of(value: Any) -> int:
-    """
-    Read where a client wants to go on from; 0 for all there is.
-
-    Raises:
-        InvalidInputError: It is no such number.
-    """
-    if value is None:
-        return 0
-    if type(value) is not int or not 0 <= value < 1 << 64:
-        raise InvalidInputError("since must be an integer of 0 or more")
-    return value
-
-
-def _is_channel(value: Any) -> bool:
-    return isinstance(value, str) and (
-        value in CHANNELS or (value.startswith(NAMED) and len(value) > len(NAMED))
-    )
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise InvalidInputError("namespaces must be an array of namespaces")
-    if len(value) > MAX_NAMESPACES:
-        raise InvalidInputError(f"namespaces must not have more than {MAX_NAMESPACES} entries")
-    return value
 
 
 @dataclass(slots=True)
@@ -273,7 +87,7 @@ class ProtocolView:
             # has lost is known by that.
             self._run = _RunView(event.run_id, is_native=bool(event.at))
         if name == "metadata":
-            return [self._lifecycle(event, _SAYS, (), {"event": "running"})]
+            return [self._lifecycle(event, SAYS, (), {"event": "running"})]
         if name == "end":
             return list(self._end(event))
         if name.startswith(PREFIX):
@@ -323,7 +137,7 @@ class ProtocolView:
         if channel not in self._channels:
             return []
         named = orjson.loads(event.data)["name"] if method == "custom" else ""
-        return [self._told(event, _SAYS, method, namespace, event.data, name=named)]
+        return [self._told(event, SAYS, method, namespace, event.data, name=named)]
 
     def _shared(self, event: Event, name: str, namespace: Namespace) -> Iterator[Told]:
         """What all clients read, in the form that others know."""
@@ -356,14 +170,14 @@ class ProtocolView:
             named, data = _custom(data) if name == "custom" else ("", data)
             found = [(named, "", data)]
         for number, (named, node, told) in enumerate(found):
-            part = min(_SAYS + number, _ASKS - 1)
+            part = min(SAYS + number, ASKS - 1)
             yield self._told(event, part, name, namespace, told, name=named, node=node)
 
     def _asked(self, event: Event, namespace: Namespace, asked: list[Any]) -> Iterator[Told]:
         new = [one for one in asked if one.get("id") not in self._run.asked]
         for number, one in enumerate(new):
             self._run.asked.add(one.get("id"))
-            place = min(_ASKS + number, _ENDS - 1)
+            place = min(ASKS + number, ENDS - 1)
             yield self._told(event, place, "input.requested", namespace, dumps(request(one)))
 
     def _begun(self, event: Event, namespace: Namespace) -> Iterator[Told]:
@@ -373,7 +187,7 @@ class ProtocolView:
             if inner not in self._run.subgraphs:
                 node, _, task_id = inner[-1].partition(":")
                 data = {"event": "started", "graph_name": node, "trigger_call_id": task_id}
-                yield self._lifecycle(event, min(_STARTS + depth, _SAYS - 1), inner, data)
+                yield self._lifecycle(event, min(STARTS + depth, SAYS - 1), inner, data)
 
     def _ended(self, event: Event, name: str, namespace: Namespace) -> Iterator[Told]:
         """The subgraphs that a task was, which has come to its end."""
@@ -387,7 +201,7 @@ class ProtocolView:
                 data = {"event": _outcome(task), "graph_name": inner[-1].partition(":")[0]}
                 if task.get("error"):
                     data["error"] = str(task["error"])
-                yield self._lifecycle(event, min(_ENDS + number, _GAP - 1), inner, data)
+                yield self._lifecycle(event, min(ENDS + number, GAP - 1), inner, data)
 
     def _end(self, event: Event) -> Iterator[Told]:
         """The end of a run, and of whatever it left open."""
@@ -399,16 +213,16 @@ class ProtocolView:
             came_to = "interrupted"
         heard = run.speakers.end() if "messages" in self._channels else []
         for number, (namespace, node, data) in enumerate(heard):
-            place = min(_SAYS + number, _ASKS - 1)
+            place = min(SAYS + number, ASKS - 1)
             yield self._told(event, place, "messages", namespace, dumps(data), node=node)
         left = [inner for inner, now in run.subgraphs.items() if now == "started"]
         for number, inner in enumerate(reversed(left)):
             data = {"event": came_to, "graph_name": inner[-1].partition(":")[0]}
-            yield self._lifecycle(event, min(_ENDS + number, _GAP - 2), inner, data)
+            yield self._lifecycle(event, min(ENDS + number, GAP - 2), inner, data)
         data = {"event": came_to}
         if came_to == "failed":
             data |= {"error": (run.error or {}).get("message", ""), **run.refusal}
-        yield self._lifecycle(event, _GAP - 1, (), data)
+        yield self._lifecycle(event, GAP - 1, (), data)
 
     def _lifecycle(
         self, event: Event, part: int, namespace: Namespace, data: dict[str, Any]

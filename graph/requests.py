@@ -236,9 +236,10 @@ def without_reserved(metadata: JsonObject) -> JsonObject:
 
 
 def graph_input(kwargs: JsonObject) -> Any:
-    """The input of the graph; a command wins over an input given beside it."""
-    command = kwargs.get("command")
-    return kwargs.get("input") if command is None else as_command(command)
+    """The input of the graph; a command that says anything wins over an input beside it."""
+    command = kwargs.get("command") or {}
+    said = any(value is not None for value in command.values())
+    return as_command(command) if said else kwargs.get("input")
 
 
 def answered_ids(command: JsonObject) -> list[str]:

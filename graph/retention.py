@@ -5,6 +5,7 @@ from typing import Final
 
 import structlog
 
+from graph.checkpointer import AnySaver, CustomSaver
 from graph.factory import InvalidGraphError
 from graph.loop import Backing, Place
 from graph.registry import Registry
@@ -19,6 +20,7 @@ from store.errors import (
     LeaseLostError,
     NotFoundError,
     UnavailableError,
+    UnsupportedError,
 )
 from store.events import EventLog
 from store.models import Lease
@@ -36,19 +38,30 @@ class Retention:
     Args:
         place: Where graphs are executed: the values of a DeltaChannel are made there.
         keep: How many checkpoints of its root namespace a thread keeps at least; 0 keeps all.
+        custom: The checkpointer, if it is the user's own, for this event loop.
     """
 
     def __init__(
-        self, *, db: Database, registry: Registry, place: Place, events: EventLog, keep: int
+        self,
+        *,
+        db: Database,
+        registry: Registry,
+        place: Place,
+        events: EventLog,
+        keep: int,
+        custom: CustomSaver | None = None,
     ) -> None:
         self._db = db
+        self.custom = custom
         self._registry = registry
         self._place = place
         self._events = events
         self._keep = keep
 
-    async def trim(self, saver: Saver) -> None:
+    async def trim(self, saver: AnySaver) -> None:
         """Prune the thread of a run that is about to end, if it has grown enough; once in a while."""
+        if isinstance(saver, CustomSaver):
+            return  # its user's affair
         if self._keep == 0 or saver.checkpoint_count < SLACK * self._keep:
             return
         try:
@@ -76,13 +89,48 @@ class Retention:
                 if strategy == "delete":
                     done += await self._delete(lease)
                 else:
-                    await self.prune(lease)
+                    await self._prune_if_possible(lease)
                     await retention.renew(self._db, thread_id)
                     done += 1
         return done
 
+    async def sweep_items(self, *, limit: int) -> int:
+        """
+        Delete items of the long-term memory whose life has ended; safe in many processes at once.
+
+        Args:
+            limit: Items of one transaction; there are as many of them as it takes.
+
+        Returns:
+            How many items were deleted.
+        """
+        done = last = await retention.delete_expired_items(self._db, limit=limit)
+        while last == limit:
+            last = await retention.delete_expired_items(self._db, limit=limit)
+            done += last
+        return done
+
+    async def forget_thread(self, thread_id: str) -> None:
+        """Have a checkpointer of the user's own delete what a thread had; ours has done so."""
+        if self.custom:
+            await self.custom.forget_thread(thread_id)
+
+    async def _prune_if_possible(self, lease: Lease) -> None:
+        try:
+            await self.prune(lease)
+        except UnsupportedError as exc:
+            log.warning("thread was not pruned", thread_id=lease.thread_id, reason=exc.message)
+
     async def prune(self, lease: Lease) -> None:
-        """Delete all checkpoints of a thread but the newest one."""
+        """
+        Delete all checkpoints of a thread but the newest one.
+
+        Raises:
+            UnsupportedError: The checkpointer is the user's own and cannot.
+        """
+        if self.custom:
+            await self.custom.prune_thread(lease.thread_id)
+            return
         graph_id = await retention.graph_of(self._db, lease.thread_id)
         # Without its graph a thread keeps the checkpoints that its newest is made of.
         await self._place.run(lambda backing: self._saver(backing, lease, graph_id).trim(keep=1))
@@ -112,6 +160,7 @@ class Retention:
             )
 
     def _saver(self, backing: Backing, lease: Lease, graph_id: str | None) -> Saver:
+        assert isinstance(backing.saver, Saver)
         saver = backing.saver.leased(lease, run_id=None, messages_channel=None, alive=lambda: True)
         if graph_id is not None:
             with suppress(InvalidGraphError, NotFoundError):
@@ -121,6 +170,7 @@ class Retention:
     async def _delete(self, lease: Lease) -> bool:
         if not await threads.delete_leased(self._db, lease):
             return False
+        await self.forget_thread(lease.thread_id)
         with suppress(UnavailableError):  # then it stays until it expires
             await self._events.delete(lease.thread_id)
         return True

@@ -173,6 +173,8 @@ class Runs:
 
         Args: As for `submit`, which raises the same.
         """
+        if request.multitask_strategy == "rollback":
+            self._require_taking_back()
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
@@ -524,6 +526,8 @@ class Runs:
         Raises:
             NotFoundError: There is no such thread that is visible.
         """
+        if action == "rollback":
+            self._require_taking_back()
         stopped = await queue.cancel(self._db, thread_id, run_ids, action=action, access=access)
         for run_id in stopped:
             # The signal would reach us too; this is sooner.
@@ -582,7 +586,10 @@ class Runs:
         """
         await runs.get(self._db, run_id, thread_id=thread_id, access=access)
         await self._executor.retention.detach(thread_id, run_id)
+        self._require_taking_back()
         await queue.forget(self._db, thread_id, run_id, access=access)
+        if self._executor.retention.custom:
+            await self._executor.retention.custom.forget_run(run_id)
         await self._executor.project(thread_id)
         await queue.delete(self._db, thread_id, run_id)
 
@@ -594,8 +601,19 @@ class Runs:
             NotFoundError: There is no such thread that is visible.
         """
         await threads.delete(self._db, thread_id, access=access)
+        await self._executor.retention.forget_thread(thread_id)
         with suppress(UnavailableError):  # then it stays until it expires
             await self._events.delete(thread_id)
+
+    def _require_taking_back(self) -> None:
+        """
+        See that what a run wrote can be deleted.
+
+        Raises:
+            UnsupportedError: The checkpointer is the user's own and cannot.
+        """
+        if self._executor.retention.custom:
+            self._executor.retention.custom.require("adelete_for_runs", "Taking back a run")
 
 
 async def few_at_once(thread_ids: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
@@ -649,6 +667,9 @@ def _result(heard: dict[str, bytes]) -> Result:
         status=last["end"]["status"],
         interrupted=asked is not None,
         values=values or None,
-        interrupts=tuple(Interrupt(found["value"], id=found["id"]) for found in asked or ()),
+        interrupts=tuple(
+            Interrupt(found["value"], id=found["id"], response_schema=found.get("response_schema"))
+            for found in asked or ()
+        ),
         error=last.get("error"),
     )

@@ -146,6 +146,8 @@ async def stream(
         "context": context,
         "stream_mode": plan.graph_modes,
         "subgraphs": plan.subgraphs,
+        # What the graph tells by its output schema; by default LangGraph tells all it keeps.
+        "output_keys": graph.output_channels,
         "interrupt_before": interrupt_before,
         "interrupt_after": interrupt_after,
         "durability": durability if graph.checkpointer else None,

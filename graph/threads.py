@@ -65,6 +65,28 @@ class Threads:
             raise
         return await threads.get(self._db, thread_id, access=EVERYTHING)
 
+    async def copy(
+        self, thread_id: str, copy_id: str, *, metadata: JsonObject, access: Access
+    ) -> None:
+        """
+        Copy a thread with its checkpoints; see `store.threads.copy`.
+
+        Raises:
+            UnsupportedError: The checkpointer is the user's own and cannot.
+        """
+        own = self._retention.custom
+        if own:
+            own.require("acopy_thread", "Copying a thread")
+        await threads.copy(self._db, thread_id, copy_id, metadata=metadata, access=access)
+        if own:
+            try:
+                await own.copy_to(thread_id, copy_id)
+            except BaseException:
+                # Better none than one that has forgotten everything.
+                with suppress(Error):
+                    await self._runs.delete_thread(copy_id, access=EVERYTHING)
+                raise
+
     async def prune(self, thread_ids: Sequence[str], *, strategy: Strategy, access: Access) -> int:
         """
         Delete threads, or all of their checkpoints but the newest.

@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 #: How long a claim that is under way is waited for when the process goes.
 CLAIM_SECONDS = 5.0
 
+#: After how long a side task that did not heed it is cancelled again.
+CANCEL_SECONDS = 2.0
+
 #: How many runs a claim takes at the most: whoever took all that it has slots for would leave
 #: nothing to a process that was woken at the same time.
 CLAIM_RUNS = 8
@@ -63,6 +66,8 @@ class Timing:
     #: Between two looks for threads whose time has come, and how many are looked at.
     expiry_seconds: float = 300.0
     expiry_limit: int = 1000
+    #: Between two looks for items of the long-term memory whose life has ended.
+    item_expiry_seconds: float = 300.0
 
 
 class Worker:
@@ -112,6 +117,7 @@ class Worker:
             "sweep": self._sweep_forever,
             "endings": self._endings.watch_forever,
             "expire": self._expire_forever,
+            "expire items": self._expire_items_forever,
             "crons": self._crons.work_forever,
             "jobs": self._jobs.work_forever,
         }
@@ -126,9 +132,7 @@ class Worker:
             # A claim under way is not torn from its runs.
             await asyncio.wait({tasks["claim"]}, timeout=CLAIM_SECONDS)
             await self.drain(grace_seconds=0)
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            await _end(set(tasks.values()))
             with suppress(UnavailableError):
                 await queue.retire(self._db, self._heartbeat.worker_id)
 
@@ -240,6 +244,11 @@ class Worker:
             await asyncio.sleep(self._timing.expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep(limit=self._timing.expiry_limit)
 
+    async def _expire_items_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.item_expiry_seconds * random.uniform(0.8, 1.2))
+            await self._retention.sweep_items(limit=self._timing.expiry_limit)
+
     async def _find_strays(self) -> list[Held]:
         """The runs that are ours by the database and that nobody here executes."""
         owned = await queue.owned(self._db, self._heartbeat.worker_id)
@@ -272,6 +281,19 @@ class Worker:
         self._heartbeat.renew(worker_id)
         # What the dead one could not claim is waiting.
         self._ready.set()
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """
+    Cancel tasks until they have ended.
+
+    A pool of psycopg that has just come by a connection gives it to a task that is cancelled meanwhile,
+    and the task goes on as if it had not been.
+    """
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
 
 
 async def _supervised(name: str, job: Callable[[], Awaitable[None]]) -> None:

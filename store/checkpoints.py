@@ -72,7 +72,7 @@ _RETRY_SECONDS: Final = 0.5
 #: Above this, (de)serialising leaves the event loop; below it, a thread costs more than it gives.
 _INLINE_BYTES: Final = 64 * 1024
 #: What of `configurable` may be seen in a checkpoint's metadata. The rest may hold secrets.
-_PUBLIC_CONFIGURABLE: Final = frozenset(
+PUBLIC_CONFIGURABLE: Final = frozenset(
     {"run_id", "graph_id", "assistant_id", "user_id", "langgraph_auth_user_id"}
 )
 
@@ -497,11 +497,11 @@ class Saver(AsyncPostgresSaver):
         stored: dict[str, Any] = {k: v for k, v in metadata.items() if k != "writes"}
         configurable = _configurable(config)
         for key, value in (config.get("metadata") or {}).items():
-            if key not in _PUBLIC_CONFIGURABLE and configurable.get(key) == value:
+            if key not in PUBLIC_CONFIGURABLE and configurable.get(key) == value:
                 continue
             if isinstance(value, str | int | float) and _is_public(key):
                 stored.setdefault(key, value)
-        for key in _PUBLIC_CONFIGURABLE & configurable.keys():
+        for key in PUBLIC_CONFIGURABLE & configurable.keys():
             if isinstance(configurable[key], str | int | float):
                 stored.setdefault(key, configurable[key])
         if self._leased is not None and self._leased.run_id is not None:

@@ -149,6 +149,12 @@ async def repeated(operation: Callable[[], Awaitable[T]]) -> T:
         return await operation()
 
 
+def _cancellations() -> int:
+    """How often this task was asked to stop."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
 def cut(connection: psycopg.BaseConnection[Any]) -> None:
     """Break a connection: whoever waits for its server, frozen as it may be, gets an error."""
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as end:
@@ -207,8 +213,12 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Borrow a connection; never across a model call, a stream or a dependency."""
+        cancellations = _cancellations()
         with translated_errors():
             async with self.pool.connection() as connection:
+                # One that comes as a connection comes free is lost in Python 3.11's `wait_for`.
+                if _cancellations() > cancellations:
+                    raise asyncio.CancelledError
                 try:
                     with limited(connection, self._statement_seconds):
                         yield connection

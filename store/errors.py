@@ -14,6 +14,7 @@ Every error raised on purpose, in one tree.
     ├─ PermissionDeniedError
     ├─ UnsupportedError        a part of the contract that is not built
     ├─ RunFailedError          the run that an answer was waited for failed
+    ├─ EmbeddingError          a text could not be embedded, for the store's index
     ├─ UnavailableError        PostgreSQL or Redis did not answer; safe to retry
     │  └─ ConnectionLostError  gone in the middle: what was asked may have been done
     └─ RunError                never an HTTP answer: stored on the run, sent as its `error` event
@@ -124,6 +125,12 @@ class RunFailedError(Error):
     """The run that an answer was waited for ended without one."""
 
     default_code = "run_failed"
+
+
+class EmbeddingError(Error):
+    """A text could not be embedded, so it was neither kept nor searched for."""
+
+    default_code = "embedding_failed"
 
 
 class UnavailableError(Error):

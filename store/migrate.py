@@ -19,6 +19,7 @@ from psycopg.rows import DictRow, dict_row
 
 from store.database import translated_errors
 from store.errors import ConflictError, UnavailableError
+from store.vectors import prepare_index
 
 #: Any number, the same in every process that migrates one of our databases.
 LOCK_ID = 7_241_015_318
@@ -61,12 +62,15 @@ def migrations() -> Iterator[tuple[int, str, LiteralString]]:
         yield int(name.split("_", 1)[0]), name, cast("LiteralString", text)  # type: ignore[redundant-cast]
 
 
-async def migrate(url: str, *, timeout_seconds: float = 60.0) -> list[str]:
+async def migrate(
+    url: str, *, index_dims: int | None = None, timeout_seconds: float = 60.0
+) -> list[str]:
     """
     Apply what is missing; safe from any number of processes at once.
 
     Args:
         url: A libpq URL or conninfo string of a direct connection, not of a pooler's.
+        index_dims: The length of the vectors that the store of items is to have, if any.
         timeout_seconds: How long to wait for another process that is migrating.
 
     Returns:
@@ -74,7 +78,7 @@ async def migrate(url: str, *, timeout_seconds: float = 60.0) -> list[str]:
 
     Raises:
         UnavailableError: PostgreSQL did not answer, or another process held the lock too long.
-        ConflictError: The database is newer than this code.
+        ConflictError: The database is newer than this code, or has vectors of another length.
     """
     with translated_errors():
         async with await AsyncConnection[DictRow].connect(
@@ -85,6 +89,8 @@ async def migrate(url: str, *, timeout_seconds: float = 60.0) -> list[str]:
             await connection.execute(_UNCOMPRESSED_BLOBS)
             await connection.execute(_DROP_REDUNDANT)
             await AsyncPostgresStore(connection).setup()
+            if index_dims is not None:
+                await prepare_index(connection, index_dims)
             return await _apply(connection)
 
 

@@ -181,3 +181,16 @@ async def claim_expired(db: Database, *, limit: int) -> list[tuple[str, Strategy
 async def renew(db: Database, thread_id: str) -> None:
     """Let a life begin anew."""
     await db.execute(_SQL["renew"], {"thread_id": thread_id})
+
+
+async def delete_expired_items(db: Database, *, limit: int) -> int:
+    """
+    Delete items of the long-term memory whose life has ended; they are found no more before that.
+
+    Args:
+        limit: Items at the most; those that somebody writes meanwhile are left for later.
+
+    Returns:
+        How many were deleted.
+    """
+    return await db.execute(_SQL["delete_expired_items"], {"limit": limit})

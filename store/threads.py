@@ -135,6 +135,12 @@ async def exists(db: Database, thread_id: str) -> bool:
     return bool(await db.tuples(SQL["exists"], {"thread_id": thread_id}))
 
 
+async def epoch(db: Database, thread_id: str) -> int:
+    """The newest epoch of a thread, 0 if it is not there; asks nobody who may know."""
+    rows = await db.tuples(SQL["epoch"], {"thread_id": thread_id})
+    return int(rows[0][0]) if rows else 0
+
+
 async def search(
     db: Database,
     *,

@@ -1,6 +1,6 @@
 """Items: the long-term memory of agents, by namespace and key."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
@@ -8,23 +8,24 @@ from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep
 from api.responses import json_response
 from api.schemas import DottedNamespace, ItemDelete, ItemKey, ItemPut, ItemSearch, NamespaceSearch
-from store.errors import BadRequestError, UnsupportedError
+from store.errors import UnsupportedError
+from store.items import check_filter
 from store.models import JsonObject
 
 router = APIRouter(prefix="/store", tags=["store"], route_class=JsonRoute)
 
 
-OPERATORS = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte"})
-
-
 @router.put("/items", status_code=204)
 async def put(services: ServicesDep, caller: CallerDep, body: ItemPut) -> None:
     """Keep an item, in place of the one that is there."""
+    lifetime: dict[str, Any] = {} if body.ttl is None else {"ttl": body.ttl}
     asked = body.model_dump(include={"namespace", "key", "value", "index"})
     await caller.may("store", "put", asked)
-    if body.ttl is not None:
-        raise UnsupportedError("ttl: this server does not support it yet")
-    await services.items.aput(_namespace(asked), asked["key"], asked["value"], index=asked["index"])
+    if lifetime and not services.items.supports_ttl:
+        raise UnsupportedError("ttl: the store that langgraph.json names does not have it")
+    await services.items.aput(
+        _namespace(asked), asked["key"], asked["value"], index=asked["index"], **lifetime
+    )
 
 
 @router.get("/items")
@@ -33,11 +34,12 @@ async def get(
     caller: CallerDep,
     key: ItemKey,
     namespace: Annotated[DottedNamespace, Query(description="Its labels, joined by dots.")],
+    refresh_ttl: bool | None = None,
 ) -> Response:
     """Read an item; null if there is none."""
     asked: JsonObject = {"namespace": namespace, "key": key}
     await caller.may("store", "get", asked)
-    item = await services.items.aget(_namespace(asked), asked["key"])
+    item = await services.items.aget(_namespace(asked), asked["key"], refresh_ttl=refresh_ttl)
     return json_response(item.dict() if item else None)
 
 
@@ -53,15 +55,16 @@ async def delete(services: ServicesDep, caller: CallerDep, body: ItemDelete) -> 
 async def search(services: ServicesDep, caller: CallerDep, body: ItemSearch) -> Response:
     """List the items below a namespace, by filter or likeness."""
     asked = body.model_dump(include={"query", "filter", "limit", "offset"})
-    asked["namespace"] = body.namespace_prefix
+    asked["namespace"] = body.namespace_prefix or []
     await caller.may("store", "search", asked)
-    _check_filter(asked["filter"] or {})
+    check_filter(asked["filter"] or {})
     items = await services.items.asearch(
         _namespace(asked),
         query=asked["query"],
         filter=asked["filter"],
         limit=asked["limit"],
         offset=asked["offset"],
+        refresh_ttl=body.refresh_ttl,
     )
     return json_response({"items": [item.dict() for item in items]})
 
@@ -87,11 +90,3 @@ async def list_namespaces(
 def _namespace(asked: JsonObject) -> tuple[str, ...]:
     """The namespace as the handler of an authorization left it."""
     return tuple(asked.get("namespace") or ())
-
-
-def _check_filter(conditions: JsonObject) -> None:
-    # LangGraph's store refuses it too, but with it every request of the same moment.
-    for condition in conditions.values():
-        for operator in condition if isinstance(condition, dict) else ():
-            if operator not in OPERATORS:
-                raise BadRequestError(f"Unsupported operator: {operator}")

@@ -17,7 +17,7 @@ from api.protocol_socket import ProtocolSocket
 from api.protocol_stream import Tape, frames
 from api.responses import json_response
 from api.sse import EventStream
-from graph.protocol import since_of, wanted
+from graph.protocol_events import since_of, wanted
 from store import threads
 from store.access import EVERYTHING, Access
 from store.errors import BadRequestError, InvalidInputError, PermissionDeniedError

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from uuid_utils.compat import uuid7
 
 from api.bodies import JsonRoute
@@ -22,11 +22,23 @@ from api.session_schemas import (
 )
 from api.sse import EventStream, SessionStream
 from store import messages, sessions
+from store.errors import UnsupportedError
 from store.models import JsonObject
 
 router = APIRouter(prefix="/api/sessions", tags=["sessions"], route_class=JsonRoute)
 
 Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+async def _require_messages(services: ServicesDep) -> None:
+    """A checkpointer of the user's own projects no messages, which are the session's history."""
+    if services.graphs.checkpointer is not None:
+        raise UnsupportedError(
+            "Messages of a session: not with the checkpointer that langgraph.json names"
+        )
+
+
+HAS_MESSAGES = [Depends(_require_messages)]
 
 
 @router.post("")
@@ -107,7 +119,7 @@ async def delete_session(
     return Response(status_code=204)
 
 
-@router.get("/{session_id}/messages")
+@router.get("/{session_id}/messages", dependencies=HAS_MESSAGES)
 async def list_messages(
     session_id: SessionId,
     caller: CallerDep,
@@ -140,7 +152,7 @@ async def list_messages(
     )
 
 
-@router.post("/{session_id}/messages")
+@router.post("/{session_id}/messages", dependencies=HAS_MESSAGES)
 async def send_message(
     session_id: SessionId,
     body: MessageSend,

@@ -16,6 +16,7 @@ from graph.json_paths import at
 from graph.value_search import Wanted
 from store import retention, threads
 from store.access import EVERYTHING
+from store.errors import UnsupportedError
 from store.events import parse_event_id
 from store.models import JsonObject, Thread
 from store.retention import Lifetime
@@ -175,7 +176,7 @@ async def copy(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) ->
     copy_id = value["thread_id"]
     await caller.may("threads", "create", value)
     metadata = value.get("metadata") or {}
-    await threads.copy(services.db, thread_id, copy_id, metadata=metadata, access=access)
+    await services.threads.copy(thread_id, copy_id, metadata=metadata, access=access)
     return await _thread_response(
         services, await threads.get(services.db, copy_id, access=EVERYTHING)
     )
@@ -185,6 +186,8 @@ async def copy(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) ->
 async def storage(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) -> Response:
     """Tell how many bytes a thread's checkpoints take."""
     access = await caller.may("threads", "read", {"thread_id": thread_id})
+    if services.graphs.checkpointer is not None:
+        raise UnsupportedError("Sizes: not of the checkpointer that langgraph.json names")
     found = await threads.storage(services.db, thread_id, access=access)
     channels = found.channels
     values = sum(size.bytes for size in channels.values())

@@ -11,12 +11,6 @@ from store.errors import UnsupportedError
 router = APIRouter(include_in_schema=False)
 
 UNSUPPORTED: dict[str, tuple[str, ...]] = {
-    "MCP": ("GET /mcp", "POST /mcp", "DELETE /mcp"),
-    "A2A": (
-        "GET /a2a/{assistant_id}",
-        "POST /a2a/{assistant_id}",
-        "GET /.well-known/agent-card.json",
-    ),
     "Generative UI": ("POST /ui/{graph_id}",),
 }
 

@@ -188,3 +188,14 @@ WHERE thread_id = %(thread_id)s
 
 -- name: graph
 SELECT metadata ->> 'graph_id' FROM thread WHERE thread_id = %(thread_id)s
+
+-- name: delete_expired_items
+DELETE FROM store
+WHERE (prefix, key) IN (
+    SELECT prefix, key
+    FROM store
+    WHERE expires_at < now()
+    ORDER BY expires_at
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+)

@@ -210,3 +210,6 @@ UNION ALL
 SELECT 'pending_writes', NULL, count(*), coalesce(sum(octet_length(w.blob)), 0)::bigint
 FROM checkpoint_writes AS w
 WHERE w.thread_id = %(thread_id)s;
+
+-- name: epoch
+SELECT epoch FROM thread WHERE thread_id = %(thread_id)s;

@@ -26,7 +26,7 @@ def variables(servers: Servers, database: str) -> dict[str, str]:
 def config(tmp_path: Path) -> Path:
     """Of a project with an application, an environment, and a few things that are not right."""
     (tmp_path / ".env").write_text(
-        "LOG_LEVEL=debug\nMOUNT_PREFIX=/my\nBG_JOB_ISOLATED_LOOPS=true\n"
+        "LOG_LEVEL=debug\nMOUNT_PREFIX=/my\nBG_JOB_ISOLATED_LOOPS=true\nDATABASE_URL=unused\n"
     )
     path = tmp_path / "langgraph.json"
     keys = {
@@ -64,6 +64,7 @@ def test_a_project_is_served_and_what_of_it_is_not_is_said(
         f"Studio    https://smith.langchain.com/studio/?baseUrl={server.url}/my\n",
         "site started",
         "site stopped",
+        "names=['DATABASE_URL']",
         "key=http.disable_mpc",
         "key=python_version",
         "dependency=no-such-package",
@@ -71,7 +72,7 @@ def test_a_project_is_served_and_what_of_it_is_not_is_said(
         "graph_id=broken",
         "has no variable 'nothing'",
     }
-    assert {text for text in printed if text not in server.log} == set()
+    assert {text for text in printed if text not in server.log} == set(), server.log
 
 
 @pytest.mark.parametrize(

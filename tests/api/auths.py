@@ -90,6 +90,8 @@ async def anything(ctx: Auth.types.AuthContext, value: dict[str, Any]) -> Any:
     kind, _, told = ctx.user.identity.partition(":")
     if kind == "raises":
         raise FAILURES[told]
+    if kind == "adds":
+        value.setdefault("metadata", {}).update(json.loads(told))
     if kind == "only":
         return ctx.action == told
     return json.loads(told) if kind == "filter" else None

@@ -19,7 +19,9 @@ from store import threads
 from store.access import EVERYTHING
 from tests.serving import serving
 
-GRAPHS = ("chat", "ask", "nested_ask", "boom", "steps", "things")
+GRAPHS = (
+    "chat", "ask", "nested_ask", "boom", "steps", "things", "ask_user", "endless",
+)  # fmt: skip
 BODY_MAX_BYTES = 64 * 1024
 
 #: Runs a graph on a thread, as a run would, and tells how its thread was left.

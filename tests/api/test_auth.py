@@ -370,25 +370,15 @@ async def test_who_may_only_read_a_run_does_not_stop_it_by_leaving(ask: Ask) -> 
         assert '"status":"interrupted"' in told.text
 
 
-@pytest.mark.parametrize("auth", [{"path": "tests.api.auths:owners"}])
-async def test_who_follows_a_thread_sees_nothing_of_another_one_under_its_id(
-    ask: Ask, http: httpx.AsyncClient
-) -> None:
-    thread = {"thread_id": UNKNOWN}
-    await ask("POST", "/threads", "ada", json=thread)
-    seen = ""
-    async with http.stream(
-        "GET", f"/threads/{UNKNOWN}/stream", headers={"authorization": "Bearer ada"}
-    ) as stream:
-        await ask("DELETE", f"/threads/{UNKNOWN}", "ada")
-        await ask("POST", "/threads", "bob", json=thread)
-        body = {"assistant_id": "who", "input": {}}
-        await ask("POST", f"/threads/{UNKNOWN}/runs/wait", "bob", json=body)
-        async with asyncio.timeout(20):
-            async for text in stream.aiter_text():
-                seen += text
-                assert "bob" not in seen
-    assert "event:" not in seen
+async def test_what_a_handler_adds_to_a_search_counts_for_every_list(ask: Ask) -> None:
+    kept = (await ask("POST", "/api/sessions", "me", json={})).json()["id"]
+    asked = {"assistant_id": "who", "input": {}, "on_completion": "keep"}
+    await ask("POST", "/runs/wait", "me", json=asked)
+    for who, expected in (("me", [kept]), ('adds:{"owner": "somebody"}', [])):
+        listed = (await ask("GET", "/api/sessions", who)).json()["data"]
+        assert [session["id"] for session in listed if session["id"] == kept] == expected
+        found = (await ask("POST", "/threads/search", who, json={})).json()
+        assert (kept in {thread["thread_id"] for thread in found}) is bool(expected)
 
 
 async def test_an_authentication_that_hangs_is_given_up(
@@ -439,11 +429,14 @@ async def test_a_websocket_is_let_in_like_a_request(services: Services) -> None:
 
     guarded = Authentication(app, authority=services.authority)
 
-    async def connect(token: bytes, *, extensions: dict[str, Any]) -> list[Any]:
+    async def connect(
+        token: bytes, *, extensions: dict[str, Any], state: dict[str, Any] | None = None
+    ) -> list[Any]:
         sent: list[Any] = []
         scope = {
             "type": "websocket", "path": "/ok", "headers": [(b"authorization", token)],
             "query_string": b"", "extensions": extensions, "app": create_app(services),
+            "state": {**(state or {})},
         }  # fmt: skip
 
         async def receive() -> Any:
@@ -460,7 +453,29 @@ async def test_a_websocket_is_let_in_like_a_request(services: Services) -> None:
     refused = await connect(b"", extensions={"websocket.http.response": {}})
     assert refused[0]["status"] == 401
     assert b"unauthenticated" in refused[1]["body"]
-    closed = await connect(b"", extensions={})
+    closed = await connect(b"", extensions={}, state={"caller": "not one of ours"})
     assert (closed[0]["type"], closed[0]["code"]) == ("websocket.close", 1008)
     assert len(inside) == 1
     assert not is_open({"type": "websocket", "path": "/ok"})
+
+
+@pytest.mark.parametrize("auth", [{"path": "tests.api.auths:owners"}])
+async def test_who_follows_a_thread_hears_nothing_of_anothers_by_its_name(
+    ask: Ask, http: httpx.AsyncClient
+) -> None:
+    thread = {"thread_id": UNKNOWN}
+    asked = {"assistant_id": "who", "input": {}, "metadata": {"secret": "of ada"}}
+    await ask("POST", "/threads", "eve", json=thread)
+    following = http.stream(
+        "GET", f"/threads/{UNKNOWN}/stream", headers={"authorization": "Bearer eve"}
+    )
+    async with following as stream, asyncio.timeout(20):
+        await ask("POST", f"/threads/{UNKNOWN}/runs/wait", "eve", json={**asked, "metadata": {}})
+        await ask("DELETE", f"/threads/{UNKNOWN}", "eve")
+        await ask("POST", "/threads", "ada", json=thread)
+        theirs = await ask("POST", f"/threads/{UNKNOWN}/runs", "ada", json=asked)
+        heard = (await stream.aread()).decode()
+    assert "event: values" in heard
+    assert theirs.status_code == 200
+    assert theirs.json()["run_id"] not in heard
+    assert "of ada" not in heard

@@ -7,12 +7,14 @@ A route that is new has no case here, and fails the test by its name until it ge
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -24,7 +26,6 @@ from api.settings import Settings
 from graph.requests import system_assistant_id
 from store import runs
 from store.access import EVERYTHING
-from tests.api.test_every_route import _flat
 from tests.api.test_threads import UNKNOWN
 
 #: In everything that is the first user's, and in nothing else.
@@ -99,13 +100,29 @@ class Case:
     owner: int = 200
 
 
-def command(method: str, **params: Any) -> dict[str, Any]:
-    return {"id": 1, "method": method, "params": params}
-
-
 RUN = {"assistant_id": "ask", "input": {"text": "x"}}
 FOREIGN = {"assistant_id": "{assistant_id}", "input": {"text": "x"}}
 ITEM = {"namespace": ["n"], "key": "k"}
+
+CRON = {"assistant_id": "ask", "schedule": "0 0 1 1 *", "input": {"text": "x"}}
+MCP = {"accept": "application/json"}
+
+
+def command(method: str, **params: Any) -> dict[str, Any]:
+    """A command of the event-streaming protocol."""
+    return {"id": 1, "method": method, "params": params}
+
+
+def rpc(method: str, **params: Any) -> dict[str, Any]:
+    """A call by JSON-RPC: of a tool, or of an agent."""
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+
+
+def message(**more: Any) -> dict[str, Any]:
+    """What is said to an agent."""
+    parts = [{"kind": "text", "text": "x"}]
+    return {"role": "user", "kind": "message", "messageId": "m", "parts": parts, **more}
+
 
 #: By route; several where there are several ways to what is the first user's.
 CASES: dict[str, list[Case]] = {
@@ -172,17 +189,6 @@ CASES: dict[str, list[Case]] = {
     "GET /threads/{thread_id}/stream": [
         Case(), Case(params={"stream_mode": "state_update"}, headers={"last-event-id": "0-0"})
     ],
-    "POST /threads/{thread_id}/commands": [
-        Case(409, command("run.start", **RUN), owner=0),
-        Case(body=command("run.start", **FOREIGN), path="/threads/{thread_of_eve}/commands", owner=409),
-        Case(200, command("input.respond", interrupt_id="0", response="eve's"), says="no_such_run"),
-        Case(200, command("agent.getTree"), says="no_such_run"),
-        Case(body=command("input.inject", message={"role": "user", "content": "eve's"})),
-        Case(body=command("state.get")),
-        Case(body=command("state.listCheckpoints")),
-        Case(body=command("state.fork", checkpoint_id="{checkpoint_id}"), owner=0),
-    ],
-    "POST /threads/{thread_id}/stream/events": [Case(body={"channels": ["values", "lifecycle"]})],
     "GET /threads/{thread_id}/history": [Case()],
     "POST /threads/{thread_id}/history": [Case(body={"limit": 9})],
     "POST /threads/{thread_id}/runs": [
@@ -225,6 +231,71 @@ CASES: dict[str, list[Case]] = {
         Case(body={"thread_id": "{busy}", "run_ids": ["{pending}"]}, owner=0),
         Case(body={"status": "all"}, owner=204),
     ],
+    "POST /runs/crons": [Case(body={**CRON, "assistant_id": "{assistant_id}"})],
+    "POST /threads/{thread_id}/runs/crons": [
+        Case(body=CRON),
+        Case(
+            body={**CRON, "assistant_id": "{assistant_id}"},
+            path="/threads/{thread_of_eve}/runs/crons",
+            owner=404,
+        ),
+    ],
+    "POST /runs/crons/search": [
+        Case(200, {}, answer=[]), Case(200, {"thread_id": "{thread_id}"}, answer=[])
+    ],
+    "POST /runs/crons/count": [
+        Case(200, {}, answer=0), Case(200, {"thread_id": "{thread_id}"}, answer=0)
+    ],
+    "GET /runs/crons/{cron_id}": [Case()],
+    "PATCH /runs/crons/{cron_id}": [
+        Case(body={"metadata": {"note": "eve's"}}), Case(body={"enabled": False})
+    ],
+    "DELETE /runs/crons/{cron_id}": [Case(owner=204)],
+    "POST /threads/{thread_id}/commands": [
+        Case(body=command("run.start", **RUN)),
+        Case(
+            body=command("run.start", **FOREIGN),
+            path="/threads/{thread_of_eve}/commands",
+            owner=404,
+        ),
+        Case(200, command("input.respond", interrupt_id="x", response=1), says="no_such_run"),
+        Case(body=command("input.inject", message={"role": "user", "content": "x"})),
+        Case(200, command("agent.getTree"), says="no_such_run"),
+        Case(200, command("agent.getTree", run_id="{run_id}"), says="no_such_run"),
+        Case(body=command("state.get")),
+        Case(body=command("state.listCheckpoints")),
+        Case(body=command("state.fork", checkpoint_id="{checkpoint_id}")),
+    ],
+    "POST /threads/{thread_id}/stream/events": [
+        Case(body={"channels": ["values", "lifecycle", "messages"]}),
+        Case(body={"channels": ["values"], "since": 0}),
+    ],
+    "WEBSOCKET /threads/{thread_id}/stream/events": [Case(owner=101)],
+    "POST /mcp": [
+        Case(200, rpc("tools/list"), headers=MCP, says='"ask"'),
+        Case(200, rpc("tools/call", name="{tool}", arguments={}), headers=MCP, says="Unknown tool"),
+    ],
+    "POST /mcp/": [Case(200, rpc("tools/list"), headers=MCP, says='"ask"')],
+    "GET /mcp": [Case(405, owner=405)],
+    "DELETE /mcp": [Case(owner=404)],
+    "POST /a2a/{assistant_id}": [
+        Case(200, rpc("message/send", message=message()), says="not found"),
+        Case(
+            200, rpc("message/send", message=message(contextId="{thread_id}")), says="error",
+            path="/a2a/chat",
+            owner=0,
+        ),
+        Case(200, rpc("ListTasks"), path="/a2a/ask", answer=None, says='"totalSize":0'),
+        Case(200, rpc("ListTasks", contextId="{thread_id}"), path="/a2a/ask", says='"totalSize":0'),
+        Case(200, rpc("GetTask", id="{task}"), path="/a2a/ask", says="not found"),
+        Case(200, rpc("CancelTask", id="{task}"), path="/a2a/ask", says="not found"),
+    ],
+    "GET /a2a/{assistant_id}": [Case(400)],
+    "GET /a2a/{assistant_id}/.well-known/agent-card.json": [Case(400)],
+    "GET /a2a/{assistant_id}/.well-known/agent.json": [Case(400)],
+    "GET /.well-known/agent-card.json": [
+        Case(400, params={"assistant_id": "{assistant_id}"})
+    ],
     "PUT /store/items": [Case(204, {**ITEM, "value": {"text": "eve's"}}, owner=204)],
     "GET /store/items": [
         Case(200, params={"namespace": "n", "key": "k"}, says="eve's"),
@@ -254,7 +325,9 @@ CASES: dict[str, list[Case]] = {
 #: What takes from the world what others are about: the owner tries it last, in this order.
 LAST = [
     "POST /runs/cancel",
+    "DELETE /runs/crons/{cron_id}",
     "DELETE /threads/{thread_id}/runs/{run_id}",
+    "DELETE /runs/crons/{cron_id}",
     "DELETE /assistants/{assistant_id}",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",
@@ -279,19 +352,29 @@ def routes(services: Services) -> list[str]:
 
 def _routes(services: Services) -> Iterator[str]:
     for route in _flat(create_app(services).routes):
-        yield from (f"{method} {route.path}" for method in route.methods or ())
+        methods = route.methods or () if isinstance(route, Route) else ("WEBSOCKET",)
+        yield from (f"{method} {route.path}" for method in methods)
+
+
+def _flat(routes: Any) -> Iterator[Route | WebSocketRoute]:
+    for route in routes:
+        if hasattr(route, "original_router"):
+            yield from _flat(route.original_router.routes)
+        elif isinstance(route, Route | WebSocketRoute):
+            yield route
 
 
 def _guarded(routes: list[str]) -> list[str]:
     """The routes that tell of somebody's things, and are built."""
-    unbuilt = {f"{m} {r.path}" for r in _flat(unsupported.router.routes) for m in r.methods or ()}
-    return [
-        route for route in routes if route.split()[1] not in OPEN_PATHS and route not in unbuilt
-    ]
+    others = {f"{method} /docs/oauth2-redirect" for method in ("GET", "HEAD")}
+    for route in unsupported.router.routes:
+        assert isinstance(route, Route)
+        others |= {f"{method} {route.path}" for method in route.methods or ()}
+    return [name for name in routes if name.split()[1] not in OPEN_PATHS and name not in others]
 
 
 @pytest.fixture
-async def world(http: httpx.AsyncClient) -> World:
+async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     """The first user's: all that there can be."""
     metadata = {"note": MARK}
 
@@ -314,10 +397,15 @@ async def world(http: httpx.AsyncClient) -> World:
     await http.put("/store/items", json=item, headers=ADA)
     await http.put("/store/items", json={**item, "value": {"note": "eve's"}}, headers=EVE)
 
-    named = {"graph_id": "ask", "name": MARK, "metadata": metadata}
+    named = {"graph_id": "ask", "name": "adas", "description": MARK, "metadata": metadata}
     reading = [f"/threads/{thread_id}/{part}" for part in ("runs", "state")]
     found = [(await http.get(path, headers=ADA)).json() for path in reading]
+    if "POST /runs/crons" in _guarded(routes):
+        cron = await made(f"/threads/{thread_id}/runs/crons", {**CRON, "metadata": metadata})
+    else:
+        cron = {"cron_id": UNKNOWN}
     ids = {
+        "cron_id": cron["cron_id"], "task": f"{thread_id}:{found[0][0]['run_id']}", "tool": "adas",
         "thread_id": thread_id, "busy": queued[0]["thread_id"], "pending": queued[0]["run_id"],
         "waiting": queued[1]["thread_id"], "late": queued[1]["run_id"], "session_id": session_id,
         "run_id": found[0][0]["run_id"], "checkpoint_id": found[1]["checkpoint"]["checkpoint_id"],
@@ -334,12 +422,15 @@ async def _send(
 ) -> tuple[int, str]:
     """The status, and what is told: of a stream that goes on, what is told soon."""
     method, path = route.split()
+    filled = world.fill(case.path or path)
+    if method == "WEBSOCKET":
+        return await _open(http, filled, who)
     told = b""
     request = http.stream(
         method,
-        world.fill(case.path or path),
+        filled,
         json=world.fill(case.body),
-        params=case.params,
+        params=world.fill(case.params),
         headers={**who, **case.headers},
     )
     async with request as answer:
@@ -350,6 +441,21 @@ async def _send(
         except TimeoutError:
             assert answer.headers["content-type"].startswith(EVENTS)
     return answer.status_code, told.decode()
+
+
+async def _open(http: httpx.AsyncClient, path: str, who: dict[str, str]) -> tuple[int, str]:
+    """The status of a WebSocket's handshake, and what is told instead of one."""
+    url = str(http.base_url).replace("http", "ws", 1).rstrip("/") + path
+    try:
+        async with connect(url, additional_headers=who) as socket:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await socket.recv()
+            return 101, ""
+    except ConnectionClosed as closed:
+        return (closed.rcvd.code if closed.rcvd else 0) - 4000, ""
+    except InvalidStatus as refused:
+        return refused.response.status_code, (refused.response.body or b"").decode()
 
 
 async def _all_of_ada(http: httpx.AsyncClient, world: World) -> dict[str, Any]:
@@ -375,10 +481,8 @@ def test_every_route_has_its_case(routes: list[str]) -> None:
 
 async def test_nobody_gets_in_without_a_name(http: httpx.AsyncClient, routes: list[str]) -> None:
     for route in routes:
-        method, path = route.split()
-        answer = await http.request(method, path, content=None if method == "GET" else b"{}")
-        expected = 200 if path in OPEN_PATHS - {"/metrics"} else 401
-        assert path in OPEN_PATHS or answer.status_code == expected, route
+        status, _ = await _send(http, World({}), route, Case(), {})
+        assert status == 401 or route.split()[1] in OPEN_PATHS, route
 
 
 async def test_a_second_user_gets_and_changes_nothing_of_the_first_ones(

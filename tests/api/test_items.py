@@ -1,7 +1,10 @@
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from langgraph_sdk.client import LangGraphClient
+
+from api.bootstrap import Services
+from store.database import Database
 
 
 async def test_an_item_is_kept_changed_and_forgotten(
@@ -72,13 +75,93 @@ async def test_a_name_that_no_index_can_hold_is_refused(http: httpx.AsyncClient)
         assert "cannot be longer than 1024 bytes" in refused.json()["detail"]
 
 
-async def test_an_operator_that_is_unknown_is_refused(http: httpx.AsyncClient) -> None:
-    refused = await http.post("/store/items/search", json={"filter": {"a": {"$near": 1}}})
+async def test_a_filter_compares_numbers_as_numbers(
+    client: LangGraphClient, http: httpx.AsyncClient
+) -> None:
+    values: dict[str, dict[str, Any]] = {
+        "ten": {"n": 10, "at": "2026-01-10", "who": {"name": "ann", "age": 3}},
+        "nine": {"n": 9.5, "at": "2026-01-09", "who": {"name": "bob"}},
+        "text": {"n": "90", "who": "ann"},
+        "null": {"n": None, "tags": ["a"]},
+        "none": {},
+    }
+    for key, value in values.items():
+        await client.store.put_item(["f"], key, value)
 
-    assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
+    async def found(**filter: Any) -> set[str]:
+        answer = await client.store.search_items(["f"], filter=filter)
+        return {item["key"] for item in answer["items"]}
+
+    assert await found(n={"$gt": 9}) == {"ten", "nine"}
+    assert await found(n={"$gte": 9.5, "$lt": 10}) == {"nine"}
+    assert await found(n={"$lte": "90"}) == {"text"}
+    assert await found(at={"$gt": "2026-01-09"}) == {"ten"}
+    assert await found(n={"$ne": 10}) == {"nine", "text", "null", "none"}
+    assert await found(n=None) == await found(n={"$eq": None}) == {"null", "none"}
+    assert await found(who={"name": "ann"}) == {"ten"}
+    assert await found(who={"age": {"$lt": 4}, "name": {"$ne": "bob"}}) == {"ten"}
+    assert await found(who={}) == {"ten", "nine"}
+    assert await found(tags=["a"]) == {"null"}
+    for unknown in ({"n": {"$in": [1]}}, {"who": {"age": {"$like": 1}}}):
+        refused = await http.post("/store/items/search", json={"filter": unknown})
+        assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
 
 
-async def test_a_lifetime_is_refused_rather_than_ignored(http: httpx.AsyncClient) -> None:
-    item = {"namespace": ["a"], "key": "k", "value": {}, "ttl": 5}
+async def test_without_an_index_a_query_finds_all_and_scores_none(client: LangGraphClient) -> None:
+    await client.store.put_item(["q"], "key", {"text": "pasta"}, index=["text"])
 
-    assert (await http.put("/store/items", json=item)).status_code == 501
+    found = await client.store.search_items(["q"], query="the stock market")
+
+    assert [(item["key"], item["score"]) for item in found["items"]] == [("key", None)]
+
+
+async def test_an_item_lives_as_long_as_it_was_given_and_used(
+    services: Services, client: LangGraphClient, http: httpx.AsyncClient, db: Database
+) -> None:
+    async def put(key: str, value: dict[str, Any], ttl: float | None) -> None:
+        # The SDK says that it takes whole minutes, and sends what it is given.
+        await client.store.put_item(["t"], key, value, ttl=cast("Any", ttl))
+
+    for key, ttl in (
+        ("old", 0.5),
+        ("read", 0.5),
+        ("searched", 0.5),
+        ("asked", 0.5),
+        ("kept", None),
+    ):
+        await put(key, {}, ttl)
+
+    async def lives() -> dict[str, float | None]:
+        rows = await db.tuples(
+            "SELECT key, round(extract(epoch FROM expires_at - now()), -1) FROM store", {}
+        )
+        return dict(rows)
+
+    async def later(seconds: int) -> None:
+        query = "UPDATE store SET expires_at = expires_at - make_interval(secs => %(seconds)s)"
+        await db.execute(query, {"seconds": seconds})
+
+    assert await lives() == {
+        **dict.fromkeys(("old", "read", "searched", "asked"), 30),
+        "kept": None,
+    }
+    await later(20)
+    await client.store.get_item(["t"], "read")
+    await client.store.get_item(["t"], "old", refresh_ttl=False)
+    await client.store.search_items(["t"], limit=5, refresh_ttl=False)
+    assert await lives() == {"old": 10, "read": 30, "searched": 10, "asked": 10, "kept": None}
+    await put("searched", {"a": 1}, 0.5)
+    await later(20)
+    await client.store.search_items(["t"], filter={"a": 1})
+    await later(15)
+
+    assert await client.store.get_item(["t"], "old") is None
+    assert await client.store.get_item(["t"], "asked") is None
+    found = await client.store.search_items(["t"])
+    assert {item["key"] for item in found["items"]} == {"searched", "kept"}
+    assert await services.worker._retention.sweep_items(limit=2) == 3
+    assert set(await lives()) == {"searched", "kept"}
+
+    for wrong in (0, -1, 10**9, "5", True):
+        item: dict[str, Any] = {"namespace": ["t"], "key": "k", "value": {}, "ttl": wrong}
+        assert (await http.put("/store/items", json=item)).status_code == 422, wrong

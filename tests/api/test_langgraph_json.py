@@ -29,7 +29,10 @@ from store.errors import InvalidInputError
 from tests.project import site
 from tests.serving import serving
 
-GRAPHS = ("echo", "call", "call_from_a_thread", "leave", "remote", "raising", "chat", "missing")
+GRAPHS = (
+    "echo", "call", "call_from_a_thread", "call_by_protocol", "leave", "remote", "hang", "raising",
+    "chat", "missing",
+)  # fmt: skip
 BODY_MAX_BYTES = 10_000
 
 #: Serves a langgraph.json with these keys, and settings; gives the application and its URL.
@@ -100,6 +103,23 @@ async def test_its_middleware_sees_every_request(http: httpx.AsyncClient) -> Non
     assert {answer.headers["x-signed"] for answer in answers} == {"by the site"}
     assert (stopped.status_code, stopped.text) == (403, "stopped by the site")
     assert all(answer.headers["x-request-id"] for answer in (*answers, stopped))
+
+
+async def test_streams_pass_its_middleware_as_they_come_and_so_does_their_client_leaving(
+    http: httpx.AsyncClient,
+) -> None:
+    thread = (await http.post("/threads", json={})).json()["thread_id"]
+    body = {"assistant_id": "hang", "input": {}, "on_disconnect": "cancel"}
+    async with asyncio.timeout(30):
+        async with http.stream("POST", f"/threads/{thread}/runs/stream", json=body) as stream:
+            first = await anext(stream.aiter_lines())
+            run = stream.headers["content-location"]
+        joined = await http.get(f"{run}/join")
+        ended = (await http.get(run)).json()
+
+    assert first == "event: metadata"
+    assert joined.status_code == 200
+    assert ended["status"] == "interrupted"
 
 
 async def test_its_exception_handlers_are_for_its_routes_alone(http: httpx.AsyncClient) -> None:
@@ -237,6 +257,13 @@ async def test_a_prefix_is_before_everything_but_what_probes_ask_for(serve: Serv
             thread = await client.threads.create()
             run = await client.runs.create(thread["thread_id"], "call", input={})
             joined = await client.runs.join(thread["thread_id"], run["run_id"])
+            outputs = []
+            for transport in ("sse", "websocket"):
+                async with client.threads.stream(
+                    assistant_id="echo", transport=transport
+                ) as events:
+                    await events.run.start(input={"text": transport})
+                    outputs.append((await events.output)["found"][0]["text"])
         answer = await http.post("/my/api/runs/wait", json={"assistant_id": "echo", "input": {}})
 
     assert outside == [200, 200, 200]
@@ -245,6 +272,7 @@ async def test_a_prefix_is_before_everything_but_what_probes_ask_for(serve: Serv
     assert inside == [200, 200, 200, 200, 200]
     assert "url: '/my/api/openapi.json'" in docs
     assert (slash.status_code, slash.headers["location"]) == (307, "/my/api/mcp?a=1")
+    assert outputs == ["sse", "websocket"]
     # A node needs no prefix.
     assert joined["found"][1]["found"][0]["text"] == "inner"
     # Both SDKs append what they are given to the URL that they have.
@@ -428,7 +456,9 @@ async def test_a_node_reaches_the_server_from_any_thread_and_by_a_remote_graph(
     async with serve() as (_, http):
         assert (await _wait(http, "call_from_a_thread"))["found"] == [1]
         found = (await _wait(http, "remote"))["found"]
+        events = (await _wait(http, "call_by_protocol"))["found"]
 
+    assert events[0]["found"][0]["text"] == "by events"
     assert found[0]["found"][0]["text"] == "through a RemoteGraph"
 
 

@@ -13,7 +13,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
 from api.settings import Settings
-from graph.protocol import Numbering, ProtocolView, Told, Wanted, wanted
+from graph.protocol import ProtocolView
+from graph.protocol_events import Numbering, Told, Wanted, wanted
 from store.errors import InvalidInputError
 from store.events import START, Event
 from store.models import Thread
@@ -188,3 +189,18 @@ async def test_a_page_of_another_origin_opens_no_socket(http: httpx.AsyncClient)
 
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 4403
+
+
+async def test_a_thread_that_was_made_again_is_another_one(http: httpx.AsyncClient) -> None:
+    thread_id = str(uuid.uuid4())
+    async with following(http, thread_id) as first:
+        for count in (1, 2):
+            await start(http, thread_id, "chat", input=_says("hello"))
+            await first.until(is_end, times=count)
+    seen = first.events[-1]["seq"]
+    await http.delete(f"/threads/{thread_id}")
+    await start(http, thread_id, "chat", input=_says("hello again"))
+    async with following(http, thread_id, since=seen) as again:
+        await again.until(is_end)
+
+    assert data(again.of("values")[0])["messages"][0]["content"] == "hello again"

@@ -339,3 +339,19 @@ def _formal() -> StateGraph[Any, Any, Any, Any]:
 
 
 form = _formal()
+
+
+async def _ask_user(state: MessagesState) -> dict[str, Any]:
+    answer = interrupt({"sure?": state["messages"][-1].content})
+    return {"messages": [("ai", f"You said {answer}")]}
+
+
+ask_user = _chain(MessagesState, ("ask", _ask_user)).compile()
+
+
+async def _wait(state: MessagesState) -> dict[str, Any]:
+    await asyncio.Event().wait()
+    return {}
+
+
+endless = _chain(MessagesState, ("wait", _wait)).compile()

@@ -178,6 +178,10 @@ def test_sections_may_come_from_elsewhere_and_then_no_file_is_needed(
 
     assert (config.http.mount_prefix, config.http.disable_mcp) == ("/api", False)
     assert [*config.graphs, *alone.graphs] == ["agent", "a"]
+    serde = {"serde": {"allowed_msgpack_modules": True}}
+    aged = load_config(project(checkpointer=serde), {"checkpointer.ttl": {"default_ttl": 3}})
+    assert aged.serde.msgpack is True
+    assert aged.ttl.life == Life(ttl_minutes=3, strategy="delete")
     assert load_env(tmp_path / "none.json") == {}
 
 

@@ -76,6 +76,17 @@ async def _call_remote(state: State) -> State:
     return {"found": [await remote.ainvoke({"text": "through a RemoteGraph"})]}
 
 
+async def _call_by_protocol(state: State) -> State:
+    async with client.threads.stream(assistant_id="echo") as thread:
+        await thread.run.start(input={"text": "by events"})
+        return {"found": [await thread.output]}
+
+
+async def _hang(state: State) -> State:
+    await asyncio.Event().wait()
+    return {}
+
+
 def raising(config: RunnableConfig) -> Any:
     raise ValueError("not today")
 
@@ -84,4 +95,6 @@ echo = _graph(_echo)
 call = _graph(_call)
 call_from_a_thread = _graph(_call_from_a_thread)
 leave = _graph(_leave)
+call_by_protocol = _graph(_call_by_protocol)
+hang = _graph(_hang)
 remote = _graph(_call_remote)

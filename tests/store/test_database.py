@@ -119,3 +119,20 @@ async def test_a_run_waits_for_its_state_as_long_as_its_lease_lasts(
         await db.ping()
 
         assert await owned.aget_tuple(config) is None
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_task_that_is_to_stop_as_a_connection_comes_free_does(
+    database_url: str, steps: int
+) -> None:
+    """Python 3.11 forgets it then, and a side task would go on for ever."""
+    async with open_database(database_url, min_size=1, max_size=1) as db:
+        async with db.connection():
+            waiting = asyncio.create_task(db.execute("SELECT 1", {}))
+            await asyncio.sleep(0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        is_stopped = waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled() == is_stopped
+        await db.ping()

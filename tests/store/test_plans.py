@@ -49,6 +49,8 @@ SEARCH: dict[str, Any] = {
     "visible": EVERYTHING.array,
 }  # fmt: skip
 
+VALUES: dict[str, Any] = {**SEARCH, "values": {"a": 1}, "limit": 10_001}
+
 Plan = tuple[str, LiteralString, dict[str, Any]]
 
 PLANS: list[Plan] = [
@@ -70,6 +72,7 @@ WINDOW = among(
     first(load("threads")["every"], "updated_at", "desc", tie_break="thread_id"),
     ordered(load("threads")["search"], "updated_at", "desc", tie_break="thread_id"),
 )
+CANDIDATES = ordered(load("threads")["candidates"], "updated_at", "desc", tie_break="thread_id")
 FILTERED = among("thread", load("threads")["search"], _sorted_by("updated_at"))
 
 #: Never prepared, or their plans for parameters that are not known cost so much more that they are
@@ -91,6 +94,8 @@ CUSTOM_PLANS: list[Plan] = [
     ("thread_metadata", FILTERED, {**SEARCH, "metadata": {"project": "old"}}),
     ("thread_status", FILTERED, {**SEARCH, "status": "busy"}),
     ("thread_pkey", FILTERED, {**SEARCH, "ids": ["7", "8"]}),
+    ("thread_metadata", CANDIDATES, {**VALUES, "metadata": {"project": "old"}}),
+    ("thread_pkey", CANDIDATES, {**VALUES, "ids": ["7", "8"]}),
     ("thread_status", load("threads")["count"], {**SEARCH, "status": "busy"}),
     # what somebody may see is few of all, or of it few match
     ("thread_metadata", FILTERED, {**SEARCH, "visible": MINE}),

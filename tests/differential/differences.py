@@ -1,0 +1,83 @@
+"""The differences that are meant: why, in which cases, and what exactly they look like."""
+
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.differential.compare import diff
+from tests.differential.rules import RULES, without_rules
+from tests.differential.talk import Exchange
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs/compatibility.md"
+_REASONS = HERE / "differences.toml"
+_LINES = HERE / "differences.json"
+_PENDING = HERE / "pending.txt"
+_BEGIN, _END = "<!-- generated: differences -->\n", "<!-- end -->\n"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that the reference and this server do differently, and the cases that show it."""
+
+    reference: str
+    here: str
+    why: str
+    cases: tuple[str, ...]
+
+
+def meant() -> list[Difference]:
+    """The differences of `differences.toml`."""
+    tables = tomllib.loads(_REASONS.read_text()).get("difference", [])
+    return [Difference(**{**table, "cases": tuple(table["cases"])}) for table in tables]
+
+
+def lines() -> dict[str, list[str]]:
+    """By case, the lines by which this server may differ, and must."""
+    found: dict[str, list[str]] = json.loads(_LINES.read_text())
+    return found
+
+
+def write_lines(found: dict[str, list[str]]) -> None:
+    """Keep how the cases of `differences.toml` differ."""
+    named = {name for difference in meant() for name in difference.cases}
+    kept = {name: found[name] for name in sorted(named)}
+    _LINES.write_text(json.dumps(kept, indent=0, ensure_ascii=False) + "\n")
+
+
+def pending() -> list[str]:
+    """Cases that differ because what they need is not built, or nobody has looked yet."""
+    return _PENDING.read_text().splitlines() if _PENDING.exists() else []
+
+
+def write_pending(names: list[str]) -> None:
+    """Keep these names; no file if there are none."""
+    _PENDING.unlink(missing_ok=True)
+    if names:
+        _PENDING.write_text("".join(f"{name}\n" for name in names))
+
+
+def between(theirs: list[Exchange], ours: list[Exchange], *, context: int = 0) -> list[str]:
+    """How the answers differ, without what differs everywhere."""
+    return diff(without_rules(theirs), without_rules(ours), context=context)
+
+
+def page() -> str:
+    """docs/compatibility.md with its list brought up to date."""
+    before, _, rest = PAGE.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_BEGIN}{''.join(_table())}{_END}{after}"
+
+
+def _table() -> Iterator[str]:
+    yield "\n| the reference | here | why | shown by |\n|---|---|---|---|\n"
+    for rule in RULES:
+        yield f"| {rule.reference} | {rule.here} | {rule.why} | every case |\n"
+    for one in meant():
+        cases = "; ".join(one.cases)
+        yield f"| {one.reference} | {one.here} | {one.why} | {cases} |\n"
+    if names := pending():
+        yield f"\nNot compared yet, or not built: {len(names)} cases.\n"
+    yield "\n"

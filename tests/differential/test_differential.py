@@ -1,0 +1,48 @@
+"""Our server answers as the reference did when it was recorded, or differs as docs/compatibility.md says."""
+
+import pytest
+
+from tests.differential import differences
+from tests.differential.cases import CASES
+from tests.differential.recordings import read
+from tests.differential.talk import Exchange
+
+RECORDED = read()
+MEANT = differences.lines()
+PENDING = frozenset(differences.pending())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_case_goes_as_with_the_reference(case: str, answers: dict[str, list[Exchange]]) -> None:
+    found = differences.between(RECORDED[case], answers[case])
+    if case in PENDING:
+        assert found, f"{case!r} is as it should be: take it out of pending.txt"
+        pytest.xfail("not built yet, or not looked at")
+    assert found == MEANT.get(case, []), _told(case, answers[case])
+
+
+def _told(case: str, ours: list[Exchange]) -> str:
+    shown = differences.between(RECORDED[case], ours, context=3)
+    meant = "\n".join(["", "it may differ so, and must:", *MEANT[case]]) if case in MEANT else ""
+    return "\n".join([case, *(shown or ["it does not differ any more"]), meant])
+
+
+def test_every_case_is_recorded_and_no_other() -> None:
+    assert set(RECORDED) == set(CASES)
+
+
+def test_there_are_more_than_200_cases() -> None:
+    assert len(CASES) > 200
+
+
+def test_every_difference_has_a_reason() -> None:
+    named = [name for difference in differences.meant() for name in difference.cases]
+    assert sorted(named) == sorted(MEANT)
+    assert set(named) <= set(CASES)
+    assert not PENDING & set(named)
+
+
+def test_the_page_lists_the_differences() -> None:
+    assert differences.PAGE.read_text() == differences.page(), (
+        "docs/compatibility.md is stale: run `python -m tests.differential page`"
+    )

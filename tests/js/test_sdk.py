@@ -1,0 +1,50 @@
+"""The JavaScript SDK's client, React hook and v2 stream, by a script that Node runs."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from api.embedded import Servers
+from tests.acceptance.conftest import empty_database, project
+from tests.acceptance.process import ServerProcess, environment, serving
+
+__all__ = ["project"]
+
+HERE = Path(__file__).parent
+SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def modules() -> None:
+    """What package-lock.json names, installed beside it."""
+    installed = HERE / "node_modules/.package-lock.json"
+    lock = HERE / "package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        install = ["npm", "ci", "--no-audit", "--no-fund"]
+        subprocess.run(install, cwd=HERE, check=True, timeout=SECONDS)
+        installed.touch()
+
+
+@pytest.fixture(scope="module")
+def served(servers: Servers, project: Path) -> Iterator[ServerProcess]:
+    with empty_database(servers) as database:
+        variables = {"DATABASE_URL": database, "REDIS_URL": servers.redis_url}
+        with serving(project, variables) as server:
+            yield server
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
+def test_the_javascript_sdk_works(modules: None, served: ServerProcess) -> None:
+    ran = subprocess.run(
+        ["node", "--test", "--test-timeout=60000", "sdk.test.mjs"],
+        cwd=HERE,
+        env=environment({"THREADWELL_URL": served.url}),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
