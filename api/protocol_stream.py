@@ -109,10 +109,7 @@ class Tape:
 
     async def _begin(self) -> None:
         """Learn how the thread's events are numbered; of one that is not there, nothing was seen."""
-        is_there = await self._knows_thread()
-        if not is_there and self._access != EVERYTHING:
-            raise not_found(self._thread_id)
-        if not is_there or self._place[0] <= self._view.numbering.base:
+        if not await self._may_read() or self._place[0] <= self._view.numbering.base:
             self._since = 0
             return
         db = self._services.db
@@ -139,6 +136,18 @@ class Tape:
             if told.seq > self._since
         ]
 
+    async def _may_read(self) -> bool:
+        """
+        Whether the thread is there; for who may not see every thread it must be.
+
+        Raises:
+            NotFoundError: It is not.
+        """
+        is_there = await self._knows_thread()
+        if not is_there and self._access != EVERYTHING:
+            raise not_found(self._thread_id)
+        return is_there
+
     async def _knows_thread(self) -> bool:
         services = self._services
         thread = await services.runs.patiently(
@@ -154,6 +163,8 @@ class Tape:
 
     async def _missed(self, gap: Gap) -> list[Told]:
         """What stands in for events that are gone: word of it, and the thread's values now."""
+        # With them the beginning of a run may be gone, at which this is asked.
+        await self._may_read()
         if self._since and gap.resume_at <= self._place:
             return []
         numbering, now = self._view.numbering, _now()
