@@ -34,6 +34,12 @@ def parse(raw: bytes) -> Any:
     return content
 
 
+def described(*names: str) -> dict[str, Any]:
+    """What the documentation says of a body whose protocol is written down elsewhere."""
+    schema = {"type": "object", "properties": {name: {} for name in names}}
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+
+
 def _is_deep(content: Any) -> bool:
     level = [content]
     for _ in range(MAX_DEPTH + 1):

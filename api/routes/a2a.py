@@ -18,6 +18,7 @@ from uuid_utils.compat import uuid7
 from api import __version__, a2a
 from api.a2a import Address
 from api.auth import Caller
+from api.bodies import described
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep
 from api.jsonrpc import (
@@ -63,7 +64,11 @@ MAX_PAGE: Final = 100
 Scope = Annotated[str, Header(alias=a2a.HISTORY_SCOPE)]
 
 
-@router.post("/a2a/{assistant_id}", response_class=Response)
+@router.post(
+    "/a2a/{assistant_id}",
+    response_class=Response,
+    openapi_extra=described("jsonrpc", "id", "method", "params"),
+)
 async def call(
     request: Request,
     assistant_id: str,

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Header, Request, Response
 
 from api import __version__
 from api.auth import Caller
+from api.bodies import described
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep
 from api.errors import error_response
@@ -57,7 +58,7 @@ _HINTS: Final = {
 }
 
 
-@router.post("/mcp")
+@router.post("/mcp", openapi_extra=described("jsonrpc", "id", "method", "params"))
 async def call(
     request: Request,
     services: ServicesDep,

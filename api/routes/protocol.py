@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.middleware.cors import CORSMiddleware
 
 from api.auth import Caller
-from api.bodies import parse
+from api.bodies import described, parse
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep, ThreadId
 from api.errors import refuse
@@ -30,12 +30,6 @@ _THREAD_ID = TypeAdapter[str](ThreadId)
 _SUBSCRIBING = "subscription."
 
 
-def _body(*names: str) -> dict[str, Any]:
-    """A body in the documentation: the protocol says what is in it."""
-    schema = {"type": "object", "properties": {name: {} for name in names}}
-    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
-
-
 async def _parsed(request: Request) -> Any:
     """
     Read a body, which the protocol wants to be right in form.
@@ -49,7 +43,7 @@ async def _parsed(request: Request) -> Any:
         raise BadRequestError(exc.message, code=exc.code) from None
 
 
-@router.post("/commands", openapi_extra=_body("id", "method", "params"))
+@router.post("/commands", openapi_extra=described("id", "method", "params"))
 async def command(
     thread_id: ThreadId, caller: CallerDep, services: ServicesDep, request: Request
 ) -> Response:
@@ -64,7 +58,7 @@ async def command(
 @router.post(
     "/stream/events",
     response_class=EventStream,
-    openapi_extra=_body("channels", "namespaces", "depth", "since"),
+    openapi_extra=described("channels", "namespaces", "depth", "since"),
 )
 async def stream_events(
     thread_id: ThreadId, caller: CallerDep, services: ServicesDep, request: Request

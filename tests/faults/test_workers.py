@@ -210,7 +210,7 @@ def test_a_server_whose_processes_cannot_start_ends_and_says_why(
     variables: dict[str, str], tmp_path: Path
 ) -> None:
     config = tmp_path / "langgraph.json"
-    config.write_text("{")
+    config.write_text('{"graphs": 1}')
     with starting(config, variables) as server:
         assert server.wait() == 1
     assert "threadwell: " in server.log

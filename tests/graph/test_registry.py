@@ -108,11 +108,7 @@ def test_a_config_says_how_long_threads_live(project: Project) -> None:
 
     life = Life(ttl_minutes=90, strategy="keep_latest")
     assert config.ttl == Ttl(life, sweep_interval_minutes=0.5)
-    assert config.unsupported == (
-        "checkpointer.path",
-        "checkpointer.serde.pickle_fallback",
-        "checkpointer.ttl.x",
-    )
+    assert config.unsupported == ("checkpointer.serde.pickle_fallback", "checkpointer.ttl.x")
     assert config.serde == Serde(msgpack=(("a.b", "C"),))
 
 
