@@ -10,9 +10,10 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
+from starlette.types import Scope
 
 from api import __version__, custom_app, errors, loopback
-from api.auth import Authentication
+from api.auth import Authentication, is_open
 from api.bootstrap import Services, mount_prefix
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
@@ -174,11 +175,16 @@ def _around(
     """The user's application, and when who calls it is found out; ours is always, behind it."""
     http, known = services.graphs.http, _authentication(services)
     is_theirs = chooser(custom, [route for router in routers for route in router.routes])
-    guard = partial(Authentication, **known)
+    is_covered = http.enable_custom_route_auth
+
+    def is_let_through(scope: Scope) -> bool:
+        return not is_covered if is_theirs(scope) else is_open(scope)
+
     if http.middleware_order == "auth_first":
-        unless = (lambda _: False) if http.enable_custom_route_auth else is_theirs
-        yield Middleware(Authentication, **known, unless=unless)
-    if http.enable_custom_route_auth:
+        yield Middleware(Authentication, **known, unless=is_let_through)
+    if is_covered:
+        # Also those of their routes that have the path of one that is open.
+        guard = partial(Authentication, **known, unless=lambda _: False)
         yield Middleware(CustomApp, theirs=custom, is_theirs=is_theirs, guard=guard)
     else:
         yield Middleware(CustomApp, theirs=custom, is_theirs=is_theirs)

@@ -85,12 +85,12 @@ class Authentication:
     Lets through who is known, as ``scope["state"]["caller"]``; Starlette's ``user`` is set too.
 
     HTTP and WebSocket alike. A scope that has a caller is let through; so is a graph of this process,
-    which may do everything. What `is_open` has no caller.
+    which may do everything.
 
     Args:
         authority: None lets everybody in, as nobody.
         headers: Which of a request's headers its caller has; None for none.
-        unless: Requests that are none of its business.
+        unless: Requests that are none of its business; they have no caller.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Authentication:
         *,
         authority: Authority | None,
         headers: HeaderFilter | None = None,
-        unless: Callable[[Scope], bool] = lambda _: False,
+        unless: Callable[[Scope], bool] = is_open,
     ) -> None:
         self.app = app
         self._authority = authority
@@ -108,7 +108,7 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] not in ("http", "websocket") or is_open(scope) or self._unless(scope):
+        if scope["type"] not in ("http", "websocket") or self._unless(scope):
             await self.app(scope, receive, send)
             return
         state = scope.setdefault("state", {})

@@ -10,7 +10,10 @@ import asyncio
 import inspect
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -18,7 +21,6 @@ from uuid import UUID
 import orjson
 import structlog
 from langgraph_sdk import Auth
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 
@@ -54,6 +56,9 @@ PARAMETERS = frozenset(
         "headers", "authorization", "scope",
     }
 )  # fmt: skip
+#: How many calls of a sync `authenticate` go on at a time. One that hangs keeps its place, so that
+#: those that are given up do not pile up as threads.
+SYNC_AT_ONCE = 32
 _IDS = ("thread_id", "run_id", "assistant_id", "cron_id")
 
 
@@ -96,6 +101,8 @@ class Authority:
         self._authenticate = authenticate
         self._wanted = _wanted(authenticate)
         self._known = Known(cache) if cache else None
+        # Threads of its own: whoever waits for one of Starlette's cannot give it up.
+        self._threads = ThreadPoolExecutor(SYNC_AT_ONCE, thread_name_prefix="authenticate")
 
     async def authenticate(
         self, connection: HTTPConnection, *, path_params: Callable[[], Mapping[str, Any]]
@@ -120,10 +127,18 @@ class Authority:
         with _translated("authenticate"):
             arguments = await self._arguments(connection, path_params)
             async with asyncio.timeout(HANDLER_SECONDS):
-                user = user_from(await _called(self._authenticate, arguments))
+                user = user_from(await self._called(arguments))
         if self._known:
             self._known.keep(connection, user)
         return user
+
+    async def _called(self, arguments: dict[str, Any]) -> Any:
+        function = partial(self._authenticate, **arguments)
+        if inspect.iscoroutinefunction(self._authenticate):
+            return await function()
+        call = partial(copy_context().run, function)
+        result: Any = await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await result if inspect.isawaitable(result) else result
 
     async def _arguments(
         self, connection: HTTPConnection, path_params: Callable[[], Mapping[str, Any]]
@@ -173,8 +188,12 @@ class Authority:
                 result = await handler(ctx=context, value=value)
         _write_ids(value)
         access = _access(result, resource)
-        if (resource, action) == ("assistants", "search"):
-            return _of_search(access, asked, value)
+        if action != "search" or resource == "store":
+            return access
+        access = _of_search(access, asked, value)
+        if resource == "assistants":
+            # Only a filter knows that those of the graphs, which have no owner, are everybody's.
+            value["metadata"] = asked
         return access
 
     def _handler(self, resource: str, action: str) -> Callable[..., Awaitable[Any]] | None:
@@ -201,13 +220,12 @@ def _access(result: Any, resource: Resource) -> Access:
 
 def _of_search(access: Access, asked: JsonObject, value: JsonObject) -> Access:
     """
-    What a handler adds to the metadata that assistants are searched by, as a filter of its own.
+    What a handler adds to the metadata that is searched by, as a filter of its own.
 
-    So it does not hide those of the graphs, which have no owner.
+    So it counts for every list, also for one that nobody can search by metadata.
     """
     given = value.get("metadata") or {}
     added = {key: given[key] for key in given if key not in asked or given[key] != asked[key]}
-    value["metadata"] = asked
     return Access(filters.narrowed(access.visible, added)) if added else access
 
 
@@ -225,13 +243,6 @@ def _wanted(authenticate: Callable[..., Any]) -> frozenset[str]:
         elif parameter.default is parameter.empty:
             raise InvalidInputError(f"authenticate wants {parameter.name!r}; nothing fills it")
     return frozenset(wanted)
-
-
-async def _called(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    if inspect.iscoroutinefunction(function):
-        return await function(**arguments)
-    result = await run_in_threadpool(function, **arguments)
-    return await result if inspect.isawaitable(result) else result
 
 
 async def _body(connection: HTTPConnection) -> Any:

@@ -131,9 +131,7 @@ class Commands:
         value = params.get("input")
         strategy = params.get("multitask_strategy") or params.get("multitaskStrategy")
         more: JsonObject = {"input": value, "multitask_strategy": strategy}
-        config = params.get("config") or {}
-        forks = isinstance(config, dict) and "checkpoint_id" in (config.get("configurable") or {})
-        if value is not None and not forks and await self._is_asking():
+        if value is not None and not _forks(params) and await self._is_asking():
             more = {"command": {"resume": value}, "multitask_strategy": strategy}
         return {"run_id": await self._submit(assistant_id, params, **more)}
 
@@ -225,8 +223,8 @@ class Commands:
     async def _state(self, params: JsonObject) -> JsonObject:
         namespace = namespace_of(params.get("namespace", []))
         keys = params.get("keys")
-        if keys is not None and not isinstance(keys, list):
-            raise CommandError("invalid_argument", "keys must be an array of strings.")
+        if keys is not None:
+            _strings("keys", keys)
         access = await self._read_access()
         address = {"checkpoint_ns": "|".join(namespace)}
         state = await _of_namespace(
@@ -296,6 +294,13 @@ class Commands:
         return thread
 
 
+def _forks(params: JsonObject) -> bool:
+    """Whether a run is to begin at a checkpoint; of a config that is none nothing is said here."""
+    config = params.get("config")
+    configurable = config.get("configurable") if isinstance(config, dict) else None
+    return isinstance(configurable, dict) and "checkpoint_id" in configurable
+
+
 async def _of_namespace(read: Awaitable[Any]) -> Any:
     try:
         return await read
@@ -305,6 +310,11 @@ async def _of_namespace(read: Awaitable[Any]) -> Any:
 
 def _of_protocol(request: RunRequest, *, strict: bool) -> RunRequest:
     return replace(request, stream_modes=STREAM_MODES, protocol=True, strict_resume=strict)
+
+
+def _strings(name: str, value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise CommandError("invalid_argument", f"{name} must be an array of strings.")
 
 
 def _answers(params: JsonObject) -> JsonObject:

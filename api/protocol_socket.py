@@ -78,7 +78,7 @@ class ProtocolSocket:
         self._access = access
         self._commands = Commands(services, caller, thread_id)
         self._subscriptions: dict[str, Subscription] = {}
-        # Everything up to it went out to whoever wanted it.
+        # How far those subscriptions were played that are being played now.
         self._sent_through = 0
         self._playing: asyncio.Task[None] | None = None
         self._over: asyncio.Future[BaseException | None] = (
@@ -213,6 +213,7 @@ class ProtocolSocket:
         }
         new = {key: Subscription(one, since) for key, one in asked.items()}
         self._subscriptions = {**old, **new}
+        self._sent_through = 0
         if self._subscriptions:
             self._playing = asyncio.create_task(self._play(), name="protocol socket events")
             self._playing.add_done_callback(self._stopped)
@@ -227,7 +228,8 @@ class ProtocolSocket:
             raise error
 
     async def _play(self) -> None:
-        tape = self._tape(min(one.since for one in self._subscriptions.values()))
+        # They may all be given up by now.
+        tape = self._tape(min((one.since for one in self._subscriptions.values()), default=0))
         async with aclosing(tape.told()) as batches:
             async for batch in batches:
                 for told in batch:

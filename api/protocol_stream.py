@@ -17,6 +17,7 @@ from store.access import EVERYTHING, Access
 from store.errors import NotFoundError, UnavailableError
 from store.events import START, Event, EventId, Gap
 from store.models import JsonObject
+from store.threads import not_found
 
 #: Says that events are missing; clients of the protocol pass over what they do not know.
 GAP = "resume_gap"
@@ -108,7 +109,7 @@ class Tape:
 
     async def _begin(self) -> None:
         """Learn how the thread's events are numbered; of one that is not there, nothing was seen."""
-        if not await self._knows_thread() or self._place[0] <= self._view.numbering.base:
+        if not await self._may_read() or self._place[0] <= self._view.numbering.base:
             self._since = 0
             return
         db = self._services.db
@@ -122,7 +123,7 @@ class Tape:
         begun = {event.run_id for event in batch if event.name == "metadata"}
         if begun:
             if not await self._knows_thread():
-                raise NotFoundError(f"Thread {self._thread_id} not found")
+                raise not_found(self._thread_id)
             db = self._services.db
             self._view.graphs |= await self._services.runs.patiently(
                 lambda: runs.graph_ids(db, list(begun))
@@ -134,6 +135,18 @@ class Tape:
             for told in self._view.read(event)
             if told.seq > self._since
         ]
+
+    async def _may_read(self) -> bool:
+        """
+        Whether the thread is there; for who may not see every thread it must be.
+
+        Raises:
+            NotFoundError: It is not.
+        """
+        is_there = await self._knows_thread()
+        if not is_there and self._access != EVERYTHING:
+            raise not_found(self._thread_id)
+        return is_there
 
     async def _knows_thread(self) -> bool:
         services = self._services
@@ -150,6 +163,8 @@ class Tape:
 
     async def _missed(self, gap: Gap) -> list[Told]:
         """What stands in for events that are gone: word of it, and the thread's values now."""
+        # With them the beginning of a run may be gone, at which this is asked.
+        await self._may_read()
         if self._since and gap.resume_at <= self._place:
             return []
         numbering, now = self._view.numbering, _now()

@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from store import runs
-from store.access import EVERYTHING
 from store.database import Database
-from store.errors import UnavailableError
 
 #: How many runs that ended in the queue wait for one who follows their thread.
 MAX_QUEUED = 100
@@ -36,7 +34,6 @@ class Endings:
         self._waiting: dict[str, set[asyncio.Event]] = {}
         # Who follows threads, by thread.
         self._queued: dict[str, set[asyncio.Queue[str]]] = {}
-        self._telling: set[asyncio.Task[None]] = set()
         #: This process goes: nobody is to follow anything here any more.
         self.leaving = asyncio.Event()
 
@@ -69,14 +66,18 @@ class Endings:
             if not waiting:
                 del self._waiting[run_id]
 
-    def ended(self, run_id: str) -> None:
-        """Take it from another process that the run has ended, and logged nothing of it."""
+    def ended(self, run_id: str, *, queued_on: str = "") -> None:
+        """
+        Take it from another process that the run has ended, and logged nothing of it.
+
+        Args:
+            queued_on: Its thread, if it had never begun.
+        """
         for stop in self._waiting.get(run_id, ()):
             stop.set()
-        if self._queued:
-            task = asyncio.create_task(self._tell_queued(run_id), name=f"queued {run_id}")
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+        for told in self._queued.get(queued_on, ()):
+            with suppress(asyncio.QueueFull):
+                told.put_nowait(run_id)
 
     @contextmanager
     def watch_queued(self, thread_id: str) -> Iterator["asyncio.Queue[str]"]:
@@ -94,13 +95,6 @@ class Endings:
             watching.discard(told)
             if not watching:
                 del self._queued[thread_id]
-
-    async def _tell_queued(self, run_id: str) -> None:
-        with suppress(UnavailableError):
-            run = await runs.find(self._db, run_id, access=EVERYTHING)
-            for told in self._queued.get(run.thread_id, ()) if run else ():
-                with suppress(asyncio.QueueFull):
-                    told.put_nowait(run_id)
 
     def close(self) -> None:
         """Let every follower go: this process is leaving."""

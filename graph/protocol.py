@@ -83,7 +83,9 @@ class ProtocolView:
         if name == "metadata" or event.run_id != self._run.run_id:
             # One run at a time: of those before it nothing more comes.
             self.graphs.pop(self._run.run_id if event.run_id != self._run.run_id else "", None)
-            self._run = _RunView(event.run_id)
+            # Only the events of such a run say when they were logged: one whose beginning the log
+            # has lost is known by that.
+            self._run = _RunView(event.run_id, is_native=bool(event.at))
         if name == "metadata":
             return [self._lifecycle(event, SAYS, (), {"event": "running"})]
         if name == "end":

@@ -29,6 +29,9 @@ STARTS, SAYS, ASKS, ENDS, GAP = 0, 64, 256, 448, 510
 
 _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
 
+#: How many channels, and how many namespaces, a client asks for: every event is held against them.
+MAX_CHANNELS, MAX_NAMESPACES = 256, 256
+
 Namespace = tuple[str, ...]
 
 
@@ -152,6 +155,8 @@ def wanted(channels: Any, namespaces: Any = None, depth: Any = None) -> Wanted:
     """
     if not isinstance(channels, list) or not channels:
         raise InvalidInputError("channels is required and must be a non-empty array")
+    if len(channels) > MAX_CHANNELS:
+        raise InvalidInputError(f"channels must not have more than {MAX_CHANNELS} entries")
     unknown = [one for one in channels if not _is_channel(one)]
     if unknown:
         raise InvalidInputError(
@@ -199,4 +204,6 @@ def _is_channel(value: Any) -> bool:
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise InvalidInputError("namespaces must be an array of namespaces")
+    if len(value) > MAX_NAMESPACES:
+        raise InvalidInputError(f"namespaces must not have more than {MAX_NAMESPACES} entries")
     return value

@@ -207,10 +207,10 @@ class Runs:
             InvalidInputError: An assistant is no assistant's id and no graph's name.
             NotFoundError: There is no such assistant that is visible.
         """
+        for webhook in {request.webhook for request, _ in asked if request.webhook}:
+            await self._webhooks.check(webhook)
         new = []
         for request, assistant_access in asked:
-            if request.webhook:
-                await self._webhooks.check(request.webhook)
             thread_id = str(uuid7())
             setting = await self._setting(request, thread_id, EVERYTHING, assistant_access)
             run = _new_run(request, setting, thread_id, EVERYTHING)

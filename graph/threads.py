@@ -53,9 +53,10 @@ class Threads:
         try:
             await threads.create(self._db, thread_id, metadata=metadata, life=life, access=access)
         except AlreadyExistsError:
-            if if_exists == "raise":
+            found = await threads.find(self._db, thread_id, access=access)
+            if if_exists == "raise" or found is None:
                 raise
-            return await threads.create(self._db, thread_id, if_exists="do_nothing", access=access)
+            return found
         try:
             await self._states.begin(thread_id, supersteps, access=EVERYTHING)
         except Error:

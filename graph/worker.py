@@ -214,7 +214,7 @@ class Worker:
         elif signal.kind == "job":
             self._jobs.wake()
         else:
-            self._endings.ended(signal.run_id)
+            self._endings.ended(signal.run_id, queued_on=signal.queued_on)
 
     async def _sweep_forever(self) -> None:
         while True:

@@ -546,8 +546,8 @@ async def _stop(
     for run_id in (run_id for run_id, _, begun, _ in cancelled if begun):
         left = {"run_id": run_id, "status": "interrupted", "error": CANCELLED}
         await tx.execute(SQL["settle_given_up"], {"thread_id": thread_id, **left})
-    for run_id in ended:
-        await notify_ended(tx, run_id)
+    for run_id, _, begun, _ in cancelled:
+        await notify_ended(tx, run_id, queued_on="" if begun else thread_id)
     for run_id in stopping:
         await notify_stop(tx, run_id, action)
     return ended + stopping

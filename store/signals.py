@@ -32,13 +32,14 @@ class Signal:
     One wake-up.
 
     ``ready``: a run can be claimed. ``stop``: whoever runs `run_id` must stop it. ``ended``:
-    `run_id` ended, and its log does not tell: it was still queued, or deleted with its thread.
-    ``job``: a job of `store.jobs` is due.
+    `run_id` ended, and its log does not tell: it was still queued, or deleted with its thread. If it
+    had never begun, `queued_on` is its thread: nothing else will ever tell there of it. ``job``: a job of `store.jobs` is due.
     """
 
     kind: Literal["ready", "stop", "ended", "job"]
     run_id: str = ""
     action: CancelAction = "interrupt"
+    queued_on: str = ""
 
 
 async def notify_ready(tx: Transaction) -> None:
@@ -51,9 +52,14 @@ async def notify_stop(tx: Transaction, run_id: str, action: CancelAction) -> Non
     await _notify(tx, {"kind": "stop", "run_id": run_id, "action": action})
 
 
-async def notify_ended(tx: Transaction, run_id: str) -> None:
-    """Tell those who follow a run that it has ended, when this transaction commits."""
-    await _notify(tx, {"kind": "ended", "run_id": run_id})
+async def notify_ended(tx: Transaction, run_id: str, *, queued_on: str = "") -> None:
+    """
+    Tell those who follow a run that it has ended, when this transaction commits.
+
+    Args:
+        queued_on: The thread that it waited for, if it had never begun.
+    """
+    await _notify(tx, {"kind": "ended", "run_id": run_id, "queued_on": queued_on})
 
 
 async def _notify(tx: Transaction, payload: dict[str, str]) -> None:
@@ -96,4 +102,5 @@ def _signal(payload: dict[str, str]) -> Signal:
         kind=cast("Any", payload["kind"]),
         run_id=payload.get("run_id", ""),
         action=cast("CancelAction", payload.get("action", "interrupt")),
+        queued_on=payload.get("queued_on", ""),
     )

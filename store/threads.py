@@ -26,6 +26,8 @@ SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_updat
 #: How far a search looks for its page in the order of the list, in rows: so many, and so many more
 #: for each row of the page.
 WINDOW_ROWS, WINDOW_ROWS_EACH = 1_000, 20
+#: What a LIMIT can be.
+_MAX_ROWS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ async def search(
         "limit": limit,
         "offset": offset,
         "visible": access.array,
-        "window": WINDOW_ROWS + WINDOW_ROWS_EACH * (offset + limit),
+        "window": min(WINDOW_ROWS + WINDOW_ROWS_EACH * (offset + limit), _MAX_ROWS),
     }
     in_order = ordered(SQL["every"], *place, tie_break="thread_id")
     if access == EVERYTHING and not metadata and status is None and ids is None:

@@ -21,7 +21,7 @@ from api.deps import CallerDep, ServicesDep, ThreadId
 from api.responses import json_response, page_headers, selected
 from api.submissions import Allowed, allow
 from graph.crons import following
-from graph.requests import RunRequest
+from graph.requests import RunRequest, mirrored
 from store import crons
 from store.crons import Cron, NewCron
 from store.errors import BadRequestError, InvalidInputError, NotFoundError
@@ -241,6 +241,8 @@ async def _allowed_change(
     if request.webhook and "webhook" in payload:
         await services.webhooks.check(request.webhook)
     allowed = (await allow(services, caller, request, thread_id=cron.thread_id)).request
+    # What none of its runs could be made of.
+    mirrored(allowed.config, allowed.context)
     return {name: getattr(allowed, name) for name in _MUTABLE if name in payload}
 
 

@@ -203,9 +203,10 @@ async def join_run(
     cancel_on_disconnect: bool = False,
 ) -> Response:
     """Wait for a run to end and answer with its output."""
-    access = await caller.may("threads", "read", {"thread_id": thread_id, "run_id": run_id})
     try:
-        submitted = await services.runs.attach(run_id, thread_id=thread_id, access=access)
+        submitted = await _attach(
+            services, caller, thread_id, run_id, may_cancel=cancel_on_disconnect
+        )
     except NotFoundError:
         # The reference says so in the body, because its answer has begun by then.
         return Response(dumps({"__error__": _missing()}), media_type="application/json")
@@ -259,9 +260,10 @@ async def _join_stream(
     cancel_on_disconnect: bool,
     last_event_id: str | None,
 ) -> Response:
-    access = await caller.may("threads", "read", {"thread_id": thread_id, "run_id": run_id})
     try:
-        submitted = await services.runs.attach(run_id, thread_id=thread_id, access=access)
+        submitted = await _attach(
+            services, caller, thread_id, run_id, may_cancel=cancel_on_disconnect
+        )
     except NotFoundError:
         missing = frame("error", dumps(_missing()))
         headers = {"Cache-Control": "no-store"}
@@ -274,6 +276,23 @@ async def _join_stream(
         on_disconnect="cancel" if cancel_on_disconnect else "continue",
         stateless=thread_id is None,
     )
+
+
+async def _attach(
+    services: ServicesDep,
+    caller: CallerDep,
+    thread_id: str | None,
+    run_id: str,
+    *,
+    may_cancel: bool,
+) -> Submitted:
+    """The run, for who may read it; to have it stopped by leaving, one has to be allowed to, too."""
+    value: JsonObject = {"thread_id": thread_id, "run_id": run_id}
+    readable = await caller.may("threads", "read", {**value})
+    if may_cancel:
+        changeable = await caller.may("threads", "update", {**value, "action": "interrupt"})
+        await services.runs.attach(run_id, thread_id=thread_id, access=changeable)
+    return await services.runs.attach(run_id, thread_id=thread_id, access=readable)
 
 
 def _missing() -> JsonObject:

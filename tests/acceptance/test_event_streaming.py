@@ -1,5 +1,6 @@
 """The event-streaming protocol: on the wire, over both transports, by the official SDK, on two servers."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal, cast
@@ -374,8 +375,9 @@ async def test_a_run_that_fails_or_is_stopped_says_so(http: httpx.AsyncClient, g
     assert kept["values"]["messages"][-1]["content"] == "(1)"
 
 
+@pytest.mark.parametrize("action", ["interrupt", "rollback"])
 async def test_a_run_that_ends_in_the_queue_is_told_of_on_every_server(
-    http: httpx.AsyncClient, other_http: httpx.AsyncClient, gate: Gate
+    http: httpx.AsyncClient, other_http: httpx.AsyncClient, gate: Gate, action: str
 ) -> None:
     thread_id = new_id()
     async with (
@@ -385,7 +387,7 @@ async def test_a_run_that_ends_in_the_queue_is_told_of_on_every_server(
         await start(http, thread_id, "chat", input=held(gate, "first"))
         await gate.arrived("first")
         waiting = await start(http, thread_id, "chat", input=said("second"))
-        await http.post(f"/threads/{thread_id}/runs/{waiting}/cancel")
+        await http.post(f"/threads/{thread_id}/runs/{waiting}/cancel?action={action}")
         ended = [await followed.until(is_end) for followed in (one, other)]
         gate.release("first")
         await one.until(is_end, times=2)
@@ -431,6 +433,11 @@ async def test_commands_that_are_wrong_are_refused_with_a_code(http: httpx.Async
         ("invalid_argument", "run.start", {"assistant_id": "nothing"}),
         ("invalid_argument", "run.start", {"assistant_id": "chat", "multitask_strategy": "odd"}),
         ("invalid_argument", "run.start", {"assistant_id": "chat", "config": 5}),
+        (
+            "invalid_argument",
+            "run.start",
+            {"assistant_id": "chat", "input": {}, "config": {"configurable": 5}},
+        ),
         ("unknown_command", "run.stop", {}),
         ("not_supported", "subscription.subscribe", {"channels": ALL}),
         ("no_such_run", "agent.getTree", {}),
@@ -445,13 +452,16 @@ async def test_commands_that_are_wrong_are_refused_with_a_code(http: httpx.Async
         assert (answer["type"], answer["error"]) == ("error", code), (method, params)
     answer = await command(http, made, "state.get", namespace=["nowhere:1"])
     assert answer["error"] == "no_such_namespace"
+    answer = await command(http, made, "state.get", keys=[{}])
+    assert answer["error"] == "invalid_argument"
     for body in (b"{", b"[]", b'{"id": "1", "method": "run.start"}', b'{"id": 1}'):
         response = await http.post(f"/threads/{made}/commands", content=body)
         assert response.status_code == 400, body
     bodies: list[dict[str, Any]] = [
         {}, {"channels": []}, {"channels": ["odd"]}, {"channels": ["custom:"]},
         {"channels": ALL, "since": -1}, {"channels": ALL, "depth": "1"},
-        {"channels": ALL, "namespaces": [1]},
+        {"channels": ALL, "namespaces": [1]}, {"channels": ALL, "namespaces": [["a"]] * 10_000},
+        {"channels": [f"custom:{number}" for number in range(10_000)]},
     ]  # fmt: skip
     for asked in bodies:
         response = await http.post(f"/threads/{made}/stream/events", json=asked)
@@ -490,6 +500,45 @@ async def test_a_socket_sends_an_event_once_however_many_subscriptions_want_it(
     assert len({event["event_id"] for event in new}) == len(new)
     assert gone["type"] == "success"
     assert (again["error"], nonsense["error"]) == ("no_such_subscription", "unknown_command")
+
+
+async def test_a_subscription_that_is_played_from_the_beginning_loses_nothing_to_the_next_one(
+    server: ServerProcess, http: httpx.AsyncClient
+) -> None:
+    thread_id = new_id()
+    async with socket(server.url, thread_id) as opened:
+        await opened.command("subscription.subscribe", channels=["lifecycle"])
+        await opened.command("run.start", assistant_id="chat", input=said(*["word"] * 1_000))
+        await opened.followed.until(is_end)
+        # Sent together: the one comes while the other is still being played.
+        messages, values = await asyncio.gather(
+            opened.command("subscription.subscribe", channels=["messages"]),
+            opened.command("subscription.subscribe", channels=["values"]),
+        )
+        await opened.followed.until(
+            lambda event: event["method"] == "values" and len(data(event)["messages"]) == 2
+        )
+
+    told = opened.followed.of("messages")
+    assert len(told) == messages["result"]["replayed_events"] > 1_000
+    assert len({event["event_id"] for event in told}) == len(told)
+    assert len(opened.followed.of("values")) == values["result"]["replayed_events"]
+
+
+async def test_a_subscription_may_be_given_up_before_it_is_played(server: ServerProcess) -> None:
+    thread_id = new_id()
+    async with socket(server.url, thread_id) as opened:
+        made = await opened.command("subscription.subscribe", channels=["lifecycle"])
+    token = made["result"]["subscription_id"]
+    async with socket(server.url, thread_id) as opened:
+        taken_up, given_up = await asyncio.gather(
+            opened.command("subscription.reconnect", subscriptions=[token]),
+            opened.command("subscription.unsubscribe", subscription_id=token),
+        )
+        nonsense = await opened.command("run.stop")
+
+    assert (taken_up["type"], given_up["type"]) == ("success", "success")
+    assert nonsense["error"] == "unknown_command"
 
 
 async def test_a_socket_is_refused_with_the_status_beyond_4000(server: ServerProcess) -> None:

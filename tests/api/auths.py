@@ -6,6 +6,7 @@ Imported by its path, as an author's file is: what is asked of it is in `SEEN`, 
 
 import asyncio
 import json
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,10 @@ async def anything(ctx: Auth.types.AuthContext, value: dict[str, Any]) -> Any:
     kind, _, told = ctx.user.identity.partition(":")
     if kind == "raises":
         raise FAILURES[told]
+    if kind == "adds":
+        value.setdefault("metadata", {}).update(json.loads(told))
+    if kind == "only":
+        return ctx.action == told
     return json.loads(told) if kind == "filter" else None
 
 
@@ -105,11 +110,15 @@ async def create(ctx: Auth.types.AuthContext, value: dict[str, Any]) -> Any:
 
 
 owners = Auth()
+#: What the sync `authenticate` waits for if it is to hang.
+HELD = threading.Event()
 
 
 @owners.authenticate  # type: ignore[type-var]
 def of_owner(authorization: str | None) -> dict[str, Any]:
     """Sync, as many a library for tokens is."""
+    if authorization == "Bearer hang":
+        HELD.wait()
     if not authorization:
         raise HTTP(status_code=401, detail="Who is it?")
     return {"identity": authorization.removeprefix("Bearer "), "permissions": ["chat"]}

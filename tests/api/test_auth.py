@@ -339,6 +339,48 @@ async def test_what_a_handler_adds_makes_things_their_makers(ask: Ask) -> None:
     assert (await ask("GET", "/store/items", "bob", params=params)).json() is None
 
 
+@pytest.mark.parametrize("auth", [{"path": "tests.api.auths:owners"}])
+async def test_a_sync_authentication_that_hangs_is_given_up_too(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authority, "HANDLER_SECONDS", 0.05)
+    try:
+        async with asyncio.timeout(20):
+            answer = await ask("POST", "/threads/search", "hang", json={})
+    finally:
+        auths.HELD.set()
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+
+
+async def test_who_may_only_read_a_run_does_not_stop_it_by_leaving(ask: Ask) -> None:
+    made = (await ask("POST", "/threads", "me", json={})).json()["thread_id"]
+    later = {"assistant_id": "who", "input": {}, "after_seconds": 3600}
+    run = (await ask("POST", f"/threads/{made}/runs", "me", json=later)).json()["run_id"]
+    cancels = {"cancel_on_disconnect": "true"}
+    for path in (
+        f"/threads/{made}/runs/{run}/join", f"/threads/{made}/runs/{run}/stream",
+        f"/runs/{run}/stream",
+    ):  # fmt: skip
+        async with asyncio.timeout(20):
+            refused = await ask("GET", path, "only:read", params=cancels)
+        assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied"), path
+    await ask("POST", f"/threads/{made}/runs/{run}/cancel", "me")
+    for who, params in (("only:read", {}), ("me", cancels)):
+        told = await ask("GET", f"/threads/{made}/runs/{run}/stream", who, params=params)
+        assert '"status":"interrupted"' in told.text
+
+
+async def test_what_a_handler_adds_to_a_search_counts_for_every_list(ask: Ask) -> None:
+    kept = (await ask("POST", "/api/sessions", "me", json={})).json()["id"]
+    asked = {"assistant_id": "who", "input": {}, "on_completion": "keep"}
+    await ask("POST", "/runs/wait", "me", json=asked)
+    for who, expected in (("me", [kept]), ('adds:{"owner": "somebody"}', [])):
+        listed = (await ask("GET", "/api/sessions", who)).json()["data"]
+        assert [session["id"] for session in listed if session["id"] == kept] == expected
+        found = (await ask("POST", "/threads/search", who, json={})).json()
+        assert (kept in {thread["thread_id"] for thread in found}) is bool(expected)
+
+
 async def test_an_authentication_that_hangs_is_given_up(
     ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

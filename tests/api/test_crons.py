@@ -204,12 +204,13 @@ async def test_a_cron_that_is_wrong_is_refused(
         ({"webhook": None}, 422),
         ({"webhook": "http://[::1]/"}, 422),
         ({"end_time": "soon"}, 422),
+        ({"context": {"a": 1}}, 400),
     ],
 )
 async def test_a_change_that_is_wrong_changes_nothing(
     client: LangGraphClient, http: httpx.AsyncClient, change: dict[str, Any], status: int
 ) -> None:
-    cron = await made(client, input={"x": 1})
+    cron = await made(client, input={"x": 1}, config={"configurable": {"b": 1}})
 
     refused = await http.patch(f"/runs/crons/{cron['cron_id']}", json=change)
 

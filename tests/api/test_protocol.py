@@ -124,6 +124,26 @@ def test_a_reader_that_wants_less_counts_the_same() -> None:
         ]
 
 
+def test_a_question_is_told_once_by_a_log_that_lost_its_beginning() -> None:
+    asked = {"id": "i", "value": "?"}
+    view = ProtocolView(["input"])
+    view.know(thread())
+    told = [
+        event.method
+        for number, (name, content) in enumerate(
+            [
+                ("values", {"x": 1, "__interrupt__": [asked]}),
+                ("v2:input.requested", {"interrupt_id": "i", "payload": "?", "value": "?"}),
+            ],
+            7,
+        )
+        for event in view.read(Event(BASE, number, RUN, name, json.dumps(content).encode(), at=1))
+        if event.channel == "input"
+    ]
+
+    assert told == ["input.requested"]
+
+
 async def test_what_the_log_does_not_reach_back_to_is_said(http: httpx.AsyncClient) -> None:
     thread_id = str(uuid.uuid4())
     text = " ".join(f"word{number}" for number in range(60))

@@ -124,6 +124,15 @@ async def test_no_more_ids_are_searched_for_than_a_page_holds(http: httpx.AsyncC
     assert refused.json()["detail"].startswith("ids: ")
 
 
+@pytest.mark.parametrize("more", [{}, {"metadata": {"a": 1}}, {"ids": [UNKNOWN]}])
+async def test_a_page_far_beyond_the_last_one_is_empty(
+    http: httpx.AsyncClient, more: dict[str, Any]
+) -> None:
+    found = await http.post("/threads/search", json={"offset": 2**63 - 1, **more})
+
+    assert (found.status_code, found.json()) == (200, [])
+
+
 async def test_pages_tell_where_the_next_one_begins(http: httpx.AsyncClient) -> None:
     for _ in range(3):
         await http.post("/threads", json={})

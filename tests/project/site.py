@@ -30,7 +30,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
     history.append("started")
     print("site started", flush=True)  # noqa: T201 - a test waits for it
     app.state.opened = "opened"
-    yield {"shared": "shared"}
+    # By the name of something of the server's.
+    yield {"shared": "shared", "caller": "theirs"}
     history.append("stopped")
     print("site stopped", flush=True)  # noqa: T201 - a test waits for it
 

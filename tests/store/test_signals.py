@@ -53,7 +53,7 @@ async def test_the_queue_signals_what_others_wait_for(db: Database) -> None:
 
         await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
         assert await _take(signals, 2) == [
-            Signal(kind="ended", run_id=queued.run_id),
+            Signal(kind="ended", run_id=queued.run_id, queued_on=thread_id),
             Signal(kind="stop", run_id=claimed.run.run_id),
         ]
 
