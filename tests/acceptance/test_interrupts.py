@@ -31,6 +31,7 @@ async def test_a_graph_asks_and_goes_on_with_the_answer(
     assert isinstance(asked, dict)
     assert isinstance(answered, dict)
     [question] = asked["__interrupt__"]
+    assert question.pop("response_schema") is None
     assert question["value"] == {"question": "Go on?"}
     assert asked["log"] == ["start"]
     assert run["status"] == "success"
@@ -38,7 +39,8 @@ async def test_a_graph_asks_and_goes_on_with_the_answer(
     [interrupts] = waiting["interrupts"].values()
     assert interrupts == state["interrupts"] == [question]
     assert state["next"] == ["ask"]
-    assert joined == asked
+    assert isinstance(joined, dict)
+    assert joined["__interrupt__"][0]["id"] == question["id"]
     assert answered["log"] == ["start", "asked: yes", "after"]
     assert (after["status"], after["interrupts"]) == ("idle", {})
 

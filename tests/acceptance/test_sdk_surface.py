@@ -436,9 +436,9 @@ async def test_crons_are_made_found_changed_and_deleted(sdk: LangGraphClient) ->
 )
 async def test_items_are_kept_found_and_forgotten(sdk: LangGraphClient) -> None:
     mark = uuid.uuid4().hex
-    await sdk.store.put_item([mark, "a"], "one", {"n": 1})
+    await sdk.store.put_item([mark, "a"], "one", {"n": 1}, ttl=60)
     await sdk.store.put_item([mark, "b"], "two", {"n": 2}, index=False)
-    assert (await sdk.store.get_item([mark, "a"], "one"))["value"] == {"n": 1}
+    assert (await sdk.store.get_item([mark, "a"], "one", refresh_ttl=True))["value"] == {"n": 1}
     found = await sdk.store.search_items([mark], filter={"n": {"$gt": 1}})
     assert [item["key"] for item in found["items"]] == ["two"]
     namespaces = await sdk.store.list_namespaces(prefix=[mark], max_depth=2)

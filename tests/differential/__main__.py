@@ -3,11 +3,10 @@ What `make differential` does, and keeps the lists of differences.
 
     python -m tests.differential record [WORDS]  asks the reference anew, in cases with these words
     python -m tests.differential accept          writes how the cases of differences.toml differ
-    python -m tests.differential settle          the same, and what else differs becomes pending
     python -m tests.differential page            brings docs/compatibility.md up to date
 
 `record` plays every case twice: one whose answers differ from one time to the next could not be
-compared, and is named.
+compared: it is named, and what was recorded of it before stays.
 """
 
 import logging
@@ -36,13 +35,14 @@ def record(words: str) -> bool:
     unsteady = [name for name in once if once[name] != twice[name]]
     for name in unsteady:
         log.warning("unsteady: %s\n%s", name, "\n".join(diff(once[name], twice[name])))
-    write(read() | once, CASES.values())
+    steady = {name: said for name, said in once.items() if name not in unsteady}
+    write(read() | steady, CASES.values())
     log.info("recorded %d cases, %d of them unsteady", len(once), len(unsteady))
     return not unsteady
 
 
-def accept(*, settle: bool) -> None:
-    """Write down how our server differs."""
+def accept() -> bool:
+    """Write down how our server differs; whether each difference has a reason."""
     recorded = read()
     with (
         tempfile.TemporaryDirectory(prefix="threadwell-") as data,
@@ -55,22 +55,20 @@ def accept(*, settle: bool) -> None:
     differences.write_lines(found)
     named = {name for difference in differences.meant() for name in difference.cases}
     rest = [name for name in CASES if found[name] and name not in named]
-    if settle:
-        differences.write_pending(rest)
     for name in rest:
         shown = differences.between(recorded[name], answers[name], context=1)
         log.info("%s: %s\n%s", CASES[name].area, name, "\n".join(shown))
     log.info("%d cases differ without a reason", len(rest))
+    return not rest
 
 
 def main(verb: str, *words: str) -> bool:
     """Do it; whether all is well."""
     if verb == "record":
         return record(" ".join(words))
-    if verb in ("accept", "settle"):
-        accept(settle=verb == "settle")
+    done = accept() if verb == "accept" else True
     differences.PAGE.write_text(differences.page())
-    return True
+    return done
 
 
 if __name__ == "__main__":

@@ -14,18 +14,26 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs/compatibility.md"
 _REASONS = HERE / "differences.toml"
 _LINES = HERE / "differences.json"
-_PENDING = HERE / "pending.txt"
 _BEGIN, _END = "<!-- generated: differences -->\n", "<!-- end -->\n"
+
+#: In place of the lines of a difference that are not the same each time.
+VARIES = "varies"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that the reference and this server do differently, and the cases that show it."""
+    """
+    One thing that the reference and this server do differently, and the cases that show it.
+
+    Attributes:
+        varies: How exactly is not the same each time, as where chunks come as they come.
+    """
 
     reference: str
     here: str
     why: str
     cases: tuple[str, ...]
+    varies: bool = False
 
 
 def meant() -> list[Difference]:
@@ -42,21 +50,9 @@ def lines() -> dict[str, list[str]]:
 
 def write_lines(found: dict[str, list[str]]) -> None:
     """Keep how the cases of `differences.toml` differ."""
-    named = {name for difference in meant() for name in difference.cases}
-    kept = {name: found[name] for name in sorted(named)}
+    named = {name: one.varies for one in meant() for name in one.cases}
+    kept = {name: [VARIES] if named[name] else found[name] for name in sorted(named)}
     _LINES.write_text(json.dumps(kept, indent=0, ensure_ascii=False) + "\n")
-
-
-def pending() -> list[str]:
-    """Cases that differ because what they need is not built, or nobody has looked yet."""
-    return _PENDING.read_text().splitlines() if _PENDING.exists() else []
-
-
-def write_pending(names: list[str]) -> None:
-    """Keep these names; no file if there are none."""
-    _PENDING.unlink(missing_ok=True)
-    if names:
-        _PENDING.write_text("".join(f"{name}\n" for name in names))
 
 
 def between(theirs: list[Exchange], ours: list[Exchange], *, context: int = 0) -> list[str]:
@@ -78,6 +74,4 @@ def _table() -> Iterator[str]:
     for one in meant():
         cases = "; ".join(one.cases)
         yield f"| {one.reference} | {one.here} | {one.why} | {cases} |\n"
-    if names := pending():
-        yield f"\nNot compared yet, or not built: {len(names)} cases.\n"
     yield "\n"

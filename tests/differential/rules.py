@@ -19,9 +19,13 @@ class Rule:
 
 
 def _words_of_errors(exchange: Exchange) -> Exchange:
-    if exchange.get("status", 0) < HTTPStatus.BAD_REQUEST:
-        return exchange
-    return {"ask": exchange["ask"], "status": exchange["status"]}
+    if exchange.get("status", 0) >= HTTPStatus.BAD_REQUEST:
+        return {"ask": exchange["ask"], "status": exchange["status"]}
+    body = exchange.get("body")
+    if isinstance(body, dict) and "jsonrpc" in body and isinstance(body.get("error"), dict):
+        error = {key: body["error"][key] for key in body["error"] if key != "message"}
+        return {**exchange, "body": {**body, "error": error}}
+    return exchange
 
 
 def _type_of_nothing(exchange: Exchange) -> Exchange:

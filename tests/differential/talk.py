@@ -250,7 +250,9 @@ async def play_all(cases: list[Case], url: str) -> dict[str, list[Exchange]]:
         async with alone if case.area == "items" else turns:
             return await play(case, http)
 
-    async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as http:
+    # The reference drops connections after a 500: none is used twice.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=url, timeout=SECONDS, limits=limits) as http:
         heard = await asyncio.gather(*(one(case) for case in cases))
     return {case.name: said for case, said in zip(cases, heard, strict=True)}
 

@@ -3,12 +3,14 @@ import net from "node:net";
 
 export async function openGate() {
   const waiting = [];
+  let open = false;
   let arrived;
   const reached = new Promise((resolve) => (arrived = resolve));
   const server = net.createServer((socket) => {
     socket.on("error", () => {});
     socket.once("data", () => {
-      waiting.push(socket);
+      if (open) socket.end("\n");
+      else waiting.push(socket);
       arrived();
     });
   });
@@ -16,7 +18,11 @@ export async function openGate() {
   return {
     port: server.address().port,
     reached,
-    release: () => waiting.splice(0).forEach((socket) => socket.end("\n")),
+    // For those who wait, and those who come later.
+    release: () => {
+      open = true;
+      waiting.splice(0).forEach((socket) => socket.end("\n"));
+    },
     close: () => {
       waiting.forEach((socket) => socket.destroy());
       server.close();

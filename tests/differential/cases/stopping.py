@@ -101,7 +101,7 @@ async def a_run_is_cancelled_and_rolled_back(talk: Talk) -> None:
 
 @case
 async def a_queued_run_is_cancelled(talk: Talk) -> None:
-    thread_id, _ = await talk.held()
+    thread_id, running = await talk.held()
     run = await talk.post(f"/threads/{thread_id}/runs", NEXT, unseen=True)
     path = f"/threads/{thread_id}/runs/{run['run_id']}"
     await talk.get(path)
@@ -109,7 +109,7 @@ async def a_queued_run_is_cancelled(talk: Talk) -> None:
     await talk.until(path, status="interrupted")
     await talk.get(path)
     await talk.release()
-    await talk.until(f"/threads/{thread_id}", status="idle")
+    await talk.until(f"/threads/{thread_id}/runs/{running}", status="success")
     await _left(talk, thread_id)
 
 
