@@ -91,8 +91,13 @@ async def test_every_route_says_so_in_time(
     thread_id = (await client.threads.create())["thread_id"]
     await client.runs.wait(thread_id, "chat", input=says("hello"))
     [run] = await client.runs.list(thread_id)
-    named = {"session_id": thread_id, "checkpoint_id": "c", "namespace": "n", "cron_id": thread_id}
-    named |= run
+    named: dict[str, Any] = {
+        "session_id": thread_id,
+        "checkpoint_id": "c",
+        "namespace": "n",
+        "cron_id": thread_id,
+        **run,
+    }
     network.refuses = True
     await asyncio.to_thread(network.cut)
     began = time.monotonic()
