@@ -280,8 +280,8 @@ def _report(services: Services) -> None:
     auth = services.graphs.auth
     if auth and not auth.disable_studio_auth:
         log.warning(
-            "Studio on this machine is let in without credentials, as `langgraph-studio-user`; "
-            "auth.disable_studio_auth forbids it"
+            "auth.disable_studio_auth is false: whoever reaches this server from this machine, "
+            "also through a proxy that adds no header of its own, may be `langgraph-studio-user`"
         )
     if services.graphs.http.cors.allow_credentials and "*" in allowed_origins(services):
         log.warning("http.cors lets every web page use a browser's credentials")

@@ -95,7 +95,7 @@ class AuthEntry:
 
     target: str
     """``./file.py:variable`` or ``package.module:variable``."""
-    disable_studio_auth: bool = False
+    disable_studio_auth: bool = True
     openapi: Mapping[str, Any] = field(default_factory=dict)
     """What the API's description says of it: `securitySchemes`, `security`, `paths`."""
     cache: Cache | None = None
@@ -307,7 +307,7 @@ def _auth(path: Path, auth: Any) -> AuthEntry | None:
     if not isinstance(auth, dict) or not isinstance(auth.get("path"), str):
         # To go on without it would be to serve everybody.
         raise InvalidInputError(f"{path}: `auth` must be an object with a `path`")
-    disabled, openapi = auth.get("disable_studio_auth", False), auth.get("openapi") or {}
+    disabled, openapi = auth.get("disable_studio_auth", True), auth.get("openapi") or {}
     if not isinstance(disabled, bool) or not isinstance(openapi, dict):
         raise InvalidInputError(
             f"{path}: `auth.disable_studio_auth` must be a boolean, `auth.openapi` an object"

@@ -183,6 +183,7 @@ async def test_nodes_know_the_user_and_a_client_cannot_say_who_it_is(
     assert (await ask("POST", f"/threads/{thread_id}/state", token, json=update)).status_code == 200
 
 
+@pytest.mark.parametrize("auth", [{"path": "tests.api.auths:auth", "disable_studio_auth": False}])
 async def test_studio_on_this_machine_is_a_user_of_its_own(ask: Ask) -> None:
     asked = {"assistant_id": "who", "input": {}}
     told = (await ask("POST", "/runs/wait", headers=STUDIO, json=asked)).json()["told"]
@@ -291,12 +292,11 @@ async def test_the_api_says_how_to_authenticate(ask: Ask) -> None:
     [
         {
             "path": "tests.api.auths:auth",
-            "disable_studio_auth": True,
             "cache": {"cache_keys": ["Authorization"], "ttl_seconds": 600, "max_size": 2},
         }
     ],
 )
-async def test_studio_may_be_forbidden_and_users_be_known_for_a_time(ask: Ask) -> None:
+async def test_studio_is_nobody_by_itself_and_users_are_known_for_a_time(ask: Ask) -> None:
     assert (await ask("POST", "/threads/search", headers=STUDIO, json={})).status_code == 401
     auths.SEEN.clear()
     for who in ("a", "b", "a", "a", "c", "c", "a", "fails:403", "fails:403"):
