@@ -50,10 +50,11 @@ WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running');
 
 -- name: enqueue
 -- The clock is read under the thread's lock, so that of two runs the later one is also due later.
--- Workers are woken as this commits, if it is due.
+-- Workers are woken as this commits, if it is due. By which graph a thread is read changes when the
+-- run is claimed: until then another one's state is there.
 WITH queued AS (
     UPDATE thread
-    SET status = 'busy', updated_at = now(), metadata = metadata || %(thread_metadata)s::jsonb,
+    SET status = 'busy', updated_at = now(), metadata = %(thread_metadata)s::jsonb || metadata,
         config = config || %(thread_config)s::jsonb
     WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id, epoch,
@@ -120,7 +121,10 @@ JOIN asked ON asked.run_id = pending.run_id;
 -- The runs that are due longest and whose threads are free. What it read may be stale by the time it
 -- holds the row's lock; then the index run_one_running refuses, and the caller asks again.
 WITH next AS MATERIALIZED (
-    SELECT r.run_id, r.thread_id
+    SELECT r.run_id, r.thread_id,
+        jsonb_strip_nulls(jsonb_build_object(
+            'graph_id', r.metadata -> 'graph_id', 'assistant_id', r.metadata -> 'assistant_id'
+        )) AS of_run
     FROM run r
     JOIN thread t ON t.thread_id = r.thread_id
     WHERE r.status = 'pending' AND r.not_before <= now()
@@ -135,7 +139,7 @@ WITH next AS MATERIALIZED (
     FOR UPDATE OF t, r SKIP LOCKED
 ), leased AS (
     UPDATE thread t
-    SET epoch = epoch + 1, status = 'busy'
+    SET epoch = epoch + 1, status = 'busy', metadata = t.metadata || next.of_run
     FROM next
     WHERE t.thread_id = next.thread_id
     RETURNING t.thread_id, t.epoch, t.head_checkpoint_id, t.projected_checkpoint_id,
