@@ -35,6 +35,8 @@ _LOST: Final = "The connection to the database was lost"
 _ELSEWHERE: Final = ("25006", "57P")
 
 _RETRY_SECONDS: Final = 0.2
+#: How often statements are sent again that the connection has forgotten, or knows already.
+PREPARED_ANEW: Final = 2
 
 Rows = list[tuple[Any, ...]]
 Params = Mapping[str, Any]
@@ -112,11 +114,12 @@ class Lane:
                 whether the transaction has committed.
             InvalidInputError: A parameter has something that PostgreSQL cannot hold.
         """
-        try:
-            return await self._send(calls, extra_seconds)
-        except pg.InvalidSqlStatementName:
-            # Nothing was done. It is prepared anew: it was not there, or could not be before.
-            return await self._send(calls, extra_seconds)
+        for _ in range(PREPARED_ANEW):
+            # Nothing was done. It is prepared anew: it was not there, or could not be before; or it
+            # is there, because another caller was told the same and was faster.
+            with suppress(pg.InvalidSqlStatementName, pg.DuplicatePreparedStatement):
+                return await self._send(calls, extra_seconds)
+        return await self._send(calls, extra_seconds)
 
     async def _send(self, calls: Sequence[Call], extra_seconds: float) -> list[Rows]:
         link = self._link
@@ -251,12 +254,19 @@ class _Link:
             if not transaction.steps[transaction.place][1]:
                 transaction.results.append(result)
         else:
-            if result.status != ExecStatus.PIPELINE_ABORTED:
-                transaction.error = pg.error_from_result(result, "utf-8")
-            name, prepares = transaction.steps[transaction.place]
-            # It could not be prepared, or is not there any more.
-            if prepares or isinstance(transaction.error, pg.InvalidSqlStatementName):
-                self._prepared.discard(name)
+            self._fail(transaction, result)
+
+    def _fail(self, transaction: "_Transaction", result: PGresult) -> None:
+        """Take note of why a step was not carried out, and of what is prepared now and what is not."""
+        name, prepares = transaction.steps[transaction.place]
+        is_first = result.status != ExecStatus.PIPELINE_ABORTED
+        if is_first:
+            transaction.error = pg.error_from_result(result, "utf-8")
+        if is_first and isinstance(transaction.error, pg.DuplicatePreparedStatement):
+            self._prepared.add(name)
+        # It could not be prepared, or is not there any more.
+        elif prepares or isinstance(transaction.error, pg.InvalidSqlStatementName):
+            self._prepared.discard(name)
 
     def _watch(self) -> None:
         """Give up a connection that does not answer."""

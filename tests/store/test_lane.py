@@ -75,6 +75,21 @@ async def test_a_statement_that_is_not_prepared_any_more_is_prepared_anew(db: Da
     assert len(set(await asyncio.gather(*calls))) == 1
 
 
+async def test_callers_who_learn_one_by_one_that_a_statement_is_gone_do_not_disturb_each_other(
+    db: Database,
+) -> None:
+    for _ in range(20):
+        assert await pid(db)
+        await db.at_once((Statement("DISCARD ALL"), {}))
+        calls = []
+        for number in range(8):
+            # Each is sent by itself, while the answers of those before it are on their way.
+            calls.append(asyncio.create_task(db.at_once((PID, {}), (ECHO, row(number)))))
+            await asyncio.sleep(0)
+
+        assert len({answer[0][0] for answer in await asyncio.gather(*calls)}) == 1
+
+
 async def test_parameters_and_rows_may_be_larger_than_any_buffer(db: Database) -> None:
     text = "x" * 8_000_000
     calls = [db.at_once((ECHO, {**row(n), "text": text}), (PID, {})) for n in range(4)]
