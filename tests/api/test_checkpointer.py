@@ -1,6 +1,5 @@
 """Graphs on a checkpointer of the user's own, and what cannot be done with it."""
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,18 +7,15 @@ from typing import Any
 
 import httpx
 import pytest
-from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
-from api.app import create_app
-from api.bootstrap import Services, open_services
+from api.bootstrap import Services
 from api.embedded import Servers
-from api.settings import Settings
 from store import threads
 from store.access import EVERYTHING
 from store.errors import InvalidInputError
+from tests.api.projects import serving_project
 from tests.graph import memories
-from tests.serving import serving
 
 GRAPHS = {name: f"tests.graph.sample_graphs:{name}" for name in ("ask", "steps", "chat")}
 
@@ -30,17 +26,11 @@ def served(tmp_path: Path, servers: Servers, database_url: str) -> Any:
     async def serve(
         checkpointer: dict[str, Any],
     ) -> AsyncIterator[tuple[LangGraphClient, httpx.AsyncClient, Services]]:
-        config = tmp_path / "langgraph.json"
-        config.write_text(json.dumps({"graphs": GRAPHS, "checkpointer": checkpointer}))
-        urls = {"database_url": database_url, "redis_url": servers.redis_url}
-        async with (
-            open_services(Settings(config=config), **urls) as services,
-            services.worker.working(),
-            serving(create_app(services)) as url,
-            get_client(url=url) as client,
-            httpx.AsyncClient(base_url=url, timeout=30) as http,
-        ):
-            yield client, http, services
+        project = serving_project(
+            tmp_path, servers, database_url, graphs=GRAPHS, checkpointer=checkpointer
+        )
+        async with project as served:
+            yield served
 
     return serve
 

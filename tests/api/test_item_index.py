@@ -1,6 +1,5 @@
 """Items that are found by likeness, by a real small model, and stores of the user's own."""
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,16 +8,12 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
-from api.app import create_app
-from api.bootstrap import open_services
 from api.embedded import Servers
-from api.settings import Settings
 from store.errors import ConflictError, InvalidInputError
+from tests.api.projects import serving_project
 from tests.graph import memories
-from tests.serving import serving
 
 GRAPHS = {name: f"tests.graph.memories:{name}" for name in ("remembers", "recalls")}
 INDEX = {"dims": memories.DIMS, "embed": "tests.graph.memories:embed", "fields": ["text"]}
@@ -38,16 +33,8 @@ def served(tmp_path: Path, servers: Servers, database_url: str) -> Any:
     async def serve(
         store: dict[str, Any],
     ) -> AsyncIterator[tuple[LangGraphClient, httpx.AsyncClient]]:
-        config = tmp_path / "langgraph.json"
-        config.write_text(json.dumps({"graphs": GRAPHS, "store": store}))
-        urls = {"database_url": database_url, "redis_url": servers.redis_url}
-        async with (
-            open_services(Settings(config=config), **urls) as services,
-            services.worker.working(),
-            serving(create_app(services)) as url,
-            get_client(url=url) as client,
-            httpx.AsyncClient(base_url=url, timeout=30) as http,
-        ):
+        project = serving_project(tmp_path, servers, database_url, graphs=GRAPHS, store=store)
+        async with project as (client, http, _):
             yield client, http
 
     return serve
