@@ -26,6 +26,7 @@ from api.routes import (
     mcp,
     protocol,
     runs,
+    session_messages,
     sessions,
     states,
     system,
@@ -51,6 +52,7 @@ ROUTERS = (
     mcp.router,
     a2a.router,
     sessions.router,
+    session_messages.router,
     unsupported.router,
 )
 
