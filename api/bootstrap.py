@@ -138,7 +138,7 @@ async def open_services(
             runs=runs,
             states=states,
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
-            branches=Branches(db=db, registry=registry, states=states, executor=executor),
+            branches=Branches(db=db, states=states, executor=executor),
             value_search=ValueSearch(db, states),
             webhooks=webhooks,
             crons=crons,

@@ -102,10 +102,30 @@ async def regenerate(
     if place.role != "assistant":
         raise InvalidInputError("Only what the assistant said can be said again")
     if place.checkpoint_id is None:
-        raise no_state(message_id)
+        return await _answer_anew(services, caller, session, message_id, body, key, access)
     request = replace(
         _request(services, session, body), checkpoint={"checkpoint_id": place.checkpoint_id}
     )
+    return await _submit(services, caller, session, request, key, access)
+
+
+async def _answer_anew(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    message_id: str,
+    body: Regenerate,
+    key: str | None,
+    access: Access,
+) -> Submitted:
+    """Have a question answered again of whose answer no state before it is kept."""
+    question = await branches.question_before(services.db, session.id, message_id)
+    if question is None:
+        raise no_state(message_id)
+    with session_busy():
+        # The conversation ends with the question then, and what begins is all that is to be done.
+        await services.branches.begin_anew(session.id, question, is_answered=False, access=access)
+    request = _request(services, session, body)
     return await _submit(services, caller, session, request, key, access)
 
 
@@ -164,7 +184,9 @@ async def _parent(
     if place is None or place.is_head:
         return None
     if place.checkpoint_id is None:
-        raise no_state(body.parent_id)
+        with session_busy():
+            await services.branches.begin_anew(session.id, body.parent_id, access=access)
+        return None
     return {"checkpoint_id": place.checkpoint_id}
 
 
@@ -253,7 +275,7 @@ async def stop(services: Services, session_id: str, *, access: Access) -> JsonOb
     # The running one comes last, after those that it kept waiting.
     submitted = await services.runs.attach(stopped[-1], thread_id=session_id, access=access)
     await services.runs.join(submitted)
-    said = await _said(services, submitted.run)
+    said = _said(await _of_run(services, submitted.run))
     return {
         "run_id": stopped[-1],
         "message_id": said.id if said else None,
@@ -292,10 +314,12 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
         code = "run_timeout" if result.status == "timeout" else "run_failed"
         raise RunFailedError(result.error["message"], code=code)
     run = submitted.run
-    said = await _said(services, run)
-    asked = await services.runs.patiently(
-        lambda: branches.question_of(services.db, run.thread_id, run.run_id)
-    )
+    rows = await _of_run(services, run)
+    said, asked = _said(rows), next((row.id for row in rows if row.role == "user"), None)
+    if rows and asked is None:
+        asked = await services.runs.patiently(
+            lambda: branches.question_of(services.db, run.thread_id, run.run_id)
+        )
     stopped = "stopped" if result.status == "interrupted" else result.status
     return {
         "id": said.id if said else None,
@@ -309,9 +333,12 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
     }
 
 
-async def _said(services: Services, run: Run) -> Message | None:
-    """The last thing that the assistant said in a run."""
-    rows = await services.runs.patiently(
+async def _of_run(services: Services, run: Run) -> list[Message]:
+    return await services.runs.patiently(
         lambda: messages.of_run(services.db, run.thread_id, run.run_id)
     )
+
+
+def _said(rows: list[Message]) -> Message | None:
+    """The last thing that the assistant said."""
     return next((row for row in reversed(rows) if row.role == "assistant"), None)

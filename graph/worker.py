@@ -248,6 +248,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._timing.item_expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep_items(limit=self._timing.expiry_limit)
+            await self._retention.sweep_keys(limit=self._timing.expiry_limit)
 
     async def _find_strays(self) -> list[Held]:
         """The runs that are ours by the database and that nobody here executes."""

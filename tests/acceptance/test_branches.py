@@ -1,6 +1,7 @@
 """Edits, answers given again, and the branches that they make."""
 
 import asyncio
+import signal
 from typing import Any
 
 import httpx
@@ -201,6 +202,41 @@ async def test_a_fork_is_a_session_of_its_own_up_to_a_message(
     assert (await again(http, whole["id"], other["id"])).json()["response"] == "(3) other"
 
 
+@pytest.mark.parametrize("graph", GRAPHS)
+async def test_a_conversation_that_came_in_one_piece_branches_anywhere(
+    graph: str, http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = (await client.threads.create(graph_id=graph))["thread_id"]
+    kinds = ["human", "ai"] * 3
+    given = [{"type": kind, "content": f"{n}", "id": f"m{n}"} for n, kind in enumerate(kinds)]
+    await client.threads.update_state(session_id, {"messages": given}, as_node="model")
+    await http.patch(f"/api/sessions/{session_id}", json={"metadata": {"assistant_id": graph}})
+
+    regenerated = (await again(http, session_id, "m3")).json()
+    back = await http.put(f"/api/sessions/{session_id}/head", json={"message_id": "m1"})
+    edited = (await ask(http, session_id, "edited", parent_id="m1")).json()
+    await ask(http, session_id, "on")
+    lost = await http.put(f"/api/sessions/{session_id}/head", json={"message_id": "m4"})
+    anew = (await ask(http, session_id, "anew", parent_id=None)).json()
+
+    assert regenerated["response"] == "(3) 2"
+    assert regenerated["user_message_id"] == "m2"
+    assert back.status_code == 200, back.text
+    assert edited["response"] == "(3) edited"
+    assert (lost.status_code, lost.json()["code"]) == (409, "no_state")
+    assert anew["response"] == "(1) anew"
+    parents = {
+        m["content"]: (m["parent_id"], len(m["sibling_ids"]))
+        for m in await said(http, session_id, branch="all")
+    }
+    assert parents["(3) 2"] == ("m2", 2)
+    assert parents["3"] == ("m2", 2)
+    assert parents["edited"] == ("m1", 2)
+    assert parents["anew"] == (None, 2)
+    state = await client.threads.get_state(session_id)
+    assert texts(await said(http, session_id)) == contents(state["values"]) == ["anew", "(1) anew"]
+
+
 async def test_a_stopped_answer_stays_as_far_as_it_came(
     http: httpx.AsyncClient, gate: Gate
 ) -> None:
@@ -384,3 +420,32 @@ async def test_a_question_of_the_graph_is_answered_by_resume(http: httpx.AsyncCl
     assert asked["status"] == "interrupted"
     assert [one["value"] for one in asked["interrupts"]] == [{"question": "Go on?"}]
     assert answered.json()["status"] == "success"
+
+
+async def test_a_thousand_turns_take_a_small_multiple_of_what_was_said(
+    http: httpx.AsyncClient, sql: Sql
+) -> None:
+    """Figures of PostgreSQL: docs/performance.md tells them."""
+    signal.alarm(300)
+    turns, text = 1000, "x" * 600
+    session_id = await session(http, assistant_id="delta")
+    for _ in range(turns):
+        answered = await ask(http, session_id, text)
+        assert answered.status_code == 200, answered.text
+
+    [(said_bytes, count)] = sql(
+        "SELECT sum(octet_length(content)), count(*) FROM message WHERE conversation_id = %s",
+        session_id,
+    )
+    stored = (await http.get(f"/threads/{session_id}/storage")).json()
+    print(f"{count} messages, {said_bytes:,} bytes of text: {stored}")  # noqa: T201
+    assert count == 2 * turns
+    assert stored["checkpoints"]["count"] <= 300
+    assert stored["total_bytes"] < 4 * said_bytes
+    shown = await said(http, session_id, order="desc", limit=100)
+    assert len(shown) == 100
+    edited = await ask(http, session_id, "edited", parent_id=shown[51]["id"])
+    assert edited.status_code == 200
+    long_ago = await said(http, session_id, limit=10)
+    from_rows = await ask(http, session_id, "from the tenth", parent_id=long_ago[9]["id"])
+    assert from_rows.json()["response"] == "(11) from the tenth"
