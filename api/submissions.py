@@ -82,7 +82,10 @@ async def allow(
     """
     assistant_id = services.runs.assistant_id(request.assistant_id)
     request = replace(
-        request, run_id=str(uuid7()), assistant_id=assistant_id, injected=caller.injected
+        request,
+        run_id=request.run_id or str(uuid7()),
+        assistant_id=assistant_id,
+        injected=caller.injected,
     )
     if caller.may_everything:
         return Allowed(request=request, access=EVERYTHING, assistant_access=EVERYTHING)
