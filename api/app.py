@@ -26,6 +26,7 @@ from api.routes import (
     mcp,
     protocol,
     runs,
+    session_context,
     sessions,
     states,
     system,
@@ -51,6 +52,7 @@ ROUTERS = (
     mcp.router,
     a2a.router,
     sessions.router,
+    session_context.router,
     unsupported.router,
 )
 

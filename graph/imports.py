@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from langchain_core.messages import AnyMessage, BaseMessage
-from pydantic import TypeAdapter
+from langchain_core.messages import BaseMessage
 
 from graph.histories import Histories
+from graph.message_json import decode
 from graph.state import States
 from store import imports, threads
 from store.access import Access
@@ -27,8 +27,6 @@ from store.retention import Life
 MAX_ID = 255
 
 Status = Literal["created", "updated", "skipped"]
-
-_MESSAGE: TypeAdapter[BaseMessage] = TypeAdapter(AnyMessage)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,10 +168,7 @@ def _message(of: ImportedMessage) -> BaseMessage:
     if of.created_at is not None:
         kwargs["created_at"] = _at(of.created_at)
     said = {**of.more, "additional_kwargs": kwargs, "id": of.id, "type": of.type}
-    try:
-        return _MESSAGE.validate_python({**said, "content": of.content})
-    except (KeyError, TypeError, ValueError) as exc:  # of LangChain's classes, and of pydantic
-        raise InvalidInputError(f"Message {of.id} is not one of type {of.type}") from exc
+    return decode({**said, "content": of.content})
 
 
 def _check_session(id_: str) -> None:
