@@ -27,6 +27,7 @@ from api.routes import (
     protocol,
     runs,
     session_context,
+    session_messages,
     sessions,
     states,
     system,
@@ -53,6 +54,7 @@ ROUTERS = (
     a2a.router,
     sessions.router,
     session_context.router,
+    session_messages.router,
     unsupported.router,
 )
 
