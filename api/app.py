@@ -26,6 +26,7 @@ from api.routes import (
     mcp,
     protocol,
     runs,
+    session_context,
     session_messages,
     sessions,
     states,
@@ -53,6 +54,7 @@ ROUTERS = (
     mcp.router,
     a2a.router,
     sessions.router,
+    session_context.router,
     session_messages.router,
     unsupported.router,
 )

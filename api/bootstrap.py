@@ -18,6 +18,8 @@ from graph.config import GraphConfig, load_config
 from graph.crons import Crons
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.histories import Histories
+from graph.imports import Imports
 from graph.jobs import Jobs
 from graph.loop import Backing, Place, open_graph_loop
 from graph.memory import DistantStore
@@ -55,6 +57,8 @@ class Services:
     events: EventLog
     runs: Runs
     states: States
+    histories: Histories
+    imports: Imports
     threads: Threads
     branches: Branches
     value_search: ValueSearch
@@ -127,6 +131,7 @@ async def open_services(
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
         )  # fmt: skip
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
+        histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
             settings=settings,
             graphs=graphs,
@@ -137,6 +142,8 @@ async def open_services(
             events=events,
             runs=runs,
             states=states,
+            histories=histories,
+            imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             branches=Branches(db=db, registry=registry, states=states, executor=executor),
             value_search=ValueSearch(db, states),
