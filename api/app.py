@@ -22,11 +22,13 @@ from api.routes import (
     a2a,
     assistants,
     crons,
+    exchange,
     items,
     mcp,
     protocol,
     runs,
     sessions,
+    shares,
     states,
     system,
     threads,
@@ -50,7 +52,10 @@ ROUTERS = (
     items.router,
     mcp.router,
     a2a.router,
+    # Its paths are more than ids of sessions.
+    exchange.router,
     sessions.router,
+    shares.router,
     unsupported.router,
 )
 
@@ -145,7 +150,7 @@ def _enabled(router: APIRouter, http: Http) -> APIRouter:
 
 def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
     path = getattr(route, "path", "")
-    if path.startswith("/api/sessions"):
+    if path.startswith(("/api/sessions", "/api/shares", "/api/imports")):
         # A session is a thread, and its messages are runs.
         return bool(disabled & {"threads", "runs"})
     found = (switch for prefix, switch in SWITCHES if path.startswith(prefix))

@@ -10,6 +10,8 @@ from langgraph.store.base import BaseStore, Embeddings
 from api import loopback
 from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
+from api.exchange.importing import Importer
+from api.exchange.jobs import Imports
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom
 from graph.checkpointer import AnySaver, CustomSaver
@@ -35,6 +37,7 @@ from store.checkpoints import Saver, open_saver
 from store.database import Database, open_database
 from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
+from store.exchanges import KIND as IMPORT
 from store.items import ItemLife, open_items
 from store.migrate import migrate
 from store.vectors import Index
@@ -56,6 +59,7 @@ class Services:
     states: States
     threads: Threads
     value_search: ValueSearch
+    importer: Importer
     webhooks: Webhooks
     crons: Crons
     worker: Worker
@@ -118,13 +122,18 @@ async def open_services(
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
+        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
+        importer = Importer(
+            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
+        )
+        imports = Imports(db=db, importer=importer, authority=authority)
         # Whatever else is to be done beside runs is one more kind.
-        jobs = Jobs(db=db, kinds={WEBHOOK: webhooks.kind(settings.webhook_retry_seconds)})
+        kinds = {WEBHOOK: webhooks.kind(settings.webhook_retry_seconds), IMPORT: imports.kind()}
+        jobs = Jobs(db=db, kinds=kinds)
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
         )  # fmt: skip
-        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         yield Services(
             settings=settings,
             graphs=graphs,
@@ -137,6 +146,7 @@ async def open_services(
             states=states,
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             value_search=ValueSearch(db, states),
+            importer=importer,
             webhooks=webhooks,
             crons=crons,
             worker=worker,

@@ -20,6 +20,7 @@ from langgraph.pregel._checkpoint import achannels_from_checkpoint
 from langgraph.types import StateSnapshot, StateUpdate
 from langgraph_sdk.runtime import AccessContext
 
+from graph.adoption import Stretch, adopt
 from graph.encode import dumps
 from graph.factory import AnyGraph, InvalidGraphError
 from graph.loop import Backing, Here, Place
@@ -218,6 +219,40 @@ class States:
 
         async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
             return await graph.abulk_update_state(config, steps)
+
+        await self._write(thread, _config(thread_id), apply, access)
+
+    async def adopt(
+        self,
+        thread_id: str,
+        stretches: Sequence[Stretch],
+        *,
+        head: int | None = None,
+        forgotten: Sequence[str] = (),
+        access: Access,
+    ) -> None:
+        """
+        Have an idle thread go on from a conversation that was held elsewhere; nothing is run.
+
+        Args:
+            stretches: What was said, as `graph.adoption` writes it; one at least.
+            head: The stretch that the thread is at in the end; the last unless given.
+            forgotten: Messages of it that the model is not to see.
+
+        Raises: as `update`; BadRequestError too if the graph keeps no messages.
+        """
+        thread = await threads.get(self._db, thread_id, access=access)
+        if not _graph_id(thread):
+            raise _no_graph(thread_id)
+        channel = self._registry.messages_channel(_graph_id(thread))
+        if channel is None:
+            raise BadRequestError(
+                f"Graph '{_graph_id(thread)}' keeps no messages", code="no_messages"
+            )
+
+        async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
+            at = len(stretches) - 1 if head is None else head
+            return await adopt(graph, config, channel, stretches, head=at, forgotten=forgotten)
 
         await self._write(thread, _config(thread_id), apply, access)
 

@@ -17,6 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import orjson
@@ -260,7 +261,9 @@ class History:
         if parent_checkpoint_id != self.projected or value is not self._value:
             self._reset(parent_checkpoint_id)
             for id_, (message, position) in identified(value).items():
-                self._put(row(id_, message, position), checkpoint_id, run_id, at)
+                new = row(id_, message, position)
+                said = None if run_id else said_at(new.meta_data)
+                self._put(new, checkpoint_id, run_id, said or at)
         self._parents[checkpoint_id] = parent_checkpoint_id
         self.head = self.projected = checkpoint_id
         self._value = value
@@ -327,6 +330,24 @@ def run_id_of(metadata: Mapping[str, Any]) -> str | None:
         return str(uuid.UUID(metadata.get("run_id")))
     except (AttributeError, TypeError, ValueError):
         return None
+
+
+def said_at(meta_data: bytes) -> str | None:
+    """
+    When a message was said that was said elsewhere, as ``additional_kwargs.created_at`` tells it.
+
+    None if it does not, or tells no time. Not to be asked of what a run brings: that was said then.
+    """
+    if b'"created_at"' not in meta_data:
+        return None
+    try:
+        told = orjson.loads(meta_data)["additional_kwargs"]["created_at"]
+        at = datetime.fromisoformat(told)
+    except (LookupError, TypeError, ValueError):
+        return None
+    if not 1970 <= at.year < 9999:
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).isoformat()
 
 
 def row(id_: str, message: Any, position: int) -> Row:
