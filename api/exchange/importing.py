@@ -291,7 +291,8 @@ def _metadata(transcript: Transcript, caller: Caller, graph_id: str) -> JsonObje
     others = {key: given.pop(key) for key in ("status", "pinned", "tags", "folder") if key in given}
     given.pop("graph_id", None)
     given.setdefault("name", _name(transcript))
-    if caller.user is not None:
+    # Whose it was elsewhere does not count; a session of ours may be nobody's by that name.
+    if caller.user is not None and ("user_id" in given or transcript.form != "native"):
         given["user_id"] = caller.user.identity
     plain = {key: v for key, v in kept.items() if key not in RESERVED_METADATA}
     try:
