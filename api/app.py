@@ -27,6 +27,8 @@ from api.routes import (
     mcp,
     protocol,
     runs,
+    session_context,
+    session_messages,
     sessions,
     shares,
     states,
@@ -55,6 +57,8 @@ ROUTERS = (
     # Its paths are more than ids of sessions.
     exchange.router,
     sessions.router,
+    session_context.router,
+    session_messages.router,
     shares.router,
     unsupported.router,
 )

@@ -11,7 +11,7 @@ from api import loopback
 from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
-from api.exchange.jobs import Imports
+from api.exchange.jobs import ImportJobs
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom
 from graph.checkpointer import AnySaver, CustomSaver
@@ -19,6 +19,8 @@ from graph.config import GraphConfig, load_config
 from graph.crons import Crons
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.histories import Histories
+from graph.imports import Imports
 from graph.jobs import Jobs
 from graph.loop import Backing, Place, open_graph_loop
 from graph.memory import DistantStore
@@ -57,6 +59,8 @@ class Services:
     events: EventLog
     runs: Runs
     states: States
+    histories: Histories
+    imports: Imports
     threads: Threads
     value_search: ValueSearch
     importer: Importer
@@ -126,14 +130,15 @@ async def open_services(
         importer = Importer(
             db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
         )
-        imports = Imports(db=db, importer=importer, authority=authority)
+        import_jobs = ImportJobs(db=db, importer=importer, authority=authority)
         # Whatever else is to be done beside runs is one more kind.
-        kinds = {WEBHOOK: webhooks.kind(settings.webhook_retry_seconds), IMPORT: imports.kind()}
+        kinds = {WEBHOOK: webhooks.kind(settings.webhook_retry_seconds), IMPORT: import_jobs.kind()}
         jobs = Jobs(db=db, kinds=kinds)
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
         )  # fmt: skip
+        histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
             settings=settings,
             graphs=graphs,
@@ -144,6 +149,8 @@ async def open_services(
             events=events,
             runs=runs,
             states=states,
+            histories=histories,
+            imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             value_search=ValueSearch(db, states),
             importer=importer,

@@ -8,7 +8,7 @@ from api.exchange.transcript import MAX_MESSAGES, derived
 from api.session_schemas import SessionCreate
 from graph.adoption import Stretch
 from graph.requests import system_assistant_id
-from store import sessions, shares
+from store import imports, sessions, shares
 from store.access import EVERYTHING
 from store.errors import ConflictError, Error, NotFoundError, TooLargeError
 from store.models import JsonObject, Session
@@ -56,6 +56,8 @@ async def adopt_shared(services: Services, caller: Caller, shared: Shared) -> Se
     try:
         messages = [_message(session_id, message) for message in said]
         await services.states.adopt(session_id, [Stretch(messages)], access=EVERYTHING)
+        times = {m["id"]: m["additional_kwargs"]["created_at"] for m in messages}
+        await imports.stamp(services.db, session_id, times, created_at=None, updated_at=None)
     except Error:
         await services.runs.delete_thread(session_id, access=EVERYTHING)
         raise

@@ -21,6 +21,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.constants import END
 
 from graph.factory import AnyGraph
+from graph.schema import ending_node
 from store.errors import BadRequestError
 from store.models import JsonObject
 
@@ -79,21 +80,6 @@ def message_of(fields: JsonObject) -> BaseMessage:
         ) from exc
 
 
-def closing_node(graph: AnyGraph) -> str:
-    """
-    A node after which the graph may end: what it is said to have returned leaves nothing to do.
-
-    Raises:
-        BadRequestError: There is none.
-    """
-    edges = [edge for edge in graph.get_graph().edges if edge.target == END]
-    names = [edge.source for edge in sorted(edges, key=lambda edge: edge.conditional)]
-    found = next((name for name in names if name in graph.nodes), None)
-    if found is None:
-        raise BadRequestError("The graph has no node to take a conversation over by")
-    return found
-
-
 async def adopt(
     graph: AnyGraph,
     config: RunnableConfig,
@@ -114,7 +100,7 @@ async def adopt(
     Returns:
         The address of the newest checkpoint.
     """
-    node = closing_node(graph)
+    node = ending_node(graph)
     places: list[RunnableConfig] = []
     for stretch in stretches:
         at = config if stretch.after is None else _beside(config, places[stretch.after])
@@ -142,4 +128,4 @@ async def _settled(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
 def _beside(config: RunnableConfig, place: RunnableConfig) -> RunnableConfig:
     """The address of a checkpoint, with what else the config says of the thread."""
     said: dict[str, Any] = config["configurable"]
-    return {"configurable": {**said, **place["configurable"]}}
+    return {**config, "configurable": {**said, **place["configurable"]}}

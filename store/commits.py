@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from store.lane import Binary, Lane, Statement
-from store.projection import Change, said_at
+from store.projection import Change
 from store.sql import load
 
 _PREPARED: Final = {name: Statement(query) for name, query in load("commits").items()}
@@ -120,7 +120,7 @@ def _head_statements(
                 row.meta_data,
                 row.position,
                 head.checkpoint_id.encode(),
-                (head.at if head.run_id else said_at(row.meta_data) or head.at).encode(),
+                head.at.encode(),
                 _encoded(head.run_id),
             )
             for thread, epoch, head in heads

@@ -98,14 +98,6 @@ async def known(db: Database, thread_id: str) -> list[tuple[str, bool]]:
     return [(id_, on_branch) for id_, on_branch in await db.tuples(SQL["known"], params)]
 
 
-async def set_times(
-    db: Database, thread_id: str, *, created_at: datetime | None, updated_at: datetime | None
-) -> None:
-    """Say when a session was begun and touched last, elsewhere; None leaves a time as it is."""
-    params = {"thread_id": thread_id, "created_at": created_at, "updated_at": updated_at}
-    await db.execute(SQL["set_times"], params)
-
-
 async def begin(
     db: Database,
     import_id: str,

@@ -16,7 +16,7 @@ from store.database import Database, Transaction
 from store.errors import CONTENT_ERRORS
 from store.heads import Fold
 from store.models import Message
-from store.projection import History, Record, dump, run_id_of
+from store.projection import IMPORTED, History, Record, dump, run_id_of
 from store.sql import load
 
 log = structlog.get_logger(__name__)
@@ -102,6 +102,12 @@ async def of_run(db: Database, conversation_id: str, run_id: str) -> list[Messag
     """The messages that a run first brought into the conversation, in their order."""
     params = {"conversation_id": conversation_id, "run_id": run_id}
     return await db.all(Message, _SQL["of_run"], params)
+
+
+async def exists(db: Database, conversation_id: str, message_id: str) -> bool:
+    """Whether a conversation has, or had, a message with this id; asks nobody who may know."""
+    params = {"conversation_id": conversation_id, "id": message_id}
+    return bool(await db.tuples(_SQL["exists"], params))
 
 
 async def in_context(db: Database, conversation_id: str) -> list[Message]:
@@ -257,7 +263,9 @@ class _Replay:
             self._value = (
                 None if type_ in (None, "empty") else self._decoder.decode(type_, blob or b"")
             )
-        history.add(checkpoint_id, parent, self._value, at=at, run_id=run_id_of(metadata))
+        run_id = run_id_of(metadata)
+        is_import = run_id is None and metadata.get(IMPORTED) is True
+        history.add(checkpoint_id, parent, self._value, at=at, run_id=run_id, is_import=is_import)
 
     async def _folded(
         self,

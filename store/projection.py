@@ -17,7 +17,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import orjson
@@ -42,6 +41,9 @@ _MEDIA: Final = {
     "audio": "audio",
     "input_audio": "audio",
 }
+#: The key of a checkpoint's metadata that says that its messages are older than itself, and since
+#: when they are: `created_at` of their `additional_kwargs`. Written by `graph.imports` alone.
+IMPORTED: Final = "imported"
 _NAMESPACE: Final = uuid.UUID("5c3cf9a2-4f0e-4b57-9f5d-0d9b1f3e6c11")
 #: How many loads of one checkpoint a lease compares with: a run makes two or three.
 _MAX_LOADS: Final = 4
@@ -256,14 +258,14 @@ class History:
         *,
         at: str,
         run_id: str | None,
+        is_import: bool = False,
     ) -> None:
         """Apply a checkpoint: the meaning of the writer's SQL, in Python."""
         if parent_checkpoint_id != self.projected or value is not self._value:
             self._reset(parent_checkpoint_id)
             for id_, (message, position) in identified(value).items():
-                new = row(id_, message, position)
-                said = None if run_id else said_at(new.meta_data)
-                self._put(new, checkpoint_id, run_id, said or at)
+                born = (born_at(message) if is_import else None) or at
+                self._put(row(id_, message, position), checkpoint_id, run_id, born)
         self._parents[checkpoint_id] = parent_checkpoint_id
         self.head = self.projected = checkpoint_id
         self._value = value
@@ -332,22 +334,11 @@ def run_id_of(metadata: Mapping[str, Any]) -> str | None:
         return None
 
 
-def said_at(meta_data: bytes) -> str | None:
-    """
-    When a message was said that was said elsewhere, as ``additional_kwargs.created_at`` tells it.
-
-    None if it does not, or tells no time. Not to be asked of what a run brings: that was said then.
-    """
-    if b'"created_at"' not in meta_data:
-        return None
-    try:
-        told = orjson.loads(meta_data)["additional_kwargs"]["created_at"]
-        at = datetime.fromisoformat(told)
-    except (LookupError, TypeError, ValueError):
-        return None
-    if not 1970 <= at.year < 9999:
-        return None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).isoformat()
+def born_at(message: Any) -> str | None:
+    """Since when an imported message is, if it says so."""
+    more = _read(message, "additional_kwargs")
+    at = more.get("created_at") if isinstance(more, dict) else None
+    return at if isinstance(at, str) else None
 
 
 def row(id_: str, message: Any, position: int) -> Row:

@@ -22,7 +22,7 @@ from graph.registry import Registry
 from graph.requests import RESERVED_METADATA, system_assistant_id
 from graph.runs import Runs
 from graph.state import States
-from store import exchanges, sessions, threads
+from store import exchanges, imports, sessions, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
 from store.errors import (
@@ -215,12 +215,22 @@ class Importer:
         await self._states.adopt(
             session_id, plan.stretches, head=plan.head, forgotten=forgotten, access=access
         )
-        await exchanges.set_times(
+        await self._stamp(session_id, transcript)
+
+    async def _stamp(self, session_id: str, transcript: Transcript, *, is_new: bool = True) -> None:
+        """Let what was said be as old as it is; done again, it changes nothing."""
+        times = {
+            said.id: said.created_at.isoformat()
+            for said in transcript.utterances
+            if said.created_at
+        }
+        await imports.stamp(
             self._db,
             session_id,
+            times,
             created_at=transcript.created_at,
             # What lives for a time lives from now on.
-            updated_at=None if self._life else transcript.updated_at,
+            updated_at=transcript.updated_at if is_new and not self._life else None,
         )
 
     async def _go_on(
@@ -231,6 +241,9 @@ class Importer:
         there = {id_ for id_, _ in known}
         new = {said.id for said in transcript.utterances} - there
         if not new:
+            if not plan.dry_run:
+                # It may have broken off just before.
+                await self._stamp(session_id, transcript, is_new=False)
             return "skipped"
         shown = [id_ for id_, on_branch in known if on_branch]
         line = transcript.line
@@ -243,10 +256,7 @@ class Importer:
         await self._states.adopt(
             session_id, [Stretch([said.message() for said in rest])], access=access
         )
-        if transcript.updated_at and not self._life:
-            await exchanges.set_times(
-                self._db, session_id, created_at=None, updated_at=transcript.updated_at
-            )
+        await self._stamp(session_id, transcript)
         return "updated"
 
     async def _changeable(self, caller: Caller, session_id: str) -> Access:

@@ -33,7 +33,7 @@ _TELL_SECONDS: Final = 1.0
 MEMORY_BYTES: Final = 2**20
 
 
-class Imports:
+class ImportJobs:
     """Does jobs of the kind `store.exchanges.KIND`."""
 
     def __init__(self, *, db: Database, importer: Importer, authority: Authority | None) -> None:

@@ -15,19 +15,34 @@ ORDER BY created_at, thread_id
 LIMIT %(limit)s::int;
 
 -- name: messages
+-- A message follows the one before it in the history, unless a branch begins with it. Of those that
+-- people deleted nothing is told; what followed them follows what came before them.
 SELECT m.id, m.seq, m.role, m.content, m.message_type, m.meta_data, m.in_context, m.on_branch,
     m.create_time,
     (
         SELECT p.id
         FROM message AS p
-        WHERE p.conversation_id = m.conversation_id AND p.seq < m.seq
+        WHERE p.conversation_id = m.conversation_id
+            AND p.seq <= coalesce((
+                SELECT f.parent_seq
+                FROM message_fork AS f
+                WHERE f.conversation_id = m.conversation_id AND f.seq = m.seq
+            ), m.seq - 1)
             AND (p.on_branch OR %(every_branch)s::boolean)
+            AND NOT EXISTS (
+                SELECT FROM message_deletion AS d
+                WHERE d.conversation_id = p.conversation_id AND d.message_id = p.id
+            )
         ORDER BY p.seq DESC
         LIMIT 1
     ) AS parent_id
 FROM message AS m
 WHERE m.conversation_id = %(thread_id)s AND m.seq > %(after_seq)s
     AND (m.on_branch OR %(every_branch)s::boolean)
+    AND NOT EXISTS (
+        SELECT FROM message_deletion AS d
+        WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
+    )
 ORDER BY m.seq
 LIMIT %(limit)s::int;
 
@@ -35,7 +50,11 @@ LIMIT %(limit)s::int;
 SELECT m.id
 FROM message AS m
 WHERE m.conversation_id = %(thread_id)s AND m.on_branch
-ORDER BY m.seq DESC
+    AND NOT EXISTS (
+        SELECT FROM message_deletion AS d
+        WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
+    )
+ORDER BY m.position DESC NULLS LAST, m.seq DESC
 LIMIT 1;
 
 -- name: known
@@ -45,12 +64,6 @@ FROM message AS m
 WHERE m.conversation_id = %(thread_id)s
 ORDER BY m.seq
 LIMIT %(limit)s::int;
-
--- name: set_times
-UPDATE thread
-SET created_at = coalesce(%(created_at)s::timestamptz, created_at),
-    updated_at = coalesce(%(updated_at)s::timestamptz, updated_at)
-WHERE thread_id = %(thread_id)s;
 
 -- name: forget_old
 DELETE FROM import WHERE updated_at < now() - interval '7 days';

@@ -30,7 +30,11 @@ INSERT INTO share_message (share_id, seq, id, role, content, message_type, creat
 SELECT %(share_id)s::uuid, m.seq, m.id, m.role, m.content, m.message_type, m.create_time
 FROM message AS m
 WHERE m.conversation_id = %(thread_id)s AND m.on_branch
-    AND (m.role = 'user' OR m.role = 'assistant' AND m.content <> '');
+    AND (m.role = 'user' OR m.role = 'assistant' AND m.content <> '')
+    AND NOT EXISTS (
+        SELECT FROM message_deletion AS d
+        WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
+    );
 
 -- name: list
 SELECT s.share_id, s.thread_id, s.mode, s.password_hash IS NOT NULL AS has_password,
@@ -80,6 +84,10 @@ SELECT m.seq, m.id, m.role, m.content, m.message_type, m.create_time
 FROM message AS m
 WHERE m.conversation_id = %(thread_id)s AND m.seq > %(after_seq)s AND m.on_branch
     AND (m.role = 'user' OR m.role = 'assistant' AND m.content <> '')
+    AND NOT EXISTS (
+        SELECT FROM message_deletion AS d
+        WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
+    )
 ORDER BY m.seq
 LIMIT %(limit)s::int;
 
