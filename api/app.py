@@ -22,6 +22,7 @@ from api.routes import (
     a2a,
     assistants,
     crons,
+    exchange,
     items,
     mcp,
     protocol,
@@ -29,6 +30,7 @@ from api.routes import (
     session_context,
     session_messages,
     sessions,
+    shares,
     states,
     system,
     threads,
@@ -53,9 +55,12 @@ ROUTERS = (
     items.router,
     mcp.router,
     a2a.router,
+    # Its paths are more than ids of sessions.
+    exchange.router,
     sessions.router,
     session_context.router,
     session_messages.router,
+    shares.router,
     unsupported.router,
 )
 
@@ -150,7 +155,7 @@ def _enabled(router: APIRouter, http: Http) -> APIRouter:
 
 def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
     path = getattr(route, "path", "")
-    if path.startswith("/api/sessions"):
+    if path.startswith(("/api/sessions", "/api/shares", "/api/imports")):
         # A session is a thread, and its messages are runs.
         return bool(disabled & {"threads", "runs"})
     found = (switch for prefix, switch in SWITCHES if path.startswith(prefix))

@@ -10,6 +10,8 @@ from langgraph.store.base import BaseStore, Embeddings
 from api import loopback
 from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
+from api.exchange.importing import Importer
+from api.exchange.jobs import ImportJobs
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom
 from graph.branches import Branches
@@ -38,6 +40,7 @@ from store.checkpoints import Saver, open_saver
 from store.database import Database, open_database
 from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
+from store.exchanges import KIND as IMPORT
 from store.items import ItemLife, open_items
 from store.migrate import migrate
 from store.vectors import Index
@@ -62,6 +65,7 @@ class Services:
     threads: Threads
     branches: Branches
     value_search: ValueSearch
+    importer: Importer
     webhooks: Webhooks
     crons: Crons
     worker: Worker
@@ -124,13 +128,18 @@ async def open_services(
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
+        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
+        importer = Importer(
+            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
+        )
+        import_jobs = ImportJobs(db=db, importer=importer, authority=authority)
         # Whatever else is to be done beside runs is one more kind.
-        jobs = Jobs(db=db, kinds={WEBHOOK: webhooks.kind(settings.webhook_retry_seconds)})
+        kinds = {WEBHOOK: webhooks.kind(settings.webhook_retry_seconds), IMPORT: import_jobs.kind()}
+        jobs = Jobs(db=db, kinds=kinds)
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
         )  # fmt: skip
-        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
             settings=settings,
@@ -147,6 +156,7 @@ async def open_services(
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             branches=Branches(db=db, registry=registry, states=states, executor=executor),
             value_search=ValueSearch(db, states),
+            importer=importer,
             webhooks=webhooks,
             crons=crons,
             worker=worker,
