@@ -22,10 +22,12 @@ from api.routes import (
     a2a,
     assistants,
     crons,
+    files,
     items,
     mcp,
     protocol,
     runs,
+    search,
     sessions,
     states,
     system,
@@ -51,6 +53,8 @@ ROUTERS = (
     mcp.router,
     a2a.router,
     sessions.router,
+    search.router,
+    files.router,
     unsupported.router,
 )
 
@@ -145,7 +149,7 @@ def _enabled(router: APIRouter, http: Http) -> APIRouter:
 
 def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
     path = getattr(route, "path", "")
-    if path.startswith("/api/sessions"):
+    if path.startswith(("/api/sessions", "/api/search", "/api/files")):
         # A session is a thread, and its messages are runs.
         return bool(disabled & {"threads", "runs"})
     found = (switch for prefix, switch in SWITCHES if path.startswith(prefix))

@@ -30,6 +30,7 @@ from store.errors import (
     TooLargeError,
     UnavailableError,
     UnsupportedError,
+    WrongTypeError,
 )
 
 #: The status of a class holds for those below it, unless they have their own.
@@ -46,6 +47,7 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     UnsupportedError: HTTPStatus.NOT_IMPLEMENTED,
+    WrongTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Error: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 RETRY_AFTER_SECONDS = 1

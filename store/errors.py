@@ -10,6 +10,7 @@ Every error raised on purpose, in one tree.
     ├─ InvalidInputError       understood, and wrong
     │  └─ BadRequestError      contradicts itself, or does not fit the thread's state
     ├─ TooLargeError           beyond a bound
+    ├─ WrongTypeError          of a kind that is not taken
     ├─ AuthenticationError
     ├─ PermissionDeniedError
     ├─ UnsupportedError        a part of the contract that is not built
@@ -101,6 +102,12 @@ class TooLargeError(Error):
     """The input is beyond a bound."""
 
     default_code = "too_large"
+
+
+class WrongTypeError(Error):
+    """What was sent is of a kind that is not taken."""
+
+    default_code = "unsupported_type"
 
 
 class AuthenticationError(Error):
