@@ -7,6 +7,7 @@ docs/decisions/0022-files-are-rows.md.
 """
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _SQL: Final = load("files")
 #: How much of a file is in memory at a time.
 CHUNK_BYTES: Final = 256 * 1024
 _ATTEMPTS: Final = 5
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +106,11 @@ class Upload:
         return bool(kept)
 
 
+def is_id(value: object) -> bool:
+    """Whether something has the form of a file's id."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
 async def get(db: Database, file_id: str, *, owner: str, access: Access) -> File:
     """
     Find a file.
@@ -135,13 +142,18 @@ async def send(
     Raises:
         NotFoundError: One of them is not visible to who sends it; then none is sent.
     """
-    params = {"file_ids": file_ids, "owner": owner, "visible": access.array}
+    if not file_ids:
+        return []
+    for file_id in file_ids:
+        if not is_id(file_id):
+            raise _not_found(file_id)
+    params = {"file_ids": list(file_ids), "owner": owner, "visible": access.array}
     async with db.transaction() as tx:
         found = {file.file_id: file for file in await tx.all(File, _SQL["get"], params)}
         for file_id in file_ids:
             if file_id not in found:
                 raise _not_found(file_id)
-        await tx.execute(_SQL["use"], {"thread_id": thread_id, "file_ids": file_ids})
+        await tx.execute(_SQL["use"], {"thread_id": thread_id, "file_ids": list(file_ids)})
     return [found[file_id] for file_id in file_ids]
 
 
