@@ -23,10 +23,12 @@ from api.routes import (
     assistants,
     crons,
     exchange,
+    files,
     items,
     mcp,
     protocol,
     runs,
+    search,
     session_context,
     session_messages,
     sessions,
@@ -61,6 +63,8 @@ ROUTERS = (
     session_context.router,
     session_messages.router,
     shares.router,
+    search.router,
+    files.router,
     unsupported.router,
 )
 
@@ -80,6 +84,10 @@ SWITCHES = (
     ("/info", "meta"),
     ("/metrics", "meta"),
 )
+
+
+#: A session is a thread, and its messages are runs: they are switched off with either.
+OF_SESSIONS = ("/api/sessions", "/api/shares", "/api/imports", "/api/search", "/api/files")
 
 
 class Application(FastAPI):
@@ -155,8 +163,7 @@ def _enabled(router: APIRouter, http: Http) -> APIRouter:
 
 def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
     path = getattr(route, "path", "")
-    if path.startswith(("/api/sessions", "/api/shares", "/api/imports")):
-        # A session is a thread, and its messages are runs.
+    if path.startswith(OF_SESSIONS):
         return bool(disabled & {"threads", "runs"})
     found = (switch for prefix, switch in SWITCHES if path.startswith(prefix))
     return next(found, "") in disabled

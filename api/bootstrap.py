@@ -206,6 +206,8 @@ def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
         expiry_seconds=60 * graphs.ttl.sweep_interval_minutes,
         expiry_limit=graphs.ttl.sweep_limit,
         item_expiry_seconds=60 * graphs.store.sweep_interval_minutes,
+        index_seconds=settings.search_index_seconds,
+        file_unused_seconds=settings.file_unused_seconds,
     )
 
 
@@ -231,7 +233,7 @@ async def _backing_of_graphs(
         _saver(db, settings, graphs) as saver,
         _items(db, graphs) as items,
     ):
-        yield Backing(saver, items)
+        yield Backing(saver, items, db)
 
 
 @asynccontextmanager
@@ -250,7 +252,7 @@ async def _backing_beside(
             items = await stack.enter_async_context(_items(db, graphs))
         else:
             items = DistantStore(place, there.items)
-        yield Backing(saver, items)
+        yield Backing(saver, items, db)
 
 
 async def _itself(backing: Backing) -> Backing:

@@ -32,6 +32,7 @@ from store.errors import (
     TooManyAttemptsError,
     UnavailableError,
     UnsupportedError,
+    WrongTypeError,
 )
 
 #: The status of a class holds for those below it, unless they have their own.
@@ -50,6 +51,7 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     TooManyAttemptsError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     UnsupportedError: HTTPStatus.NOT_IMPLEMENTED,
+    WrongTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Error: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 RETRY_AFTER_SECONDS = 1

@@ -382,7 +382,7 @@ class States:
                 messages_channel=self._registry.messages_channel(_graph_id(thread)),
                 alive=lambda: True,
             )
-            leased = Backing(saver, backing.items)
+            leased = Backing(saver, backing.items, backing.db)
             async with self._open(thread, leased, "threads.update") as graph:
                 saver.attend(graph.channels)
                 with _applicable():

@@ -12,6 +12,7 @@ Every error raised on purpose, in one tree.
     │  └─ BadRequestError      contradicts itself, or does not fit the thread's state
     ├─ TooLargeError           beyond a bound
     ├─ TooManyAttemptsError    tried too often; later it may be tried again
+    ├─ WrongTypeError          of a kind that is not taken
     ├─ AuthenticationError
     ├─ PermissionDeniedError
     ├─ UnsupportedError        a part of the contract that is not built
@@ -115,6 +116,12 @@ class TooManyAttemptsError(Error):
     """It was tried too often; later it may be tried again."""
 
     default_code = "too_many_attempts"
+
+
+class WrongTypeError(Error):
+    """What was sent is of a kind that is not taken."""
+
+    default_code = "unsupported_type"
 
 
 class AuthenticationError(Error):
