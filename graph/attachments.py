@@ -48,11 +48,18 @@ def attach(find: Find) -> None:
 class Inflating(BaseChatModel):
     """Mix in before a chat model: what calls it, and who watches, sees ids of files, the model files."""
 
-    async def _astream(
+    def _astream(
         self, messages: list[BaseMessage], *args: Any, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in super()._astream(await inflated(messages), *args, **kwargs):
-            yield chunk
+        stream = super()._astream
+        if not any(map(_has_files, messages)):
+            return stream(messages, *args, **kwargs)
+
+        async def inflating() -> AsyncIterator[ChatGenerationChunk]:
+            async for chunk in stream(await inflated(messages), *args, **kwargs):
+                yield chunk
+
+        return inflating()
 
     async def _agenerate(
         self, messages: list[BaseMessage], *args: Any, **kwargs: Any

@@ -144,17 +144,21 @@ WITH asked AS MATERIALIZED (
     SELECT n AS segment, replace(%(query)s::text, '§', n || '.')::tsquery AS query
     FROM generate_series(0, %(newest)s::bigint) AS n
 )
-SELECT m.number, m.conversation_id
-FROM search_message AS m
-JOIN asked ON asked.segment = m.number >> 15
-WHERE m.conversation_id = ANY(%(session_ids)s::text[])
-    AND m.number < %(before)s
-    AND m.terms @@ asked.query
-    AND (%(role)s::text IS NULL OR m.role = %(role)s)
-    AND (%(from)s::timestamptz IS NULL OR m.create_time >= %(from)s)
-    AND (%(to)s::timestamptz IS NULL OR m.create_time < %(to)s)
-    AND (m.seq >= 0 OR %(names)s::boolean)
-ORDER BY m.number DESC
+SELECT said.number, said.conversation_id
+FROM (
+    SELECT m.number, m.conversation_id, m.terms
+    FROM search_message AS m
+    WHERE m.conversation_id = ANY(%(session_ids)s::text[])
+        AND m.number < %(before)s
+        AND (%(role)s::text IS NULL OR m.role = %(role)s)
+        AND (%(from)s::timestamptz IS NULL OR m.create_time >= %(from)s)
+        AND (%(to)s::timestamptz IS NULL OR m.create_time < %(to)s)
+        AND (m.seq >= 0 OR %(names)s::boolean)
+    OFFSET 0
+) AS said
+JOIN asked ON asked.segment = said.number >> 15
+WHERE said.terms @@ asked.query
+ORDER BY said.number DESC
 LIMIT %(window)s
 
 -- name: in_segments
