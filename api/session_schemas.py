@@ -10,8 +10,11 @@ from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
 from api.schemas import Metadata, Payload, SessionId
+from store import media
 from store.errors import BadRequestError
+from store.files import File
 from store.models import JsonObject, Message, Session
+from store.search import Place
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(max_length=255)]
@@ -171,6 +174,16 @@ class SessionFork(Payload):
 _FORKED = ("user_id", "chat_type", "assistant_id", "folder", "tags")
 
 
+def attachment_block(file: File) -> JsonObject:
+    """A file in the content of a message: what it holds is nowhere but in the file."""
+    return {
+        "type": media.block_type(file.mime_type),
+        "file_id": file.file_id,
+        "mime_type": file.mime_type,
+        "name": file.name,
+    }
+
+
 def session_json(session: Session) -> JsonObject:
     """A session, its attributes beside its id."""
     return {
@@ -246,6 +259,24 @@ def message_cursor(text: str | None) -> int | None:
     if len(place) != 1 or type(place[0]) is not int or not 0 <= place[0] < 2**31:
         raise _bad_cursor()
     return place[0]
+
+
+def search_cursor(text: str | None) -> Place | None:
+    """
+    The place that a cursor of a list of hits stands for.
+
+    Raises:
+        BadRequestError: It is not one of ours.
+    """
+    place = _decode(text)
+    if place is None:
+        return None
+    match place:
+        case [int(before), None, None] if 0 <= before < 2**63:
+            return Place(before=before)
+        case [int(before), float(rank), int(number)] if 0 <= before < 2**63 > number >= 0:
+            return Place(before=before, rank=rank, number=number)
+    raise _bad_cursor()
 
 
 def _decode(text: str | None) -> list[Any] | None:

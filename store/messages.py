@@ -17,7 +17,7 @@ from store.database import Database, Transaction, repeated
 from store.errors import CONTENT_ERRORS, NotFoundError
 from store.heads import Fold
 from store.models import Message
-from store.projection import Fork, History, Record, dump, run_id_of
+from store.projection import IMPORTED, Fork, History, Record, dump, run_id_of
 from store.sql import load
 
 log = structlog.get_logger(__name__)
@@ -295,7 +295,9 @@ class _Replay:
             self._value = (
                 None if type_ in (None, "empty") else self._decoder.decode(type_, blob or b"")
             )
-        history.add(checkpoint_id, parent, self._value, at=at, run_id=run_id_of(metadata))
+        run_id = run_id_of(metadata)
+        is_import = run_id is None and metadata.get(IMPORTED) is True
+        history.add(checkpoint_id, parent, self._value, at=at, run_id=run_id, is_import=is_import)
 
     async def _folded(
         self,

@@ -43,6 +43,8 @@ OF_ADA = frozenset(
         "run_id",
         "checkpoint_id",
         "assistant_id",
+        "file_id",
+        "unsent_file",
     }
 )
 ADA, EVE = {"authorization": "Bearer ada"}, {"authorization": "Bearer eve"}
@@ -319,6 +321,12 @@ CASES: dict[str, list[Case]] = {
     "DELETE /api/sessions/{session_id}": [Case(owner=204)],
     "GET /api/sessions/{session_id}/messages": [Case()],
     "POST /api/sessions/{session_id}/messages": [
+        # Who may not see a file cannot send it to where they could.
+        Case(
+            body={"query": "x", "attachments": ["{file_id}"]},
+            path="/api/sessions/{thread_of_eve}/messages",
+            owner=404,
+        ),
         Case(body={"query": "hello"}), Case(body={"query": "hello", "stream": True}),
         Case(body={"query": "hello"}, headers={"idempotency-key": "k"}),
         Case(body={"query": "hello", "parent_id": "{message_id}"}),
@@ -334,6 +342,12 @@ CASES: dict[str, list[Case]] = {
     "GET /api/sessions/{session_id}/stream": [
         Case(owner=204), Case(headers={"last-event-id": "1-1"}, owner=204)
     ],
+    "GET /api/search": [
+        Case(200, params={"q": "{mark}"}, answer={"data": [], "next_cursor": None, "has_more": False}),
+        Case(params={"q": "{mark}", "session_id": "{session_id}"}),
+    # No form: whoever uploads a file has one of their own.
+    "POST /api/files": [Case(422, owner=422)],
+    "GET /api/files/{file_id}": [Case(), Case(path="/api/files/{unsent_file}")],
 }  # fmt: skip
 
 #: What takes from the world what others are about: the owner tries it last, in this order.
@@ -407,7 +421,12 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     ]
     session = {"name": MARK, "assistant_id": "chat", "user_id": "ada"}
     session_id = (await made("/api/sessions", session))["id"]
-    said = await made(f"/api/sessions/{session_id}/messages", {"query": MARK})
+    file_ids = []
+    for name in (MARK, "unsent"):
+        form = {"file": (name, f"{name} {MARK}".encode())}
+        file_ids.append((await http.post("/api/files", files=form, headers=ADA)).json()["id"])
+    asked_with = {"query": MARK, "attachments": file_ids[:1]}
+    said = await made(f"/api/sessions/{session_id}/messages", asked_with)
     item = {"namespace": ["n"], "key": "k", "value": {"note": MARK}}
     await http.put("/store/items", json=item, headers=ADA)
     await http.put("/store/items", json={**item, "value": {"note": "eve's"}}, headers=EVE)
@@ -426,7 +445,8 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
         "run_id": found[0][0]["run_id"], "checkpoint_id": found[1]["checkpoint"]["checkpoint_id"],
         "assistant_id": (await made("/assistants", named))["assistant_id"], "namespace": "x",
         "of_graph": system_assistant_id("ask"), "mark": MARK,
-        "thread_of_eve": UNKNOWN, "message_id": said["id"],
+        "thread_of_eve": UNKNOWN, "message_id": said["id"], "file_id": file_ids[0],
+        "unsent_file": file_ids[1],
     }  # fmt: skip
     await made("/threads", {"thread_id": UNKNOWN}, who=EVE)
     return World(ids)

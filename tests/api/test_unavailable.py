@@ -87,6 +87,13 @@ def body(spec: Any, path: str, operation: Any) -> Any:
     return {name: VALUES[name] for name in model.get("required", [])}
 
 
+def sent(spec: Any, path: str, operation: Any) -> dict[str, Any]:
+    """The body, as httpx takes it."""
+    if "multipart/form-data" in operation.get("requestBody", {}).get("content", {}):
+        return {"files": {"file": ("a.txt", b"a")}}
+    return {"json": body(spec, path, operation)}
+
+
 async def test_every_route_says_so_in_time(
     client: LangGraphClient, http: httpx.AsyncClient, network: Network
 ) -> None:
@@ -100,6 +107,7 @@ async def test_every_route_says_so_in_time(
         "checkpoint_id": "c",
         "namespace": "n",
         "cron_id": thread_id,
+        "file_id": thread_id,
         **run,
     }
     network.refuses = True
@@ -111,8 +119,8 @@ async def test_every_route_says_so_in_time(
             http.request(
                 method,
                 path.format(**named),
-                json=body(spec, path, operation),
-                params={"namespace": "a", "key": "k", "assistant_id": "chat"},
+                **sent(spec, path, operation),
+                params={"namespace": "a", "key": "k", "assistant_id": "chat", "q": "hello"},
             )
             for path, operations in spec["paths"].items()
             for method, operation in operations.items()
