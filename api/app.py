@@ -20,10 +20,15 @@ from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
 from api.routes import (
     a2a,
+    agui,
+    ai_sdk,
     assistants,
     crons,
     items,
     mcp,
+    openai,
+    openai_conversations,
+    openai_responses,
     protocol,
     runs,
     session_messages,
@@ -53,6 +58,11 @@ ROUTERS = (
     a2a.router,
     sessions.router,
     session_messages.router,
+    openai.router,
+    openai_responses.router,
+    openai_conversations.router,
+    ai_sdk.router,
+    agui.router,
     unsupported.router,
 )
 
@@ -147,7 +157,7 @@ def _enabled(router: APIRouter, http: Http) -> APIRouter:
 
 def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
     path = getattr(route, "path", "")
-    if path.startswith("/api/sessions"):
+    if path.startswith(("/api/sessions", "/v1", "/api/ai", "/agui")):
         # A session is a thread, and its messages are runs.
         return bool(disabled & {"threads", "runs"})
     found = (switch for prefix, switch in SWITCHES if path.startswith(prefix))

@@ -7,6 +7,7 @@ with `api.sse.SessionStream`. With an idempotency key two requests are one: see 
 
 import hashlib
 from dataclasses import replace
+from typing import Final
 
 import orjson
 from uuid_utils.compat import uuid7
@@ -30,6 +31,9 @@ from store.errors import (
     UnsupportedError,
 )
 from store.models import JsonObject, Session
+
+#: How an answer ended that the model's server broke off, and the status of a run with one.
+INCOMPLETE: Final = "incomplete"
 
 
 async def ask(
@@ -106,14 +110,20 @@ async def regenerate(
 
 def _request(services: Services, session: Session, body: MessageSend | Regenerate) -> RunRequest:
     return RunRequest(
-        assistant_id=session.metadata.get("assistant_id") or _first_graph(services),
+        assistant_id=session.metadata.get("assistant_id") or first_graph(services),
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
     )
 
 
-def _first_graph(services: Services) -> str:
+def first_graph(services: Services) -> str:
+    """
+    The graph that answers where none is named.
+
+    Raises:
+        NotFoundError: There is none.
+    """
     if not services.registry.graph_ids:
         raise NotFoundError("This server has no graph that could answer", code="no_graph")
     return next(iter(services.registry.graph_ids))
@@ -249,7 +259,9 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
     asked = next((row.id for row in rows if row.role == "user"), None)
     if asked is None and said is not None:
         asked = await branches.question_of(services.db, run.thread_id, said.id)
-    stopped = "stopped" if result.status == "interrupted" else result.status
+    stopped: str = "stopped" if result.status == "interrupted" else result.status
+    if said and (said.meta_data.get("response_metadata") or {}).get("finish_reason") == INCOMPLETE:
+        stopped = INCOMPLETE
     return {
         "id": said.id if said else None,
         "response": said.content if said else "",

@@ -123,5 +123,5 @@ def _allowed(request: RunRequest, value: JsonObject, caller: Caller) -> RunReque
         command=kwargs.get("command"),
         config=kwargs.get("config") or {},
         context=kwargs.get("context"),
-        injected=caller.injected,
+        injected={**request.injected, **caller.injected},
     )
