@@ -45,6 +45,7 @@ GRAPHS = (
     "transforming",
     "choir",
     "ask_in_chat",
+    "adds",
 )
 #: So that what a killed process left is taken up soon.
 QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5"}

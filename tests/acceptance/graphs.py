@@ -247,6 +247,30 @@ def _ask_in_chat(state: MessagesState) -> dict[str, Any]:
 
 
 @tool
+def add(left: int, right: int) -> int:
+    """Add two numbers."""
+    return left + right
+
+
+def _adds(state: MessagesState) -> dict[str, Any]:
+    last = state["messages"][-1]
+    if last.type == "tool":
+        return {"messages": [AIMessage(f"It is {last.content}.")]}
+    call = {"name": "add", "args": {"left": 2, "right": 3}, "id": f"call-{last.id}"}
+    return {"messages": [AIMessage("Let me see.", tool_calls=[call])]}
+
+
+def _calculator() -> Any:
+    builder = StateGraph(MessagesState)
+    builder.add_node("model", _adds)
+    builder.add_node("tools", ToolNode([add]))
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", tools_condition)
+    builder.add_edge("tools", "model")
+    return builder.compile()
+
+
+@tool
 async def wait_at(port: int, name: str) -> str:
     """Wait at the test's gate."""
     await report(port, name)
@@ -334,5 +358,6 @@ nested = _chain(MessagesState, ("inner", chat), ("after", lambda state: {}))
 nested_ask = _chain(Work, ("inner", ask))
 tells = _chain(Work, ("tell", _tell))
 transforming = _transforming()
+adds = _calculator()
 ask_in_chat = _chain(MessagesState, ("ask", _ask_in_chat))
 choir = _chain(MessagesState, ("both", _answer_twice))
