@@ -20,12 +20,17 @@ from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
 from api.routes import (
     a2a,
+    agui,
+    ai_sdk,
     assistants,
     crons,
     exchange,
     files,
     items,
     mcp,
+    openai,
+    openai_conversations,
+    openai_responses,
     protocol,
     runs,
     search,
@@ -65,6 +70,11 @@ ROUTERS = (
     shares.router,
     search.router,
     files.router,
+    openai.router,
+    openai_responses.router,
+    openai_conversations.router,
+    ai_sdk.router,
+    agui.router,
     unsupported.router,
 )
 
@@ -87,7 +97,16 @@ SWITCHES = (
 
 
 #: A session is a thread, and its messages are runs: they are switched off with either.
-OF_SESSIONS = ("/api/sessions", "/api/shares", "/api/imports", "/api/search", "/api/files")
+OF_SESSIONS = (
+    "/api/sessions",
+    "/api/shares",
+    "/api/imports",
+    "/api/search",
+    "/api/files",
+    "/api/ai",
+    "/v1",
+    "/agui",
+)
 
 
 class Application(FastAPI):

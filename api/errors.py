@@ -157,7 +157,7 @@ async def _on_error(connection: HTTPConnection, error: Exception) -> Response | 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(422, _text(error.errors()), InvalidInputError.default_code)
+    return error_response(422, invalid_text(error.errors()), InvalidInputError.default_code)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -168,7 +168,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return error_response(error.status_code, str(error.detail), code, headers=headers)
 
 
-def _text(errors: Sequence[Any]) -> str:
+def invalid_text(errors: Sequence[Any]) -> str:
     """The first three faults, a line each: where, and what is expected there."""
     lines = []
     for error in errors[:3]:

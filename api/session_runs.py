@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Final
 
 import orjson
 from uuid_utils.compat import uuid7
@@ -34,6 +35,9 @@ from store.errors import (
 )
 from store.events import EventId
 from store.models import JsonObject, Message, Run, Session
+
+#: How an answer ended that the model's server broke off, and the status of a run with one.
+INCOMPLETE: Final = "incomplete"
 
 
 async def ask(
@@ -130,14 +134,20 @@ async def _answer_anew(
 
 def _request(services: Services, session: Session, body: MessageSend | Regenerate) -> RunRequest:
     return RunRequest(
-        assistant_id=session.metadata.get("assistant_id") or _first_graph(services),
+        assistant_id=session.metadata.get("assistant_id") or first_graph(services),
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
     )
 
 
-def _first_graph(services: Services) -> str:
+def first_graph(services: Services) -> str:
+    """
+    The graph that answers where none is named.
+
+    Raises:
+        NotFoundError: There is none.
+    """
     if not services.registry.graph_ids:
         raise NotFoundError("This server has no graph that could answer", code="no_graph")
     return next(iter(services.registry.graph_ids))
@@ -335,7 +345,9 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
         asked = await services.runs.patiently(
             lambda: branches.question_of(services.db, run.thread_id, run.run_id)
         )
-    stopped = "stopped" if result.status == "interrupted" else result.status
+    stopped: str = "stopped" if result.status == "interrupted" else result.status
+    if said and (said.meta_data.get("response_metadata") or {}).get("finish_reason") == INCOMPLETE:
+        stopped = INCOMPLETE
     return {
         "id": said.id if said else None,
         "response": said.content if said else "",

@@ -16,7 +16,6 @@ from langgraph.channels import BinaryOperatorAggregate, DeltaChannel
 from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
-from langgraph.constants import END, START
 from langgraph.errors import InvalidUpdateError
 from langgraph.graph import END, START
 from langgraph.pregel._checkpoint import achannels_from_checkpoint

@@ -105,6 +105,9 @@ class Case:
 
 RUN = {"assistant_id": "ask", "input": {"text": "x"}}
 FOREIGN = {"assistant_id": "{assistant_id}", "input": {"text": "x"}}
+SAYS = {"model": "chat", "messages": [{"role": "user", "content": "x"}]}
+PARTS = [{"type": "text", "text": "x"}]
+ITEMS = {"items": [{"role": "user", "content": "x"}]}
 ITEM = {"namespace": ["n"], "key": "k"}
 
 CRON = {"assistant_id": "ask", "schedule": "0 0 1 1 *", "input": {"text": "x"}}
@@ -345,9 +348,62 @@ CASES: dict[str, list[Case]] = {
     "GET /api/search": [
         Case(200, params={"q": "{mark}"}, answer={"data": [], "next_cursor": None, "has_more": False}),
         Case(params={"q": "{mark}", "session_id": "{session_id}"}),
+    ],
     # No form: whoever uploads a file has one of their own.
     "POST /api/files": [Case(422, owner=422)],
     "GET /api/files/{file_id}": [Case(), Case(path="/api/files/{unsent_file}")],
+    "GET /v1/models": [Case(200, says='"chat"')],
+    "GET /v1/models/{model}": [Case(200, says='"chat"', path="/v1/models/chat")],
+    "POST /v1/chat/completions": [
+        Case(body={**SAYS, "conversation_id": "{session_id}"}),
+        Case(body={**SAYS, "conversation_id": "{session_id}", "stream": True}),
+        Case(body=SAYS, headers={"x-chat-id": "{session_id}"}),
+        Case(body={**SAYS, "model": "{assistant_id}"}, owner=0),
+    ],
+    "POST /v1/responses": [
+        Case(body={"input": "x", "conversation": "{session_id}", "model": "chat"}),
+        Case(body={"input": "x", "previous_response_id": "{run_id}", "model": "chat"}, owner=0),
+    ],
+    "GET /v1/responses/{response_id}": [
+        Case(path="/v1/responses/{run_id}"),
+        Case(path="/v1/responses/{run_id}", params={"stream": "true"}),
+    ],
+    "POST /v1/responses/{response_id}/cancel": [Case(path="/v1/responses/{run_id}/cancel")],
+    "POST /v1/conversations": [Case(200, {"metadata": {"owner": "ada"}}, says="eve")],
+    "GET /v1/conversations/{conversation_id}": [Case(path="/v1/conversations/{session_id}")],
+    "POST /v1/conversations/{conversation_id}": [
+        Case(body={"metadata": {"note": "eve's"}}, path="/v1/conversations/{session_id}")
+    ],
+    "DELETE /v1/conversations/{conversation_id}": [
+        Case(path="/v1/conversations/{session_id}", owner=0)
+    ],
+    "GET /v1/conversations/{conversation_id}/items": [
+        Case(path="/v1/conversations/{session_id}/items")
+    ],
+    "POST /v1/conversations/{conversation_id}/items": [
+        Case(body=ITEMS, path="/v1/conversations/{session_id}/items")
+    ],
+    "GET /v1/conversations/{conversation_id}/items/{item_id:path}": [
+        Case(path="/v1/conversations/{session_id}/items/{message_id}")
+    ],
+    "DELETE /v1/conversations/{conversation_id}/items/{item_id:path}": [
+        Case(path="/v1/conversations/{session_id}/items/{message_id}")
+    ],
+    "POST /api/ai/chat": [
+        Case(body={"id": "{session_id}", "messages": [{"role": "user", "parts": PARTS}]})
+    ],
+    "GET /api/ai/chat/{chat_id}/stream": [
+        Case(204, path="/api/ai/chat/{session_id}/stream", owner=204)
+    ],
+    "POST /agui": [
+        Case(
+            body={
+                "threadId": "{session_id}",
+                "runId": "r",
+                "messages": [{"id": "m", "role": "user", "content": "x"}],
+            }
+        )
+    ],
 }  # fmt: skip
 
 #: What takes from the world what others are about: the owner tries it last, in this order.
@@ -466,7 +522,7 @@ async def _send(
         filled,
         json=world.fill(case.body),
         params=world.fill(case.params),
-        headers={**who, **case.headers},
+        headers={**who, **world.fill(case.headers)},
     )
     async with request as answer:
         try:
