@@ -20,9 +20,11 @@ from graph.factory import InvalidGraphError
 from store.errors import (
     AuthenticationError,
     BadRequestError,
+    ChangedError,
     ConflictError,
     EmbeddingError,
     Error,
+    GoneError,
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
@@ -36,8 +38,10 @@ from store.errors import (
 STATUSES: dict[type[Error], HTTPStatus] = {
     AuthenticationError: HTTPStatus.UNAUTHORIZED,
     BadRequestError: HTTPStatus.BAD_REQUEST,
+    ChangedError: HTTPStatus.PRECONDITION_FAILED,
     ConflictError: HTTPStatus.CONFLICT,
     EmbeddingError: HTTPStatus.BAD_GATEWAY,
+    GoneError: HTTPStatus.GONE,
     InvalidGraphError: HTTPStatus.FAILED_DEPENDENCY,
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFoundError: HTTPStatus.NOT_FOUND,

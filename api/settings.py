@@ -237,6 +237,14 @@ class Settings(BaseSettings):
         "as many more. Messages stay. 0 keeps all.",
         ge=0,
     )
+    deleted_session_days: float = _env(
+        "DELETED_SESSION_DAYS",
+        default=30.0,
+        about="Days that a deleted session can be restored; then it is purged. 0: until somebody "
+        "purges it.",
+        ge=0,
+        le=36525,
+    )
     head_cache_bytes: int = _env(
         "HEAD_CACHE_BYTES",
         default=64 * 1024 * 1024,

@@ -123,5 +123,6 @@ def _allowed(request: RunRequest, value: JsonObject, caller: Caller) -> RunReque
         command=kwargs.get("command"),
         config=kwargs.get("config") or {},
         context=kwargs.get("context"),
+        language=caller.language,
         injected=caller.injected,
     )

@@ -3,10 +3,12 @@ Every error raised on purpose, in one tree.
 
     Error                      message names the thing: "Thread 7f… is busy"; `code` is for programs
     ├─ NotFoundError           missing, or not the caller's
+    ├─ GoneError               was there, and is not to be had any more
     ├─ ConflictError           the state of the thing forbids it
     │  ├─ AlreadyExistsError
     │  ├─ ThreadBusyError      a run holds the thread
     │  └─ LeaseLostError       the run belongs to another process now; nothing was written
+    ├─ ChangedError            is not any more as the caller knows it
     ├─ InvalidInputError       understood, and wrong
     │  └─ BadRequestError      contradicts itself, or does not fit the thread's state
     ├─ TooLargeError           beyond a bound
@@ -61,6 +63,12 @@ class NotFoundError(Error):
     default_code = "not_found"
 
 
+class GoneError(Error):
+    """It was there, and is not to be had any more."""
+
+    default_code = "gone"
+
+
 class ConflictError(Error):
     """The state of the thing forbids what was asked."""
 
@@ -83,6 +91,12 @@ class LeaseLostError(ConflictError):
     """Another process owns the thread now, or the thread is gone; nothing was written."""
 
     default_code = "lease_lost"
+
+
+class ChangedError(Error):
+    """It is not any more as the caller knows it; nothing was changed."""
+
+    default_code = "changed"
 
 
 class InvalidInputError(Error):

@@ -315,7 +315,13 @@ CASES: dict[str, list[Case]] = {
     ],
     "GET /api/sessions/{session_id}": [Case()],
     "PATCH /api/sessions/{session_id}": [Case(body={"name": "eve's"})],
-    "DELETE /api/sessions/{session_id}": [Case(owner=204)],
+    "POST /api/sessions/{session_id}/restore": [Case()],
+    "POST /api/sessions/{session_id}/title": [Case()],
+    "PUT /api/sessions/{session_id}/messages/{message_id}/feedback": [Case(body={"score": 1})],
+    "DELETE /api/sessions/{session_id}/messages/{message_id}/feedback": [Case(owner=204)],
+    "DELETE /api/sessions/{session_id}": [
+        Case(owner=204, params={"purge": "true"}), Case(owner=404),
+    ],
     "GET /api/sessions/{session_id}/messages": [Case()],
     "POST /api/sessions/{session_id}/messages": [
         Case(body={"query": "hello"}), Case(body={"query": "hello", "stream": True})
@@ -392,7 +398,10 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     ]
     session = {"name": MARK, "assistant_id": "chat", "user_id": "ada"}
     session_id = (await made("/api/sessions", session))["id"]
-    await made(f"/api/sessions/{session_id}/messages", {"query": MARK})
+    messages = f"/api/sessions/{session_id}/messages"
+    answer = await made(messages, {"query": MARK})
+    opinion = f"{messages}/{answer['id']}/feedback"
+    await http.put(opinion, json={"score": 1, "reason": MARK}, headers=ADA)
     item = {"namespace": ["n"], "key": "k", "value": {"note": MARK}}
     await http.put("/store/items", json=item, headers=ADA)
     await http.put("/store/items", json={**item, "value": {"note": "eve's"}}, headers=EVE)
@@ -408,6 +417,7 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
         "cron_id": cron["cron_id"], "task": f"{thread_id}:{found[0][0]['run_id']}", "tool": "adas",
         "thread_id": thread_id, "busy": queued[0]["thread_id"], "pending": queued[0]["run_id"],
         "waiting": queued[1]["thread_id"], "late": queued[1]["run_id"], "session_id": session_id,
+        "message_id": answer["id"],
         "run_id": found[0][0]["run_id"], "checkpoint_id": found[1]["checkpoint"]["checkpoint_id"],
         "assistant_id": (await made("/assistants", named))["assistant_id"], "namespace": "x",
         "of_graph": system_assistant_id("ask"), "mark": MARK,
