@@ -47,16 +47,26 @@ class Caller:
     language: str | None = None
 
     @property
+    def identity(self) -> str:
+        """Who that is; empty where nobody is known."""
+        return self.user.identity if self.user else ""
+
+    @property
     def injected(self) -> JsonObject:
         """What the server adds to a run's configurable; a client cannot set it."""
         about: JsonObject = {
             **self.headers,
             "langgraph_auth_user": self.user.dict() if self.user else None,
-            "langgraph_auth_user_id": self.user.identity if self.user else "",
+            "langgraph_auth_user_id": self.identity,
             "langgraph_auth_permissions": self.user.permissions if self.user else [],
             "langgraph_request_id": self.request_id,
         }
         return about | {"user_id": self.user.identity} if self.user else about
+
+    @property
+    def may_everything(self) -> bool:
+        """Nobody is asked what the caller may do, or changes what is to be done."""
+        return self.authority is None or self.user is None
 
     async def may(self, resource: Resource, action: Action, value: JsonObject) -> Access:
         """

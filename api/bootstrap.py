@@ -14,6 +14,7 @@ from api.cron_schemas import cron_request
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom
 from graph.agents import chat
+from graph.branches import Branches
 from graph.checkpointer import AnySaver, CustomSaver
 from graph.config import GraphConfig, load_config
 from graph.crons import Crons
@@ -60,6 +61,7 @@ class Services:
     states: States
     threads: Threads
     titles: Titles
+    branches: Branches
     value_search: ValueSearch
     webhooks: Webhooks
     crons: Crons
@@ -147,6 +149,7 @@ async def open_services(
             states=states,
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             titles=titles,
+            branches=Branches(db=db, registry=registry, states=states, executor=executor),
             value_search=ValueSearch(db, states),
             webhooks=webhooks,
             crons=crons,

@@ -4,7 +4,7 @@ import re
 from contextlib import suppress
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 from uuid_utils.compat import uuid7
 
 from api.auth import Caller
@@ -12,47 +12,31 @@ from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Text
-from api.session_runs import answer, ask
 from api.session_schemas import (
     FeedbackPut,
-    MessageSend,
     SessionCreate,
     SessionList,
     SessionUpdate,
     counts_json,
     encode_cursor,
     feedback_json,
-    message_cursor,
-    message_json,
     session_cursor,
     session_json,
 )
-from api.sse import EventStream, SessionStream
-from store import feedback, messages, sessions
+from store import feedback, sessions
 from store.access import EVERYTHING
-from store.errors import NotFoundError, PermissionDeniedError, UnsupportedError
+from store.errors import NotFoundError, PermissionDeniedError
 from store.models import JsonObject, Session
 from store.sessions import SortBy
 
 router = APIRouter(prefix="/api/sessions", tags=["sessions"], route_class=JsonRoute)
 
-Limit = Annotated[int, Query(ge=1, le=100)]
-MessageId = Annotated[Text, Path(max_length=255)]
+
+MessagePath = Annotated[Text, Path(max_length=255)]
 
 SECONDS_OF_A_DAY = 86400.0
 #: A strong validator of HTTP; a weak one never matches.
 _ETAG = re.compile(r'(?<!W/)"([^"]*)"')
-
-
-async def _require_messages(services: ServicesDep) -> None:
-    """A checkpointer of the user's own projects no messages, which are the session's history."""
-    if services.graphs.checkpointer is not None:
-        raise UnsupportedError(
-            "Messages of a session: not with the checkpointer that langgraph.json names"
-        )
-
-
-HAS_MESSAGES = [Depends(_require_messages)]
 
 
 def _answer(session: Session) -> Response:
@@ -240,7 +224,7 @@ async def make_title(session_id: SessionId, caller: CallerDep, services: Service
 @router.put("/{session_id}/messages/{message_id}/feedback")
 async def put_feedback(
     session_id: SessionId,
-    message_id: MessageId,
+    message_id: MessagePath,
     body: FeedbackPut,
     caller: CallerDep,
     services: ServicesDep,
@@ -252,7 +236,7 @@ async def put_feedback(
         services.db,
         session_id,
         message_id,
-        user_id=caller.user.identity if caller.user else "",
+        user_id=caller.identity,
         score=body.points(),
         reason=body.reason,
         tags=body.tags,
@@ -263,7 +247,7 @@ async def put_feedback(
 
 @router.delete("/{session_id}/messages/{message_id}/feedback", status_code=204)
 async def delete_feedback(
-    session_id: SessionId, message_id: MessageId, caller: CallerDep, services: ServicesDep
+    session_id: SessionId, message_id: MessagePath, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Take back what one said of a message."""
     value: JsonObject = {"thread_id": session_id, "message_id": message_id}
@@ -272,67 +256,7 @@ async def delete_feedback(
         services.db,
         session_id,
         message_id,
-        user_id=caller.user.identity if caller.user else "",
+        user_id=caller.identity,
         access=access,
     )
     return Response(status_code=204)
-
-
-@router.get("/{session_id}/messages", dependencies=HAS_MESSAGES)
-async def list_messages(
-    session_id: SessionId,
-    caller: CallerDep,
-    services: ServicesDep,
-    limit: Limit = 50,
-    cursor: str | None = None,
-    order: Literal["asc", "desc"] = "asc",
-    branch: Literal["active", "all"] = "active",
-) -> Response:
-    """
-    The history of a session, also what the model does not see any more.
-
-    ``branch=all`` adds what only branches have that were left.
-    """
-    access = await caller.may("threads", "read", {"thread_id": session_id})
-    await sessions.get(services.db, session_id, access=access)
-    place = message_cursor(cursor)
-    page, more = await messages.list_page(
-        services.db,
-        session_id,
-        limit=limit,
-        after_seq=place if order == "asc" else None,
-        before_seq=place if order == "desc" else None,
-        order=order,
-        branch=branch,
-    )
-    following = encode_cursor(page[-1].seq) if more else None
-    opinions = await feedback.of_messages(
-        services.db,
-        session_id,
-        [message.id for message in page],
-        user_id=caller.user.identity if caller.user else "",
-    )
-    shown = [message_json(message, opinions.get(message.id)) for message in page]
-    return json_response({"data": shown, "next_cursor": following, "has_more": more})
-
-
-@router.post("/{session_id}/messages", dependencies=HAS_MESSAGES)
-async def send_message(
-    session_id: SessionId,
-    body: MessageSend,
-    caller: CallerDep,
-    services: ServicesDep,
-    accept: Annotated[str, Header()] = "",
-) -> Response:
-    """
-    Ask the session's graph; the answer comes as JSON, or streamed.
-
-    It is streamed if ``stream`` is true or the client accepts ``text/event-stream``.
-    """
-    submitted = await ask(services, caller, session_id, body)
-    if not (body.stream or "text/event-stream" in accept):
-        return json_response(await answer(services, submitted))
-    stream = SessionStream(services, submitted)
-    return EventStream(
-        stream.frames(), headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
-    )

@@ -39,6 +39,7 @@ OF_ADA = frozenset(
         "waiting",
         "late",
         "session_id",
+        "message_id",
         "run_id",
         "checkpoint_id",
         "assistant_id",
@@ -324,7 +325,20 @@ CASES: dict[str, list[Case]] = {
     ],
     "GET /api/sessions/{session_id}/messages": [Case()],
     "POST /api/sessions/{session_id}/messages": [
-        Case(body={"query": "hello"}), Case(body={"query": "hello", "stream": True})
+        Case(body={"query": "hello"}), Case(body={"query": "hello", "stream": True}),
+        Case(body={"query": "hello"}, headers={"idempotency-key": "k"}),
+        Case(body={"query": "hello", "parent_id": "{message_id}"}),
+    ],
+    "POST /api/sessions/{session_id}/messages/{message_id}/regenerate": [Case(body={})],
+    "PATCH /api/sessions/{session_id}/messages/{message_id}": [Case(body={"content": "{mark}"})],
+    "DELETE /api/sessions/{session_id}/messages/{message_id}": [Case(owner=204)],
+    "PUT /api/sessions/{session_id}/head": [Case(body={"message_id": "{message_id}"})],
+    "POST /api/sessions/{session_id}/fork": [
+        Case(body={}), Case(body={"message_id": "{message_id}"})
+    ],
+    "POST /api/sessions/{session_id}/stop": [Case(owner=409)],
+    "GET /api/sessions/{session_id}/stream": [
+        Case(owner=204), Case(headers={"last-event-id": "1-1"}, owner=204)
     ],
 }  # fmt: skip
 
@@ -335,6 +349,7 @@ LAST = [
     "DELETE /threads/{thread_id}/runs/{run_id}",
     "DELETE /runs/crons/{cron_id}",
     "DELETE /assistants/{assistant_id}",
+    "DELETE /api/sessions/{session_id}/messages/{message_id}",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",
     "DELETE /threads/{thread_id}",
@@ -399,8 +414,8 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     session = {"name": MARK, "assistant_id": "chat", "user_id": "ada"}
     session_id = (await made("/api/sessions", session))["id"]
     messages = f"/api/sessions/{session_id}/messages"
-    answer = await made(messages, {"query": MARK})
-    opinion = f"{messages}/{answer['id']}/feedback"
+    said = await made(messages, {"query": MARK})
+    opinion = f"{messages}/{said['id']}/feedback"
     await http.put(opinion, json={"score": 1, "reason": MARK}, headers=ADA)
     item = {"namespace": ["n"], "key": "k", "value": {"note": MARK}}
     await http.put("/store/items", json=item, headers=ADA)
@@ -417,11 +432,10 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
         "cron_id": cron["cron_id"], "task": f"{thread_id}:{found[0][0]['run_id']}", "tool": "adas",
         "thread_id": thread_id, "busy": queued[0]["thread_id"], "pending": queued[0]["run_id"],
         "waiting": queued[1]["thread_id"], "late": queued[1]["run_id"], "session_id": session_id,
-        "message_id": answer["id"],
         "run_id": found[0][0]["run_id"], "checkpoint_id": found[1]["checkpoint"]["checkpoint_id"],
         "assistant_id": (await made("/assistants", named))["assistant_id"], "namespace": "x",
         "of_graph": system_assistant_id("ask"), "mark": MARK,
-        "thread_of_eve": UNKNOWN,
+        "thread_of_eve": UNKNOWN, "message_id": said["id"],
     }  # fmt: skip
     await made("/threads", {"thread_id": UNKNOWN}, who=EVE)
     return World(ids)

@@ -163,7 +163,7 @@ async def test_a_list_counts_what_there_is(http: httpx.AsyncClient) -> None:
         "/threads", json={"metadata": {"tags": {"a": 1}, "folder": [1], "user_id": "x"}}
     )
 
-    asked = {"counts": "true", "user_id": "ada", "limit": 1}
+    asked = {"counts": "true", "user_id": "ada", "limit": "1"}
     answer = (await http.get("/api/sessions", params=asked)).json()
 
     assert len(answer["data"]) == 1
@@ -271,7 +271,7 @@ async def test_a_session_is_gone_when_its_time_has_come(
     await http.delete(f"/api/sessions/{kept['id']}")
     for column, session_id in (("expires_at", session["id"]), ("purge_at", other["id"])):
         past = f"UPDATE thread SET {column} = now() WHERE thread_id = %(id)s"
-        await services.db.execute(past, {"id": session_id})  # type: ignore[arg-type]
+        await services.db.execute(past, {"id": session_id})
 
     assert await names(http) == []
     assert (await http.get(f"/api/sessions/{session['id']}")).status_code == 404
