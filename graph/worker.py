@@ -262,6 +262,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._timing.expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep(limit=self._timing.expiry_limit)
+            await self._retention.sweep_sessions(limit=self._timing.expiry_limit)
 
     async def _expire_items_forever(self) -> None:
         while True:
