@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
+from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import (
     RunRequest,
@@ -97,6 +98,7 @@ class Runs:
         webhooks: Asked whether those that runs name may be told.
         heartbeat: Who this process is in the queue.
         life: Of threads that a run makes.
+        priorities: Who decides which waiting runs begin first; None for whichever is due longest.
     """
 
     def __init__(
@@ -110,7 +112,9 @@ class Runs:
         heartbeat: Heartbeat,
         webhooks: Webhooks,
         life: Life | None = None,
+        priorities: Priorities | None = None,
     ) -> None:
+        self._priorities = priorities
         self._db = db
         self._registry = registry
         self._events = events
@@ -179,6 +183,8 @@ class Runs:
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
         new = _new_run(request, setting, thread_id, access)
+        if self._priorities is not None:
+            new = await self._priorities.decided(new, request, setting, is_named=not new_thread)
         thread = None
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
@@ -214,6 +220,8 @@ class Runs:
             thread_id = str(uuid7())
             setting = await self._setting(request, thread_id, EVERYTHING, assistant_access)
             run = _new_run(request, setting, thread_id, EVERYTHING)
+            if self._priorities is not None:
+                run = await self._priorities.decided(run, request, setting, is_named=False)
             metadata = {**metadata_of(request), **run.thread_metadata}
             new.append(replace(run, thread_metadata=metadata))
         return await queue.enqueue_new(self._db, new, life=self._life)
@@ -270,6 +278,8 @@ class Runs:
 
     async def _start(self, new: NewRun) -> Execution | None:
         if self.draining or new.after_seconds > 0 or not self._heartbeat.alive():
+            return None
+        if self._priorities is not None and not await self._priorities.may_start():
             return None
         if not self._executor.reserve():
             return None
