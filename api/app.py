@@ -26,6 +26,7 @@ from api.routes import (
     mcp,
     protocol,
     runs,
+    session_messages,
     sessions,
     states,
     system,
@@ -39,18 +40,20 @@ from store.models import JsonObject
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
 EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
 
+#: Asked in this order for every request: what is asked most comes first.
 ROUTERS = (
+    runs.router,
     system.router,
     assistants.router,
     threads.router,
     states.router,
     crons.router,
-    runs.router,
     protocol.router,
     items.router,
     mcp.router,
     a2a.router,
     sessions.router,
+    session_messages.router,
     unsupported.router,
 )
 

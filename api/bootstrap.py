@@ -12,6 +12,7 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom, priorities
+from graph.branches import Branches
 from graph.checkpointer import AnySaver, CustomSaver
 from graph.config import GraphConfig, load_config
 from graph.crons import Crons
@@ -56,6 +57,7 @@ class Services:
     runs: Runs
     states: States
     threads: Threads
+    branches: Branches
     value_search: ValueSearch
     webhooks: Webhooks
     crons: Crons
@@ -143,6 +145,7 @@ async def open_services(
             runs=runs,
             states=states,
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
+            branches=Branches(db=db, registry=registry, states=states, executor=executor),
             value_search=ValueSearch(db, states),
             webhooks=webhooks,
             crons=crons,

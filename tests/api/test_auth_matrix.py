@@ -39,6 +39,7 @@ OF_ADA = frozenset(
         "waiting",
         "late",
         "session_id",
+        "message_id",
         "run_id",
         "checkpoint_id",
         "assistant_id",
@@ -318,7 +319,20 @@ CASES: dict[str, list[Case]] = {
     "DELETE /api/sessions/{session_id}": [Case(owner=204)],
     "GET /api/sessions/{session_id}/messages": [Case()],
     "POST /api/sessions/{session_id}/messages": [
-        Case(body={"query": "hello"}), Case(body={"query": "hello", "stream": True})
+        Case(body={"query": "hello"}), Case(body={"query": "hello", "stream": True}),
+        Case(body={"query": "hello"}, headers={"idempotency-key": "k"}),
+        Case(body={"query": "hello", "parent_id": "{message_id}"}),
+    ],
+    "POST /api/sessions/{session_id}/messages/{message_id}/regenerate": [Case(body={})],
+    "PATCH /api/sessions/{session_id}/messages/{message_id}": [Case(body={"content": "{mark}"})],
+    "DELETE /api/sessions/{session_id}/messages/{message_id}": [Case(owner=204)],
+    "PUT /api/sessions/{session_id}/head": [Case(body={"message_id": "{message_id}"})],
+    "POST /api/sessions/{session_id}/fork": [
+        Case(body={}), Case(body={"message_id": "{message_id}"})
+    ],
+    "POST /api/sessions/{session_id}/stop": [Case(owner=409)],
+    "GET /api/sessions/{session_id}/stream": [
+        Case(owner=204), Case(headers={"last-event-id": "1-1"}, owner=204)
     ],
 }  # fmt: skip
 
@@ -329,6 +343,7 @@ LAST = [
     "DELETE /threads/{thread_id}/runs/{run_id}",
     "DELETE /runs/crons/{cron_id}",
     "DELETE /assistants/{assistant_id}",
+    "DELETE /api/sessions/{session_id}/messages/{message_id}",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",
     "DELETE /threads/{thread_id}",
@@ -392,7 +407,7 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     ]
     session = {"name": MARK, "assistant_id": "chat", "user_id": "ada"}
     session_id = (await made("/api/sessions", session))["id"]
-    await made(f"/api/sessions/{session_id}/messages", {"query": MARK})
+    said = await made(f"/api/sessions/{session_id}/messages", {"query": MARK})
     item = {"namespace": ["n"], "key": "k", "value": {"note": MARK}}
     await http.put("/store/items", json=item, headers=ADA)
     await http.put("/store/items", json={**item, "value": {"note": "eve's"}}, headers=EVE)
@@ -411,7 +426,7 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
         "run_id": found[0][0]["run_id"], "checkpoint_id": found[1]["checkpoint"]["checkpoint_id"],
         "assistant_id": (await made("/assistants", named))["assistant_id"], "namespace": "x",
         "of_graph": system_assistant_id("ask"), "mark": MARK,
-        "thread_of_eve": UNKNOWN,
+        "thread_of_eve": UNKNOWN, "message_id": said["id"],
     }  # fmt: skip
     await made("/threads", {"thread_id": UNKNOWN}, who=EVE)
     return World(ids)
