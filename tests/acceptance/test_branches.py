@@ -10,6 +10,7 @@ from langgraph_sdk.client import LangGraphClient
 
 from tests.acceptance.conftest import Sql
 from tests.acceptance.gate import Gate
+from tests.acceptance.process import ServerProcess
 from tests.acceptance.sse import Frame, collect, frames
 from tests.acceptance.talk import contents
 from tests.acceptance.test_sessions import ask, session
@@ -171,6 +172,51 @@ async def test_a_message_is_corrected_and_another_taken_out(
     assert (refused.status_code, refused.json()["code"]) == (409, "not_in_context")
 
 
+async def test_the_answers_of_tools_go_with_what_called_them(
+    http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = (await client.threads.create(graph_id="delta"))["thread_id"]
+    call = {"name": "add", "args": {}, "id": "call-1", "type": "tool_call"}
+    given = [
+        {"type": "human", "content": "sum", "id": "q"},
+        {"type": "ai", "content": "", "id": "c", "tool_calls": [call]},
+        {"type": "tool", "content": "3", "id": "t", "tool_call_id": "call-1"},
+        {"type": "ai", "content": "It is 3", "id": "a"},
+    ]
+    await client.threads.update_state(session_id, {"messages": given}, as_node="model")
+    path = f"/api/sessions/{session_id}/messages"
+
+    refused = await http.delete(f"{path}/t")
+    deleted = await http.delete(f"{path}/c")
+
+    assert (refused.status_code, deleted.status_code) == (422, 204)
+    assert texts(await said(http, session_id)) == ["sum", "It is 3"]
+    values = (await client.threads.get_state(session_id))["values"]
+    assert contents(values) == ["sum", "It is 3"]
+
+
+async def test_while_the_graph_waits_for_an_answer_nothing_is_corrected(
+    http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = await session(http, assistant_id="asking")
+    asked = (await ask(http, session_id, "may I?")).json()
+    path = f"/api/sessions/{session_id}"
+    message = f"{path}/messages/{asked['user_message_id']}"
+
+    refused = [
+        await http.patch(message, json={"content": "x"}),
+        await http.delete(message),
+    ]
+    answered = await http.post(f"{path}/messages", json={"resume": "yes"})
+
+    assert asked["status"] == "interrupted"
+    assert {(a.status_code, a.json()["code"]) for a in refused} == {(409, "session_interrupted")}
+    assert answered.json()["response"] == "told yes"
+    assert answered.json()["user_message_id"] == asked["user_message_id"]
+    again_ = (await again(http, session_id, answered.json()["id"])).json()
+    assert again_["status"] == "interrupted"
+
+
 @pytest.mark.parametrize("graph", GRAPHS)
 async def test_a_fork_is_a_session_of_its_own_up_to_a_message(
     graph: str, http: httpx.AsyncClient, client: LangGraphClient
@@ -238,7 +284,7 @@ async def test_a_conversation_that_came_in_one_piece_branches_anywhere(
 
 
 async def test_a_stopped_answer_stays_as_far_as_it_came(
-    http: httpx.AsyncClient, gate: Gate
+    http: httpx.AsyncClient, replica: ServerProcess, gate: Gate
 ) -> None:
     gate.hold("stop")
     session_id = await session(http)
@@ -251,7 +297,7 @@ async def test_a_stopped_answer_stays_as_far_as_it_came(
         await http.patch(f"{path}/messages/nobody", json={"content": "x"}),
     ]
 
-    stopped = await http.post(f"{path}/stop")
+    stopped = await http.post(f"{replica.url}{path}/stop")
     answered = await asking
 
     assert (idle.status_code, idle.json()["code"]) == (409, "session_idle")
@@ -265,7 +311,7 @@ async def test_a_stopped_answer_stays_as_far_as_it_came(
 
 
 async def test_a_client_that_was_lost_comes_back_and_reads_the_same_text(
-    http: httpx.AsyncClient, gate: Gate
+    http: httpx.AsyncClient, replica: ServerProcess, gate: Gate
 ) -> None:
     gate.hold("lost")
     session_id = await session(http)
@@ -288,7 +334,7 @@ async def test_a_client_that_was_lost_comes_back_and_reads_the_same_text(
     ]
     following = asyncio.create_task(collect(http, "GET", f"{path}/stream"))
     resuming = asyncio.create_task(
-        collect(http, "GET", f"{path}/stream", last_event_id=heard[-1].id)
+        collect(http, "GET", f"{replica.url}{path}/stream", last_event_id=heard[-1].id)
     )
     gate.release("lost")
     whole, rest = await following, await resuming

@@ -163,3 +163,24 @@ async def test_the_table_mirrors_the_head_after_every_random_step_and_rebuilds_t
     assert await table(db, conversation.thread_id) == before
     assert await thread_row(db, conversation.thread_id) == row
     assert said == list(range(len(said)))
+
+
+@pytest.mark.parametrize("keep", [1, 7])
+async def test_branches_last_when_their_checkpoints_are_gone(
+    db: Database, saver: Saver, keep: int
+) -> None:
+    conversation = Conversation(db, saver, keep)
+    await create_thread(db, conversation.thread_id)
+    steps = [conversation.run, conversation.switch, conversation.fork, conversation.begin_anew]
+    for _ in range(20):
+        few = len(await conversation.list()) < 3
+        await (conversation.run if few else conversation.random.choice(steps))()
+    await (await leased(db, saver, conversation.thread_id)).trim(keep=keep)
+    before = await table(db, conversation.thread_id)
+
+    done = await messages.rebuild(db, saver, thread_id=conversation.thread_id)
+
+    assert done.threads == 1
+    assert await db.tuples("SELECT count(*) FROM checkpoints", {}) == [(keep,)]
+    assert sum(row[-2] is not None for row in before) > 1
+    assert await table(db, conversation.thread_id) == before
