@@ -165,7 +165,7 @@ async def _message(
         "content": await _content(services, caller, session, body, access),
     }
     if body.id is not None:
-        if await messages.exists(services.db, session.id, body.id):
+        if await messages.find_seq(services.db, session.id, body.id) is not None:
             # With its id it would replace the one that is there.
             raise AlreadyExistsError(f"Message {body.id} exists already")
         message["id"] = body.id
