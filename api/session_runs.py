@@ -18,7 +18,7 @@ from api.auth import Caller
 from api.bootstrap import Services
 from api.session_events import MODES
 from api.session_schemas import MessageSend, Regenerate, attachment_block
-from api.submissions import submit
+from api.submissions import allow, submit
 from graph.branches import no_state
 from graph.requests import RunRequest
 from graph.runs import Submitted
@@ -72,8 +72,10 @@ async def ask(
         request = replace(request, command={"resume": body.resume}, strict_resume=True)
     else:
         message = await _message(services, caller, session, body, access)
-        checkpoint = await _parent(services, session, body, access) if body.branches else None
-        request = replace(request, input={"messages": [message]}, checkpoint=checkpoint)
+        request = replace(request, input={"messages": [message]})
+        if body.branches:
+            checkpoint = await _parent(services, caller, session, body.parent_id, request, access)
+            request = replace(request, checkpoint=checkpoint)
     return await _submit(services, caller, session, request, key, access)
 
 
@@ -125,16 +127,17 @@ async def _answer_anew(
     question = await branches.question_before(services.db, session.id, message_id)
     if question is None:
         raise no_state(message_id)
-    with session_busy():
-        # The conversation ends with the question then, and what begins is all that is to be done.
-        await services.branches.begin_anew(session.id, question, is_answered=False, access=access)
     request = _request(services, session, body)
+    # The conversation ends with the question then, and what begins is all that is to be done.
+    await _begin_anew(services, caller, session, request, question, is_answered=False)
     return await _submit(services, caller, session, request, key, access)
 
 
 def _request(services: Services, session: Session, body: MessageSend | Regenerate) -> RunRequest:
     return RunRequest(
-        assistant_id=session.metadata.get("assistant_id") or first_graph(services),
+        assistant_id=session.metadata.get("assistant_id")
+        or session.metadata.get("graph_id")
+        or first_graph(services),
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
@@ -199,20 +202,41 @@ async def _content(
 
 
 async def _parent(
-    services: Services, session: Session, body: MessageSend, access: Access
+    services: Services,
+    caller: Caller,
+    session: Session,
+    parent_id: str | None,
+    request: RunRequest,
+    access: Access,
 ) -> JsonObject | None:
-    """The checkpoint that the message goes on from; None for the newest."""
-    if body.parent_id is None:
+    """The checkpoint that a message goes on from; None for the newest."""
+    if parent_id is None:
         place = await branches.beginning(services.db, session.id, access=access)
     else:
-        place = await branches.state_after(services.db, session.id, body.parent_id, access=access)
+        place = await branches.state_after(services.db, session.id, parent_id, access=access)
     if place is None or place.is_head:
         return None
     if place.checkpoint_id is None:
-        with session_busy():
-            await services.branches.begin_anew(session.id, body.parent_id, access=access)
+        await _begin_anew(services, caller, session, request, parent_id, is_answered=True)
         return None
     return {"checkpoint_id": place.checkpoint_id}
+
+
+async def _begin_anew(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    request: RunRequest,
+    message_id: str | None,
+    *,
+    is_answered: bool,
+) -> None:
+    """Go back to where no checkpoint is kept, ahead of a run that the caller may create."""
+    allowed = await allow(services, caller, request, thread_id=session.id)
+    with session_busy():
+        await services.branches.begin_anew(
+            session.id, message_id, is_answered=is_answered, access=allowed.access
+        )
 
 
 # --------------------------------------------------------------------------- once only

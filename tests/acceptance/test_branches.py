@@ -256,8 +256,6 @@ async def test_a_conversation_that_came_in_one_piece_branches_anywhere(
     kinds = ["human", "ai"] * 3
     given = [{"type": kind, "content": f"{n}", "id": f"m{n}"} for n, kind in enumerate(kinds)]
     await client.threads.update_state(session_id, {"messages": given}, as_node="model")
-    await http.patch(f"/api/sessions/{session_id}", json={"metadata": {"assistant_id": graph}})
-
     regenerated = (await again(http, session_id, "m3")).json()
     back = await http.put(f"/api/sessions/{session_id}/head", json={"message_id": "m1"})
     edited = (await ask(http, session_id, "edited", parent_id="m1")).json()
@@ -395,6 +393,29 @@ async def test_the_same_key_is_one_run_and_one_answer(
     )
     expired = await http.post(path, json={"query": "something else"}, headers=key)
     assert expired.json()["response"] == "(3) something else"
+
+
+async def test_the_key_of_a_refused_request_may_come_again(
+    http: httpx.AsyncClient, gate: Gate, sql: Sql
+) -> None:
+    gate.hold("again")
+    session_id = await session(http)
+    path, key = f"/api/sessions/{session_id}/messages", {"Idempotency-Key": "k1"}
+    asking = asyncio.create_task(ask(http, session_id, f"hold {gate.port} again one"))
+    await gate.arrived("again")
+
+    refused = await http.post(path, json={"query": "two"}, headers=key)
+    gate.release("again")
+    await asking
+    answered = [await http.post(path, json={"query": "two"}, headers=key) for _ in range(2)]
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "session_busy")
+    assert answered[0].json() == answered[1].json()
+    assert answered[0].json()["response"] == "(3) two"
+    [(run_id,)] = sql(
+        "SELECT run_id::text FROM idempotency_key WHERE conversation_id = %s", session_id
+    )
+    assert answered[0].json()["run_id"] == run_id
 
 
 async def test_of_two_sends_at_once_one_waits_for_its_turn_and_nothing_is_lost(
