@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
 }
 #: Whose bodies the specification does not spell out.
 BODIES: dict[str, Any] = {
+    "/api/sessions/import": {"messages": [{"role": "user", "content": "hello"}]},
     "/runs/crons/{cron_id}": {"enabled": True},
     "/api/sessions/{session_id}/messages": {"query": "hello"},
     "/runs/batch": [{"assistant_id": "chat"}],
@@ -98,6 +99,9 @@ async def test_every_route_says_so_in_time(
         "checkpoint_id": "c",
         "namespace": "n",
         "cron_id": thread_id,
+        "share_id": thread_id,
+        "import_id": thread_id,
+        "token": "t",
         **run,
     }
     network.refuses = True
@@ -110,7 +114,7 @@ async def test_every_route_says_so_in_time(
                 method,
                 path.format(**named),
                 json=body(spec, path, operation),
-                params={"namespace": "a", "key": "k", "assistant_id": "chat"},
+                params={"namespace": "a", "key": "k", "assistant_id": "chat", "user": "eve"},
             )
             for path, operations in spec["paths"].items()
             for method, operation in operations.items()
