@@ -2,18 +2,18 @@
 
 import re
 import time
-import uuid
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid4
 
 from api.auth import OPEN_PATHS
 from api.errors import BrokenOffError, error_response, internal_error_response, response_to
 from api.headers import HeaderFilter
-from api.loopback import is_loopback
+from api.loopback import is_in_process
 from store.errors import TooLargeError
 
 log = structlog.stdlib.get_logger(__name__)
@@ -51,7 +51,7 @@ class RequestLog:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
         if scope["type"] == "websocket":
             await self.app(scope, receive, send)
@@ -102,7 +102,7 @@ class MountPrefix:
             path += "/"
         if path.startswith(f"{self.prefix}/"):
             scope = {**scope, "path": path, "root_path": scope.get("root_path", "") + self.prefix}
-        elif path not in OPEN_PATHS and not is_loopback(scope):
+        elif path not in OPEN_PATHS and not is_in_process(scope):
             await self._refuse(scope, receive, send)
             return
         await self.app(scope, receive, send)

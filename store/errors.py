@@ -8,10 +8,12 @@ Every error raised on purpose, in one tree.
     │  ├─ AlreadyExistsError
     │  ├─ ThreadBusyError      a run holds the thread
     │  └─ LeaseLostError       the run belongs to another process now; nothing was written
+    ├─ ChangedError            is not any more as the caller knows it
     ├─ InvalidInputError       understood, and wrong
     │  └─ BadRequestError      contradicts itself, or does not fit the thread's state
     ├─ TooLargeError           beyond a bound
     ├─ TooManyAttemptsError    tried too often; later it may be tried again
+    ├─ WrongTypeError          of a kind that is not taken
     ├─ AuthenticationError
     ├─ PermissionDeniedError
     ├─ UnsupportedError        a part of the contract that is not built
@@ -93,6 +95,12 @@ class LeaseLostError(ConflictError):
     default_code = "lease_lost"
 
 
+class ChangedError(Error):
+    """It is not any more as the caller knows it; nothing was changed."""
+
+    default_code = "changed"
+
+
 class InvalidInputError(Error):
     """The input was understood and is wrong."""
 
@@ -115,6 +123,12 @@ class TooManyAttemptsError(Error):
     """It was tried too often; later it may be tried again."""
 
     default_code = "too_many_attempts"
+
+
+class WrongTypeError(Error):
+    """What was sent is of a kind that is not taken."""
+
+    default_code = "unsupported_type"
 
 
 class AuthenticationError(Error):

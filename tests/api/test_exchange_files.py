@@ -160,7 +160,7 @@ def test_the_stretches_of_a_tree_are_all_of_it_and_end_where_it_is_shown(
 def test_what_is_beyond_a_bound_is_passed_over() -> None:
     good = {"messages": [{"role": "user", "content": "hi"}]}
     many = {"messages": [{"role": "user", "content": "x"}] * 10_001}
-    large = {"messages": [{"role": "user", "content": "x" * (65 * 2**20)}]}
+    large = {"messages": [{"role": "user", "content": "x" * (18 * 2**20)}]}
     tree = {
         "mapping": {
             str(n): {
