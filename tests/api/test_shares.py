@@ -172,6 +172,31 @@ async def test_a_link_ends_and_is_revoked_and_goes_with_its_session(
     assert await services.db.tuples("SELECT 1 FROM share, share_message", {}) == []
 
 
+async def test_a_session_that_was_deleted_comes_back_shared_with_nobody(
+    http: httpx.AsyncClient,
+) -> None:
+    session_id = await session(http, "hello")
+    path = f"/api/sessions/{session_id}"
+    url = (await share(http, session_id, mode="live"))["url"]
+    await share(http, session_id, audience="users", users=["bob"], role="editor")
+
+    await http.delete(path, headers=ADA)
+    while_deleted = [
+        (await http.get(url)).status_code,
+        (await http.get(f"/threads/{session_id}", headers=BOB)).status_code,
+        (await http.get(f"{path}/shares", headers=ADA)).status_code,
+        (await http.post(f"{path}/shares", json={}, headers=ADA)).status_code,
+        (await http.post(f"{path}/restore", headers=BOB)).status_code,
+    ]
+    restored = await http.post(f"{path}/restore", headers=ADA)
+
+    assert while_deleted == [404] * 5
+    assert restored.status_code == 200
+    assert (await http.get(url)).status_code == 404
+    assert (await http.get(path, headers=BOB)).status_code == 404
+    assert (await http.get(f"{path}/shares", headers=ADA)).json()["data"] == []
+
+
 SENSELESS: list[dict[str, Any]] = [
     {"audience": "link", "role": "editor"},
     {"audience": "users"},
