@@ -15,6 +15,7 @@ from tests.acceptance.gate import Gate
 from tests.acceptance.process import ServerProcess
 from tests.openai_server import OpenAIServer, Reply, openai_server
 
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "f"}}]
 Talk = list[dict[str, Any]]
 
 
@@ -72,7 +73,10 @@ class Front:
             "X-OpenWebUI-Task": task,
             "X-OpenWebUI-User-Id": "ada",
         }
-        stream = await complete(self.ai, talk, stream=True, extra_headers=headers)
+        # It offers tools of its own to every model.
+        stream = await complete(
+            self.ai, talk, stream=True, tools=TOOLS, tool_choice="auto", extra_headers=headers
+        )
         chunks = [chunk async for chunk in stream]
         assert chunks[0].choices[0].delta.role == "assistant"
         assert chunks[-1].choices[0].finish_reason == "stop"
@@ -346,7 +350,7 @@ async def test_a_key_makes_two_requests_one(ai: AsyncOpenAI, http: httpx.AsyncCl
     ("wrong", "told"),
     [
         ({"n": 2}, "only one answer"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"logprobs": True}, "logprobs"),
         ({"temperature": 3}, "temperature"),
