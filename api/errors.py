@@ -23,13 +23,16 @@ from store.errors import (
     ConflictError,
     EmbeddingError,
     Error,
+    GoneError,
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
     RunFailedError,
     TooLargeError,
+    TooManyAttemptsError,
     UnavailableError,
     UnsupportedError,
+    WrongTypeError,
 )
 
 #: The status of a class holds for those below it, unless they have their own.
@@ -38,14 +41,17 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     BadRequestError: HTTPStatus.BAD_REQUEST,
     ConflictError: HTTPStatus.CONFLICT,
     EmbeddingError: HTTPStatus.BAD_GATEWAY,
+    GoneError: HTTPStatus.GONE,
     InvalidGraphError: HTTPStatus.FAILED_DEPENDENCY,
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFoundError: HTTPStatus.NOT_FOUND,
     PermissionDeniedError: HTTPStatus.FORBIDDEN,
     RunFailedError: HTTPStatus.BAD_GATEWAY,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TooManyAttemptsError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     UnsupportedError: HTTPStatus.NOT_IMPLEMENTED,
+    WrongTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Error: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 RETRY_AFTER_SECONDS = 1

@@ -10,8 +10,11 @@ from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
 from api.schemas import Metadata, Payload, SessionId
+from store import media
 from store.errors import BadRequestError
+from store.files import File
 from store.models import JsonObject, Message, Session
+from store.search import Place
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(max_length=255)]
@@ -134,6 +137,53 @@ class Regenerate(Payload):
     on_busy: Literal["reject", "enqueue", "interrupt"] = "reject"
 
 
+class MessageEdit(Payload):
+    """What a message is to say."""
+
+    content: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[ContentBlock], Field(min_length=1, max_length=100)]
+    )
+
+
+class HeadMove(Payload):
+    """Where a conversation is to go on from."""
+
+    message_id: MessageId
+
+
+class SessionFork(Payload):
+    """Up to where a conversation is copied, and what the copy is called."""
+
+    message_id: Annotated[
+        MessageId | None, Field(description="The last one of the copy; else that of the session.")
+    ] = None
+    name: Name | None = None
+
+    def attributes(self, source: Session) -> JsonObject:
+        """The metadata of the new thread: nothing of who may see the other one."""
+        taken = {key: source.metadata[key] for key in _FORKED if key in source.metadata}
+        name = {"name": self.name or source.name}
+        return {**taken, **name, "forked_from": {"session_id": source.id, **self._place()}}
+
+    def _place(self) -> JsonObject:
+        return {"message_id": self.message_id} if self.message_id is not None else {}
+
+
+#: What a copy of a session has of its attributes.
+_FORKED = ("user_id", "chat_type", "assistant_id", "folder", "tags")
+
+
+def attachment_block(file: File) -> JsonObject:
+    """A file in the content of a message: what it holds is nowhere but in the file."""
+    return {
+        "type": media.block_type(file.mime_type),
+        "file_id": file.file_id,
+        "mime_type": file.mime_type,
+        "name": file.name,
+    }
+
+
 def session_json(session: Session) -> JsonObject:
     """A session, its attributes beside its id."""
     return {
@@ -159,9 +209,14 @@ def message_json(message: Message) -> JsonObject:
         "message_type": message.message_type,
         "meta_data": message.meta_data,
         "run_id": message.run_id,
+        "parent_id": message.parent_id,
+        "sibling_ids": message.sibling_ids,
+        "on_branch": message.on_branch,
         "in_context": message.in_context,
         "create_time": message.create_time,
         "update_time": message.update_time,
+        "edited_at": message.edited_at,
+        "deleted_at": message.deleted_at,
     }
 
 
@@ -204,6 +259,24 @@ def message_cursor(text: str | None) -> int | None:
     if len(place) != 1 or type(place[0]) is not int or not 0 <= place[0] < 2**31:
         raise _bad_cursor()
     return place[0]
+
+
+def search_cursor(text: str | None) -> Place | None:
+    """
+    The place that a cursor of a list of hits stands for.
+
+    Raises:
+        BadRequestError: It is not one of ours.
+    """
+    place = _decode(text)
+    if place is None:
+        return None
+    match place:
+        case [int(before), None, None] if 0 <= before < 2**63:
+            return Place(before=before)
+        case [int(before), float(rank), int(number)] if 0 <= before < 2**63 > number >= 0:
+            return Place(before=before, rank=rank, number=number)
+    raise _bad_cursor()
 
 
 def _decode(text: str | None) -> list[Any] | None:

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
 from langgraph.types import Command, Send
 
+from store.access import MEMBERS
 from store.errors import BadRequestError
 from store.models import JsonObject, MultitaskStrategy
 from store.runs import Setting
@@ -43,10 +45,11 @@ RESERVED = frozenset(
 _RESERVED_PREFIXES = ("langgraph_auth_", "__langsmith_", "__otel_", "__dd_")
 #: Keys of ``metadata`` that only the server sets; stripped, as the reference does.
 RESERVED_METADATA = frozenset(
-    {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"}
+    {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot", MEMBERS}
 )
 
 
+@lru_cache(maxsize=1024)
 def system_assistant_id(graph_id: str) -> str:
     """The id of the assistant that every graph has."""
     return str(uuid5(NAMESPACE, graph_id))

@@ -31,6 +31,7 @@ from langgraph.graph.message import _messages_delta_reducer
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from graph.agents.offline import OfflineModel
+from graph.attachments import Inflating
 
 #: What of a request is passed on to the model.
 OPTIONS = (
@@ -128,8 +129,12 @@ def _model(asked: str | None = None) -> BaseChatModel:
     )
 
 
+class _OpenAI(Inflating, ChatOpenAI):
+    """Reads the files that messages name."""
+
+
 @lru_cache(maxsize=8)
-def _openai(api_key: str, base_url: str | None, name: str, max_tokens: int) -> ChatOpenAI:
+def _openai(api_key: str, base_url: str | None, name: str, max_tokens: int) -> _OpenAI:
     options: dict[str, Any] = {
         "api_key": api_key,
         "model": name,
@@ -141,13 +146,13 @@ def _openai(api_key: str, base_url: str | None, name: str, max_tokens: int) -> C
     if base_url is None:
         if max_tokens:
             options["max_tokens"] = max_tokens
-        return ChatOpenAI(**options)
+        return _OpenAI(**options)
     if max_tokens:
         # As `max_tokens` it would be sent as `max_completion_tokens`, which FastChat, Ollama and
         # older servers ignore.
         options["extra_body"] = {"max_tokens": max_tokens}
     # A model's name alone (codex-…, gpt-5-pro) would send it to /v1/responses, which they lack.
-    return ChatOpenAI(base_url=base_url, use_responses_api=False, **options)
+    return _OpenAI(base_url=base_url, use_responses_api=False, **options)
 
 
 def _agent() -> StateGraph[State]:

@@ -43,6 +43,8 @@ OF_ADA = frozenset(
         "run_id",
         "checkpoint_id",
         "assistant_id",
+        "file_id",
+        "unsent_file",
     }
 )
 ADA, EVE = {"authorization": "Bearer ada"}, {"authorization": "Bearer eve"}
@@ -322,11 +324,34 @@ CASES: dict[str, list[Case]] = {
     "DELETE /api/sessions/{session_id}": [Case(owner=204)],
     "GET /api/sessions/{session_id}/messages": [Case()],
     "POST /api/sessions/{session_id}/messages": [
+        # Who may not see a file cannot send it to where they could.
+        Case(
+            body={"query": "x", "attachments": ["{file_id}"]},
+            path="/api/sessions/{thread_of_eve}/messages",
+            owner=404,
+        ),
         Case(body={"query": "hello"}), Case(body={"query": "hello", "stream": True}),
         Case(body={"query": "hello"}, headers={"idempotency-key": "k"}),
         Case(body={"query": "hello", "parent_id": "{message_id}"}),
     ],
     "POST /api/sessions/{session_id}/messages/{message_id}/regenerate": [Case(body={})],
+    "PATCH /api/sessions/{session_id}/messages/{message_id}": [Case(body={"content": "{mark}"})],
+    "DELETE /api/sessions/{session_id}/messages/{message_id}": [Case(owner=204)],
+    "PUT /api/sessions/{session_id}/head": [Case(body={"message_id": "{message_id}"})],
+    "POST /api/sessions/{session_id}/fork": [
+        Case(body={}), Case(body={"message_id": "{message_id}"})
+    ],
+    "POST /api/sessions/{session_id}/stop": [Case(owner=409)],
+    "GET /api/sessions/{session_id}/stream": [
+        Case(owner=204), Case(headers={"last-event-id": "1-1"}, owner=204)
+    ],
+    "GET /api/search": [
+        Case(200, params={"q": "{mark}"}, answer={"data": [], "next_cursor": None, "has_more": False}),
+        Case(params={"q": "{mark}", "session_id": "{session_id}"}),
+    ],
+    # No form: whoever uploads a file has one of their own.
+    "POST /api/files": [Case(422, owner=422)],
+    "GET /api/files/{file_id}": [Case(), Case(path="/api/files/{unsent_file}")],
     "GET /v1/models": [Case(200, says='"chat"')],
     "GET /v1/models/{model}": [Case(200, says='"chat"', path="/v1/models/chat")],
     "POST /v1/chat/completions": [
@@ -388,6 +413,7 @@ LAST = [
     "DELETE /threads/{thread_id}/runs/{run_id}",
     "DELETE /runs/crons/{cron_id}",
     "DELETE /assistants/{assistant_id}",
+    "DELETE /api/sessions/{session_id}/messages/{message_id}",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",
     "DELETE /threads/{thread_id}",
@@ -451,7 +477,12 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     ]
     session = {"name": MARK, "assistant_id": "chat", "user_id": "ada"}
     session_id = (await made("/api/sessions", session))["id"]
-    said = await made(f"/api/sessions/{session_id}/messages", {"query": MARK})
+    file_ids = []
+    for name in (MARK, "unsent"):
+        form = {"file": (name, f"{name} {MARK}".encode())}
+        file_ids.append((await http.post("/api/files", files=form, headers=ADA)).json()["id"])
+    asked_with = {"query": MARK, "attachments": file_ids[:1]}
+    said = await made(f"/api/sessions/{session_id}/messages", asked_with)
     item = {"namespace": ["n"], "key": "k", "value": {"note": MARK}}
     await http.put("/store/items", json=item, headers=ADA)
     await http.put("/store/items", json={**item, "value": {"note": "eve's"}}, headers=EVE)
@@ -470,7 +501,8 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
         "run_id": found[0][0]["run_id"], "checkpoint_id": found[1]["checkpoint"]["checkpoint_id"],
         "assistant_id": (await made("/assistants", named))["assistant_id"], "namespace": "x",
         "of_graph": system_assistant_id("ask"), "mark": MARK,
-        "thread_of_eve": UNKNOWN, "message_id": said["id"],
+        "thread_of_eve": UNKNOWN, "message_id": said["id"], "file_id": file_ids[0],
+        "unsent_file": file_ids[1],
     }  # fmt: skip
     await made("/threads", {"thread_id": UNKNOWN}, who=EVE)
     return World(ids)

@@ -31,6 +31,8 @@ VALUES: dict[str, Any] = {
     "query": "hello",
     "user_id": "ada",
     "graph_id": "chat",
+    "message_id": "m",
+    "content": "hello",
     "thread_ids": ["00000000-0000-7000-8000-000000000000"],
     "version": 1,
     "schedule": "0 0 1 1 *",
@@ -95,6 +97,13 @@ def body(spec: Any, path: str, operation: Any) -> Any:
     return {name: VALUES[name] for name in model.get("required", [])}
 
 
+def sent(spec: Any, path: str, operation: Any) -> dict[str, Any]:
+    """The body, as httpx takes it."""
+    if "multipart/form-data" in operation.get("requestBody", {}).get("content", {}):
+        return {"files": {"file": ("a.txt", b"a")}}
+    return {"json": body(spec, path, operation)}
+
+
 async def test_every_route_says_so_in_time(
     client: LangGraphClient, http: httpx.AsyncClient, network: Network
 ) -> None:
@@ -112,6 +121,7 @@ async def test_every_route_says_so_in_time(
         "item_id": "i",
         "response_id": run["run_id"],
         "cron_id": thread_id,
+        "file_id": thread_id,
         **run,
     }
     network.refuses = True
@@ -123,8 +133,8 @@ async def test_every_route_says_so_in_time(
             http.request(
                 method,
                 path.format(**named),
-                json=body(spec, path, operation),
-                params={"namespace": "a", "key": "k", "assistant_id": "chat"},
+                **sent(spec, path, operation),
+                params={"namespace": "a", "key": "k", "assistant_id": "chat", "q": "hello"},
             )
             for path, operations in spec["paths"].items()
             for method, operation in operations.items()
