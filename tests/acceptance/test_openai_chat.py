@@ -1,5 +1,6 @@
 """OpenAI's chat completions with its own client, as Open WebUI and others call them."""
 
+import base64
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -212,8 +213,10 @@ async def test_the_systems_words_and_options_reach_the_model_and_not_the_history
     ai: AsyncOpenAI, http: httpx.AsyncClient, model: OpenAIServer
 ) -> None:
     named = {"extra_body": {"conversation_id": (chat_id := str(uuid.uuid4()))}}
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n and so on").decode()
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
     content = [{"type": "text", "text": "what is it?"}, image]
+    model.replies.append(Reply(tokens=("A picture.",)))
 
     await said(
         ai,
@@ -232,8 +235,11 @@ async def test_the_systems_words_and_options_reach_the_model_and_not_the_history
     assert "Be terse." not in json.dumps(second)
     assert "temperature" not in second
     assert (await history(http, chat_id))[0] == "what is it?"
+    # A file, by its id: what is in it is the model's alone.
+    assert data not in (await http.get(f"/threads/{chat_id}/history?limit=99")).text
     stored = (await http.get(f"/api/sessions/{chat_id}/messages")).json()["data"]
     assert [row["role"] for row in stored] == ["user", "assistant"] * 2
+    assert stored[0]["message_type"] == "image"
 
 
 async def test_tokens_are_counted_and_tools_stay_inside(
