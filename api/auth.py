@@ -17,6 +17,7 @@ from api.authority import Action, Authority, Resource
 from api.errors import response_to
 from api.headers import HeaderFilter
 from api.loopback import is_loopback
+from graph.first_words import preferred_language
 from graph.user import User, act_for
 from store.access import EVERYTHING, ROLES, Access, Role
 from store.errors import Error
@@ -48,12 +49,19 @@ class Caller:
         user: By attribute and by key; None without authentication.
         authority: Who decides what they may do.
         headers: Those of the request that langgraph.json lets graphs see.
+        language: That their client likes best, as ``zh``.
     """
 
     request_id: str
     user: User | None = None
     authority: Authority | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    language: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Who that is; empty where nobody is known."""
+        return self.user.identity if self.user else ""
 
     @property
     def injected(self) -> JsonObject:
@@ -61,7 +69,7 @@ class Caller:
         about: JsonObject = {
             **self.headers,
             "langgraph_auth_user": self.user.dict() if self.user else None,
-            "langgraph_auth_user_id": self.user.identity if self.user else "",
+            "langgraph_auth_user_id": self.identity,
             "langgraph_auth_permissions": self.user.permissions if self.user else [],
             "langgraph_request_id": self.request_id,
         }
@@ -161,15 +169,23 @@ class Authentication:
 
     async def _caller(self, scope: Scope, receive: Receive) -> Caller:
         request_id = scope["state"].get("request_id") or str(uuid4())
-        headers = self._headers.of(Headers(scope=scope)) if self._headers else {}
+        sent = Headers(scope=scope)
+        headers = self._headers.of(sent) if self._headers else {}
+        language = preferred_language(sent.get("accept-language", ""))
         if self._authority is None or is_loopback(scope):
-            return Caller(request_id=request_id, headers=headers)
+            return Caller(request_id=request_id, headers=headers, language=language)
         is_http = scope["type"] == "http"
         user = await self._authority.authenticate(
             Request(scope, receive) if is_http else HTTPConnection(scope),
             path_params=lambda: _path_params(scope),
         )
-        return Caller(request_id=request_id, user=user, authority=self._authority, headers=headers)
+        return Caller(
+            request_id=request_id,
+            user=user,
+            authority=self._authority,
+            headers=headers,
+            language=language,
+        )
 
 
 async def _refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

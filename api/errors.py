@@ -20,6 +20,7 @@ from graph.factory import InvalidGraphError
 from store.errors import (
     AuthenticationError,
     BadRequestError,
+    ChangedError,
     ConflictError,
     EmbeddingError,
     Error,
@@ -39,6 +40,7 @@ from store.errors import (
 STATUSES: dict[type[Error], HTTPStatus] = {
     AuthenticationError: HTTPStatus.UNAUTHORIZED,
     BadRequestError: HTTPStatus.BAD_REQUEST,
+    ChangedError: HTTPStatus.PRECONDITION_FAILED,
     ConflictError: HTTPStatus.CONFLICT,
     EmbeddingError: HTTPStatus.BAD_GATEWAY,
     GoneError: HTTPStatus.GONE,

@@ -85,6 +85,7 @@ async def allow(
         request,
         run_id=request.run_id or str(uuid7()),
         assistant_id=assistant_id,
+        language=caller.language,
         injected={**request.injected, **caller.injected},
     )
     if caller.may_everything:

@@ -30,7 +30,7 @@ from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import Outcome, StreamPlan, stream
 from graph.user import user_of
 from graph.webhooks import told_of
-from store import messages, queue, threads
+from store import messages, queue, sessions, threads
 from store.checkpoints import Saver
 from store.database import Database
 from store.errors import LeaseLostError, UnavailableError
@@ -421,6 +421,9 @@ class Executor:
         if claim.run.temporary:
             return await queue.finish_temporary(self._db, claim, webhook=webhook)
         status, interrupts = await self._thread_state(claim, result)
+        if title := claim.run.kwargs.get("title"):
+            # Before the end, not in its statement: most runs have no title to ask for.
+            await sessions.enqueue_title(self._db, claim.run.thread_id, language=title["language"])
         return await self._finisher.finish(
             Ending(
                 claimed=claim,

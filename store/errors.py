@@ -8,6 +8,7 @@ Every error raised on purpose, in one tree.
     │  ├─ AlreadyExistsError
     │  ├─ ThreadBusyError      a run holds the thread
     │  └─ LeaseLostError       the run belongs to another process now; nothing was written
+    ├─ ChangedError            is not any more as the caller knows it
     ├─ InvalidInputError       understood, and wrong
     │  └─ BadRequestError      contradicts itself, or does not fit the thread's state
     ├─ TooLargeError           beyond a bound
@@ -92,6 +93,12 @@ class LeaseLostError(ConflictError):
     """Another process owns the thread now, or the thread is gone; nothing was written."""
 
     default_code = "lease_lost"
+
+
+class ChangedError(Error):
+    """It is not any more as the caller knows it; nothing was changed."""
+
+    default_code = "changed"
 
 
 class InvalidInputError(Error):

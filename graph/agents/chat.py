@@ -9,6 +9,8 @@ MODEL               the model's name there, unless a run names one as ``configur
                     default ``gpt-4.1-mini``
 MODEL_MAX_TOKENS    the longest answer, in tokens; default: the server's own
 MODEL_TOOLS         ``off`` for a server or model without tool calls, such as FastChat's
+TITLE_MODEL         the model that gives conversations their titles; default: the one that answers.
+                    ``off``: their first words are their titles
 """
 
 import ast
@@ -131,6 +133,17 @@ def _model(asked: str | None = None) -> BaseChatModel:
 
 class _OpenAI(Inflating, ChatOpenAI):
     """Reads the files that messages name."""
+
+
+def title_model() -> BaseChatModel | None:
+    """The model that gives conversations their titles; None if none is to."""
+    name = os.environ.get("TITLE_MODEL")
+    key = os.environ.get("OPENAI_API_KEY")
+    if not key or name == "off":
+        return None
+    url = os.environ.get("OPENAI_BASE_URL") or None
+    name = name or os.environ.get("MODEL") or "gpt-4.1-mini"
+    return _openai(key, url, name, int(os.environ.get("MODEL_MAX_TOKENS") or 0))
 
 
 @lru_cache(maxsize=8)

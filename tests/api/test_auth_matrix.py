@@ -321,7 +321,13 @@ CASES: dict[str, list[Case]] = {
     ],
     "GET /api/sessions/{session_id}": [Case()],
     "PATCH /api/sessions/{session_id}": [Case(body={"name": "eve's"})],
-    "DELETE /api/sessions/{session_id}": [Case(owner=204)],
+    "POST /api/sessions/{session_id}/restore": [Case()],
+    "POST /api/sessions/{session_id}/title": [Case()],
+    "PUT /api/sessions/{session_id}/messages/{message_id}/feedback": [Case(body={"score": 1})],
+    "DELETE /api/sessions/{session_id}/messages/{message_id}/feedback": [Case(owner=204)],
+    "DELETE /api/sessions/{session_id}": [
+        Case(owner=204, params={"purge": "true"}), Case(owner=404),
+    ],
     "GET /api/sessions/{session_id}/messages": [Case()],
     "POST /api/sessions/{session_id}/messages": [
         # Who may not see a file cannot send it to where they could.
@@ -458,6 +464,11 @@ def _guarded(routes: list[str]) -> list[str]:
     return [name for name in routes if name.split()[1] not in OPEN_PATHS and name not in others]
 
 
+async def _sent_file(http: httpx.AsyncClient, name: str) -> str:
+    form = {"file": (name, f"{name} {MARK}".encode())}
+    return str((await http.post("/api/files", files=form, headers=ADA)).json()["id"])
+
+
 @pytest.fixture
 async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     """The first user's: all that there can be."""
@@ -477,12 +488,12 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     ]
     session = {"name": MARK, "assistant_id": "chat", "user_id": "ada"}
     session_id = (await made("/api/sessions", session))["id"]
-    file_ids = []
-    for name in (MARK, "unsent"):
-        form = {"file": (name, f"{name} {MARK}".encode())}
-        file_ids.append((await http.post("/api/files", files=form, headers=ADA)).json()["id"])
+    file_ids = [await _sent_file(http, name) for name in (MARK, "unsent")]
     asked_with = {"query": MARK, "attachments": file_ids[:1]}
-    said = await made(f"/api/sessions/{session_id}/messages", asked_with)
+    messages = f"/api/sessions/{session_id}/messages"
+    said = await made(messages, asked_with)
+    opinion = f"{messages}/{said['id']}/feedback"
+    await http.put(opinion, json={"score": 1, "reason": MARK}, headers=ADA)
     item = {"namespace": ["n"], "key": "k", "value": {"note": MARK}}
     await http.put("/store/items", json=item, headers=ADA)
     await http.put("/store/items", json={**item, "value": {"note": "eve's"}}, headers=EVE)

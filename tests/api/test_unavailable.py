@@ -48,6 +48,7 @@ VALUES: dict[str, Any] = {
 #: Whose bodies the specification does not spell out.
 BODIES: dict[str, Any] = {
     "/runs/crons/{cron_id}": {"enabled": True},
+    "/api/sessions/{session_id}/messages/{message_id}/feedback": {"score": 1},
     "/api/sessions/{session_id}/messages": {"query": "hello"},
     "/runs/batch": [{"assistant_id": "chat"}],
     "/threads/{thread_id}/commands": {"id": 1, "method": "state.get", "params": {}},
