@@ -20,7 +20,7 @@ from api.doors.openai_responses import (
 )
 from api.responses import json_response
 from api.schemas import Text
-from api.session_runs import session_busy
+from api.session_runs import delete, session_busy
 from graph.message_json import decode
 from store import messages, sessions
 from store.access import EVERYTHING
@@ -58,7 +58,9 @@ async def update_conversation(
 ) -> Response:
     """Change its metadata."""
     await _session(services, caller, conversation_id)
-    value: JsonObject = {"thread_id": conversation_id, "metadata": body.metadata}
+    # Whose it is does not change.
+    given = {key: value for key, value in body.metadata.items() if key != "user_id"}
+    value: JsonObject = {"thread_id": conversation_id, "metadata": given}
     access = await caller.may("threads", "update", value)
     changes = value.get("metadata") or {}
     changed = await sessions.update(services.db, conversation_id, changes=changes, access=access)
@@ -72,7 +74,7 @@ async def delete_conversation(
     """Delete it, as a session is deleted."""
     await _session(services, caller, conversation_id)
     access = await caller.may("threads", "delete", {"thread_id": conversation_id})
-    await services.runs.delete_thread(conversation_id, access=access)
+    await delete(services, conversation_id, access=access)
     return json_response({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
 
