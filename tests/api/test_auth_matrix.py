@@ -411,7 +411,7 @@ CASES: dict[str, list[Case]] = {
         Case(path="/v1/conversations/{session_id}/items/{message_id}")
     ],
     "DELETE /v1/conversations/{conversation_id}/items/{item_id:path}": [
-        Case(path="/v1/conversations/{session_id}/items/{message_id}")
+        Case(path="/v1/conversations/{session_id}/items/{message_id}", owner=0)
     ],
     "POST /api/ai/chat": [
         Case(body={"id": "{session_id}", "messages": [{"role": "user", "parts": PARTS}]})
