@@ -263,6 +263,14 @@ class Settings(BaseSettings):
         about="Seconds after which an attachment that no session uses is deleted.",
         ge=60,
     )
+    deleted_session_days: float = _env(
+        "DELETED_SESSION_DAYS",
+        default=30.0,
+        about="Days that a deleted session can be restored; then it is purged. 0: until somebody "
+        "purges it.",
+        ge=0,
+        le=36525,
+    )
     head_cache_bytes: int = _env(
         "HEAD_CACHE_BYTES",
         default=64 * 1024 * 1024,

@@ -9,6 +9,8 @@ MODEL               the model's name there, unless a run names one as ``configur
                     default ``gpt-4.1-mini``
 MODEL_MAX_TOKENS    the longest answer, in tokens; default: the server's own
 MODEL_TOOLS         ``off`` for a server or model without tool calls, such as FastChat's
+TITLE_MODEL         the model that gives conversations their titles; default: the one that answers.
+                    ``off``: their first words are their titles
 """
 
 import ast
@@ -32,6 +34,12 @@ from langgraph.prebuilt import ToolNode, tools_condition
 
 from graph.agents.offline import OfflineModel
 from graph.attachments import Inflating
+
+#: What of a request is passed on to the model.
+OPTIONS = (
+    "temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty",
+    "reasoning_effort",
+)  # fmt: skip
 
 PROMPT = "You are a helpful assistant. Answer in the language of the question."
 
@@ -87,11 +95,29 @@ def _value(node: ast.AST) -> float:
 
 async def call_model(state: State, config: RunnableConfig) -> dict[str, Any]:
     """Let the model answer, or call tools."""
-    model = _model((config.get("configurable") or {}).get("model"))
-    messages = [SystemMessage(PROMPT), *state["messages"]]
-    if isinstance(model, OfflineModel) or os.environ.get("MODEL_TOOLS") == "off":
+    asked = config.get("configurable") or {}
+    request = asked.get("request")
+    request = request if isinstance(request, dict) else {}
+    model = _model(asked.get("model"))
+    messages = [SystemMessage(request.get("system") or PROMPT), *state["messages"]]
+    if isinstance(model, OfflineModel):
         return {"messages": [await model.ainvoke(messages)]}
-    return {"messages": [await model.bind_tools(TOOLS).ainvoke(messages)]}
+    bound = model if os.environ.get("MODEL_TOOLS") == "off" else model.bind_tools(TOOLS)
+    answer = await bound.bind(**_options(request)).ainvoke(messages)
+    if not answer.response_metadata.get("finish_reason"):
+        # So FastChat ends a stream in which the model has failed: as if all were well.
+        answer.response_metadata["finish_reason"] = "incomplete"
+    return {"messages": [answer]}
+
+
+def _options(request: dict[str, Any]) -> dict[str, Any]:
+    """How a client wants to be answered, as the model's server takes it."""
+    options = {name: request[name] for name in OPTIONS if name in request}
+    if limit := request.get("max_tokens"):
+        # See `_openai`.
+        named = {"max_tokens": limit}
+        options |= {"extra_body": named} if os.environ.get("OPENAI_BASE_URL") else named
+    return options
 
 
 def _model(asked: str | None = None) -> BaseChatModel:
@@ -107,6 +133,17 @@ def _model(asked: str | None = None) -> BaseChatModel:
 
 class _OpenAI(Inflating, ChatOpenAI):
     """Reads the files that messages name."""
+
+
+def title_model() -> BaseChatModel | None:
+    """The model that gives conversations their titles; None if none is to."""
+    name = os.environ.get("TITLE_MODEL")
+    key = os.environ.get("OPENAI_API_KEY")
+    if not key or name == "off":
+        return None
+    url = os.environ.get("OPENAI_BASE_URL") or None
+    name = name or os.environ.get("MODEL") or "gpt-4.1-mini"
+    return _openai(key, url, name, int(os.environ.get("MODEL_MAX_TOKENS") or 0))
 
 
 @lru_cache(maxsize=8)
