@@ -228,14 +228,17 @@ WITH best AS MATERIALIZED (
     ) AS r
     WHERE (r.rank, r.number) < (%(rank)s::float8, %(number)s::bigint)
         AND (
-            SELECT g.on_branch
+            SELECT g.on_branch AND NOT EXISTS (
+                SELECT FROM message_deletion AS d
+                WHERE d.conversation_id = g.conversation_id AND d.message_id = g.id
+            )
             FROM message AS g
             WHERE g.conversation_id = r.conversation_id AND g.seq = r.seq
                 AND g.update_time = r.update_time
         )
         AND (
             SELECT t.metadata @> ANY(%(visible)s::jsonb[])
-                AND coalesce(t.metadata ->> 'status', 'active') <> 'deleted'
+                AND session_is_there(t.metadata, t.expires_at)
             FROM thread AS t
             WHERE t.thread_id = r.conversation_id
         )
@@ -243,7 +246,7 @@ WITH best AS MATERIALIZED (
 )
 SELECT best.number, best.rank, g.conversation_id AS session_id, g.id AS message_id, g.role,
     g.create_time, left(g.content, %(characters)s::int) AS content,
-    coalesce(t.metadata ->> 'name', '新对话') AS session_name
+    session_name(t.metadata) AS session_name
 FROM best
 JOIN message AS g ON g.conversation_id = best.conversation_id AND g.seq = best.seq
 JOIN thread AS t ON t.thread_id = best.conversation_id
@@ -262,5 +265,9 @@ JOIN search_message AS m ON m.number = n.number
 JOIN thread AS t ON t.thread_id = m.conversation_id
 LEFT JOIN message AS g ON g.conversation_id = m.conversation_id AND g.seq = m.seq
     AND g.update_time = m.update_time AND g.on_branch
+    AND NOT EXISTS (
+        SELECT FROM message_deletion AS d
+        WHERE d.conversation_id = g.conversation_id AND d.message_id = g.id
+    )
 WHERE t.metadata @> ANY(%(visible)s::jsonb[]) AND (m.seq < 0 OR g.id IS NOT NULL)
 ORDER BY m.conversation_id, m.number DESC
