@@ -39,6 +39,7 @@ from api.routes import (
     sessions,
     shares,
     states,
+    stats,
     system,
     threads,
     unsupported,
@@ -75,6 +76,7 @@ ROUTERS = (
     openai_conversations.router,
     ai_sdk.router,
     agui.router,
+    stats.router,
     unsupported.router,
 )
 
@@ -103,6 +105,7 @@ OF_SESSIONS = (
     "/api/imports",
     "/api/search",
     "/api/files",
+    "/api/stats",
     "/api/ai",
     "/v1",
     "/agui",

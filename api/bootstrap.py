@@ -8,11 +8,12 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore, Embeddings
 
-from api import loopback, sdk_cache
+from api import loopback, prices, sdk_cache
 from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom, priorities
 from graph.agents import chat
@@ -76,6 +77,7 @@ class Services:
     crons: Crons
     worker: Worker
     authority: Authority | None
+    prices: Prices
 
 
 @asynccontextmanager
@@ -95,6 +97,7 @@ async def open_services(  # noqa: PLR0915
     """
     graphs, registry = await load_graphs(settings)
     authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
+    price_table = prices.load(settings.prices)
     timing = _timing(settings, graphs)
     if graphs.store.index_dims is not None:
         await migrate(database_url, index_dims=graphs.store.index_dims)
@@ -180,6 +183,7 @@ async def open_services(  # noqa: PLR0915
             crons=crons,
             worker=worker,
             authority=authority,
+            prices=price_table,
         )
 
 

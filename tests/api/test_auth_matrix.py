@@ -369,6 +369,9 @@ CASES: dict[str, list[Case]] = {
     "GET /api/sessions/{session_id}/stream": [
         Case(owner=204), Case(headers={"last-event-id": "1-1"}, owner=204)
     ],
+    "GET /api/stats": [
+        Case(200, params={"group_by": "user", "user_id": "ada"}, says='"data":[]')
+    ],
     "GET /api/search": [
         Case(200, params={"q": "{mark}"}, answer={"data": [], "next_cursor": None, "has_more": False}),
         Case(params={"q": "{mark}", "session_id": "{session_id}"}),
