@@ -19,12 +19,24 @@ from api.headers import HeaderFilter
 from api.loopback import is_loopback
 from graph.first_words import preferred_language
 from graph.user import User, act_for
-from store.access import EVERYTHING, Access
+from store.access import EVERYTHING, ROLES, Access, Role
 from store.errors import Error
 from store.models import JsonObject
 
 #: What everybody may ask for, also where all else needs a name.
 OPEN_PATHS = frozenset({"/", "/ok", "/info", "/docs", "/openapi.json", "/metrics"})
+_OPEN_BELOW = ("/ui/", "/api/shares/")
+
+#: What may be done with a thread by those whom it is shared with, by action; nothing else.
+_OF_MEMBERS: Mapping[str, tuple[Role, ...]] = {
+    "read": ROLES,
+    "search": ROLES,
+    "create_run": ("editor",),
+    "update": ("editor",),
+}
+#: What a change of a thread's content names. Whatever names more, its metadata above all, is for
+#: those who may change it without being a member: a member must not make themselves the owner.
+_OF_CONTENT = frozenset({"thread_id", "message_id", "run_id", "run_ids", "action"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,28 +80,42 @@ class Caller:
         """Nobody is asked what the caller may do, or changes what is to be done."""
         return self.authority is None or self.user is None
 
-    async def may(self, resource: Resource, action: Action, value: JsonObject) -> Access:
+    async def may(
+        self, resource: Resource, action: Action, value: JsonObject, *, shared: bool = True
+    ) -> Access:
         """
         Ask whether the caller may do something, before it is done or anything is read for it.
 
         Args:
             value: What is to be done. It may be changed: use what it holds afterwards.
+            shared: False leaves out what others share with the caller.
 
         Returns:
-            On which rows.
+            On which rows; for threads also those that are shared with the caller, if the role does.
 
         Raises:
             PermissionDeniedError: On none at all. An author's handler may raise other errors.
         """
         if self.authority is None or self.user is None:
             return EVERYTHING
-        return await self.authority.authorize(self.user, resource, action, value)
+        # Before a handler adds to it.
+        roles = _roles(action, value) if shared and resource == "threads" else ()
+        access = await self.authority.authorize(self.user, resource, action, value)
+        return access.of_members(self.user.identity, roles)
+
+
+def _roles(action: Action, value: JsonObject) -> tuple[Role, ...]:
+    named = {key for key in value if value[key] is not None}
+    if action == "update" and not named <= _OF_CONTENT:
+        return ()
+    return _OF_MEMBERS.get(action, ())
 
 
 def is_open(scope: Scope) -> bool:
     """Whether a request is for what everybody may see."""
     path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-    is_page = scope.get("method") == "GET" and (path == "/ui" or path.startswith("/ui/"))
+    # A shared link is its own key.
+    is_page = scope.get("method") == "GET" and (path == "/ui" or path.startswith(_OPEN_BELOW))
     return scope["type"] == "http" and (path in OPEN_PATHS or is_page)
 
 

@@ -11,6 +11,8 @@ from langgraph.store.base import BaseStore, Embeddings
 from api import loopback
 from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
+from api.exchange.importing import Importer
+from api.exchange.jobs import ImportJobs
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom
 from graph.agents import chat
@@ -20,6 +22,8 @@ from graph.config import GraphConfig, load_config
 from graph.crons import Crons
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.histories import Histories
+from graph.imports import Imports
 from graph.jobs import Jobs
 from graph.loop import Backing, Place, open_graph_loop
 from graph.memory import DistantStore
@@ -39,6 +43,7 @@ from store.checkpoints import Saver, open_saver
 from store.database import Database, open_database
 from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
+from store.exchanges import KIND as IMPORT
 from store.items import ItemLife, open_items
 from store.migrate import migrate
 from store.sessions import TITLE_JOB
@@ -59,10 +64,13 @@ class Services:
     events: EventLog
     runs: Runs
     states: States
+    histories: Histories
+    imports: Imports
     threads: Threads
     titles: Titles
     branches: Branches
     value_search: ValueSearch
+    importer: Importer
     webhooks: Webhooks
     crons: Crons
     worker: Worker
@@ -126,9 +134,15 @@ async def open_services(
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
+        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
+        importer = Importer(
+            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
+        )
+        import_jobs = ImportJobs(db=db, importer=importer, authority=authority)
         # Whatever else is to be done beside runs is one more kind.
         kinds = {
             WEBHOOK: webhooks.kind(settings.webhook_retry_seconds),
+            IMPORT: import_jobs.kind(),
             TITLE_JOB: titles.kind(),
         }
         jobs = Jobs(db=db, kinds=kinds)
@@ -136,7 +150,7 @@ async def open_services(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
         )  # fmt: skip
-        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
+        histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
             settings=settings,
             graphs=graphs,
@@ -147,10 +161,13 @@ async def open_services(
             events=events,
             runs=runs,
             states=states,
+            histories=histories,
+            imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             titles=titles,
             branches=Branches(db=db, registry=registry, states=states, executor=executor),
             value_search=ValueSearch(db, states),
+            importer=importer,
             webhooks=webhooks,
             crons=crons,
             worker=worker,
@@ -213,6 +230,8 @@ def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
         expiry_seconds=60 * graphs.ttl.sweep_interval_minutes,
         expiry_limit=graphs.ttl.sweep_limit,
         item_expiry_seconds=60 * graphs.store.sweep_interval_minutes,
+        index_seconds=settings.search_index_seconds,
+        file_unused_seconds=settings.file_unused_seconds,
     )
 
 
@@ -238,7 +257,7 @@ async def _backing_of_graphs(
         _saver(db, settings, graphs) as saver,
         _items(db, graphs) as items,
     ):
-        yield Backing(saver, items)
+        yield Backing(saver, items, db)
 
 
 @asynccontextmanager
@@ -257,7 +276,7 @@ async def _backing_beside(
             items = await stack.enter_async_context(_items(db, graphs))
         else:
             items = DistantStore(place, there.items)
-        yield Backing(saver, items)
+        yield Backing(saver, items, db)
 
 
 async def _itself(backing: Backing) -> Backing:

@@ -19,6 +19,13 @@ from store.errors import TooLargeError
 log = structlog.stdlib.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+#: What is a key in itself.
+_TOKEN = re.compile(r"(/api/shares/)[^/]+")
+
+
+def _shown(path: str) -> str:
+    """A path without what nobody is to find in a log."""
+    return _TOKEN.sub(r"\1…", path)
 
 
 class RequestLog:
@@ -67,7 +74,7 @@ class RequestLog:
                 log.debug(
                     "request",
                     method=scope["method"],
-                    path=scope["path"],
+                    path=_shown(scope["path"]),
                     status=status,
                     seconds=round(time.perf_counter() - started, 4),
                 )
@@ -143,15 +150,15 @@ class LastResort:
             await self.app(scope, receive, send_noting)
         except ClientDisconnect:
             # In the middle of its body: nobody is left to be answered.
-            log.debug("client left", path=scope["path"])
+            log.debug("client left", path=_shown(scope["path"]))
         except BrokenOffError as exc:
             # Not completed: the server drops the connection.
-            log.info("answer broken off", path=scope["path"], reason=str(exc))
+            log.info("answer broken off", path=_shown(scope["path"]), reason=str(exc))
         except Exception:
             if scope["type"] != "http" or started:
                 # Too late to say anything: the server logs it and drops the connection.
                 raise
-            log.exception("request failed", method=scope["method"], path=scope["path"])
+            log.exception("request failed", method=scope["method"], path=_shown(scope["path"]))
             await internal_error_response()(scope, receive, send)
 
 

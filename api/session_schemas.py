@@ -1,6 +1,7 @@
 """What `/api/sessions` takes and gives."""
 
 import base64
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
@@ -20,10 +21,13 @@ from pydantic_core import PydanticCustomError
 from api.errors import SENTENCE
 from api.schemas import Metadata, Payload, SessionId, Text
 from graph.first_words import SOURCE, TITLE, without_title
+from store import media
 from store.errors import BadRequestError
 from store.feedback import Feedback
+from store.files import File
 from store.models import JsonObject, Message, Session
-from store.sessions import Counts, Filter, Place, SortBy
+from store.search import Place
+from store.sessions import Counts, Filter, Place as ListPlace, SortBy
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(max_length=255)]
@@ -99,18 +103,19 @@ class SessionCreate(Payload):
 
     id: SessionId | None = None
     user_id: Label | None = Field(
-        None, description="Whose it is; where users are known, the caller's own or none."
+        default=None, description="Whose it is; where users are known, the caller's own or none."
     )
-    name: Name = Field(UNNAMED, description="Without one the first words are its title.")
+    name: Name = Field(default=UNNAMED, description="Without one the first words are its title.")
     chat_type: Label | None = None
     assistant_id: Label | None = Field(
-        None, description="The assistant or graph that answers; else the server's first graph."
+        default=None,
+        description="The assistant or graph that answers; else the server's first graph.",
     )
     pinned: bool = False
     tags: Tags = Field(default_factory=list)
     folder: Folder | None = None
     metadata: SessionMetadata | None = None
-    expires_at: Moment | None = Field(None, description="It is purged then.")
+    expires_at: Moment | None = Field(default=None, description="It is purged then.")
 
     def attributes(self) -> JsonObject:
         """The metadata of the thread."""
@@ -130,13 +135,15 @@ class SessionUpdate(Payload):
         json_schema_extra={"examples": [{"name": "Second", "pinned": True, "folder": None}]}
     )
 
-    name: Name | None = Field(None, description="null: the title that it had without a name.")
+    name: Name | None = Field(
+        default=None, description="null: the title that it had without a name."
+    )
     status: Literal["active", "archived"] | None = None
     pinned: bool | None = None
     tags: Tags | None = None
-    folder: Folder | None = Field(None, description="null: in none.")
-    metadata: SessionMetadata | None = Field(None, description="Merged key by key.")
-    expires_at: Moment | None = Field(None, description="null: never.")
+    folder: Folder | None = Field(default=None, description="null: in none.")
+    metadata: SessionMetadata | None = Field(default=None, description="Merged key by key.")
+    expires_at: Moment | None = Field(default=None, description="null: never.")
 
     def changes(self) -> JsonObject:
         """The keys of the thread's metadata that change."""
@@ -171,8 +178,8 @@ class SessionList(BaseModel):
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     cursor: str | None = None
 
-    def filter(self) -> Filter:
-        """The sessions that are meant."""
+    def filter(self, ids: Collection[str]) -> Filter:
+        """The sessions that are meant; those with these ids beside those whose names `q` is in."""
         asked = {"chat_type": self.chat_type, "folder": self.folder, "tags": self.tag or None}
         return Filter(
             user_id=self.user_id,
@@ -180,6 +187,7 @@ class SessionList(BaseModel):
             pinned=self.pinned,
             attributes={key: value for key, value in asked.items() if value is not None},
             title=self.q,
+            ids=ids,
         )
 
     def sort_by(self) -> SortBy:
@@ -316,10 +324,21 @@ class SessionFork(Payload):
 _FORKED = ("user_id", "chat_type", "assistant_id", "folder", "tags", "name", TITLE, SOURCE)
 
 
-def session_json(session: Session) -> JsonObject:
-    """A session, its attributes beside its id."""
+def attachment_block(file: File) -> JsonObject:
+    """A file in the content of a message: what it holds is nowhere but in the file."""
+    return {
+        "type": media.block_type(file.mime_type),
+        "file_id": file.file_id,
+        "mime_type": file.mime_type,
+        "name": file.name,
+    }
+
+
+def session_json(session: Session, snippet: str | None = None) -> JsonObject:
+    """A session, its attributes beside its id; of one that was searched for, where it was found."""
     metadata = session.metadata
     tags, folder = metadata.get("tags"), metadata.get("folder")
+    found = {} if snippet is None else {"snippet": snippet}
     return {
         "id": session.id,
         "name": session.name,
@@ -337,6 +356,7 @@ def session_json(session: Session) -> JsonObject:
         "expires_at": session.expires_at,
         "create_time": session.create_time,
         "update_time": session.update_time,
+        **found,
     }
 
 
@@ -388,7 +408,7 @@ def encode_cursor(*parts: Any) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
 
 
-def session_cursor(text: str | None) -> Place | None:
+def session_cursor(text: str | None) -> ListPlace | None:
     """
     The place that a cursor of a list of sessions stands for.
 
@@ -406,7 +426,7 @@ def session_cursor(text: str | None) -> Place | None:
     # A NUL can be in a cursor, which is no JSON body, and in no text of PostgreSQL.
     if not isinstance(session_id, str) or "\0" in session_id or not isinstance(pinned, bool):
         raise _bad_cursor()
-    return Place(pinned, touched_at, session_id)
+    return ListPlace(pinned, touched_at, session_id)
 
 
 def message_cursor(text: str | None) -> int | None:
@@ -422,6 +442,24 @@ def message_cursor(text: str | None) -> int | None:
     if len(place) != 1 or type(place[0]) is not int or not 0 <= place[0] < 2**31:
         raise _bad_cursor()
     return place[0]
+
+
+def search_cursor(text: str | None) -> Place | None:
+    """
+    The place that a cursor of a list of hits stands for.
+
+    Raises:
+        BadRequestError: It is not one of ours.
+    """
+    place = _decode(text)
+    if place is None:
+        return None
+    match place:
+        case [int(before), None, None] if 0 <= before < 2**63:
+            return Place(before=before)
+        case [int(before), float(rank), int(number)] if 0 <= before < 2**63 > number >= 0:
+            return Place(before=before, rank=rank, number=number)
+    raise _bad_cursor()
 
 
 def _decode(text: str | None) -> list[Any] | None:

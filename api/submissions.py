@@ -86,7 +86,7 @@ async def allow(
         run_id=request.run_id or str(uuid7()),
         assistant_id=assistant_id,
         language=caller.language,
-        injected=caller.injected,
+        injected={**request.injected, **caller.injected},
     )
     if caller.may_everything:
         return Allowed(request=request, access=EVERYTHING, assistant_access=EVERYTHING)

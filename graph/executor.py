@@ -16,9 +16,11 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import UnknownInterruptError
 
 from graph import protocol_run
+from graph.attachments import attach
 from graph.checkpointer import AnySaver
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
+from graph.files import RunFiles
 from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
 from graph.registry import Registry
 from graph.requests import answered_ids, graph_input
@@ -311,6 +313,8 @@ class Executor:
         run, kwargs = claim.run, claim.run.kwargs
         config = _config(claim)
         graph_id = config["configurable"]["graph_id"]
+        owner = config["configurable"]["langgraph_auth_user_id"]
+        attach(RunFiles(backing.db, thread_id=run.thread_id, owner=owner).find)
         saver = None if run.temporary else self._leased(backing.saver, execution, graph_id)
         resumes = await _resumes(backing.saver, claim)
         # Frozen since it was claimed, it may run elsewhere by now.

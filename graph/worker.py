@@ -23,7 +23,7 @@ from graph.executor import Executor, tell_end
 from graph.jobs import Jobs
 from graph.retention import Retention
 from graph.runs import Runs
-from store import queue
+from store import files, queue, search
 from store.database import Database
 from store.errors import UnavailableError
 from store.events import EventLog
@@ -47,6 +47,11 @@ CLAIM_RUNS = 8
 SECOND_LOOK_SECONDS = 0.05
 
 
+#: Between two looks for attachments that nothing uses, in seconds, and how many are looked at.
+COLLECT_SECONDS = 300.0
+COLLECT_FILES = 1000
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
     """The times of a worker, in seconds."""
@@ -68,6 +73,10 @@ class Timing:
     expiry_limit: int = 1000
     #: Between two looks for items of the long-term memory whose life has ended.
     item_expiry_seconds: float = 300.0
+    #: Between two looks for messages that are to be found by search.
+    index_seconds: float = 2.0
+    #: After which attachments that no session uses are deleted.
+    file_unused_seconds: float = 86_400.0
 
 
 class Worker:
@@ -120,6 +129,8 @@ class Worker:
             "endings": self._endings.watch_forever,
             "expire": self._expire_forever,
             "expire items": self._expire_items_forever,
+            "index": self._index_forever,
+            "collect": self._collect_forever,
             "crons": self._crons.work_forever,
             "jobs": self._jobs.work_forever,
         }
@@ -257,6 +268,20 @@ class Worker:
         while True:
             await asyncio.sleep(self._timing.item_expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep_items(limit=self._timing.expiry_limit)
+
+    async def _index_forever(self) -> None:
+        """Keep the index of messages up: what changed is found within this time, and a little."""
+        while True:
+            if not await search.index_changed(self._db):
+                await asyncio.sleep(self._timing.index_seconds * random.uniform(0.8, 1.2))
+
+    async def _collect_forever(self) -> None:
+        """Delete attachments that no session uses."""
+        while True:
+            await asyncio.sleep(COLLECT_SECONDS * random.uniform(0.8, 1.2))
+            await files.collect(
+                self._db, unused_seconds=self._timing.file_unused_seconds, limit=COLLECT_FILES
+            )
 
     async def _find_strays(self) -> list[Held]:
         """The runs that are ours by the database and that nobody here executes."""

@@ -12,6 +12,8 @@ Every error raised on purpose, in one tree.
     ├─ InvalidInputError       understood, and wrong
     │  └─ BadRequestError      contradicts itself, or does not fit the thread's state
     ├─ TooLargeError           beyond a bound
+    ├─ TooManyAttemptsError    tried too often; later it may be tried again
+    ├─ WrongTypeError          of a kind that is not taken
     ├─ AuthenticationError
     ├─ PermissionDeniedError
     ├─ UnsupportedError        a part of the contract that is not built
@@ -115,6 +117,18 @@ class TooLargeError(Error):
     """The input is beyond a bound."""
 
     default_code = "too_large"
+
+
+class TooManyAttemptsError(Error):
+    """It was tried too often; later it may be tried again."""
+
+    default_code = "too_many_attempts"
+
+
+class WrongTypeError(Error):
+    """What was sent is of a kind that is not taken."""
+
+    default_code = "unsupported_type"
 
 
 class AuthenticationError(Error):

@@ -17,7 +17,7 @@ from store.database import Database, Transaction, repeated
 from store.errors import CONTENT_ERRORS, NotFoundError
 from store.heads import Fold
 from store.models import Message
-from store.projection import Fork, History, Record, dump, run_id_of
+from store.projection import IMPORTED, Fork, History, Record, dump, run_id_of
 from store.sql import load
 
 log = structlog.get_logger(__name__)
@@ -144,6 +144,29 @@ async def exists(db: Database, conversation_id: str, message_id: str) -> bool:
 async def in_context(db: Database, conversation_id: str) -> list[Message]:
     """The messages that the model sees next, in its order: the list of the thread's head."""
     return await db.all(Message, _SQL["in_context"], {"conversation_id": conversation_id})
+
+
+async def find(db: Database, conversation_id: str, message_id: str) -> Message | None:
+    """A message of a conversation, if there is one of this id, on whichever branch."""
+    params = {"conversation_id": conversation_id, "message_id": message_id}
+    return await db.one(Message, _SQL["find"], params)
+
+
+async def known_ids(db: Database, conversation_id: str, message_ids: list[str]) -> set[str]:
+    """Which of these ids messages of a conversation have, on whichever branch."""
+    params = {"conversation_id": conversation_id, "message_ids": message_ids}
+    return {row[0] for row in await db.tuples(_SQL["known_ids"], params)}
+
+
+async def by_either_id(db: Database, conversation_id: str, message_id: str) -> str | None:
+    """
+    The id of a message that a client calls so: by its id, or as the answer of a run.
+
+    A run's answer is its last message; what its client calls it is ``reply_id`` of its metadata.
+    """
+    params = {"conversation_id": conversation_id, "message_id": message_id}
+    rows = await db.tuples(_SQL["by_either_id"], params)
+    return rows[0][0] if rows else None
 
 
 def default_channel(graph_id: str | None) -> str | None:
@@ -295,7 +318,9 @@ class _Replay:
             self._value = (
                 None if type_ in (None, "empty") else self._decoder.decode(type_, blob or b"")
             )
-        history.add(checkpoint_id, parent, self._value, at=at, run_id=run_id_of(metadata))
+        run_id = run_id_of(metadata)
+        is_import = run_id is None and metadata.get(IMPORTED) is True
+        history.add(checkpoint_id, parent, self._value, at=at, run_id=run_id, is_import=is_import)
 
     async def _folded(
         self,

@@ -41,6 +41,9 @@ _MEDIA: Final = {
     "audio": "audio",
     "input_audio": "audio",
 }
+#: The key of a checkpoint's metadata that says that its messages are older than itself, and since
+#: when they are: `created_at` of their `additional_kwargs`. Written by `graph.imports` alone.
+IMPORTED: Final = "imported"
 _NAMESPACE: Final = uuid.UUID("5c3cf9a2-4f0e-4b57-9f5d-0d9b1f3e6c11")
 #: How many loads of one checkpoint a lease compares with: a run makes two or three.
 _MAX_LOADS: Final = 4
@@ -274,6 +277,7 @@ class History:
         *,
         at: str,
         run_id: str | None,
+        is_import: bool = False,
     ) -> None:
         """Apply a checkpoint: the meaning of the writer's SQL, in Python."""
         if self.head is None:
@@ -284,7 +288,8 @@ class History:
             first = self.count
             self._reset(checkpoint_id, parent_checkpoint_id)
             for id_, (message, position) in identified(value).items():
-                self._put(row(id_, message, position), checkpoint_id, run_id, at)
+                born = (born_at(message) if is_import else None) or at
+                self._put(row(id_, message, position), checkpoint_id, run_id, born)
             if parent_checkpoint_id != self.projected:
                 self._fork(first, checkpoint_id)
         self._parents[checkpoint_id] = parent_checkpoint_id
@@ -376,6 +381,13 @@ def run_id_of(metadata: Mapping[str, Any]) -> str | None:
         return str(uuid.UUID(metadata.get("run_id")))
     except (AttributeError, TypeError, ValueError):
         return None
+
+
+def born_at(message: Any) -> str | None:
+    """Since when an imported message is, if it says so."""
+    more = _read(message, "additional_kwargs")
+    at = more.get("created_at") if isinstance(more, dict) else None
+    return at if isinstance(at, str) else None
 
 
 def row(id_: str, message: Any, position: int) -> Row:

@@ -35,6 +35,8 @@ class Reply:
     """(name, arguments) each; sent in pieces, as models do."""
     fails_after: int | None = None
     """Break off after so many tokens with an `error` object, as OpenAI and vLLM do."""
+    errs_after: int | None = None
+    """After so many tokens end as if all were well, as FastChat does when its worker fails."""
     status: int = 200
     """Any other is the whole answer, with an error for its body."""
     stops_after: int | None = None
@@ -134,6 +136,10 @@ async def _stream(body: dict[str, Any], reply: Reply) -> AsyncIterator[str]:
         if number == reply.fails_after:
             error = {"message": "the model broke down", "type": "server_error", "code": None}
             yield f"data: {json.dumps({'error': error})}\n\n"
+            return
+        if number == reply.errs_after:
+            yield f"data: {json.dumps({'text': 'the worker broke down', 'error_code': 50001})}\n\n"
+            yield "data: [DONE]\n\n"
             return
         if number == reply.stops_after:
             await asyncio.Event().wait()

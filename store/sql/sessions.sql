@@ -92,14 +92,19 @@ RETURNING thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metad
     created_at AS create_time, updated_at AS update_time;
 
 -- name: delete
--- Softly: it can be restored until it is purged.
-UPDATE thread
-SET metadata = metadata || jsonb_build_object('status', 'deleted', 'deleted_at', now()),
-    purge_at = now() + make_interval(secs => %(keep_seconds)s::double precision),
-    updated_at = now()
-WHERE thread_id = %(id)s AND session_is_there(metadata, expires_at)
-    AND metadata @> ANY(%(visible)s::jsonb[])
-RETURNING thread_id;
+-- Softly: it can be restored until it is purged. Its links are revoked for good.
+WITH gone AS (
+    UPDATE thread
+    SET metadata = metadata || jsonb_build_object('status', 'deleted', 'deleted_at', now()),
+        purge_at = now() + make_interval(secs => %(keep_seconds)s::double precision),
+        updated_at = now()
+    WHERE thread_id = %(id)s AND session_is_there(metadata, expires_at)
+        AND metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING thread_id
+), revoked AS (
+    DELETE FROM share USING gone WHERE share.thread_id = gone.thread_id
+)
+SELECT thread_id FROM gone;
 
 -- name: restore
 UPDATE thread

@@ -193,7 +193,7 @@ async def process(
         open_items(db) as items,
         open_webhooks(webhooks, environment={}, resolve=resolve) as hooks,
     ):
-        backing = Backing(saver, items)
+        backing = Backing(saver, items, db)
         retention = Retention(
             db=db, registry=registry, place=Here(backing), events=events, keep=keep
         )
