@@ -163,7 +163,7 @@ async def _ask_once(
         if "json" in media_type and "lines" not in media_type and "ndjson" not in media_type:
             matches(json.loads(wanted), json.loads(text), known, "$")
         else:
-            match_lines(wanted.strip("\n").split("\n"), text.strip("\r\n").splitlines(), known)
+            match_lines(wanted.strip("\n").splitlines(), text.strip("\r\n").splitlines(), known)
 
 
 def _parts(text: str) -> tuple[str, dict[str, str], str]:
