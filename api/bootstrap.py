@@ -193,7 +193,8 @@ def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | No
 
     What is said to graphs of the user's own is sent to it only if they ask for it.
     """
-    is_ours = any("graph/agents/chat.py" in entry.target for entry in graphs.graphs.values())
+    targets = (entry.target.replace("/", ".") for entry in graphs.graphs.values())
+    is_ours = any("graph.agents.chat" in target for target in targets)
     if not (is_ours or environment().get("TITLE_MODEL")) or chat.title_model() is None:
         return None
     return chat.title_model
