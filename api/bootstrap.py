@@ -176,7 +176,7 @@ async def open_services(  # noqa: PLR0915
             imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             titles=titles,
-            branches=Branches(db=db, registry=registry, states=states, executor=executor),
+            branches=Branches(db=db, states=states, executor=executor),
             value_search=ValueSearch(db, states),
             importer=importer,
             webhooks=webhooks,
