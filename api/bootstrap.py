@@ -84,8 +84,12 @@ async def open_services(
     graphs, registry = await load_graphs(settings)
     authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
     timing = _timing(settings, graphs)
-    if graphs.store.index_dims is not None:
-        await migrate(database_url, index_dims=graphs.store.index_dims)
+    if graphs.store.index_dims is not None or settings.compat:
+        await migrate(
+            database_url,
+            index_dims=graphs.store.index_dims,
+            index_messages=bool(settings.compat),
+        )
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
         await _register_graphs(db, registry)

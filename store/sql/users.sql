@@ -1,0 +1,8 @@
+-- name: create
+INSERT INTO "user" (id, username, password_hash)
+VALUES (%(id)s, %(username)s, %(password_hash)s)
+ON CONFLICT (username) DO NOTHING
+RETURNING id, username, password_hash;
+
+-- name: by_name
+SELECT id, username, password_hash FROM "user" WHERE username = %(username)s;
