@@ -42,13 +42,14 @@ from store.models import JsonObject
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
 EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
 
+#: Asked in this order for every request: what is asked most comes first.
 ROUTERS = (
+    runs.router,
     system.router,
     assistants.router,
     threads.router,
     states.router,
     crons.router,
-    runs.router,
     protocol.router,
     items.router,
     mcp.router,

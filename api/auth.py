@@ -55,6 +55,11 @@ class Caller:
         }
         return about | {"user_id": self.user.identity} if self.user else about
 
+    @property
+    def may_everything(self) -> bool:
+        """Nobody is asked what the caller may do, or changes what is to be done."""
+        return self.authority is None or self.user is None
+
     async def may(self, resource: Resource, action: Action, value: JsonObject) -> Access:
         """
         Ask whether the caller may do something, before it is done or anything is read for it.

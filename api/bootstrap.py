@@ -12,6 +12,7 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom
+from graph.branches import Branches
 from graph.checkpointer import AnySaver, CustomSaver
 from graph.config import GraphConfig, load_config
 from graph.crons import Crons
@@ -59,6 +60,7 @@ class Services:
     histories: Histories
     imports: Imports
     threads: Threads
+    branches: Branches
     value_search: ValueSearch
     webhooks: Webhooks
     crons: Crons
@@ -147,6 +149,7 @@ async def open_services(
             histories=histories,
             imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
+            branches=Branches(db=db, registry=registry, states=states, executor=executor),
             value_search=ValueSearch(db, states),
             webhooks=webhooks,
             crons=crons,

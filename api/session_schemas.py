@@ -134,6 +134,43 @@ class Regenerate(Payload):
     on_busy: Literal["reject", "enqueue", "interrupt"] = "reject"
 
 
+class MessageEdit(Payload):
+    """What a message is to say."""
+
+    content: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[ContentBlock], Field(min_length=1, max_length=100)]
+    )
+
+
+class HeadMove(Payload):
+    """Where a conversation is to go on from."""
+
+    message_id: MessageId
+
+
+class SessionFork(Payload):
+    """Up to where a conversation is copied, and what the copy is called."""
+
+    message_id: Annotated[
+        MessageId | None, Field(description="The last one of the copy; else that of the session.")
+    ] = None
+    name: Name | None = None
+
+    def attributes(self, source: Session) -> JsonObject:
+        """The metadata of the new thread: nothing of who may see the other one."""
+        taken = {key: source.metadata[key] for key in _FORKED if key in source.metadata}
+        name = {"name": self.name or source.name}
+        return {**taken, **name, "forked_from": {"session_id": source.id, **self._place()}}
+
+    def _place(self) -> JsonObject:
+        return {"message_id": self.message_id} if self.message_id is not None else {}
+
+
+#: What a copy of a session has of its attributes.
+_FORKED = ("user_id", "chat_type", "assistant_id", "folder", "tags")
+
+
 def session_json(session: Session) -> JsonObject:
     """A session, its attributes beside its id."""
     return {
@@ -159,9 +196,14 @@ def message_json(message: Message) -> JsonObject:
         "message_type": message.message_type,
         "meta_data": message.meta_data,
         "run_id": message.run_id,
+        "parent_id": message.parent_id,
+        "sibling_ids": message.sibling_ids,
+        "on_branch": message.on_branch,
         "in_context": message.in_context,
         "create_time": message.create_time,
         "update_time": message.update_time,
+        "edited_at": message.edited_at,
+        "deleted_at": message.deleted_at,
     }
 
 

@@ -258,7 +258,7 @@ class Executor:
 
     async def _stream(self, execution: Execution, writer: ThreadWriter) -> Result:
         """Execute the graph to its end, whichever it is."""
-        outcome = Outcome()
+        outcome = Outcome(lambda: self._require_lease(execution))
         outbox = self._place.outbox(writer.emit)
         try:
             execution.begin()
@@ -314,8 +314,7 @@ class Executor:
         saver = None if run.temporary else self._leased(backing.saver, execution, graph_id)
         resumes = await _resumes(backing.saver, claim)
         # Frozen since it was claimed, it may run elsewhere by now.
-        if not self._owns(execution):
-            raise LeaseLostError(f"Thread {run.thread_id} may belong to another process now")
+        self._require_lease(execution)
         if resumes:
             config = _at_head(config)
         async with self._registry.open(
@@ -355,6 +354,11 @@ class Executor:
             messages_channel=self._registry.messages_channel(graph_id),
             alive=lambda: self._owns(execution),
         )
+
+    def _require_lease(self, execution: Execution) -> None:
+        if not self._owns(execution):
+            thread_id = execution.claim.run.thread_id
+            raise LeaseLostError(f"Thread {thread_id} may belong to another process now")
 
     def _owns(self, execution: Execution) -> bool:
         """Whether what the execution writes may still count; asked on whichever loop it is on."""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
@@ -47,6 +48,7 @@ RESERVED_METADATA = frozenset(
 )
 
 
+@lru_cache(maxsize=1024)
 def system_assistant_id(graph_id: str) -> str:
     """The id of the assistant that every graph has."""
     return str(uuid5(NAMESPACE, graph_id))

@@ -205,6 +205,41 @@ class States:
 
         return await self._write(thread, config, apply, access)
 
+    async def change(
+        self,
+        thread_id: str,
+        apply: Callable[[AnyGraph, RunnableConfig], Awaitable[RunnableConfig]],
+        *,
+        access: Access,
+    ) -> JsonObject:
+        """
+        Change the newest state of an idle thread by what `apply` does with its graph, under a lease.
+
+        Returns, and raises, as `update`; and what `apply` raises of ours.
+        """
+        thread = await threads.get(self._db, thread_id, access=access)
+        if not _graph_id(thread):
+            raise _no_graph(thread_id)
+        return await self._write(thread, _config(thread_id), apply, access)
+
+    async def settle(self, thread_id: str, *, access: Access) -> None:
+        """
+        Give an idle thread the status that its newest state means.
+
+        Raises:
+            NotFoundError: There is no such thread, or its graph is not served.
+            ThreadBusyError: A run is pending or running on it, and settles it.
+        """
+        thread = await threads.get(self._db, thread_id, access=access)
+        lease = await threads.lease(self._db, thread_id, access=access)
+
+        async def read(backing: Backing) -> StateSnapshot:
+            async with self._open(thread, backing, "threads.read") as graph:
+                with _readable(thread_id):
+                    return await graph.aget_state(_config(thread_id))
+
+        await self._settle(lease, await self._reader(thread).run(read))
+
     async def begin(
         self, thread_id: str, supersteps: Sequence[Sequence[JsonObject]], *, access: Access
     ) -> None:

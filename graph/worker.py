@@ -106,7 +106,9 @@ class Worker:
         self._ready = asyncio.Event()
         self._strays: set[Held] = set()
         self._drained = False
-        executor.on_free = self._ready.set
+        # There may be more runs due than there were slots for: then a slot that comes free is news.
+        self._is_short = True
+        executor.on_free = self._heed_free_slot
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -188,6 +190,7 @@ class Worker:
         # One stays for a run that is to start at once meanwhile.
         slots = min(free - 1 or free, CLAIM_RUNS)
         if slots <= 0 or not self._heartbeat.alive() or not self._executor.reserve(slots):
+            self._is_short = True
             return False
         claims = []
         try:
@@ -196,7 +199,12 @@ class Worker:
             self._executor.release(slots - len(claims))
         for claim in claims:
             self._executor.start(claim)
-        return len(claims) == slots
+        self._is_short = len(claims) == slots
+        return self._is_short
+
+    def _heed_free_slot(self) -> None:
+        if self._is_short:
+            self._ready.set()
 
     async def _listen_forever(self) -> None:
         async with listen(self._db.conninfo) as signals:

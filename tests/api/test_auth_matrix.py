@@ -324,6 +324,16 @@ CASES: dict[str, list[Case]] = {
         Case(body={"query": "hello", "parent_id": "{message_id}"}),
     ],
     "POST /api/sessions/{session_id}/messages/{message_id}/regenerate": [Case(body={})],
+    "PATCH /api/sessions/{session_id}/messages/{message_id}": [Case(body={"content": "{mark}"})],
+    "DELETE /api/sessions/{session_id}/messages/{message_id}": [Case(owner=204)],
+    "PUT /api/sessions/{session_id}/head": [Case(body={"message_id": "{message_id}"})],
+    "POST /api/sessions/{session_id}/fork": [
+        Case(body={}), Case(body={"message_id": "{message_id}"})
+    ],
+    "POST /api/sessions/{session_id}/stop": [Case(owner=409)],
+    "GET /api/sessions/{session_id}/stream": [
+        Case(owner=204), Case(headers={"last-event-id": "1-1"}, owner=204)
+    ],
 }  # fmt: skip
 
 #: What takes from the world what others are about: the owner tries it last, in this order.
@@ -333,6 +343,7 @@ LAST = [
     "DELETE /threads/{thread_id}/runs/{run_id}",
     "DELETE /runs/crons/{cron_id}",
     "DELETE /assistants/{assistant_id}",
+    "DELETE /api/sessions/{session_id}/messages/{message_id}",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",
     "DELETE /threads/{thread_id}",

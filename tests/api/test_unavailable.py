@@ -29,6 +29,8 @@ VALUES: dict[str, Any] = {
     "query": "hello",
     "user_id": "ada",
     "graph_id": "chat",
+    "message_id": "m",
+    "content": "hello",
     "thread_ids": ["00000000-0000-7000-8000-000000000000"],
     "version": 1,
     "schedule": "0 0 1 1 *",
