@@ -36,3 +36,14 @@ async def create(db: Database, id_: str, *, username: str, password_hash: str) -
 async def find(db: Database, username: str) -> LocalUser | None:
     """The user of a name, if there is one."""
     return await db.one(LocalUser, SQL["by_name"], {"username": username})
+
+
+async def keep(db: Database, id_: str, *, username: str, password_hash: str) -> bool:
+    """Keep a user from elsewhere, unless the id or the name is here; whether it was not."""
+    params = {"id": id_, "username": username, "password_hash": password_hash}
+    return bool(await db.tuples(SQL["keep"], params))
+
+
+async def rehash(db: Database, id_: str, password_hash: str) -> None:
+    """Keep another hash of a user's password."""
+    await db.execute(SQL["rehash"], {"id": id_, "password_hash": password_hash})
