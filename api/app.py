@@ -21,15 +21,24 @@ from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
 from api.routes import (
     a2a,
+    agui,
+    ai_sdk,
     assistants,
     crons,
+    exchange,
+    files,
     items,
     mcp,
+    openai,
+    openai_conversations,
+    openai_responses,
     protocol,
     runs,
+    search,
     session_context,
     session_messages,
     sessions,
+    shares,
     states,
     system,
     threads,
@@ -54,9 +63,19 @@ ROUTERS = (
     items.router,
     mcp.router,
     a2a.router,
+    # Its paths are more than ids of sessions.
+    exchange.router,
     sessions.router,
     session_context.router,
     session_messages.router,
+    shares.router,
+    search.router,
+    files.router,
+    openai.router,
+    openai_responses.router,
+    openai_conversations.router,
+    ai_sdk.router,
+    agui.router,
     unsupported.router,
 )
 
@@ -75,6 +94,19 @@ SWITCHES = (
     ("/ui", "ui"),
     ("/info", "meta"),
     ("/metrics", "meta"),
+)
+
+
+#: A session is a thread, and its messages are runs: they are switched off with either.
+OF_SESSIONS = (
+    "/api/sessions",
+    "/api/shares",
+    "/api/imports",
+    "/api/search",
+    "/api/files",
+    "/api/ai",
+    "/v1",
+    "/agui",
 )
 
 
@@ -157,8 +189,7 @@ def _enabled(router: APIRouter, http: Http) -> APIRouter:
 
 def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
     path = getattr(route, "path", "")
-    if path.startswith("/api/sessions"):
-        # A session is a thread, and its messages are runs.
+    if path.startswith(OF_SESSIONS):
         return bool(disabled & {"threads", "runs"})
     found = (switch for prefix, switch in SWITCHES if path.startswith(prefix))
     return next(found, "") in disabled

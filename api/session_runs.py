@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Final
 
 import orjson
 from uuid_utils.compat import uuid7
@@ -16,12 +17,12 @@ from uuid_utils.compat import uuid7
 from api.auth import Caller
 from api.bootstrap import Services
 from api.session_events import MODES
-from api.session_schemas import MessageSend, Regenerate
+from api.session_schemas import MessageSend, Regenerate, attachment_block
 from api.submissions import submit
 from graph.branches import no_state
 from graph.requests import RunRequest
 from graph.runs import Submitted
-from store import branches, idempotency, messages, runs, sessions
+from store import branches, files, idempotency, messages, runs, sessions
 from store.access import Access
 from store.errors import (
     AlreadyExistsError,
@@ -31,10 +32,12 @@ from store.errors import (
     NotFoundError,
     RunFailedError,
     ThreadBusyError,
-    UnsupportedError,
 )
 from store.events import EventId
 from store.models import JsonObject, Message, Run, Session
+
+#: How an answer ended that the model's server broke off, and the status of a run with one.
+INCOMPLETE: Final = "incomplete"
 
 
 async def ask(
@@ -111,14 +114,20 @@ async def regenerate(
 
 def _request(services: Services, session: Session, body: MessageSend | Regenerate) -> RunRequest:
     return RunRequest(
-        assistant_id=session.metadata.get("assistant_id") or _first_graph(services),
+        assistant_id=session.metadata.get("assistant_id") or first_graph(services),
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
     )
 
 
-def _first_graph(services: Services) -> str:
+def first_graph(services: Services) -> str:
+    """
+    The graph that answers where none is named.
+
+    Raises:
+        NotFoundError: There is none.
+    """
     if not services.registry.graph_ids:
         raise NotFoundError("This server has no graph that could answer", code="no_graph")
     return next(iter(services.registry.graph_ids))
@@ -131,7 +140,10 @@ async def _message(
     services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
 ) -> JsonObject:
     """The user's message, as the graph is given it."""
-    message: JsonObject = {"role": "user", "content": await _content(services, caller, body)}
+    message: JsonObject = {
+        "role": "user",
+        "content": await _content(services, caller, session, body, access),
+    }
     if body.id is not None:
         if await messages.exists(services.db, session.id, body.id):
             # With its id it would replace the one that is there.
@@ -142,15 +154,28 @@ async def _message(
     return message
 
 
-async def _content(services: Services, caller: Caller, body: MessageSend) -> str | list[JsonObject]:
+async def _content(
+    services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
+) -> str | list[JsonObject]:
     """
     The content of the user's message: its text, or blocks.
 
     Attachments become blocks here, and nowhere else.
     """
-    if body.attachments:
-        raise UnsupportedError("Attachments are not supported")
-    return body.query if body.query is not None else body.content or []
+    # Other servers' ids of files are no ids of ours.
+    named = [b["file_id"] for b in body.content or [] if files.is_id(b.get("file_id"))]
+    sent = await files.send(
+        services.db,
+        [*named, *(body.attachments or [])],
+        session.id,
+        owner=caller.user.identity if caller.user else "",
+        access=access,
+    )
+    attached = [attachment_block(file) for file in sent[len(named) :]]
+    if not attached:
+        return body.query if body.query is not None else body.content or []
+    said = body.content or [{"type": "text", "text": body.query}]
+    return [*said, *attached]
 
 
 async def _parent(
@@ -296,7 +321,9 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
     asked = await services.runs.patiently(
         lambda: branches.question_of(services.db, run.thread_id, run.run_id)
     )
-    stopped = "stopped" if result.status == "interrupted" else result.status
+    stopped: str = "stopped" if result.status == "interrupted" else result.status
+    if said and (said.meta_data.get("response_metadata") or {}).get("finish_reason") == INCOMPLETE:
+        stopped = INCOMPLETE
     return {
         "id": said.id if said else None,
         "response": said.content if said else "",

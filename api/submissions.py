@@ -85,7 +85,8 @@ async def allow(
         request,
         run_id=request.run_id or str(uuid7()),
         assistant_id=assistant_id,
-        injected=caller.injected,
+        language=caller.language,
+        injected={**request.injected, **caller.injected},
     )
     if caller.may_everything:
         return Allowed(request=request, access=EVERYTHING, assistant_access=EVERYTHING)

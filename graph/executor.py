@@ -16,9 +16,11 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import UnknownInterruptError
 
 from graph import protocol_run
+from graph.attachments import attach
 from graph.checkpointer import AnySaver
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
+from graph.files import RunFiles
 from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
 from graph.registry import Registry
 from graph.requests import answered_ids, graph_input
@@ -28,7 +30,7 @@ from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import Outcome, StreamPlan, stream
 from graph.user import user_of
 from graph.webhooks import told_of
-from store import messages, queue, threads
+from store import messages, queue, sessions, threads
 from store.checkpoints import Saver
 from store.database import Database
 from store.errors import LeaseLostError, UnavailableError
@@ -311,6 +313,8 @@ class Executor:
         run, kwargs = claim.run, claim.run.kwargs
         config = _config(claim)
         graph_id = config["configurable"]["graph_id"]
+        owner = config["configurable"]["langgraph_auth_user_id"]
+        attach(RunFiles(backing.db, thread_id=run.thread_id, owner=owner).find)
         saver = None if run.temporary else self._leased(backing.saver, execution, graph_id)
         resumes = await _resumes(backing.saver, claim)
         # Frozen since it was claimed, it may run elsewhere by now.
@@ -417,6 +421,9 @@ class Executor:
         if claim.run.temporary:
             return await queue.finish_temporary(self._db, claim, webhook=webhook)
         status, interrupts = await self._thread_state(claim, result)
+        if title := claim.run.kwargs.get("title"):
+            # Before the end, not in its statement: most runs have no title to ask for.
+            await sessions.enqueue_title(self._db, claim.run.thread_id, language=title["language"])
         return await self._finisher.finish(
             Ending(
                 claimed=claim,

@@ -23,6 +23,7 @@ from langgraph.types import StateSnapshot, StateUpdate
 from langgraph_sdk.runtime import AccessContext
 
 from graph import schema
+from graph.adoption import Stretch, adopt
 from graph.encode import dumps
 from graph.factory import AnyGraph, InvalidGraphError
 from graph.loop import Backing, Here, Place
@@ -260,6 +261,41 @@ class States:
 
         await self._write(thread, _config(thread_id), apply, access)
 
+    async def adopt(
+        self,
+        thread_id: str,
+        stretches: Sequence[Stretch],
+        *,
+        head: int | None = None,
+        forgotten: Sequence[str] = (),
+        access: Access,
+    ) -> None:
+        """
+        Have an idle thread go on from a conversation that was held elsewhere; nothing is run.
+
+        Args:
+            stretches: What was said, as `graph.adoption` writes it; one at least.
+            head: The stretch that the thread is at in the end; the last unless given.
+            forgotten: Messages of it that the model is not to see.
+
+        Raises: as `update`; BadRequestError too if the graph keeps no messages.
+        """
+        thread = await threads.get(self._db, thread_id, access=access)
+        self.require_graph(thread_id, thread.metadata)
+        channel = self._registry.messages_channel(_graph_id(thread))
+        if channel is None:
+            raise BadRequestError(
+                f"Graph '{_graph_id(thread)}' keeps no messages", code="no_messages"
+            )
+
+        async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
+            at = len(stretches) - 1 if head is None else head
+            return await adopt(graph, config, channel, stretches, head=at, forgotten=forgotten)
+
+        config = _config(thread_id)
+        config["metadata"] = {IMPORTED: True}
+        await self._write(thread, config, apply, access)
+
     async def converse(
         self,
         thread_id: str,
@@ -346,7 +382,7 @@ class States:
                 messages_channel=self._registry.messages_channel(_graph_id(thread)),
                 alive=lambda: True,
             )
-            leased = Backing(saver, backing.items)
+            leased = Backing(saver, backing.items, backing.db)
             async with self._open(thread, leased, "threads.update") as graph:
                 saver.attend(graph.channels)
                 with _applicable():

@@ -146,6 +146,29 @@ async def in_context(db: Database, conversation_id: str) -> list[Message]:
     return await db.all(Message, _SQL["in_context"], {"conversation_id": conversation_id})
 
 
+async def find(db: Database, conversation_id: str, message_id: str) -> Message | None:
+    """A message of a conversation, if there is one of this id, on whichever branch."""
+    params = {"conversation_id": conversation_id, "message_id": message_id}
+    return await db.one(Message, _SQL["find"], params)
+
+
+async def known_ids(db: Database, conversation_id: str, message_ids: list[str]) -> set[str]:
+    """Which of these ids messages of a conversation have, on whichever branch."""
+    params = {"conversation_id": conversation_id, "message_ids": message_ids}
+    return {row[0] for row in await db.tuples(_SQL["known_ids"], params)}
+
+
+async def by_either_id(db: Database, conversation_id: str, message_id: str) -> str | None:
+    """
+    The id of a message that a client calls so: by its id, or as the answer of a run.
+
+    A run's answer is its last message; what its client calls it is ``reply_id`` of its metadata.
+    """
+    params = {"conversation_id": conversation_id, "message_id": message_id}
+    rows = await db.tuples(_SQL["by_either_id"], params)
+    return rows[0][0] if rows else None
+
+
 def default_channel(graph_id: str | None) -> str | None:
     """Where `MessagesState` keeps the conversation."""
     return "messages"

@@ -136,8 +136,14 @@ class Session:
     user_id: str | None
     name: str
     chat_type: str | None
+    #: ``active``, ``archived`` or ``deleted``, unless somebody wrote another into the metadata.
     status: str
     metadata: JsonObject
     thread_status: ThreadStatus
+    #: Messages that it ever had.
+    message_count: int
+    expires_at: datetime | None
+    #: Changes with what its owner may change of it, and with nothing that a run does.
+    etag: str
     create_time: datetime
     update_time: datetime

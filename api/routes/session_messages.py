@@ -25,7 +25,7 @@ from api.session_schemas import (
 )
 from api.sse import EventStream, SessionStream
 from graph.runs import Submitted
-from store import messages, sessions
+from store import feedback, messages, sessions
 from store.access import EVERYTHING, Access
 from store.errors import NotFoundError, UnsupportedError
 from store.events import parse_event_id
@@ -101,9 +101,10 @@ async def list_messages(
         branch=branch,
     )
     following = encode_cursor(page[-1].seq) if more else None
-    return json_response(
-        {"data": [message_json(m) for m in page], "next_cursor": following, "has_more": more}
-    )
+    ids = [message.id for message in page]
+    opinions = await feedback.of_messages(services.db, session_id, ids, user_id=caller.identity)
+    shown = [message_json(message, opinions.get(message.id)) for message in page]
+    return json_response({"data": shown, "next_cursor": following, "has_more": more})
 
 
 @router.post("/messages")

@@ -183,6 +183,10 @@ WITH copied_checkpoints AS (
     JOIN thread AS t ON t.thread_id = %(target)s
     WHERE d.conversation_id = %(source)s
     ON CONFLICT DO NOTHING
+), copied_uses AS (
+    INSERT INTO file_use (thread_id, file_id)
+    SELECT %(target)s::text, file_id FROM file_use WHERE thread_id = %(source)s
+    ON CONFLICT DO NOTHING
 )
 UPDATE thread AS t SET
     head_checkpoint_id = s.head_checkpoint_id,

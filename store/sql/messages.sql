@@ -141,6 +141,34 @@ FROM message
 WHERE conversation_id = %(conversation_id)s AND run_id = %(run_id)s::uuid
 ORDER BY seq
 
+-- name: find
+SELECT id, conversation_id, seq, role, content, message_type, meta_data, run_id, in_context,
+    on_branch, create_time, update_time
+FROM message
+WHERE conversation_id = %(conversation_id)s AND id = %(message_id)s
+
+-- name: known_ids
+SELECT id
+FROM message
+WHERE conversation_id = %(conversation_id)s AND id = ANY(%(message_ids)s::text[])
+
+-- name: by_either_id
+-- Known by a client under its own id, or under the one that it has for the answer of a run.
+(
+    SELECT id
+    FROM message
+    WHERE conversation_id = %(conversation_id)s AND id = %(message_id)s
+)
+UNION ALL (
+    SELECT m.id
+    FROM run AS r
+    JOIN message AS m ON m.conversation_id = r.thread_id AND m.run_id = r.run_id
+    WHERE r.thread_id = %(conversation_id)s AND r.metadata ->> 'reply_id' = %(message_id)s
+    ORDER BY m.seq DESC
+    LIMIT 1
+)
+LIMIT 1
+
 -- name: thread_to_project
 SELECT thread_id, metadata ->> 'graph_id' AS graph_id
 FROM thread

@@ -120,6 +120,14 @@ WITH gone AS (
     DELETE FROM checkpoint_blobs WHERE thread_id = %(thread_id)s
 ), write_gone AS (
     DELETE FROM checkpoint_writes WHERE thread_id = %(thread_id)s
+), indexed_gone AS (
+    DELETE FROM search_message WHERE conversation_id = %(thread_id)s
+), index_gone AS (
+    DELETE FROM search_thread WHERE thread_id = %(thread_id)s
+), use_gone AS (
+    DELETE FROM file_use WHERE thread_id = %(thread_id)s RETURNING file_id
+), perhaps_unused AS (
+    UPDATE file SET checked_at = 'epoch' FROM use_gone WHERE file.file_id = use_gone.file_id
 )
 SELECT thread_id FROM gone;
 
@@ -134,7 +142,8 @@ WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running');
 WITH copied AS (
     INSERT INTO thread (thread_id, metadata, config, interrupts, error, status, settled_status,
         epoch, checkpoint_count)
-    SELECT %(target)s, s.metadata || %(metadata)s::jsonb, s.config,
+    -- whom the one is shared with has nothing to do with the copy
+    SELECT %(target)s, s.metadata - 'members' || %(metadata)s::jsonb, s.config,
         CASE WHEN going.has_written THEN '{}' ELSE s.interrupts END,
         CASE WHEN going.has_written THEN NULL ELSE s.error END,
         left_in.status, left_in.status,
