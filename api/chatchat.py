@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from api.bootstrap import Services
-from api.compat.pairs import question_id
+from api.compat.question import question_id
 from graph.imports import Imported, ImportedMessage, ImportedSession
 from store import chatchat, users
 from store.access import EVERYTHING
@@ -198,6 +198,9 @@ def _messages(turn: OldMessage, zone: ZoneInfo) -> Iterator[ImportedMessage]:
             type="ai",
             content=turn.response,
             created_at=at,
+            # -1 says nothing.
+            score=turn.feedback_score,
+            reason=turn.feedback_reason[:2000] or None,
             more={"additional_kwargs": answered},
         )
 

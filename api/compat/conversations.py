@@ -11,7 +11,7 @@ from api.deps import CallerDep, ServicesDep, SessionId
 from api.responses import json_response
 from api.routes.sessions import create_session, delete_session, list_sessions, update_session
 from api.schemas import Payload, Text
-from api.session_schemas import Label, SessionCreate, SessionUpdate
+from api.session_schemas import Label, SessionCreate, SessionList, SessionUpdate
 from store import pairs, sessions
 from store.models import JsonObject
 
@@ -60,9 +60,10 @@ async def list_conversations(
     found: list[JsonObject] = []
     cursor: str | None = None
     while len(found) < MAX_LISTED:
-        answer = await list_sessions(
-            services, caller, user_id=user_id, chat_type=chat_types, limit=100, cursor=cursor
+        asked = SessionList(
+            user_id=user_id, chat_type=chat_types, pinned_first=False, limit=100, cursor=cursor
         )
+        answer = await list_sessions(services, caller, asked)
         page = orjson.loads(answer.body)
         found += page["data"]
         cursor = page["next_cursor"]

@@ -1,7 +1,6 @@
 """Turns as pairs, for `threadwell.repository`: what the old repositories' functions work on."""
 
 from typing import Annotated
-from uuid import UUID, uuid5
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
@@ -9,17 +8,17 @@ from pydantic import Field
 from api.auth import Caller
 from api.bodies import JsonRoute
 from api.bootstrap import Services
+from api.compat.question import question_id
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.responses import json_response
+from api.routes.sessions import put_feedback
 from api.schemas import Payload, Text
+from api.session_schemas import FeedbackPut
 from store import pairs, sessions
-from store.errors import UnsupportedError
 from store.pairs import Pair
 
 router = APIRouter(prefix="/api/pairs", tags=["pairs"], route_class=JsonRoute)
 
-#: What the id of a question is made with, from that of its turn.
-_QUESTIONS = UUID("f1c3a6c4-9b52-4f83-8f0c-3a5b1d2f6e77")
 MessageId = Annotated[Text, Path(max_length=255)]
 
 
@@ -28,11 +27,6 @@ class Judgement(Payload):
 
     score: Annotated[int, Field(ge=0, le=100)] = Field(examples=[100])
     reason: Annotated[str, Field(max_length=255)] = ""
-
-
-def question_id(pair_id: str) -> str:
-    """The id of the question of a turn, whose own id is its answer's."""
-    return str(uuid5(_QUESTIONS, pair_id))
 
 
 async def find(services: Services, caller: Caller, message_id: str) -> Pair:
@@ -54,7 +48,8 @@ async def judge(
 ) -> None:
     """Keep what the caller thinks of an answer."""
     found = await find(services, caller, message_id)
-    raise UnsupportedError(f"Feedback on {found.id}")
+    said = FeedbackPut(score=score, reason=reason or None)
+    await put_feedback(found.conversation_id, found.id, said, caller, services)
 
 
 @router.get("")

@@ -10,8 +10,8 @@ SELECT
     q.content AS query,
     coalesce(a.content, '') AS response,
     coalesce(a.meta_data #> '{additional_kwargs,meta_data}', '{}') AS meta_data,
-    -1 AS feedback_score,
-    '' AS feedback_reason,
+    coalesce(f.score, -1) AS feedback_score,
+    coalesce(f.reason, '') AS feedback_reason,
     q.create_time,
     q.id AS question_id,
     q.seq
@@ -34,6 +34,13 @@ LEFT JOIN LATERAL (
     ORDER BY m.seq DESC
     LIMIT 1
 ) AS a ON true
+LEFT JOIN LATERAL (
+    SELECT o.score, o.reason
+    FROM feedback AS o
+    WHERE o.conversation_id = a.conversation_id AND o.message_id = a.id
+    ORDER BY o.update_time DESC
+    LIMIT 1
+) AS f ON true
 WHERE q.role = 'user' AND q.on_branch;
 
 -- Who registered with the routes of that project (`THREADWELL_COMPAT`); nobody else is in it.
