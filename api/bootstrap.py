@@ -99,8 +99,12 @@ async def open_services(  # noqa: PLR0915
     authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
     price_table = prices.load(settings.prices)
     timing = _timing(settings, graphs)
-    if graphs.store.index_dims is not None:
-        await migrate(database_url, index_dims=graphs.store.index_dims)
+    if graphs.store.index_dims is not None or settings.compat:
+        await migrate(
+            database_url,
+            index_dims=graphs.store.index_dims,
+            index_messages=bool(settings.compat),
+        )
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
         await _register_graphs(db, registry)
