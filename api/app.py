@@ -22,6 +22,7 @@ from api.routes import (
     a2a,
     assistants,
     crons,
+    events,
     items,
     mcp,
     protocol,
@@ -51,6 +52,7 @@ ROUTERS = (
     mcp.router,
     a2a.router,
     sessions.router,
+    events.router,
     unsupported.router,
 )
 
@@ -145,7 +147,7 @@ def _enabled(router: APIRouter, http: Http) -> APIRouter:
 
 def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
     path = getattr(route, "path", "")
-    if path.startswith("/api/sessions"):
+    if path.startswith(("/api/sessions", "/api/events", "/api/webhooks")):
         # A session is a thread, and its messages are runs.
         return bool(disabled & {"threads", "runs"})
     found = (switch for prefix, switch in SWITCHES if path.startswith(prefix))

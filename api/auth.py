@@ -44,6 +44,11 @@ class Caller:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def identity(self) -> str:
+        """Whose things are the caller's own; everybody's without authentication."""
+        return self.user.identity if self.user else ""
+
+    @property
     def injected(self) -> JsonObject:
         """What the server adds to a run's configurable; a client cannot set it."""
         about: JsonObject = {

@@ -12,9 +12,11 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom
+from graph.changes import Changes
 from graph.checkpointer import AnySaver, CustomSaver
 from graph.config import GraphConfig, load_config
 from graph.crons import Crons
+from graph.deliveries import Deliveries
 from graph.endings import Endings
 from graph.executor import Executor
 from graph.jobs import Jobs
@@ -37,6 +39,7 @@ from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
 from store.items import ItemLife, open_items
 from store.migrate import migrate
+from store.outbox import KIND as EVENT_WEBHOOK
 from store.vectors import Index
 from store.webhooks import KIND as WEBHOOK
 
@@ -57,6 +60,7 @@ class Services:
     threads: Threads
     value_search: ValueSearch
     webhooks: Webhooks
+    changes: Changes
     crons: Crons
     worker: Worker
     authority: Authority | None
@@ -119,10 +123,19 @@ async def open_services(
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         # Whatever else is to be done beside runs is one more kind.
-        jobs = Jobs(db=db, kinds={WEBHOOK: webhooks.kind(settings.webhook_retry_seconds)})
+        kinds = {
+            WEBHOOK: webhooks.kind(settings.webhook_retry_seconds),
+            EVENT_WEBHOOK: Deliveries(db, webhooks).kind(settings.webhook_retry_seconds),
+        }
+        jobs = Jobs(db=db, kinds=kinds)
+        changes = Changes(
+            db=db, place=place, endings=endings,
+            keep_count=settings.events_keep_count, keep_seconds=3600 * settings.events_keep_hours,
+        )  # fmt: skip
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
-            heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
+            heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, changes=changes,
+            timing=timing,
         )  # fmt: skip
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         yield Services(
@@ -138,6 +151,7 @@ async def open_services(
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             value_search=ValueSearch(db, states),
             webhooks=webhooks,
+            changes=changes,
             crons=crons,
             worker=worker,
             authority=authority,

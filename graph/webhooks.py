@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpcore2
@@ -29,6 +30,7 @@ CONNECTIONS: Final = 32
 VALUES_MAX_BYTES: Final = 16 * 1024 * 1024
 #: The status of a receiver that wants to hear no more.
 GONE: Final = 410
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Webhooks:
@@ -53,6 +55,11 @@ class Webhooks:
         given = {name.lower(): value for name, value in headers.items()}
         self._headers = {"content-type": "application/json", "user-agent": "threadwell", **given}
 
+    @property
+    def is_disabled(self) -> bool:
+        """Whether langgraph.json has nothing sent."""
+        return self._config.is_disabled
+
     async def check(self, url: str) -> None:
         """
         Refuse a URL that must not be sent to.
@@ -74,35 +81,49 @@ class Webhooks:
         """
         Tell a webhook what a job made by `store.webhooks.delivery` says.
 
-        A redirect is no answer and is not followed.
-
         Raises:
-            JobFailedError: The receiver is not there, does not take it, or must not be sent to.
+            JobFailedError: As for `send`.
         """
         if self._config.is_disabled:
             return
         run_id = job.payload["run"]["run_id"]
+        host = await self.send(job.payload["url"], self._body(job), about=f"run {run_id}")
+        log.info("webhook told", run_id=run_id, host=host, attempt=job.attempt)
+
+    async def send(
+        self, url: str, body: bytes, *, about: str, headers: Mapping[str, str] = NOTHING
+    ) -> str:
+        """
+        Post to a URL that a user gave; its host. A redirect is no answer and is not followed.
+
+        Args:
+            about: What is told, for the reason of a failure.
+            headers: Beside those of langgraph.json, and before them.
+
+        Raises:
+            JobFailedError: The receiver is not there, does not take it, or must not be sent to.
+        """
         try:
-            target = self._guard.parse(job.payload["url"])
+            target = self._guard.parse(url)
             # Whoever connects asks for the name, and checks what it leads to.
-            status = await self._post(target, self._body(job))
+            status = await self._post(target, body, {**self._headers, **headers})
         except InvalidInputError as exc:
             # What a name leads to may change; the rest of a URL does not.
             again = exc.code == UNRESOLVED
-            raise JobFailedError(f"run {run_id}: {exc.message}", for_good=not again) from None
+            raise JobFailedError(f"{about}: {exc.message}", for_good=not again) from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as exc:
-            reason = f"run {run_id}: {target.authority}: {type(exc).__name__}"
+            reason = f"{about}: {target.authority}: {type(exc).__name__}"
             raise JobFailedError(reason) from None
         if not 200 <= status < 300:
-            reason = f"run {run_id}: {target.authority} answered {status}"
-            raise JobFailedError(reason, for_good=status == GONE)
-        log.info("webhook told", run_id=run_id, host=target.authority, attempt=job.attempt)
+            reason = f"{about}: {target.authority} answered {status}"
+            raise JobFailedError(reason, for_good=status == GONE, status=status)
+        return target.authority
 
-    async def _post(self, target: Target, body: bytes) -> int:
+    async def _post(self, target: Target, body: bytes, sent: Mapping[str, str]) -> int:
         headers = [
             ("host", target.authority),
             ("content-length", str(len(body))),
-            *self._headers.items(),
+            *sent.items(),
         ]
         timeout = {
             "connect": CONNECT_SECONDS,

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import structlog
 
+from graph.changes import Changes
 from graph.crons import Crons
 from graph.endings import Endings
 from graph.executor import Executor, tell_end
@@ -91,12 +92,14 @@ class Worker:
         retention: Retention,
         crons: Crons,
         jobs: Jobs,
+        changes: Changes,
         timing: Timing,
     ) -> None:
         self._db = db
         self._retention = retention
         self._crons = crons
         self._jobs = jobs
+        self._changes = changes
         self._executor = executor
         self._runs = runs
         self._endings = endings
@@ -120,6 +123,9 @@ class Worker:
             "expire items": self._expire_items_forever,
             "crons": self._crons.work_forever,
             "jobs": self._jobs.work_forever,
+            "publish": self._changes.publish_forever,
+            "trim": self._changes.trim_forever,
+            "listeners": self._changes.listen_forever,
         }
         tasks = {
             name: asyncio.create_task(_supervised(name, job), name=name)

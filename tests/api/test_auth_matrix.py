@@ -42,6 +42,7 @@ OF_ADA = frozenset(
         "run_id",
         "checkpoint_id",
         "assistant_id",
+        "webhook_id",
     }
 )
 ADA, EVE = {"authorization": "Bearer ada"}, {"authorization": "Bearer eve"}
@@ -88,6 +89,7 @@ class Case:
         path: In place of the route's own.
         owner: What the owner is answered to the same: it is not refused to everybody. 0 for what
             would be refused, or undo the world.
+        seconds: How long a stream that never ends is listened to.
     """
 
     status: int = 404
@@ -98,6 +100,7 @@ class Case:
     path: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     owner: int = 200
+    seconds: float = DEADLINE_SECONDS
 
 
 RUN = {"assistant_id": "ask", "input": {"text": "x"}}
@@ -105,6 +108,8 @@ FOREIGN = {"assistant_id": "{assistant_id}", "input": {"text": "x"}}
 ITEM = {"namespace": ["n"], "key": "k"}
 
 CRON = {"assistant_id": "ask", "schedule": "0 0 1 1 *", "input": {"text": "x"}}
+#: It is told nothing: nothing is sent beyond this machine.
+HOOK = {"url": f"https://1.1.1.1/{MARK}", "enabled": False}
 MCP = {"accept": "application/json"}
 
 
@@ -310,6 +315,14 @@ CASES: dict[str, list[Case]] = {
         Case(200, {}, says="eve"), Case(200, {"prefix": ["ada"]}, answer={"namespaces": []}, owner=0)
     ],
     "POST /api/sessions": [Case(409, {"id": "{thread_id}"}, owner=409)],
+    "GET /api/events": [Case(200, params={"since": "-1"}, seconds=2.0)],
+    "POST /api/webhooks": [Case(200, {"url": "https://1.1.1.1/eve", "enabled": False})],
+    "GET /api/webhooks": [Case(200)],
+    "GET /api/webhooks/{webhook_id}": [Case()],
+    "PATCH /api/webhooks/{webhook_id}": [Case(body={"description": "eve's"})],
+    "DELETE /api/webhooks/{webhook_id}": [Case(owner=204)],
+    "GET /api/webhooks/{webhook_id}/deliveries": [Case()],
+    "POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/replay": [Case(owner=404)],
     "GET /api/sessions": [
         Case(200, says=UNKNOWN), Case(200, params={"user_id": "ada"}, says='"data":[]')
     ],
@@ -329,6 +342,7 @@ LAST = [
     "DELETE /threads/{thread_id}/runs/{run_id}",
     "DELETE /runs/crons/{cron_id}",
     "DELETE /assistants/{assistant_id}",
+    "DELETE /api/webhooks/{webhook_id}",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",
     "DELETE /threads/{thread_id}",
@@ -410,7 +424,8 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
         "waiting": queued[1]["thread_id"], "late": queued[1]["run_id"], "session_id": session_id,
         "run_id": found[0][0]["run_id"], "checkpoint_id": found[1]["checkpoint"]["checkpoint_id"],
         "assistant_id": (await made("/assistants", named))["assistant_id"], "namespace": "x",
-        "of_graph": system_assistant_id("ask"), "mark": MARK,
+        "of_graph": system_assistant_id("ask"), "mark": MARK, "delivery_id": UNKNOWN,
+        "webhook_id": (await made("/api/webhooks", HOOK))["id"],
         "thread_of_eve": UNKNOWN,
     }  # fmt: skip
     await made("/threads", {"thread_id": UNKNOWN}, who=EVE)
@@ -435,7 +450,7 @@ async def _send(
     )
     async with request as answer:
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS if who is EVE else 0.5):
+            async with asyncio.timeout(case.seconds if who is EVE else 0.5):
                 async for chunk in answer.aiter_bytes():
                     told += chunk
         except TimeoutError:

@@ -32,6 +32,7 @@ VALUES: dict[str, Any] = {
     "thread_ids": ["00000000-0000-7000-8000-000000000000"],
     "version": 1,
     "schedule": "0 0 1 1 *",
+    "url": "https://1.1.1.1/hook",
 }
 #: Whose bodies the specification does not spell out.
 BODIES: dict[str, Any] = {
@@ -96,6 +97,8 @@ async def test_every_route_says_so_in_time(
         "checkpoint_id": "c",
         "namespace": "n",
         "cron_id": thread_id,
+        "webhook_id": thread_id,
+        "delivery_id": thread_id,
         **run,
     }
     network.refuses = True
