@@ -27,6 +27,7 @@ from api.routes import (
     mcp,
     protocol,
     runs,
+    session_messages,
     sessions,
     states,
     system,
@@ -52,6 +53,7 @@ ROUTERS = (
     mcp.router,
     a2a.router,
     sessions.router,
+    session_messages.router,
     events.router,
     unsupported.router,
 )

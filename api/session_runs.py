@@ -1,43 +1,233 @@
-"""How a session's message becomes a run, and a run an answer."""
+"""
+How a session's message becomes a run, and a run an answer: the one way, for every door.
+
+`ask` and `regenerate` take a run in, `answer` waits for what it came to; who streams follows the run
+with `api.sse.SessionStream`. With an idempotency key two requests are one: see decision 20.
+"""
+
+import hashlib
+from dataclasses import replace
+
+import orjson
+from uuid_utils.compat import uuid7
 
 from api.auth import Caller
 from api.bootstrap import Services
 from api.session_events import MODES
-from api.session_schemas import MessageSend
+from api.session_schemas import MessageSend, Regenerate
 from api.submissions import submit
 from graph.requests import RunRequest
 from graph.runs import Submitted
-from store import messages, sessions
-from store.errors import NotFoundError, RunFailedError, ThreadBusyError
-from store.models import JsonObject
+from store import branches, idempotency, messages, sessions
+from store.access import Access
+from store.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    RunFailedError,
+    ThreadBusyError,
+    UnsupportedError,
+)
+from store.models import JsonObject, Session
 
 
-async def ask(services: Services, caller: Caller, session_id: str, body: MessageSend) -> Submitted:
+async def ask(
+    services: Services,
+    caller: Caller,
+    session_id: str,
+    body: MessageSend,
+    *,
+    idempotency_key: str | None = None,
+) -> Submitted:
     """
-    Start a run of the session's graph with the user's message.
+    Start a run of the session's graph with the user's message, or with the answer to its question.
+
+    Args:
+        idempotency_key: Makes this one with every other request of the caller that has it.
 
     Raises:
-        NotFoundError: There is no such session, or no graph to answer.
+        NotFoundError: There is no such session, message to follow, or graph to answer.
         ThreadBusyError: An answer is still coming and the message is not to wait.
+        ConflictError: The key came with another payload; the message's id is taken; nothing was
+            asked that could be answered; or no state is left that the branch could begin from.
     """
     access = await caller.may("threads", "read", {"thread_id": session_id})
     session = await sessions.get(services.db, session_id, access=access)
-    request = RunRequest(
+    key = await _claim(services, caller, session, body, idempotency_key, access)
+    if known := await _known(services, session, key, access):
+        return known
+    request = _request(services, session, body)
+    if body.resume is not None:
+        if session.thread_status != "interrupted":
+            raise ConflictError("The session asks nothing", code="not_interrupted")
+        request = replace(request, command={"resume": body.resume}, strict_resume=True)
+    else:
+        message = await _message(services, caller, session, body, access)
+        checkpoint = await _parent(services, session, body, access) if body.branches else None
+        request = replace(request, input={"messages": [message]}, checkpoint=checkpoint)
+    return await _submit(services, caller, session, request, key, access)
+
+
+async def regenerate(
+    services: Services,
+    caller: Caller,
+    session_id: str,
+    message_id: str,
+    body: Regenerate,
+    *,
+    idempotency_key: str | None = None,
+) -> Submitted:
+    """
+    Start a run that gives an answer again: its sibling, from the state that led to it.
+
+    Args:
+        idempotency_key: As for `ask`.
+
+    Raises:
+        InvalidInputError: The message is not the assistant's.
+        Error: Others as `ask`.
+    """
+    access = await caller.may("threads", "read", {"thread_id": session_id})
+    session = await sessions.get(services.db, session_id, access=access)
+    key = await _claim(services, caller, session, body, idempotency_key, access, message_id)
+    if known := await _known(services, session, key, access):
+        return known
+    place = await branches.state_before(services.db, session_id, message_id, access=access)
+    if place.role != "assistant":
+        raise InvalidInputError("Only what the assistant said can be said again")
+    if place.checkpoint_id is None:
+        raise _no_state(message_id)
+    request = replace(
+        _request(services, session, body), checkpoint={"checkpoint_id": place.checkpoint_id}
+    )
+    return await _submit(services, caller, session, request, key, access)
+
+
+def _request(services: Services, session: Session, body: MessageSend | Regenerate) -> RunRequest:
+    return RunRequest(
         assistant_id=session.metadata.get("assistant_id") or _first_graph(services),
-        input={"messages": [{"role": "user", "content": body.query}]},
+        config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
     )
-    try:
-        return await submit(services, caller, request, thread_id=session_id, attached=True)
-    except ThreadBusyError as exc:
-        raise ThreadBusyError("The session is still being answered", code="session_busy") from exc
 
 
 def _first_graph(services: Services) -> str:
     if not services.registry.graph_ids:
         raise NotFoundError("This server has no graph that could answer", code="no_graph")
     return next(iter(services.registry.graph_ids))
+
+
+# --------------------------------------------------------------------------- what is said
+
+
+async def _message(
+    services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
+) -> JsonObject:
+    """The user's message, as the graph is given it."""
+    message: JsonObject = {"role": "user", "content": await _content(services, caller, body)}
+    if body.id is not None:
+        if await messages.exists(services.db, session.id, body.id):
+            # With its id it would replace the one that is there.
+            raise AlreadyExistsError(f"Message {body.id} exists already")
+        message["id"] = body.id
+    if body.chat_type is not None:
+        message["additional_kwargs"] = {"chat_type": body.chat_type}
+    return message
+
+
+async def _content(services: Services, caller: Caller, body: MessageSend) -> str | list[JsonObject]:
+    """
+    The content of the user's message: its text, or blocks.
+
+    Attachments become blocks here, and nowhere else.
+    """
+    if body.attachments:
+        raise UnsupportedError("Attachments are not supported")
+    return body.query if body.query is not None else body.content or []
+
+
+async def _parent(
+    services: Services, session: Session, body: MessageSend, access: Access
+) -> JsonObject | None:
+    """The checkpoint that the message goes on from; None for the newest."""
+    if body.parent_id is None:
+        place = await branches.beginning(services.db, session.id, access=access)
+    else:
+        place = await branches.state_after(services.db, session.id, body.parent_id, access=access)
+    if place is None or place.is_head:
+        return None
+    if place.checkpoint_id is None:
+        raise _no_state(body.parent_id)
+    return {"checkpoint_id": place.checkpoint_id}
+
+
+def _no_state(message_id: str | None) -> ConflictError:
+    where = f"message {message_id}" if message_id else "the beginning"
+    return ConflictError(f"No state of the session is kept that ends at {where}", code="no_state")
+
+
+# --------------------------------------------------------------------------- once only
+
+
+async def _claim(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend | Regenerate,
+    key: str | None,
+    access: Access,
+    *asked_of: str,
+) -> str | None:
+    """The id of the run that a key stands for; None without a key."""
+    if key is None:
+        return None
+    # In which form the answer comes is no part of what is asked.
+    asked = body.model_dump(exclude={"stream"}, exclude_unset=True)
+    payload = orjson.dumps([asked_of, asked], option=orjson.OPT_SORT_KEYS)
+    return await idempotency.claim(
+        services.db,
+        session.id,
+        caller=caller.user.identity if caller.user else "",
+        key=key,
+        payload_hash=hashlib.sha256(payload).digest(),
+        run_id=str(uuid7()),
+        access=access,
+    )
+
+
+async def _known(
+    services: Services, session: Session, run_id: str | None, access: Access
+) -> Submitted | None:
+    """The run that a key stands for, if somebody has made it."""
+    if run_id is None:
+        return None
+    try:
+        return await services.runs.attach(run_id, thread_id=session.id, access=access)
+    except NotFoundError:
+        return None
+
+
+async def _submit(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    request: RunRequest,
+    key: str | None,
+    access: Access,
+) -> Submitted:
+    request = replace(request, run_id=key)
+    try:
+        return await submit(services, caller, request, thread_id=session.id, attached=True)
+    except (ThreadBusyError, AlreadyExistsError) as exc:
+        # With this very run, which another request with the key has made meanwhile.
+        if known := await _known(services, session, key, access):
+            return known
+        raise ThreadBusyError("The session is still being answered", code="session_busy") from exc
+
+
+# --------------------------------------------------------------------------- what is answered
 
 
 async def answer(services: Services, submitted: Submitted) -> JsonObject:
@@ -56,14 +246,17 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
         lambda: messages.of_run(services.db, run.thread_id, run.run_id)
     )
     said = next((row for row in reversed(rows) if row.role == "assistant"), None)
-    asked = next((row for row in rows if row.role == "user"), None)
+    asked = next((row.id for row in rows if row.role == "user"), None)
+    if asked is None and said is not None:
+        asked = await branches.question_of(services.db, run.thread_id, said.id)
+    stopped = "stopped" if result.status == "interrupted" else result.status
     return {
         "id": said.id if said else None,
         "response": said.content if said else "",
         "session_id": run.thread_id,
         "run_id": run.run_id,
-        "user_message_id": asked.id if asked else None,
-        "status": "interrupted" if result.interrupted else result.status,
+        "user_message_id": asked,
+        "status": "interrupted" if result.interrupted else stopped,
         "interrupts": [{"id": i.id, "value": i.value} for i in result.interrupts],
         "usage": said.meta_data.get("usage_metadata") if said else None,
     }

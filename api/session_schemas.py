@@ -2,10 +2,10 @@
 
 import base64
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
@@ -15,6 +15,20 @@ from store.models import JsonObject, Message, Session
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(max_length=255)]
+#: Longer than any that LangChain, or a chat front end, makes.
+MessageId = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+def _content_block(block: JsonObject) -> JsonObject:
+    if not isinstance(block.get("type"), str):
+        raise PydanticCustomError(SENTENCE, "Each block of content must have a `type`")
+    if block["type"] == "text" and not isinstance(block.get("text"), str):
+        raise PydanticCustomError(SENTENCE, "A block of text must have a `text`")
+    return block
+
+
+#: One of LangChain's, such as ``{"type": "text", "text": "…"}``.
+ContentBlock = Annotated[JsonObject, AfterValidator(_content_block)]
 
 
 def _session_metadata(metadata: JsonObject) -> JsonObject:
@@ -62,9 +76,59 @@ class SessionUpdate(Payload):
 
 
 class MessageSend(Payload):
-    """A question to the session's graph."""
+    """What is said to the session's graph: a text, blocks of content, or the answer to a question."""
 
-    query: str = Field(min_length=1)
+    query: Annotated[str, Field(min_length=1)] | None = None
+    content: Annotated[
+        list[ContentBlock] | None,
+        Field(min_length=1, max_length=100, description="Blocks, in place of the text `query`."),
+    ] = None
+    resume: Annotated[
+        Any, Field(description="The answer to what the graph has asked, in place of a message.")
+    ] = None
+    parent_id: Annotated[
+        MessageId | None,
+        Field(
+            description="The message that this one follows: a branch; null: none. Else the last."
+        ),
+    ] = None
+    id: Annotated[MessageId | None, Field(description="The new message's; else one is made.")] = (
+        None
+    )
+    attachments: Annotated[list[str] | None, Field(max_length=20, description="Ids of files.")] = (
+        None
+    )
+    model: Annotated[
+        Label | None, Field(min_length=1, description="`configurable.model` of the graph.")
+    ] = None
+    chat_type: Label | None = None
+    stream: bool = False
+    #: What to do while a run is in flight.
+    on_busy: Literal["reject", "enqueue", "interrupt"] = "reject"
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        given = [self.query is not None, self.content is not None, self.resume is not None]
+        if sum(given) != 1:
+            raise PydanticCustomError(SENTENCE, "Give one of query, content and resume")
+        if self.resume is not None and (self.branches or self.attachments or self.id):
+            raise PydanticCustomError(
+                SENTENCE, "An answer to a question has no parent_id, id or attachments"
+            )
+        return self
+
+    @property
+    def branches(self) -> bool:
+        """Whether it says which message it follows."""
+        return "parent_id" in self.model_fields_set
+
+
+class Regenerate(Payload):
+    """How an answer is to be given again."""
+
+    model: Annotated[
+        Label | None, Field(min_length=1, description="`configurable.model` of the graph.")
+    ] = None
     stream: bool = False
     #: What to do while a run is in flight.
     on_busy: Literal["reject", "enqueue", "interrupt"] = "reject"

@@ -81,7 +81,7 @@ async def allow(
         PermissionDeniedError: The caller may not create runs, or not read the assistant.
     """
     assistant_id = services.runs.assistant_id(request.assistant_id)
-    request = replace(request, run_id=str(uuid7()), assistant_id=assistant_id)
+    request = replace(request, run_id=request.run_id or str(uuid7()), assistant_id=assistant_id)
     value = _value(request, thread_id)
     threads = await caller.may("threads", "create_run", value)
     assistants = EVERYTHING

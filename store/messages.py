@@ -104,6 +104,12 @@ async def of_run(db: Database, conversation_id: str, run_id: str) -> list[Messag
     return await db.all(Message, _SQL["of_run"], params)
 
 
+async def exists(db: Database, conversation_id: str, message_id: str) -> bool:
+    """Whether a conversation has, or had, a message with this id; asks nobody who may know."""
+    params = {"conversation_id": conversation_id, "id": message_id}
+    return bool(await db.tuples(_SQL["exists"], params))
+
+
 async def in_context(db: Database, conversation_id: str) -> list[Message]:
     """The messages that the model sees next, in its order: the list of the thread's head."""
     return await db.all(Message, _SQL["in_context"], {"conversation_id": conversation_id})

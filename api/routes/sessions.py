@@ -2,43 +2,26 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from uuid_utils.compat import uuid7
 
 from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Text
-from api.session_runs import answer, ask
 from api.session_schemas import (
-    MessageSend,
     SessionCreate,
     SessionUpdate,
     encode_cursor,
-    message_cursor,
-    message_json,
     session_cursor,
     session_json,
 )
-from api.sse import EventStream, SessionStream
-from store import messages, sessions
-from store.errors import UnsupportedError
+from store import sessions
 from store.models import JsonObject
 
 router = APIRouter(prefix="/api/sessions", tags=["sessions"], route_class=JsonRoute)
 
 Limit = Annotated[int, Query(ge=1, le=100)]
-
-
-async def _require_messages(services: ServicesDep) -> None:
-    """A checkpointer of the user's own projects no messages, which are the session's history."""
-    if services.graphs.checkpointer is not None:
-        raise UnsupportedError(
-            "Messages of a session: not with the checkpointer that langgraph.json names"
-        )
-
-
-HAS_MESSAGES = [Depends(_require_messages)]
 
 
 @router.post("")
@@ -117,58 +100,3 @@ async def delete_session(
     access = await caller.may("threads", "delete", {"thread_id": session_id})
     await services.runs.delete_thread(session_id, access=access)
     return Response(status_code=204)
-
-
-@router.get("/{session_id}/messages", dependencies=HAS_MESSAGES)
-async def list_messages(
-    session_id: SessionId,
-    caller: CallerDep,
-    services: ServicesDep,
-    limit: Limit = 50,
-    cursor: str | None = None,
-    order: Literal["asc", "desc"] = "asc",
-    branch: Literal["active", "all"] = "active",
-) -> Response:
-    """
-    The history of a session, also what the model does not see any more.
-
-    ``branch=all`` adds what only branches have that were left.
-    """
-    access = await caller.may("threads", "read", {"thread_id": session_id})
-    await sessions.get(services.db, session_id, access=access)
-    place = message_cursor(cursor)
-    page, more = await messages.list_page(
-        services.db,
-        session_id,
-        limit=limit,
-        after_seq=place if order == "asc" else None,
-        before_seq=place if order == "desc" else None,
-        order=order,
-        branch=branch,
-    )
-    following = encode_cursor(page[-1].seq) if more else None
-    return json_response(
-        {"data": [message_json(m) for m in page], "next_cursor": following, "has_more": more}
-    )
-
-
-@router.post("/{session_id}/messages", dependencies=HAS_MESSAGES)
-async def send_message(
-    session_id: SessionId,
-    body: MessageSend,
-    caller: CallerDep,
-    services: ServicesDep,
-    accept: Annotated[str, Header()] = "",
-) -> Response:
-    """
-    Ask the session's graph; the answer comes as JSON, or streamed.
-
-    It is streamed if ``stream`` is true or the client accepts ``text/event-stream``.
-    """
-    submitted = await ask(services, caller, session_id, body)
-    if not (body.stream or "text/event-stream" in accept):
-        return json_response(await answer(services, submitted))
-    stream = SessionStream(services, submitted)
-    return EventStream(
-        stream.frames(), headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
-    )

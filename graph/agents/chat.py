@@ -5,7 +5,8 @@ It runs under any LangGraph server. The model is chosen when a run begins, by th
 
 OPENAI_API_KEY      a key, or any word for a server that wants none; without it: the offline model
 OPENAI_BASE_URL     an OpenAI-compatible server, e.g. ``http://127.0.0.1:8000/v1``
-MODEL               the model's name there; default ``gpt-4.1-mini``
+MODEL               the model's name there, unless a run names one as ``configurable.model``;
+                    default ``gpt-4.1-mini``
 MODEL_MAX_TOKENS    the longest answer, in tokens; default: the server's own
 MODEL_TOOLS         ``off`` for a server or model without tool calls, such as FastChat's
 """
@@ -21,6 +22,7 @@ from zoneinfo import ZoneInfo
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage, SystemMessage
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.channels import DeltaChannel
@@ -82,22 +84,22 @@ def _value(node: ast.AST) -> float:
     raise ValueError(f"cannot calculate {ast.unparse(node)!r}")
 
 
-async def call_model(state: State) -> dict[str, Any]:
+async def call_model(state: State, config: RunnableConfig) -> dict[str, Any]:
     """Let the model answer, or call tools."""
-    model = _model()
+    model = _model((config.get("configurable") or {}).get("model"))
     messages = [SystemMessage(PROMPT), *state["messages"]]
     if isinstance(model, OfflineModel) or os.environ.get("MODEL_TOOLS") == "off":
         return {"messages": [await model.ainvoke(messages)]}
     return {"messages": [await model.bind_tools(TOOLS).ainvoke(messages)]}
 
 
-def _model() -> BaseChatModel:
+def _model(asked: str | None = None) -> BaseChatModel:
     if not os.environ.get("OPENAI_API_KEY"):
         return OfflineModel()
     return _openai(
         os.environ["OPENAI_API_KEY"],
         os.environ.get("OPENAI_BASE_URL") or None,
-        os.environ.get("MODEL") or "gpt-4.1-mini",
+        asked or os.environ.get("MODEL") or "gpt-4.1-mini",
         int(os.environ.get("MODEL_MAX_TOKENS") or 0),
     )
 

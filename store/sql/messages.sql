@@ -25,6 +25,9 @@ FROM message
 WHERE conversation_id = %(conversation_id)s AND position IS NOT NULL
 ORDER BY position
 
+-- name: exists
+SELECT id FROM message WHERE conversation_id = %(conversation_id)s AND id = %(id)s
+
 -- name: of_run
 SELECT id, conversation_id, seq, role, content, message_type, meta_data, run_id, in_context,
     on_branch, create_time, update_time

@@ -24,6 +24,7 @@ from tests.acceptance.process import ServerProcess, free_port, starting
 
 GRAPHS = (
     "chat",
+    "delta",
     "steps",
     "talking_steps",
     "blocking",

@@ -103,6 +103,10 @@ async def _answer(state: MessagesState) -> dict[str, Any]:
     return {"messages": [await Echo().ainvoke(state["messages"])]}
 
 
+async def _answer_too(state: State) -> dict[str, Any]:
+    return {"messages": [await Echo().ainvoke(state["messages"])]}
+
+
 class Work(TypedDict, total=False):
     gate: int
     name: str
@@ -305,6 +309,8 @@ async def _answer_twice(state: MessagesState) -> dict[str, Any]:
 
 
 chat = _chain(MessagesState, ("model", _answer))
+#: The same on a channel like the bundled agent's.
+delta = _chain(State, ("model", _answer_too))
 steps = _chain(Work, ("a", _step("a")), ("b", _step("b")), ("c", _step("c")))
 talking_steps = _chain(Talk, ("greet", _greet), ("a", _step("a")), ("b", _step("b")))
 blocking = _chain(Work, ("block", _block), ("after", _after))

@@ -39,6 +39,7 @@ OF_ADA = frozenset(
         "waiting",
         "late",
         "session_id",
+        "message_id",
         "run_id",
         "checkpoint_id",
         "assistant_id",
@@ -331,8 +332,11 @@ CASES: dict[str, list[Case]] = {
     "DELETE /api/sessions/{session_id}": [Case(owner=204)],
     "GET /api/sessions/{session_id}/messages": [Case()],
     "POST /api/sessions/{session_id}/messages": [
-        Case(body={"query": "hello"}), Case(body={"query": "hello", "stream": True})
+        Case(body={"query": "hello"}), Case(body={"query": "hello", "stream": True}),
+        Case(body={"query": "hello"}, headers={"idempotency-key": "k"}),
+        Case(body={"query": "hello", "parent_id": "{message_id}"}),
     ],
+    "POST /api/sessions/{session_id}/messages/{message_id}/regenerate": [Case(body={})],
 }  # fmt: skip
 
 #: What takes from the world what others are about: the owner tries it last, in this order.
@@ -406,7 +410,7 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     ]
     session = {"name": MARK, "assistant_id": "chat", "user_id": "ada"}
     session_id = (await made("/api/sessions", session))["id"]
-    await made(f"/api/sessions/{session_id}/messages", {"query": MARK})
+    said = await made(f"/api/sessions/{session_id}/messages", {"query": MARK})
     item = {"namespace": ["n"], "key": "k", "value": {"note": MARK}}
     await http.put("/store/items", json=item, headers=ADA)
     await http.put("/store/items", json={**item, "value": {"note": "eve's"}}, headers=EVE)
@@ -426,7 +430,7 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
         "assistant_id": (await made("/assistants", named))["assistant_id"], "namespace": "x",
         "of_graph": system_assistant_id("ask"), "mark": MARK, "delivery_id": UNKNOWN,
         "webhook_id": (await made("/api/webhooks", HOOK))["id"],
-        "thread_of_eve": UNKNOWN,
+        "thread_of_eve": UNKNOWN, "message_id": said["id"],
     }  # fmt: skip
     await made("/threads", {"thread_id": UNKNOWN}, who=EVE)
     return World(ids)

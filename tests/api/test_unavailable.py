@@ -37,6 +37,7 @@ VALUES: dict[str, Any] = {
 #: Whose bodies the specification does not spell out.
 BODIES: dict[str, Any] = {
     "/runs/crons/{cron_id}": {"enabled": True},
+    "/api/sessions/{session_id}/messages": {"query": "hello"},
     "/runs/batch": [{"assistant_id": "chat"}],
     "/threads/{thread_id}/commands": {"id": 1, "method": "state.get", "params": {}},
     "/mcp": {"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
@@ -94,6 +95,7 @@ async def test_every_route_says_so_in_time(
     [run] = await client.runs.list(thread_id)
     named: dict[str, Any] = {
         "session_id": thread_id,
+        "message_id": "m",
         "checkpoint_id": "c",
         "namespace": "n",
         "cron_id": thread_id,
