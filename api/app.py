@@ -28,6 +28,7 @@ from api.routes import (
     protocol,
     runs,
     session_messages,
+    session_socket,
     sessions,
     states,
     system,
@@ -55,6 +56,7 @@ ROUTERS = (
     sessions.router,
     session_messages.router,
     events.router,
+    session_socket.router,
     unsupported.router,
 )
 
@@ -149,7 +151,7 @@ def _enabled(router: APIRouter, http: Http) -> APIRouter:
 
 def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
     path = getattr(route, "path", "")
-    if path.startswith(("/api/sessions", "/api/events", "/api/webhooks")):
+    if path.startswith(("/api/sessions", "/api/events", "/api/webhooks", "/api/ws")):
         # A session is a thread, and its messages are runs.
         return bool(disabled & {"threads", "runs"})
     found = (switch for prefix, switch in SWITCHES if path.startswith(prefix))

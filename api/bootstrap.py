@@ -10,6 +10,7 @@ from langgraph.store.base import BaseStore, Embeddings
 from api import loopback
 from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
+from api.presence import Presence, open_presence
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom
 from graph.changes import Changes
@@ -40,6 +41,7 @@ from store.events import EventLog, open_event_log
 from store.items import ItemLife, open_items
 from store.migrate import migrate
 from store.outbox import KIND as EVENT_WEBHOOK
+from store.rooms import open_rooms
 from store.vectors import Index
 from store.webhooks import KIND as WEBHOOK
 
@@ -61,6 +63,7 @@ class Services:
     value_search: ValueSearch
     webhooks: Webhooks
     changes: Changes
+    presence: Presence
     crons: Crons
     worker: Worker
     authority: Authority | None
@@ -137,6 +140,8 @@ async def open_services(
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, changes=changes,
             timing=timing,
         )  # fmt: skip
+        rooms = await stack.enter_async_context(open_rooms(redis_url))
+        presence = await stack.enter_async_context(open_presence(rooms))
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         yield Services(
             settings=settings,
@@ -152,6 +157,7 @@ async def open_services(
             value_search=ValueSearch(db, states),
             webhooks=webhooks,
             changes=changes,
+            presence=presence,
             crons=crons,
             worker=worker,
             authority=authority,
