@@ -20,16 +20,26 @@ from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
 from api.routes import (
     a2a,
+    agui,
+    ai_sdk,
     assistants,
     crons,
     events,
+    exchange,
+    files,
     items,
     mcp,
+    openai,
+    openai_conversations,
+    openai_responses,
     protocol,
     runs,
+    search,
+    session_context,
     session_messages,
     session_socket,
     sessions,
+    shares,
     states,
     system,
     threads,
@@ -42,19 +52,31 @@ from store.models import JsonObject
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
 EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
 
+#: Asked in this order for every request: what is asked most comes first.
 ROUTERS = (
+    runs.router,
     system.router,
     assistants.router,
     threads.router,
     states.router,
     crons.router,
-    runs.router,
     protocol.router,
     items.router,
     mcp.router,
     a2a.router,
+    # Its paths are more than ids of sessions.
+    exchange.router,
     sessions.router,
+    session_context.router,
     session_messages.router,
+    shares.router,
+    search.router,
+    files.router,
+    openai.router,
+    openai_responses.router,
+    openai_conversations.router,
+    ai_sdk.router,
+    agui.router,
     events.router,
     session_socket.router,
     unsupported.router,
@@ -75,6 +97,22 @@ SWITCHES = (
     ("/ui", "ui"),
     ("/info", "meta"),
     ("/metrics", "meta"),
+)
+
+
+#: A session is a thread, and its messages are runs: they are switched off with either.
+OF_SESSIONS = (
+    "/api/sessions",
+    "/api/events",
+    "/api/webhooks",
+    "/api/ws",
+    "/api/shares",
+    "/api/imports",
+    "/api/search",
+    "/api/files",
+    "/api/ai",
+    "/v1",
+    "/agui",
 )
 
 
@@ -151,8 +189,7 @@ def _enabled(router: APIRouter, http: Http) -> APIRouter:
 
 def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
     path = getattr(route, "path", "")
-    if path.startswith(("/api/sessions", "/api/events", "/api/webhooks", "/api/ws")):
-        # A session is a thread, and its messages are runs.
+    if path.startswith(OF_SESSIONS):
         return bool(disabled & {"threads", "runs"})
     found = (switch for prefix, switch in SWITCHES if path.startswith(prefix))
     return next(found, "") in disabled

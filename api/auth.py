@@ -18,13 +18,26 @@ from api.authority import Action, Authority, Resource
 from api.errors import response_to
 from api.headers import HeaderFilter
 from api.loopback import is_loopback
+from graph.first_words import preferred_language
 from graph.user import User, act_for
-from store.access import EVERYTHING, Access
+from store.access import EVERYTHING, ROLES, Access, Role
 from store.errors import Error
 from store.models import JsonObject
 
 #: What everybody may ask for, also where all else needs a name.
 OPEN_PATHS = frozenset({"/", "/ok", "/info", "/docs", "/openapi.json", "/metrics"})
+_OPEN_BELOW = ("/ui/", "/api/shares/")
+
+#: What may be done with a thread by those whom it is shared with, by action; nothing else.
+_OF_MEMBERS: Mapping[str, tuple[Role, ...]] = {
+    "read": ROLES,
+    "search": ROLES,
+    "create_run": ("editor",),
+    "update": ("editor",),
+}
+#: What a change of a thread's content names. Whatever names more, its metadata above all, is for
+#: those who may change it without being a member: a member must not make themselves the owner.
+_OF_CONTENT = frozenset({"thread_id", "message_id", "run_id", "run_ids", "action"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +50,18 @@ class Caller:
         user: By attribute and by key; None without authentication.
         authority: Who decides what they may do.
         headers: Those of the request that langgraph.json lets graphs see.
+        language: That their client likes best, as ``zh``.
     """
 
     request_id: str
     user: User | None = None
     authority: Authority | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    language: str | None = None
 
     @property
     def identity(self) -> str:
-        """Whose things are the caller's own; everybody's without authentication."""
+        """Who that is; empty where nobody is known."""
         return self.user.identity if self.user else ""
 
     @property
@@ -55,28 +70,46 @@ class Caller:
         about: JsonObject = {
             **self.headers,
             "langgraph_auth_user": self.user.dict() if self.user else None,
-            "langgraph_auth_user_id": self.user.identity if self.user else "",
+            "langgraph_auth_user_id": self.identity,
             "langgraph_auth_permissions": self.user.permissions if self.user else [],
             "langgraph_request_id": self.request_id,
         }
         return about | {"user_id": self.user.identity} if self.user else about
 
-    async def may(self, resource: Resource, action: Action, value: JsonObject) -> Access:
+    @property
+    def may_everything(self) -> bool:
+        """Nobody is asked what the caller may do, or changes what is to be done."""
+        return self.authority is None or self.user is None
+
+    async def may(
+        self, resource: Resource, action: Action, value: JsonObject, *, shared: bool = True
+    ) -> Access:
         """
         Ask whether the caller may do something, before it is done or anything is read for it.
 
         Args:
             value: What is to be done. It may be changed: use what it holds afterwards.
+            shared: False leaves out what others share with the caller.
 
         Returns:
-            On which rows.
+            On which rows; for threads also those that are shared with the caller, if the role does.
 
         Raises:
             PermissionDeniedError: On none at all. An author's handler may raise other errors.
         """
         if self.authority is None or self.user is None:
             return EVERYTHING
-        return await self.authority.authorize(self.user, resource, action, value)
+        # Before a handler adds to it.
+        roles = _roles(action, value) if shared and resource == "threads" else ()
+        access = await self.authority.authorize(self.user, resource, action, value)
+        return access.of_members(self.user.identity, roles)
+
+
+def _roles(action: Action, value: JsonObject) -> tuple[Role, ...]:
+    named = {key for key in value if value[key] is not None}
+    if action == "update" and not named <= _OF_CONTENT:
+        return ()
+    return _OF_MEMBERS.get(action, ())
 
 
 #: Where who is calling may be said later than in the handshake: browsers cannot set its headers.
@@ -92,7 +125,8 @@ def is_late(scope: Scope) -> bool:
 def is_open(scope: Scope) -> bool:
     """Whether a request is for what everybody may see."""
     path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-    is_page = scope.get("method") == "GET" and (path == "/ui" or path.startswith("/ui/"))
+    # A shared link is its own key.
+    is_page = scope.get("method") == "GET" and (path == "/ui" or path.startswith(_OPEN_BELOW))
     return scope["type"] == "http" and (path in OPEN_PATHS or is_page)
 
 
@@ -163,15 +197,23 @@ class Authentication:
 
     async def _caller(self, scope: Scope, receive: Receive) -> Caller:
         request_id = scope["state"].get("request_id") or str(uuid4())
-        headers = self._headers.of(Headers(scope=scope)) if self._headers else {}
+        sent = Headers(scope=scope)
+        headers = self._headers.of(sent) if self._headers else {}
+        language = preferred_language(sent.get("accept-language", ""))
         if self._authority is None or is_loopback(scope):
-            return Caller(request_id=request_id, headers=headers)
+            return Caller(request_id=request_id, headers=headers, language=language)
         is_http = scope["type"] == "http"
         user = await self._authority.authenticate(
             Request(scope, receive) if is_http else HTTPConnection(scope),
             path_params=lambda: _path_params(scope),
         )
-        return Caller(request_id=request_id, user=user, authority=self._authority, headers=headers)
+        return Caller(
+            request_id=request_id,
+            user=user,
+            authority=self._authority,
+            headers=headers,
+            language=language,
+        )
 
 
 def _enter(scope: Scope, caller: Caller) -> None:

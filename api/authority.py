@@ -191,8 +191,9 @@ class Authority:
         if action != "search" or resource == "store":
             return access
         access = _of_search(access, asked, value)
-        if resource == "assistants":
-            # Only a filter knows that those of the graphs, which have no owner, are everybody's.
+        if resource in ("assistants", "threads"):
+            # Only a filter knows that those of the graphs, which have no owner, are everybody's; and
+            # which threads of other owners are shared.
             value["metadata"] = asked
         return access
 

@@ -1,18 +1,23 @@
 """The composition root: what a process opens once, in the order in which it needs it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore, Embeddings
 
-from api import loopback
+from api import loopback, sdk_cache
 from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
+from api.exchange.importing import Importer
+from api.exchange.jobs import ImportJobs
 from api.presence import Presence, open_presence
 from api.settings import Settings, environment, environment_sections, set_environment
-from graph import custom
+from graph import custom, priorities
+from graph.agents import chat
+from graph.branches import Branches
 from graph.changes import Changes
 from graph.checkpointer import AnySaver, CustomSaver
 from graph.config import GraphConfig, load_config
@@ -20,6 +25,8 @@ from graph.crons import Crons
 from graph.deliveries import Deliveries
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.histories import Histories
+from graph.imports import Imports
 from graph.jobs import Jobs
 from graph.loop import Backing, Place, open_graph_loop
 from graph.memory import DistantStore
@@ -29,19 +36,23 @@ from graph.retention import Retention
 from graph.runs import Runs
 from graph.state import States
 from graph.threads import Threads
+from graph.titles import Titles
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
 from store import assistants
 from store.assistants import SystemAssistant
+from store.cache import open_cache
 from store.checkpoints import Saver, open_saver
 from store.database import Database, open_database
 from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
+from store.exchanges import KIND as IMPORT
 from store.items import ItemLife, open_items
 from store.migrate import migrate
 from store.outbox import KIND as EVENT_WEBHOOK
 from store.rooms import open_rooms
+from store.sessions import TITLE_JOB
 from store.vectors import Index
 from store.webhooks import KIND as WEBHOOK
 
@@ -59,8 +70,13 @@ class Services:
     events: EventLog
     runs: Runs
     states: States
+    histories: Histories
+    imports: Imports
     threads: Threads
+    titles: Titles
+    branches: Branches
     value_search: ValueSearch
+    importer: Importer
     webhooks: Webhooks
     changes: Changes
     presence: Presence
@@ -70,7 +86,7 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(
+async def open_services(  # noqa: PLR0915
     settings: Settings, *, database_url: str, redis_url: str
 ) -> AsyncIterator[Services]:
     """
@@ -96,6 +112,8 @@ async def open_services(
         heartbeat = await stack.enter_async_context(
             registered(db, slots=settings.slots, timing=timing)
         )
+        cache = await stack.enter_async_context(open_cache(redis_url))
+        stack.enter_context(sdk_cache.serving(cache))
         place = await stack.enter_async_context(
             open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
         )
@@ -118,17 +136,29 @@ async def open_services(
         )
         endings = Endings(db)
         webhooks = await stack.enter_async_context(
-            open_webhooks(graphs.webhooks, environment=environment())
+            open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
         )
+        urgency = (
+            priorities.load(graphs.priority, graphs.path.parent, db) if graphs.priority else None
+        )
+        titles = Titles(db=db, place=place, model=_title_model(graphs))
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
-            heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life,
+            heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
+            priorities=urgency,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
+        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
+        importer = Importer(
+            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
+        )
+        import_jobs = ImportJobs(db=db, importer=importer, authority=authority)
         # Whatever else is to be done beside runs is one more kind.
         kinds = {
             WEBHOOK: webhooks.kind(settings.webhook_retry_seconds),
             EVENT_WEBHOOK: Deliveries(db, webhooks).kind(settings.webhook_retry_seconds),
+            IMPORT: import_jobs.kind(),
+            TITLE_JOB: titles.kind(),
         }
         jobs = Jobs(db=db, kinds=kinds)
         changes = Changes(
@@ -138,11 +168,11 @@ async def open_services(
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, changes=changes,
-            timing=timing,
+            timing=timing, by_priority=urgency is not None,
         )  # fmt: skip
         rooms = await stack.enter_async_context(open_rooms(redis_url))
         presence = await stack.enter_async_context(open_presence(rooms))
-        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
+        histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
             settings=settings,
             graphs=graphs,
@@ -153,8 +183,13 @@ async def open_services(
             events=events,
             runs=runs,
             states=states,
+            histories=histories,
+            imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
+            titles=titles,
+            branches=Branches(db=db, registry=registry, states=states, executor=executor),
             value_search=ValueSearch(db, states),
+            importer=importer,
             webhooks=webhooks,
             changes=changes,
             presence=presence,
@@ -162,6 +197,18 @@ async def open_services(
             worker=worker,
             authority=authority,
         )
+
+
+def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | None:
+    """
+    The model that gives sessions their titles: the bundled agent's, where that is served.
+
+    What is said to graphs of the user's own is sent to it only if they ask for it.
+    """
+    is_ours = any("graph/agents/chat.py" in entry.target for entry in graphs.graphs.values())
+    if not (is_ours or environment().get("TITLE_MODEL")) or chat.title_model() is None:
+        return None
+    return chat.title_model
 
 
 async def load_graphs(settings: Settings) -> tuple[GraphConfig, Registry]:
@@ -206,6 +253,8 @@ def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
         expiry_seconds=60 * graphs.ttl.sweep_interval_minutes,
         expiry_limit=graphs.ttl.sweep_limit,
         item_expiry_seconds=60 * graphs.store.sweep_interval_minutes,
+        index_seconds=settings.search_index_seconds,
+        file_unused_seconds=settings.file_unused_seconds,
     )
 
 
@@ -231,7 +280,7 @@ async def _backing_of_graphs(
         _saver(db, settings, graphs) as saver,
         _items(db, graphs) as items,
     ):
-        yield Backing(saver, items)
+        yield Backing(saver, items, db)
 
 
 @asynccontextmanager
@@ -250,7 +299,7 @@ async def _backing_beside(
             items = await stack.enter_async_context(_items(db, graphs))
         else:
             items = DistantStore(place, there.items)
-        yield Backing(saver, items)
+        yield Backing(saver, items, db)
 
 
 async def _itself(backing: Backing) -> Backing:

@@ -20,32 +20,40 @@ from graph.factory import InvalidGraphError
 from store.errors import (
     AuthenticationError,
     BadRequestError,
+    ChangedError,
     ConflictError,
     EmbeddingError,
     Error,
+    GoneError,
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
     RunFailedError,
     TooLargeError,
+    TooManyAttemptsError,
     UnavailableError,
     UnsupportedError,
+    WrongTypeError,
 )
 
 #: The status of a class holds for those below it, unless they have their own.
 STATUSES: dict[type[Error], HTTPStatus] = {
     AuthenticationError: HTTPStatus.UNAUTHORIZED,
     BadRequestError: HTTPStatus.BAD_REQUEST,
+    ChangedError: HTTPStatus.PRECONDITION_FAILED,
     ConflictError: HTTPStatus.CONFLICT,
     EmbeddingError: HTTPStatus.BAD_GATEWAY,
+    GoneError: HTTPStatus.GONE,
     InvalidGraphError: HTTPStatus.FAILED_DEPENDENCY,
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFoundError: HTTPStatus.NOT_FOUND,
     PermissionDeniedError: HTTPStatus.FORBIDDEN,
     RunFailedError: HTTPStatus.BAD_GATEWAY,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TooManyAttemptsError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     UnsupportedError: HTTPStatus.NOT_IMPLEMENTED,
+    WrongTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Error: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 RETRY_AFTER_SECONDS = 1
@@ -151,7 +159,7 @@ async def _on_error(connection: HTTPConnection, error: Exception) -> Response | 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(422, _text(error.errors()), InvalidInputError.default_code)
+    return error_response(422, invalid_text(error.errors()), InvalidInputError.default_code)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -162,7 +170,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return error_response(error.status_code, str(error.detail), code, headers=headers)
 
 
-def _text(errors: Sequence[Any]) -> str:
+def invalid_text(errors: Sequence[Any]) -> str:
     """The first three faults, a line each: where, and what is expected there."""
     lines = []
     for error in errors[:3]:

@@ -65,6 +65,28 @@ def configure(*, level: str, json: bool, pid: int | None = None) -> None:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.root.level))
 
 
+def be_a_guest() -> None:
+    """
+    In the process of somebody else: give our events to the standard library's loggers, as they are set.
+
+    Where structlog is configured already nothing is changed.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            _without_secrets,
+            structlog.stdlib.render_to_log_kwargs,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
 def _with_pid(pid: int, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
     event["pid"] = pid
     return event

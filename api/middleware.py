@@ -2,23 +2,30 @@
 
 import re
 import time
-import uuid
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid4
 
 from api.auth import OPEN_PATHS
 from api.errors import BrokenOffError, error_response, internal_error_response, response_to
 from api.headers import HeaderFilter
-from api.loopback import is_loopback
+from api.loopback import is_in_process
 from store.errors import TooLargeError
 
 log = structlog.stdlib.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+#: What is a key in itself.
+_TOKEN = re.compile(r"(/api/shares/)[^/]+")
+
+
+def _shown(path: str) -> str:
+    """A path without what nobody is to find in a log."""
+    return _TOKEN.sub(r"\1…", path)
 
 
 class RequestLog:
@@ -44,7 +51,7 @@ class RequestLog:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
         if scope["type"] == "websocket":
             await self.app(scope, receive, send)
@@ -67,7 +74,7 @@ class RequestLog:
                 log.debug(
                     "request",
                     method=scope["method"],
-                    path=scope["path"],
+                    path=_shown(scope["path"]),
                     status=status,
                     seconds=round(time.perf_counter() - started, 4),
                 )
@@ -95,7 +102,7 @@ class MountPrefix:
             path += "/"
         if path.startswith(f"{self.prefix}/"):
             scope = {**scope, "path": path, "root_path": scope.get("root_path", "") + self.prefix}
-        elif path not in OPEN_PATHS and not is_loopback(scope):
+        elif path not in OPEN_PATHS and not is_in_process(scope):
             await self._refuse(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -143,15 +150,15 @@ class LastResort:
             await self.app(scope, receive, send_noting)
         except ClientDisconnect:
             # In the middle of its body: nobody is left to be answered.
-            log.debug("client left", path=scope["path"])
+            log.debug("client left", path=_shown(scope["path"]))
         except BrokenOffError as exc:
             # Not completed: the server drops the connection.
-            log.info("answer broken off", path=scope["path"], reason=str(exc))
+            log.info("answer broken off", path=_shown(scope["path"]), reason=str(exc))
         except Exception:
             if scope["type"] != "http" or started:
                 # Too late to say anything: the server logs it and drops the connection.
                 raise
-            log.exception("request failed", method=scope["method"], path=scope["path"])
+            log.exception("request failed", method=scope["method"], path=_shown(scope["path"]))
             await internal_error_response()(scope, receive, send)
 
 

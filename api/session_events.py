@@ -5,7 +5,7 @@ A run as people who think in conversations see it stream.
     message.delta  message_id, delta                          text of the answer, as it comes
     tool.start     message_id, call_id, name, args
     tool.end       message_id, call_id, name, output, is_error
-    message.end    message_id, content                        a message is whole
+    message.end    message_id, content, usage, finish_reason  a message is whole
     interrupt      id, value                                  the graph asks something
     error          code, message
     gap            run_id                                     events are missing here
@@ -78,8 +78,16 @@ def _of_message(message: JsonObject) -> Iterator[Part]:
             },
         )
     elif message.get("type") == "ai":
-        content = text_of(message.get("content"))
-        yield "message.end", {"message_id": message.get("id"), "content": content}
+        about = message.get("response_metadata") or {}
+        yield (
+            "message.end",
+            {
+                "message_id": message.get("id"),
+                "content": text_of(message.get("content")),
+                "usage": message.get("usage_metadata"),
+                "finish_reason": about.get("finish_reason"),
+            },
+        )
         for call in message.get("tool_calls") or ():
             yield (
                 "tool.start",

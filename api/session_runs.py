@@ -6,7 +6,10 @@ with `api.sse.SessionStream`. With an idempotency key two requests are one: see 
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Final
 
 import orjson
 from uuid_utils.compat import uuid7
@@ -14,22 +17,27 @@ from uuid_utils.compat import uuid7
 from api.auth import Caller
 from api.bootstrap import Services
 from api.session_events import MODES
-from api.session_schemas import MessageSend, Regenerate
+from api.session_schemas import MessageSend, Regenerate, attachment_block
 from api.submissions import submit
+from graph.branches import no_state
 from graph.requests import RunRequest
 from graph.runs import Submitted
-from store import branches, idempotency, messages, sessions
+from store import branches, files, idempotency, messages, runs, sessions
 from store.access import Access
 from store.errors import (
     AlreadyExistsError,
     ConflictError,
     InvalidInputError,
+    LeaseLostError,
     NotFoundError,
     RunFailedError,
     ThreadBusyError,
-    UnsupportedError,
 )
-from store.models import JsonObject, Session
+from store.events import EventId
+from store.models import JsonObject, Message, Run, Session
+
+#: How an answer ended that the model's server broke off, and the status of a run with one.
+INCOMPLETE: Final = "incomplete"
 
 
 async def ask(
@@ -97,7 +105,7 @@ async def regenerate(
     if place.role != "assistant":
         raise InvalidInputError("Only what the assistant said can be said again")
     if place.checkpoint_id is None:
-        raise _no_state(message_id)
+        raise no_state(message_id)
     request = replace(
         _request(services, session, body), checkpoint={"checkpoint_id": place.checkpoint_id}
     )
@@ -106,14 +114,20 @@ async def regenerate(
 
 def _request(services: Services, session: Session, body: MessageSend | Regenerate) -> RunRequest:
     return RunRequest(
-        assistant_id=session.metadata.get("assistant_id") or _first_graph(services),
+        assistant_id=session.metadata.get("assistant_id") or first_graph(services),
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
     )
 
 
-def _first_graph(services: Services) -> str:
+def first_graph(services: Services) -> str:
+    """
+    The graph that answers where none is named.
+
+    Raises:
+        NotFoundError: There is none.
+    """
     if not services.registry.graph_ids:
         raise NotFoundError("This server has no graph that could answer", code="no_graph")
     return next(iter(services.registry.graph_ids))
@@ -126,7 +140,10 @@ async def _message(
     services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
 ) -> JsonObject:
     """The user's message, as the graph is given it."""
-    message: JsonObject = {"role": "user", "content": await _content(services, caller, body)}
+    message: JsonObject = {
+        "role": "user",
+        "content": await _content(services, caller, session, body, access),
+    }
     if body.id is not None:
         if await messages.exists(services.db, session.id, body.id):
             # With its id it would replace the one that is there.
@@ -137,15 +154,28 @@ async def _message(
     return message
 
 
-async def _content(services: Services, caller: Caller, body: MessageSend) -> str | list[JsonObject]:
+async def _content(
+    services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
+) -> str | list[JsonObject]:
     """
     The content of the user's message: its text, or blocks.
 
     Attachments become blocks here, and nowhere else.
     """
-    if body.attachments:
-        raise UnsupportedError("Attachments are not supported")
-    return body.query if body.query is not None else body.content or []
+    # Other servers' ids of files are no ids of ours.
+    named = [b["file_id"] for b in body.content or [] if files.is_id(b.get("file_id"))]
+    sent = await files.send(
+        services.db,
+        [*named, *(body.attachments or [])],
+        session.id,
+        owner=caller.user.identity if caller.user else "",
+        access=access,
+    )
+    attached = [attachment_block(file) for file in sent[len(named) :]]
+    if not attached:
+        return body.query if body.query is not None else body.content or []
+    said = body.content or [{"type": "text", "text": body.query}]
+    return [*said, *attached]
 
 
 async def _parent(
@@ -159,13 +189,8 @@ async def _parent(
     if place is None or place.is_head:
         return None
     if place.checkpoint_id is None:
-        raise _no_state(body.parent_id)
+        raise no_state(body.parent_id)
     return {"checkpoint_id": place.checkpoint_id}
-
-
-def _no_state(message_id: str | None) -> ConflictError:
-    where = f"message {message_id}" if message_id else "the beginning"
-    return ConflictError(f"No state of the session is kept that ends at {where}", code="no_state")
 
 
 # --------------------------------------------------------------------------- once only
@@ -227,6 +252,56 @@ async def _submit(
         raise ThreadBusyError("The session is still being answered", code="session_busy") from exc
 
 
+@contextmanager
+def session_busy() -> Iterator[None]:
+    """Say that an answer is coming, or came meanwhile, in a session's own words."""
+    try:
+        yield
+    except (ThreadBusyError, LeaseLostError) as exc:
+        raise ThreadBusyError("The session is still being answered", code="session_busy") from exc
+
+
+async def stop(services: Services, session_id: str, *, access: Access) -> JsonObject:
+    """
+    Stop what is in flight of a session, and wait until it has ended.
+
+    What was said of the answer stays, and a tool call that was left open gets an answer with the next
+    message: see decision 9.
+
+    Raises:
+        NotFoundError: There is no such session that is visible.
+        ConflictError: Nothing is in flight: ``session_idle``.
+    """
+    stopped = await services.runs.cancel(session_id, None, action="interrupt", access=access)
+    if not stopped:
+        raise ConflictError("No answer is coming", code="session_idle")
+    # The running one comes last, after those that it kept waiting.
+    submitted = await services.runs.attach(stopped[-1], thread_id=session_id, access=access)
+    await services.runs.join(submitted)
+    said = await _said(services, submitted.run)
+    return {
+        "run_id": stopped[-1],
+        "message_id": said.id if said else None,
+        "status": "stopped",
+    }
+
+
+async def under_way(
+    services: Services, session_id: str, *, after: EventId | None, access: Access
+) -> Submitted | None:
+    """
+    Find the run that a client of a session's events is to follow: None if nothing comes.
+
+    Args:
+        after: The last event that the client has. If its run has ended and the client has not heard
+            of that, it is the one.
+    """
+    run_id = await runs.to_follow(services.db, session_id, after=after, access=access)
+    if run_id is None:
+        return None
+    return await services.runs.attach(run_id, thread_id=session_id, access=access)
+
+
 # --------------------------------------------------------------------------- what is answered
 
 
@@ -242,14 +317,13 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
         code = "run_timeout" if result.status == "timeout" else "run_failed"
         raise RunFailedError(result.error["message"], code=code)
     run = submitted.run
-    rows = await services.runs.patiently(
-        lambda: messages.of_run(services.db, run.thread_id, run.run_id)
+    said = await _said(services, run)
+    asked = await services.runs.patiently(
+        lambda: branches.question_of(services.db, run.thread_id, run.run_id)
     )
-    said = next((row for row in reversed(rows) if row.role == "assistant"), None)
-    asked = next((row.id for row in rows if row.role == "user"), None)
-    if asked is None and said is not None:
-        asked = await branches.question_of(services.db, run.thread_id, said.id)
-    stopped = "stopped" if result.status == "interrupted" else result.status
+    stopped: str = "stopped" if result.status == "interrupted" else result.status
+    if said and (said.meta_data.get("response_metadata") or {}).get("finish_reason") == INCOMPLETE:
+        stopped = INCOMPLETE
     return {
         "id": said.id if said else None,
         "response": said.content if said else "",
@@ -260,3 +334,11 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
         "interrupts": [{"id": i.id, "value": i.value} for i in result.interrupts],
         "usage": said.meta_data.get("usage_metadata") if said else None,
     }
+
+
+async def _said(services: Services, run: Run) -> Message | None:
+    """The last thing that the assistant said in a run."""
+    rows = await services.runs.patiently(
+        lambda: messages.of_run(services.db, run.thread_id, run.run_id)
+    )
+    return next((row for row in reversed(rows) if row.role == "assistant"), None)

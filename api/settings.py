@@ -237,6 +237,40 @@ class Settings(BaseSettings):
         "as many more. Messages stay. 0 keeps all.",
         ge=0,
     )
+    search_index_seconds: float = _env(
+        "SEARCH_INDEX_SECONDS",
+        default=2.0,
+        about="Seconds between two looks for messages that search is to find: so old, and a little, may be "
+        "what it does not know yet.",
+        gt=0,
+        le=3600,
+    )
+    file_max_bytes: int = _env(
+        "FILE_MAX_BYTES",
+        default=25 * 1024 * 1024,
+        about="Bytes of the largest attachment, then 413.",
+        gt=0,
+    )
+    file_types: CommaSeparated = _env(
+        "FILE_TYPES",
+        default=("text/*", "image/*", "audio/*"),
+        about="Types of attachments that are taken, separated by commas, by what is in them; others: "
+        "415. `application/pdf` can be added.",
+    )
+    file_unused_seconds: float = _env(
+        "FILE_UNUSED_SECONDS",
+        default=86_400.0,
+        about="Seconds after which an attachment that no session uses is deleted.",
+        ge=60,
+    )
+    deleted_session_days: float = _env(
+        "DELETED_SESSION_DAYS",
+        default=30.0,
+        about="Days that a deleted session can be restored; then it is purged. 0: until somebody "
+        "purges it.",
+        ge=0,
+        le=36525,
+    )
     head_cache_bytes: int = _env(
         "HEAD_CACHE_BYTES",
         default=64 * 1024 * 1024,

@@ -5,7 +5,14 @@ Everything is checked before a response is returned: after its first byte there 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Sequence,
+)
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -15,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.bootstrap import Services
 from api.errors import BrokenOffError
-from api.session_events import parts_of
+from api.session_events import Part, parts_of
 from graph.encode import dumps
 from graph.executor import Result
 from graph.protocol_run import PREFIX
@@ -223,14 +230,22 @@ class RunStream:
 
 
 class SessionStream(RunStream):
-    """The frames of a session's run."""
+    """The frames of a session's run; a door of its own overrides `encoded`."""
+
+    def encoded(self, parts: Sequence[Part], event_id: str) -> bytes:
+        """
+        What is sent of the session's events that one event of the log means.
+
+        Args:
+            event_id: Of the log, to go on from; empty for what the log does not have.
+        """
+        # The id is the last one's, so that none is lost between.
+        frames = [frame(name, dumps(data)) for name, data in parts[:-1]]
+        frames += [frame(name, dumps(data), event_id) for name, data in parts[-1:]]
+        return b"".join(frames)
 
     def _frame(self, event: Event) -> bytes:
-        """All that the event means; its id is the last one's, so that none is lost between."""
-        parts = list(parts_of(event, self._submitted.run.thread_id))
-        frames = [frame(name, dumps(data)) for name, data in parts[:-1]]
-        frames += [frame(name, dumps(data), event.id) for name, data in parts[-1:]]
-        return b"".join(frames)
+        return self.encoded(list(parts_of(event, self._submitted.run.thread_id)), event.id)
 
     async def _missed(self, gap: Gap | None) -> bytes:
         """Word of it, and the answers of the run so far; one that the client has comes again."""
@@ -239,18 +254,20 @@ class SessionStream(RunStream):
             lambda: messages.of_run(services.db, run.thread_id, run.run_id)
         )
         said = ({"message_id": m.id, "content": m.content} for m in rows if m.role == "assistant")
-        told = [("gap", dumps({"run_id": run.run_id}))]
-        return gap_frames([*told, *(("message.end", dumps(message)) for message in said)], gap)
+        told: list[Part] = [("gap", {"run_id": run.run_id})]
+        told += [("message.end", message) for message in said]
+        return self.encoded(told, gap.event_id if gap else "")
 
     async def _ending(self, run: Run | None) -> bytes:
         asked = self._submitted.run
-        status = run.status if run else "interrupted"
-        end = {"run_id": asked.run_id, "status": status}
         frames = [await self._missed(None)] if run and run.first_epoch is not None else []
+        parts: list[Part] = []
         if run and run.error:
             error = {"code": run.error["error"], "message": run.error["message"]}
-            frames.append(frame("error", dumps(error)))
-        return b"".join([*frames, frame("run.end", dumps(end))])
+            parts.append(("error", error))
+        status = run.status if run else "interrupted"
+        parts.append(("run.end", {"run_id": asked.run_id, "status": status}))
+        return b"".join([*frames, self.encoded(parts, "")])
 
 
 def _names(modes: Collection[str]) -> set[str]:

@@ -81,16 +81,22 @@ async def allow(
         PermissionDeniedError: The caller may not create runs, or not read the assistant.
     """
     assistant_id = services.runs.assistant_id(request.assistant_id)
-    request = replace(request, run_id=request.run_id or str(uuid7()), assistant_id=assistant_id)
+    request = replace(
+        request,
+        run_id=request.run_id or str(uuid7()),
+        assistant_id=assistant_id,
+        language=caller.language,
+        injected={**request.injected, **caller.injected},
+    )
+    if caller.may_everything:
+        return Allowed(request=request, access=EVERYTHING, assistant_access=EVERYTHING)
     value = _value(request, thread_id)
     threads = await caller.may("threads", "create_run", value)
     assistants = EVERYTHING
     if not services.runs.is_system(assistant_id):
         # Nobody is asked about those of the graphs, as on the LangGraph Server.
         assistants = await caller.may("assistants", "read", {"assistant_id": assistant_id})
-    return Allowed(
-        request=_allowed(request, value, caller), access=threads, assistant_access=assistants
-    )
+    return Allowed(request=_allowed(request, value), access=threads, assistant_access=assistants)
 
 
 def _value(request: RunRequest, thread_id: str | None) -> JsonObject:
@@ -114,7 +120,7 @@ def _value(request: RunRequest, thread_id: str | None) -> JsonObject:
     }
 
 
-def _allowed(request: RunRequest, value: JsonObject, caller: Caller) -> RunRequest:
+def _allowed(request: RunRequest, value: JsonObject) -> RunRequest:
     kwargs = value.get("kwargs") or {}
     return replace(
         request,
@@ -123,5 +129,4 @@ def _allowed(request: RunRequest, value: JsonObject, caller: Caller) -> RunReque
         command=kwargs.get("command"),
         config=kwargs.get("config") or {},
         context=kwargs.get("context"),
-        injected=caller.injected,
     )

@@ -18,7 +18,7 @@ import structlog
 
 from graph.encode import dumps
 from graph.jobs import JobFailedError, Kind
-from graph.webhooks import CONNECT_SECONDS, REQUEST_SECONDS, Webhooks
+from graph.webhooks import CONNECT_SECONDS, OURS, REQUEST_SECONDS, Webhooks
 from store import subscriptions
 from store.database import Database
 from store.jobs import Job
@@ -78,7 +78,9 @@ class Deliveries:
             raise JobFailedError("langgraph.json has no webhook told", for_good=True)
         body, now, message_id = dumps(found.body), int(time.time()), f"msg_{delivery_id}"
         signed = signature(found.secret, message_id=message_id, timestamp=now, body=body)
+        # What langgraph.json has sent beside is for those whom runs name.
         headers = {
+            **OURS,
             "webhook-id": message_id,
             "webhook-timestamp": str(now),
             "webhook-signature": signed,

@@ -16,9 +16,11 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import UnknownInterruptError
 
 from graph import protocol_run
+from graph.attachments import attach
 from graph.checkpointer import AnySaver
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
+from graph.files import RunFiles
 from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
 from graph.registry import Registry
 from graph.requests import answered_ids, graph_input
@@ -28,7 +30,7 @@ from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import Outcome, StreamPlan, stream
 from graph.user import user_of
 from graph.webhooks import told_of
-from store import messages, queue, threads
+from store import messages, queue, sessions, threads
 from store.checkpoints import Saver
 from store.database import Database
 from store.errors import LeaseLostError, UnavailableError
@@ -258,7 +260,7 @@ class Executor:
 
     async def _stream(self, execution: Execution, writer: ThreadWriter) -> Result:
         """Execute the graph to its end, whichever it is."""
-        outcome = Outcome()
+        outcome = Outcome(lambda: self._require_lease(execution))
         outbox = self._place.outbox(writer.emit)
         try:
             execution.begin()
@@ -311,11 +313,12 @@ class Executor:
         run, kwargs = claim.run, claim.run.kwargs
         config = _config(claim)
         graph_id = config["configurable"]["graph_id"]
+        owner = config["configurable"]["langgraph_auth_user_id"]
+        attach(RunFiles(backing.db, thread_id=run.thread_id, owner=owner).find)
         saver = None if run.temporary else self._leased(backing.saver, execution, graph_id)
         resumes = await _resumes(backing.saver, claim)
         # Frozen since it was claimed, it may run elsewhere by now.
-        if not self._owns(execution):
-            raise LeaseLostError(f"Thread {run.thread_id} may belong to another process now")
+        self._require_lease(execution)
         if resumes:
             config = _at_head(config)
         async with self._registry.open(
@@ -355,6 +358,11 @@ class Executor:
             messages_channel=self._registry.messages_channel(graph_id),
             alive=lambda: self._owns(execution),
         )
+
+    def _require_lease(self, execution: Execution) -> None:
+        if not self._owns(execution):
+            thread_id = execution.claim.run.thread_id
+            raise LeaseLostError(f"Thread {thread_id} may belong to another process now")
 
     def _owns(self, execution: Execution) -> bool:
         """Whether what the execution writes may still count; asked on whichever loop it is on."""
@@ -413,6 +421,9 @@ class Executor:
         if claim.run.temporary:
             return await queue.finish_temporary(self._db, claim, webhook=webhook)
         status, interrupts = await self._thread_state(claim, result)
+        if title := claim.run.kwargs.get("title"):
+            # Before the end, not in its statement: most runs have no title to ask for.
+            await sessions.enqueue_title(self._db, claim.run.thread_id, language=title["language"])
         return await self._finisher.finish(
             Ending(
                 claimed=claim,

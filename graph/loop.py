@@ -22,6 +22,7 @@ import uvloop
 from langgraph.store.base import BaseStore
 
 from graph.checkpointer import AnySaver
+from store.database import Database
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ class Backing:
 
     saver: AnySaver
     items: BaseStore
+    db: Database
 
 
 class Place(Protocol):

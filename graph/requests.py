@@ -3,11 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
 from langgraph.types import Command, Send
 
+from graph.first_words import without_title
+from store.access import MEMBERS
 from store.errors import BadRequestError
 from store.models import JsonObject, MultitaskStrategy
 from store.runs import Setting
@@ -43,10 +46,11 @@ RESERVED = frozenset(
 _RESERVED_PREFIXES = ("langgraph_auth_", "__langsmith_", "__otel_", "__dd_")
 #: Keys of ``metadata`` that only the server sets; stripped, as the reference does.
 RESERVED_METADATA = frozenset(
-    {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"}
+    {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot", MEMBERS}
 )
 
 
+@lru_cache(maxsize=1024)
 def system_assistant_id(graph_id: str) -> str:
     """The id of the assistant that every graph has."""
     return str(uuid5(NAMESPACE, graph_id))
@@ -88,6 +92,8 @@ class RunRequest:
     webhook: str | None = None
     #: The cron that it is a run of.
     cron_id: str | None = None
+    #: That its client likes best, as ``zh``.
+    language: str | None = None
     #: Keys of ``configurable`` that the server adds: who is calling, and the request's id.
     injected: JsonObject = field(default_factory=dict)
 
@@ -114,7 +120,7 @@ def compose(
     of_cron = {"cron_id": request.cron_id} if request.cron_id else {}
     metadata = {
         **setting.metadata,
-        **(setting.thread_metadata or {}),
+        **without_title(setting.thread_metadata or {}),
         **metadata_of(request),
         "graph_id": setting.graph_id,
         "assistant_id": setting.assistant_id,

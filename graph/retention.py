@@ -9,7 +9,7 @@ from graph.checkpointer import AnySaver, CustomSaver
 from graph.factory import InvalidGraphError
 from graph.loop import Backing, Place
 from graph.registry import Registry
-from store import retention, threads
+from store import retention, sessions, threads
 from store.access import EVERYTHING
 from store.checkpoints import Saver
 from store.database import Database
@@ -94,6 +94,37 @@ class Retention:
                     done += 1
         return done
 
+    async def sweep_sessions(self, *, limit: int) -> int:
+        """
+        Purge the sessions whose time has come: those that expire, and what is long deleted.
+
+        Safe in any number of processes at once. A run in flight is stopped.
+
+        Args:
+            limit: Sessions at the most.
+
+        Returns:
+            How many were purged.
+        """
+        done = 0
+        for session_id in await sessions.ended(self._db, limit=limit):
+            with suppress(NotFoundError):  # restored, or purged by another process
+                await sessions.purge(self._db, session_id, only_if_ended=True, access=EVERYTHING)
+                await self.forget(session_id)
+                done += 1
+        await sessions.forget_tombstones(self._db)
+        return done
+
+    async def forget(self, thread_id: str) -> None:
+        """
+        Delete what else there is of a thread that was deleted: its log, as another may come under its
+        name, and what a checkpointer of the user's own has of it.
+        """
+        if self.custom:
+            await self.custom.forget_thread(thread_id)
+        with suppress(UnavailableError):  # then it stays until it expires
+            await self._events.delete(thread_id)
+
     async def sweep_items(self, *, limit: int) -> int:
         """
         Delete items of the long-term memory whose life has ended; safe in many processes at once.
@@ -109,11 +140,6 @@ class Retention:
             last = await retention.delete_expired_items(self._db, limit=limit)
             done += last
         return done
-
-    async def forget_thread(self, thread_id: str) -> None:
-        """Have a checkpointer of the user's own delete what a thread had; ours has done so."""
-        if self.custom:
-            await self.custom.forget_thread(thread_id)
 
     async def _prune_if_possible(self, lease: Lease) -> None:
         try:
@@ -170,7 +196,5 @@ class Retention:
     async def _delete(self, lease: Lease) -> bool:
         if not await threads.delete_leased(self._db, lease):
             return False
-        await self.forget_thread(lease.thread_id)
-        with suppress(UnavailableError):  # then it stays until it expires
-            await self._events.delete(lease.thread_id)
+        await self.forget(lease.thread_id)
         return True

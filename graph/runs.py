@@ -16,6 +16,8 @@ from uuid_utils.compat import uuid7
 from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
+from graph.first_words import begun
+from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import (
     RunRequest,
@@ -26,7 +28,7 @@ from graph.requests import (
 )
 from graph.snapshots import open_interrupts
 from graph.webhooks import Webhooks
-from store import queue, runs, threads
+from store import queue, runs, sessions, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
 from store.errors import (
@@ -97,6 +99,8 @@ class Runs:
         webhooks: Asked whether those that runs name may be told.
         heartbeat: Who this process is in the queue.
         life: Of threads that a run makes.
+        titles: Whether the model gives sessions their titles.
+        priorities: Who decides which waiting runs begin first; None for whichever is due longest.
     """
 
     def __init__(
@@ -110,8 +114,12 @@ class Runs:
         heartbeat: Heartbeat,
         webhooks: Webhooks,
         life: Life | None = None,
+        titles: bool = False,
+        priorities: Priorities | None = None,
     ) -> None:
+        self._priorities = priorities
         self._db = db
+        self._titles = titles
         self._registry = registry
         self._events = events
         self._executor = executor
@@ -178,7 +186,9 @@ class Runs:
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
-        new = _new_run(request, setting, thread_id, access)
+        new = _new_run(request, setting, thread_id, access, titles=self._titles)
+        if self._priorities is not None:
+            new = await self._priorities.decided(new, request, setting, is_named=not new_thread)
         thread = None
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
@@ -214,7 +224,9 @@ class Runs:
         for request, assistant_access in asked:
             thread_id = str(uuid7())
             setting = await self._setting(request, thread_id, EVERYTHING, assistant_access)
-            run = _new_run(request, setting, thread_id, EVERYTHING)
+            run = _new_run(request, setting, thread_id, EVERYTHING, titles=self._titles)
+            if self._priorities is not None:
+                run = await self._priorities.decided(run, request, setting, is_named=False)
             metadata = {**metadata_of(request), **run.thread_metadata}
             new.append(replace(run, thread_metadata=metadata))
         return await queue.enqueue_new(self._db, new, life=self._life)
@@ -272,6 +284,8 @@ class Runs:
 
     async def _start(self, new: NewRun) -> Execution | None:
         if self.draining or new.after_seconds > 0 or not self._heartbeat.alive():
+            return None
+        if self._priorities is not None and not await self._priorities.may_start():
             return None
         if not self._executor.reserve():
             return None
@@ -603,9 +617,17 @@ class Runs:
             NotFoundError: There is no such thread that is visible.
         """
         await threads.delete(self._db, thread_id, access=access)
-        await self._executor.retention.forget_thread(thread_id)
-        with suppress(UnavailableError):  # then it stays until it expires
-            await self._events.delete(thread_id)
+        await self._executor.retention.forget(thread_id)
+
+    async def purge_session(self, session_id: str, *, access: Access) -> None:
+        """
+        Delete a session for good, deleted before or not, as `delete_thread`; it is known that it was.
+
+        Raises:
+            NotFoundError: There is no such session that is visible.
+        """
+        await sessions.purge(self._db, session_id, access=access)
+        await self._executor.retention.forget(session_id)
 
     def _require_taking_back(self) -> None:
         """
@@ -629,9 +651,15 @@ async def few_at_once(thread_ids: Iterable[str], work: Callable[[str], Awaitable
     await asyncio.gather(*(some() for _ in range(THREADS_AT_ONCE)))
 
 
-def _new_run(request: RunRequest, setting: Setting, thread_id: str, access: Access) -> NewRun:
+def _new_run(
+    request: RunRequest, setting: Setting, thread_id: str, access: Access, *, titles: bool
+) -> NewRun:
     run_id = request.run_id or str(uuid7())
     metadata, kwargs = compose(request, setting, run_id=run_id, thread_id=thread_id)
+    # Known already, and merged by a statement that there is anyway.
+    title = {} if request.temporary else begun(setting.thread_metadata, request.input)
+    if title and titles:
+        kwargs["title"] = {"language": request.language}
     return NewRun(
         run_id=run_id,
         thread_id=thread_id,
@@ -640,6 +668,7 @@ def _new_run(request: RunRequest, setting: Setting, thread_id: str, access: Acce
         metadata=metadata,
         kwargs=kwargs,
         thread_metadata={
+            **title,
             "graph_id": setting.graph_id,
             "assistant_id": setting.assistant_id,
         },

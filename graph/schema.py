@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from langgraph.channels.base import BaseChannel
+from langgraph.graph import END, START
 from langgraph.graph.message import add_messages
 from pydantic import Field, create_model
 from pydantic.errors import PydanticUserError
@@ -52,6 +53,20 @@ def messages_channel(graph: AnyGraph) -> str | None:
         if getattr(channel, "operator", None) is add_messages:
             return name
     return None
+
+
+def ending_node(graph: AnyGraph) -> str:
+    """
+    The node as which messages are written that no run wrote: after it the graph ends.
+
+    The first that leads nowhere else; else one that may end it, as after an answer that calls no
+    tool; else the start of the graph, after which something is next.
+    """
+    leaving: dict[str, set[str]] = {}
+    for edge in graph.get_graph().edges:
+        leaving.setdefault(edge.source, set()).add(edge.target)
+    ending = [name for name, to in leaving.items() if END in to and name in graph.nodes]
+    return min(ending, key=lambda name: len(leaving[name]), default=START)
 
 
 def _state_schema(graph: AnyGraph) -> JSON:

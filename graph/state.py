@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels import BinaryOperatorAggregate, DeltaChannel
 from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.errors import InvalidUpdateError
+from langgraph.graph import END, START
 from langgraph.pregel._checkpoint import achannels_from_checkpoint
 from langgraph.types import StateSnapshot, StateUpdate
 from langgraph_sdk.runtime import AccessContext
 
+from graph import schema
+from graph.adoption import Stretch, adopt
 from graph.encode import dumps
 from graph.factory import AnyGraph, InvalidGraphError
 from graph.loop import Backing, Here, Place
@@ -44,6 +48,7 @@ from store.errors import (
 )
 from store.events import EventLog
 from store.models import JsonObject, Lease, Run, Thread
+from store.projection import IMPORTED
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -201,6 +206,41 @@ class States:
 
         return await self._write(thread, config, apply, access)
 
+    async def change(
+        self,
+        thread_id: str,
+        apply: Callable[[AnyGraph, RunnableConfig], Awaitable[RunnableConfig]],
+        *,
+        access: Access,
+    ) -> JsonObject:
+        """
+        Change the newest state of an idle thread by what `apply` does with its graph, under a lease.
+
+        Returns, and raises, as `update`; and what `apply` raises of ours.
+        """
+        thread = await threads.get(self._db, thread_id, access=access)
+        if not _graph_id(thread):
+            raise _no_graph(thread_id)
+        return await self._write(thread, _config(thread_id), apply, access)
+
+    async def settle(self, thread_id: str, *, access: Access) -> None:
+        """
+        Give an idle thread the status that its newest state means.
+
+        Raises:
+            NotFoundError: There is no such thread, or its graph is not served.
+            ThreadBusyError: A run is pending or running on it, and settles it.
+        """
+        thread = await threads.get(self._db, thread_id, access=access)
+        lease = await threads.lease(self._db, thread_id, access=access)
+
+        async def read(backing: Backing) -> StateSnapshot:
+            async with self._open(thread, backing, "threads.read") as graph:
+                with _readable(thread_id):
+                    return await graph.aget_state(_config(thread_id))
+
+        await self._settle(lease, await self._reader(thread).run(read))
+
     async def begin(
         self, thread_id: str, supersteps: Sequence[Sequence[JsonObject]], *, access: Access
     ) -> None:
@@ -220,6 +260,93 @@ class States:
             return await graph.abulk_update_state(config, steps)
 
         await self._write(thread, _config(thread_id), apply, access)
+
+    async def adopt(
+        self,
+        thread_id: str,
+        stretches: Sequence[Stretch],
+        *,
+        head: int | None = None,
+        forgotten: Sequence[str] = (),
+        access: Access,
+    ) -> None:
+        """
+        Have an idle thread go on from a conversation that was held elsewhere; nothing is run.
+
+        Args:
+            stretches: What was said, as `graph.adoption` writes it; one at least.
+            head: The stretch that the thread is at in the end; the last unless given.
+            forgotten: Messages of it that the model is not to see.
+
+        Raises: as `update`; BadRequestError too if the graph keeps no messages.
+        """
+        thread = await threads.get(self._db, thread_id, access=access)
+        self.require_graph(thread_id, thread.metadata)
+        channel = self._registry.messages_channel(_graph_id(thread))
+        if channel is None:
+            raise BadRequestError(
+                f"Graph '{_graph_id(thread)}' keeps no messages", code="no_messages"
+            )
+
+        async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
+            at = len(stretches) - 1 if head is None else head
+            return await adopt(graph, config, channel, stretches, head=at, forgotten=forgotten)
+
+        config = _config(thread_id)
+        config["metadata"] = {IMPORTED: True}
+        await self._write(thread, config, apply, access)
+
+    async def converse(
+        self,
+        thread_id: str,
+        edit: Callable[[list[Any]], Sequence[BaseMessage]],
+        *,
+        is_import: bool = False,
+        access: Access,
+    ) -> bool:
+        """
+        Change the conversation of an idle thread, after which nothing is next, whatever was.
+
+        One checkpoint, where the graph has a node after which it ends; else another one clears what
+        would be next. A question that the graph had asked is dropped, as by a new message.
+
+        Args:
+            edit: From the messages that the model sees to what the graph is given: messages to
+                add, each with an id, or ``RemoveMessage``s. With none, nothing is written.
+            is_import: The messages are older than this write, and say since when.
+
+        Returns:
+            Whether anything was written.
+
+        Raises: as `update`; its BadRequestError also if the graph has no conversation.
+        """
+        thread = await threads.get(self._db, thread_id, access=access)
+        self.require_graph(thread_id, thread.metadata)
+        channel = self._registry.messages_channel(_graph_id(thread))
+        if channel is None:
+            raise BadRequestError(
+                f"Graph '{_graph_id(thread)}' keeps no messages", code="no_messages"
+            )
+        config = _config(thread_id)
+        if is_import:
+            config["metadata"] = {IMPORTED: True}
+        is_written = False
+
+        async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
+            nonlocal is_written
+            with _readable(thread_id):
+                before = await graph.aget_state(config)
+            given = list(edit(_listed_in(before, channel)))
+            if not given:
+                return before.config
+            is_written = True
+            written = await _as_if_ending(graph, config, {channel: given})
+            if (await graph.aget_state(config)).next:
+                written = await graph.aupdate_state(config, None, as_node=END)
+            return written
+
+        await self._write(thread, config, apply, access)
+        return is_written
 
     def require_graph(self, thread_id: str, metadata: JsonObject) -> None:
         """
@@ -255,7 +382,7 @@ class States:
                 messages_channel=self._registry.messages_channel(_graph_id(thread)),
                 alive=lambda: True,
             )
-            leased = Backing(saver, backing.items)
+            leased = Backing(saver, backing.items, backing.db)
             async with self._open(thread, leased, "threads.update") as graph:
                 saver.attend(graph.channels)
                 with _applicable():
@@ -433,6 +560,22 @@ class States:
             store=backing.items,
             access_context=access_context,
         )
+
+
+async def _as_if_ending(
+    graph: AnyGraph, config: RunnableConfig, values: JsonObject
+) -> RunnableConfig:
+    try:
+        return await graph.aupdate_state(config, values, as_node=schema.ending_node(graph))
+    except (InvalidUpdateError, RuntimeError, *CONTENT_ERRORS):
+        # What decides where the node leads to may not know such a state, such as one without any
+        # message: nothing was written.
+        return await graph.aupdate_state(config, values, as_node=START)
+
+
+def _listed_in(snapshot: StateSnapshot, channel: str) -> list[Any]:
+    found = snapshot.values.get(channel) if isinstance(snapshot.values, dict) else None
+    return found if isinstance(found, list) else []
 
 
 def _no_graph(thread_id: str) -> BadRequestError:

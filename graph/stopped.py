@@ -109,7 +109,7 @@ async def keep_speech(
     """
     task = snapshot.tasks[0] if len(snapshot.tasks) == 1 else None
     said = speeches.of(task.name) if task else None
-    if task is None or said is None or channel is None or not _appends(graph, channel):
+    if task is None or said is None or channel is None or not appends(graph, channel):
         return snapshot
     if task.result is None and any(_unanswered(snapshot.values.get(channel))):
         return snapshot
@@ -132,7 +132,7 @@ async def answer_calls(
         config: Names the state that the input is given to.
         given: The input; its own answers count, and what it replaces needs none.
     """
-    if not isinstance(given, dict) or channel is None or not _appends(graph, channel):
+    if not isinstance(given, dict) or channel is None or not appends(graph, channel):
         return given
     state = (await graph.aget_state(config)).values
     found = state.get(channel) if isinstance(state, dict) else None
@@ -160,7 +160,7 @@ def _unanswered(found: Any, new: Sequence[Any] = ()) -> Iterator[ToolMessage]:
             )
 
 
-def _appends(graph: AnyGraph, channel: str) -> bool:
+def appends(graph: AnyGraph, channel: str) -> bool:
     """Whether messages are added to the channel; else they would replace what is there."""
     return isinstance(graph.channels.get(channel), BinaryOperatorAggregate | DeltaChannel)
 

@@ -4,7 +4,7 @@ One execution of a graph as the events a client reads: names, suffixes, order an
 LangGraph yields parts `(namespace, mode, payload)`; each becomes no, one or two events.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -80,7 +80,14 @@ class StreamPlan:
 
 @dataclass(slots=True)
 class Outcome:
-    """How an execution ended, known without reading the state again; filled by `stream()`."""
+    """
+    How an execution ended, known without reading the state again; filled by `stream()`.
+
+    Args:
+        keep_on: Called after each step, raises if the next is not to begin.
+    """
+
+    keep_on: Callable[[], None] = field(default=lambda: None, compare=False)
 
     values: Any = None
     """The root graph's last values; None if it never got as far."""
@@ -99,6 +106,7 @@ class Outcome:
         if mode == "messages":
             self.speeches.hear(*payload)
             return
+        self.keep_on()
         if mode == "updates" and isinstance(payload, Mapping):
             self.speeches.returned(payload)
         pending = payload.get(_INTERRUPT) if isinstance(payload, Mapping) else None

@@ -1,9 +1,9 @@
 """Tells the webhooks of runs that they have ended."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any, Final
 
 import httpcore2
@@ -11,10 +11,10 @@ import orjson
 import structlog
 
 from graph.encode import dumps
-from graph.guard import UNRESOLVED, Guard, GuardedNetwork, Resolve, Target
+from graph.guard import UNRESOLVED, Guard, GuardedNetwork, Resolve, own_path
 from graph.jobs import JobFailedError, Kind
 from graph.webhook_config import WebhookConfig
-from store.errors import InvalidInputError
+from store.errors import InvalidInputError, UnavailableError
 from store.jobs import Job
 from store.models import JsonObject, Run
 from store.webhooks import Status, delivery
@@ -28,9 +28,21 @@ REQUEST_SECONDS: Final = 30.0
 CONNECTIONS: Final = 32
 #: Values are told up to this size; in place of larger ones null.
 VALUES_MAX_BYTES: Final = 16 * 1024 * 1024
+#: What every request says of itself.
+OURS: Final = {"content-type": "application/json", "user-agent": "threadwell"}
 #: The status of a receiver that wants to hear no more.
 GONE: Final = 410
-NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+_FAILURES: Final = (
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.TimeoutException,
+    TimeoutError,
+    UnavailableError,
+)
+#: Posts a body with headers to a path of this server, as a stranger would; the answer's status.
+PostHere = Callable[[str, Mapping[str, str], bytes], Awaitable[int]]
 
 
 class Webhooks:
@@ -39,6 +51,7 @@ class Webhooks:
 
     Args:
         headers: Sent with every request.
+        post_here: How those are told whose URL is a path of this server; None if none may be.
     """
 
     def __init__(
@@ -48,12 +61,14 @@ class Webhooks:
         headers: Mapping[str, str],
         guard: Guard,
         client: httpcore2.AsyncConnectionPool,
+        post_here: PostHere | None = None,
     ) -> None:
         self._config = config
+        self._post_here = post_here
         self._guard = guard
         self._client = client
         given = {name.lower(): value for name, value in headers.items()}
-        self._headers = {"content-type": "application/json", "user-agent": "threadwell", **given}
+        self._headers = {**OURS, **given}
 
     @property
     def is_disabled(self) -> bool:
@@ -67,7 +82,21 @@ class Webhooks:
         Raises:
             InvalidInputError: It is against the rules, or its name leads nowhere.
         """
+        if self._own_path(url) is None:
+            await self._guard.check(url)
+
+    async def check_elsewhere(self, url: str) -> None:
+        """
+        Refuse a URL that must not be sent to, also if it is one of this server.
+
+        Raises:
+            InvalidInputError: It is against the rules, or its name leads nowhere.
+        """
         await self._guard.check(url)
+
+    def _own_path(self, url: str) -> str | None:
+        """The path of this server that a URL is, if such may be told."""
+        return own_path(url, self._config.rules) if self._post_here else None
 
     def kind(self, pauses_seconds: Sequence[float]) -> Kind:
         """How its jobs are done."""
@@ -86,40 +115,54 @@ class Webhooks:
         """
         if self._config.is_disabled:
             return
-        run_id = job.payload["run"]["run_id"]
-        host = await self.send(job.payload["url"], self._body(job), about=f"run {run_id}")
-        log.info("webhook told", run_id=run_id, host=host, attempt=job.attempt)
+        run_id, url = job.payload["run"]["run_id"], job.payload["url"]
+        told = await self.send(
+            url, self._body(job), about=f"run {run_id}", path=self._own_path(url)
+        )
+        log.info("webhook told", run_id=run_id, host=told, attempt=job.attempt)
 
     async def send(
-        self, url: str, body: bytes, *, about: str, headers: Mapping[str, str] = NOTHING
+        self,
+        url: str,
+        body: bytes,
+        *,
+        about: str,
+        path: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> str:
         """
         Post to a URL that a user gave; its host. A redirect is no answer and is not followed.
 
         Args:
             about: What is told, for the reason of a failure.
-            headers: Beside those of langgraph.json, and before them.
+            path: The path of this server that the URL is, if such may be told.
+            headers: In place of those of langgraph.json.
 
         Raises:
             JobFailedError: The receiver is not there, does not take it, or must not be sent to.
         """
         try:
-            target = self._guard.parse(url)
-            # Whoever connects asks for the name, and checks what it leads to.
-            status = await self._post(target, body, {**self._headers, **headers})
+            told = "this server" if path else self._guard.parse(url).authority
+            status = await self._post(
+                url, path, body, self._headers if headers is None else headers
+            )
         except InvalidInputError as exc:
             # What a name leads to may change; the rest of a URL does not.
             again = exc.code == UNRESOLVED
             raise JobFailedError(f"{about}: {exc.message}", for_good=not again) from None
-        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as exc:
-            reason = f"{about}: {target.authority}: {type(exc).__name__}"
-            raise JobFailedError(reason) from None
+        except _FAILURES as exc:
+            raise JobFailedError(f"{about}: {told}: {type(exc).__name__}") from None
         if not 200 <= status < 300:
-            reason = f"{about}: {target.authority} answered {status}"
+            reason = f"{about}: {told} answered {status}"
             raise JobFailedError(reason, for_good=status == GONE, status=status)
-        return target.authority
+        return told
 
-    async def _post(self, target: Target, body: bytes, sent: Mapping[str, str]) -> int:
+    async def _post(self, url: str, path: str | None, body: bytes, sent: Mapping[str, str]) -> int:
+        if path is not None and self._post_here is not None:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                return await self._post_here(path, sent, body)
+        # Whoever connects asks for the name, and checks what it leads to.
+        target = self._guard.parse(url)
         headers = [
             ("host", target.authority),
             ("content-length", str(len(body))),
@@ -185,6 +228,7 @@ async def open_webhooks(
     *,
     environment: Mapping[str, str],
     resolve: Resolve | None = None,
+    post_here: PostHere | None = None,
 ) -> AsyncIterator[Webhooks]:
     """
     Open the client that webhooks are told by.
@@ -192,6 +236,7 @@ async def open_webhooks(
     Args:
         environment: Where the variables of the headers are.
         resolve: Who is asked for names; the system, unless given.
+        post_here: As for `Webhooks`.
 
     Raises:
         InvalidInputError: A header names a variable that is not set.
@@ -204,4 +249,4 @@ async def open_webhooks(
         max_keepalive_connections=0,
         network_backend=GuardedNetwork(guard),
     ) as client:
-        yield Webhooks(config, headers=headers, guard=guard, client=client)
+        yield Webhooks(config, headers=headers, guard=guard, client=client, post_here=post_here)

@@ -24,12 +24,12 @@ from graph.executor import Executor, tell_end
 from graph.jobs import Jobs
 from graph.retention import Retention
 from graph.runs import Runs
-from store import queue
+from store import files, priorities, queue, search
 from store.database import Database
 from store.errors import UnavailableError
 from store.events import EventLog
 from store.heartbeat import Heartbeat
-from store.queue import GivenUp, Held
+from store.queue import Claim, GivenUp, Held
 from store.signals import Signal, listen
 
 log = structlog.get_logger(__name__)
@@ -44,8 +44,16 @@ CANCEL_SECONDS = 2.0
 #: nothing to a process that was woken at the same time.
 CLAIM_RUNS = 8
 
+#: By priority: how many groups are remembered as served.
+SERVED_GROUPS = 1000
+
 #: How long after a claim that a signal led to the next one follows.
 SECOND_LOOK_SECONDS = 0.05
+
+
+#: Between two looks for attachments that nothing uses, in seconds, and how many are looked at.
+COLLECT_SECONDS = 300.0
+COLLECT_FILES = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +77,10 @@ class Timing:
     expiry_limit: int = 1000
     #: Between two looks for items of the long-term memory whose life has ended.
     item_expiry_seconds: float = 300.0
+    #: Between two looks for messages that are to be found by search.
+    index_seconds: float = 2.0
+    #: After which attachments that no session uses are deleted.
+    file_unused_seconds: float = 86_400.0
 
 
 class Worker:
@@ -78,6 +90,7 @@ class Worker:
     Args:
         executor: Where claimed runs go.
         runs: Told when this process drains.
+        by_priority: Claim the most urgent runs first, not those that are due longest.
     """
 
     def __init__(
@@ -94,7 +107,11 @@ class Worker:
         jobs: Jobs,
         changes: Changes,
         timing: Timing,
+        by_priority: bool = False,
     ) -> None:
+        self._by_priority = by_priority
+        #: The groups whose runs were claimed here, the latest last.
+        self._served: dict[str, None] = {}
         self._db = db
         self._retention = retention
         self._crons = crons
@@ -109,7 +126,9 @@ class Worker:
         self._ready = asyncio.Event()
         self._strays: set[Held] = set()
         self._drained = False
-        executor.on_free = self._ready.set
+        # There may be more runs due than there were slots for: then a slot that comes free is news.
+        self._is_short = True
+        executor.on_free = self._heed_free_slot
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -121,6 +140,8 @@ class Worker:
             "endings": self._endings.watch_forever,
             "expire": self._expire_forever,
             "expire items": self._expire_items_forever,
+            "index": self._index_forever,
+            "collect": self._collect_forever,
             "crons": self._crons.work_forever,
             "jobs": self._jobs.work_forever,
             "publish": self._changes.publish_forever,
@@ -194,15 +215,37 @@ class Worker:
         # One stays for a run that is to start at once meanwhile.
         slots = min(free - 1 or free, CLAIM_RUNS)
         if slots <= 0 or not self._heartbeat.alive() or not self._executor.reserve(slots):
+            self._is_short = True
             return False
         claims = []
         try:
-            claims = await queue.claim(self._db, worker_id=self._heartbeat.worker_id, slots=slots)
+            claims = await self._claimed(slots)
         finally:
             self._executor.release(slots - len(claims))
         for claim in claims:
             self._executor.start(claim)
-        return len(claims) == slots
+        self._is_short = len(claims) == slots
+        return self._is_short
+
+    def _heed_free_slot(self) -> None:
+        if self._is_short:
+            self._ready.set()
+
+    async def _claimed(self, slots: int) -> list[Claim]:
+        worker_id = self._heartbeat.worker_id
+        if not self._by_priority:
+            return await queue.claim(self._db, worker_id=worker_id, slots=slots)
+        served = list(self._served)
+        claims = await queue.claim(self._db, worker_id=worker_id, slots=slots, served=served)
+        # What came without a priority waits for a moment in which there is room.
+        if not claims and await priorities.adopt(self._db):
+            claims = await queue.claim(self._db, worker_id=worker_id, slots=slots, served=served)
+        for group in (claim.fairness_group for claim in claims if claim.fairness_group):
+            self._served.pop(group, None)
+            self._served[group] = None
+        for group in list(self._served)[:-SERVED_GROUPS]:
+            del self._served[group]
+        return claims
 
     async def _listen_forever(self) -> None:
         async with listen(self._db.conninfo) as signals:
@@ -244,16 +287,33 @@ class Worker:
             strays=await self._find_strays(),
         ):
             await self._follow_up(given_up)
+        if self._by_priority and await priorities.adopt(self._db):
+            self._ready.set()
 
     async def _expire_forever(self) -> None:
         while True:
             await asyncio.sleep(self._timing.expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep(limit=self._timing.expiry_limit)
+            await self._retention.sweep_sessions(limit=self._timing.expiry_limit)
 
     async def _expire_items_forever(self) -> None:
         while True:
             await asyncio.sleep(self._timing.item_expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep_items(limit=self._timing.expiry_limit)
+
+    async def _index_forever(self) -> None:
+        """Keep the index of messages up: what changed is found within this time, and a little."""
+        while True:
+            if not await search.index_changed(self._db):
+                await asyncio.sleep(self._timing.index_seconds * random.uniform(0.8, 1.2))
+
+    async def _collect_forever(self) -> None:
+        """Delete attachments that no session uses."""
+        while True:
+            await asyncio.sleep(COLLECT_SECONDS * random.uniform(0.8, 1.2))
+            await files.collect(
+                self._db, unused_seconds=self._timing.file_unused_seconds, limit=COLLECT_FILES
+            )
 
     async def _find_strays(self) -> list[Held]:
         """The runs that are ours by the database and that nobody here executes."""

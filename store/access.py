@@ -2,10 +2,17 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, Literal
 
 from store.json import dump_json
 from store.models import JsonObject
+
+Role = Literal["viewer", "editor"]
+
+#: The key of a thread's metadata that says whom it is shared with: their roles by their identities.
+#: Only `store.shares` writes it.
+MEMBERS: Final = "members"
+ROLES: Final[tuple[Role, ...]] = ("viewer", "editor")
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,13 @@ class Access:
     def array(self) -> str:
         """`visible` as PostgreSQL writes a ``jsonb[]``: the parameter of a query."""
         return f"{{{','.join(_element(contained) for contained in self.visible)}}}"
+
+    def of_members(self, identity: str, roles: tuple[Role, ...]) -> "Access":
+        """This, and the threads that are shared with somebody in one of some roles."""
+        if not roles or {} in self.visible:
+            return self
+        shared = tuple({MEMBERS: {identity: role}} for role in roles)
+        return Access((*self.visible, *shared))
 
 
 def _element(contained: JsonObject) -> str:

@@ -12,6 +12,7 @@ from store.access import Access
 from store.database import Database
 from store.errors import NotFoundError
 from store.sql import load
+from store.threads import NewThread
 
 _SQL: Final = load("branches")
 
@@ -57,10 +58,43 @@ async def beginning(db: Database, session_id: str, *, access: Access) -> Place |
     return await _place(db, "state_before", session_id, None, access)
 
 
-async def question_of(db: Database, session_id: str, message_id: str) -> str | None:
-    """The id of the user's message that an answer answers; None if it answers none."""
-    params = {"session_id": session_id, "message_id": message_id}
-    rows = await db.tuples(_SQL["question"], params)
+async def last(db: Database, session_id: str, *, access: Access) -> str | None:
+    """The id of the last message of the branch that is shown, but for those of a run under way."""
+    rows = await db.tuples(_SQL["last"], {"session_id": session_id, "visible": access.array})
+    return rows[0][0] if rows else None
+
+
+async def copy_line(
+    db: Database, source_id: str, new: NewThread, *, checkpoint_id: str, access: Access
+) -> None:
+    """
+    Make a thread of a checkpoint of another one, and of those that it came of.
+
+    It is of the same graph and has the other one's config. Its messages are to be made of its
+    checkpoints, and its status is to be settled, by the caller.
+
+    Raises:
+        NotFoundError: There is no such thread that is visible.
+        AlreadyExistsError: The new id is taken.
+    """
+    params = new.row(
+        source=source_id,
+        target=new.thread_id,
+        checkpoint_id=checkpoint_id,
+        visible=access.array,
+    )
+    async with db.transaction() as tx:
+        # All statements see one state of the source, and nothing has to be locked for it.
+        await tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", {})
+        if not await tx.tuples(_SQL["copy_thread"], params):
+            raise NotFoundError(f"Session {source_id} not found")
+        await tx.execute(_SQL["give_life"], params)
+        await tx.execute(_SQL["copy_line"], params)
+
+
+async def question_of(db: Database, session_id: str, run_id: str) -> str | None:
+    """The id of the user's message that a run answers; None if it answers none."""
+    rows = await db.tuples(_SQL["question"], {"session_id": session_id, "run_id": run_id})
     return rows[0][0] if rows else None
 
 

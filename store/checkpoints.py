@@ -328,6 +328,9 @@ class Saver(AsyncPostgresSaver):
         if tip is None:
             return entry, None
         folded = self._folded(checkpoint, before, tip)
+        if before is None and parent is not None and self._is_copy(metadata):
+            # What it has of its own counts: it may never have been written to the parent.
+            folded = {**await self._copied(tip, parent), **folded}
         packed = {name: b for name, (_, b) in blobs.items() if isinstance(b, Packed)} | folded
         entry.head = Head(
             checkpoint["id"],
@@ -363,6 +366,30 @@ class Saver(AsyncPostgresSaver):
             if packed is not None:
                 found[name] = packed
         return found
+
+    def _is_copy(self, metadata: Mapping[str, Any]) -> bool:
+        """Whether it is that of another checkpoint, whose parent it has: a change of branch."""
+        leased = cast("_Leased", self._leased)
+        return leased.run_id is None and metadata.get("source") == "fork"
+
+    async def _copied(self, tip: Tip, parent: str) -> dict[str, Packed]:
+        """The values of DeltaChannels after the writes to a checkpoint of long ago."""
+        where = "WHERE thread_id = %s AND checkpoint_ns = '' AND checkpoint_id = %s"
+        rows = await self._rows(where, [tip.thread_id, parent])
+        if not rows:
+            return {}
+        found = await self._load_checkpoint_tuple(rows[0])
+        stored, (_, writes) = found.checkpoint["channel_values"], _known(rows[0], found)
+        copied = {}
+        for name in tip.folds.keys() & found.checkpoint["channel_versions"].keys():
+            begun: tuple[Any, list[Any]] = _materialised(stored.get(name)), []
+            if name not in stored:
+                begun = await self.history(tip.thread_id, parent, name)
+            new = [self.decode(w[4], w[5]) for w in sorted(writes) if w[3] == name]
+            value = tip.folds[name].apply(begun[0], [*begun[1], *new])
+            if packed := pack(value, None, self._encode, is_decoded=True):
+                copied[name] = packed
+        return copied
 
     def _after(self, before: KnownHead, name: str, tip: Tip) -> Packed | None:
         """A DeltaChannel's value after the writes to a checkpoint."""

@@ -1,7 +1,7 @@
 """
 The group commit: checkpoints, writes and messages of many threads in one transaction.
 
-A batch is at most eight statements with arrays, in one round trip with one fsync. Its first
+A batch is at most nine statements with arrays, in one round trip with one fsync. Its first
 statement locks the threads whose leases hold; every other one writes nothing for the rest.
 """
 
@@ -97,15 +97,12 @@ def _statements(
 def _head_statements(
     heads: Sequence[tuple[bytes, int | None, Head]],
 ) -> Iterable[tuple[str, dict[str, type["_Array"]], Sequence[tuple[Any, ...]]]]:
-    yield (
-        "reset",
-        _RESETS,
-        [
-            (thread, epoch, head.checkpoint_id.encode(), _encoded(head.parent_checkpoint_id))
-            for thread, epoch, head in heads
-            if head.change.reset
-        ],
-    )
+    resets = [
+        (thread, epoch, head.checkpoint_id.encode(), _encoded(head.parent_checkpoint_id))
+        for thread, epoch, head in heads
+        if head.change.reset
+    ]
+    yield "reset", _RESETS, resets
     yield (
         "messages",
         _MESSAGES,
@@ -127,6 +124,8 @@ def _head_statements(
             for row in head.change.upserts
         ],
     )
+    # Once the messages of the branch are known that the new ones follow.
+    yield "forks", _RESETS, resets
     yield (
         "places",
         _PLACES,

@@ -71,6 +71,8 @@ CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
     "run_one_running": (ConflictError, "Another run of the thread is running"),
     "run_thread_id_fkey": (NotFoundError, "The thread does not exist"),
     "run_of_cron": (ConflictError, "The cron has fired for this time"),
+    "file_content_sha256": (AlreadyExistsError, "The same content is there already"),
+    "file_use_file_id_fkey": (NotFoundError, "The file does not exist"),
     "cron_assistant_id_fkey": (NotFoundError, "The assistant does not exist"),
     "cron_thread_id_fkey": (NotFoundError, "The thread does not exist"),
 }

@@ -3,13 +3,17 @@ Every error raised on purpose, in one tree.
 
     Error                      message names the thing: "Thread 7f… is busy"; `code` is for programs
     ├─ NotFoundError           missing, or not the caller's
+    ├─ GoneError               was there, and is not to be had any more
     ├─ ConflictError           the state of the thing forbids it
     │  ├─ AlreadyExistsError
     │  ├─ ThreadBusyError      a run holds the thread
     │  └─ LeaseLostError       the run belongs to another process now; nothing was written
+    ├─ ChangedError            is not any more as the caller knows it
     ├─ InvalidInputError       understood, and wrong
     │  └─ BadRequestError      contradicts itself, or does not fit the thread's state
     ├─ TooLargeError           beyond a bound
+    ├─ TooManyAttemptsError    tried too often; later it may be tried again
+    ├─ WrongTypeError          of a kind that is not taken
     ├─ AuthenticationError
     ├─ PermissionDeniedError
     ├─ UnsupportedError        a part of the contract that is not built
@@ -61,6 +65,12 @@ class NotFoundError(Error):
     default_code = "not_found"
 
 
+class GoneError(Error):
+    """It was there, and is not to be had any more."""
+
+    default_code = "gone"
+
+
 class ConflictError(Error):
     """The state of the thing forbids what was asked."""
 
@@ -85,6 +95,12 @@ class LeaseLostError(ConflictError):
     default_code = "lease_lost"
 
 
+class ChangedError(Error):
+    """It is not any more as the caller knows it; nothing was changed."""
+
+    default_code = "changed"
+
+
 class InvalidInputError(Error):
     """The input was understood and is wrong."""
 
@@ -101,6 +117,18 @@ class TooLargeError(Error):
     """The input is beyond a bound."""
 
     default_code = "too_large"
+
+
+class TooManyAttemptsError(Error):
+    """It was tried too often; later it may be tried again."""
+
+    default_code = "too_many_attempts"
+
+
+class WrongTypeError(Error):
+    """What was sent is of a kind that is not taken."""
+
+    default_code = "unsupported_type"
 
 
 class AuthenticationError(Error):

@@ -12,11 +12,12 @@ from typing import Any, Final, Literal, Protocol
 
 import structlog
 
-from store.database import Database, Transaction
-from store.errors import CONTENT_ERRORS
+from store.access import Access
+from store.database import Database, Transaction, repeated
+from store.errors import CONTENT_ERRORS, NotFoundError
 from store.heads import Fold
 from store.models import Message
-from store.projection import History, Record, dump, run_id_of
+from store.projection import IMPORTED, Fork, History, Record, dump, run_id_of
 from store.sql import load
 
 log = structlog.get_logger(__name__)
@@ -70,6 +71,8 @@ async def list_page(
     limit: int,
     before_seq: int | None = None,
     after_seq: int | None = None,
+    before_id: str | None = None,
+    after_id: str | None = None,
     order: Literal["asc", "desc"] = "asc",
     branch: Literal["active", "all"] = "active",
 ) -> tuple[list[Message], bool]:
@@ -80,8 +83,10 @@ async def list_page(
         limit: The most messages to return.
         before_seq: Only messages that stand before this place; exclusive.
         after_seq: Only messages that stand after this place; exclusive.
+        before_id, after_id: The same by messages; one that is not there bounds nothing.
         order: Which end of the range the page begins at, and the order of its messages.
-        branch: ``active`` leaves out messages that only branches that were left have.
+        branch: ``active`` leaves out messages that only branches that were left have, and those
+            that were deleted; else these come without what they said.
 
     Returns:
         The messages, and whether there are more beyond the page.
@@ -91,6 +96,8 @@ async def list_page(
         "conversation_id": conversation_id,
         "after_seq": _NO_SEQ if after_seq is None else after_seq,
         "before_seq": _MAX_SEQ if before_seq is None else before_seq,
+        "after_id": after_id,
+        "before_id": before_id,
         "every_branch": branch == "all",
         "limit": limit + 1,
     }
@@ -104,6 +111,30 @@ async def of_run(db: Database, conversation_id: str, run_id: str) -> list[Messag
     return await db.all(Message, _SQL["of_run"], params)
 
 
+async def get(db: Database, conversation_id: str, message_id: str, *, access: Access) -> Message:
+    """
+    Read a message, without what it follows.
+
+    Raises:
+        NotFoundError: There is none with this id that was not deleted and is visible.
+    """
+    params = {"conversation_id": conversation_id, "id": message_id, "visible": access.array}
+    found = await repeated(lambda: db.one(Message, _SQL["get"], params))
+    if found is None:
+        raise NotFoundError(f"Message {message_id} not found")
+    return found
+
+
+async def delete(db: Database, conversation_id: str, ids: list[str], *, access: Access) -> None:
+    """
+    Show messages no more; what the model sees is the checkpoints' affair.
+
+    May be repeated. Rows that are made again stay deleted.
+    """
+    params = {"conversation_id": conversation_id, "ids": ids, "visible": access.array}
+    await repeated(lambda: db.execute(_SQL["delete"], params))
+
+
 async def exists(db: Database, conversation_id: str, message_id: str) -> bool:
     """Whether a conversation has, or had, a message with this id; asks nobody who may know."""
     params = {"conversation_id": conversation_id, "id": message_id}
@@ -113,6 +144,29 @@ async def exists(db: Database, conversation_id: str, message_id: str) -> bool:
 async def in_context(db: Database, conversation_id: str) -> list[Message]:
     """The messages that the model sees next, in its order: the list of the thread's head."""
     return await db.all(Message, _SQL["in_context"], {"conversation_id": conversation_id})
+
+
+async def find(db: Database, conversation_id: str, message_id: str) -> Message | None:
+    """A message of a conversation, if there is one of this id, on whichever branch."""
+    params = {"conversation_id": conversation_id, "message_id": message_id}
+    return await db.one(Message, _SQL["find"], params)
+
+
+async def known_ids(db: Database, conversation_id: str, message_ids: list[str]) -> set[str]:
+    """Which of these ids messages of a conversation have, on whichever branch."""
+    params = {"conversation_id": conversation_id, "message_ids": message_ids}
+    return {row[0] for row in await db.tuples(_SQL["known_ids"], params)}
+
+
+async def by_either_id(db: Database, conversation_id: str, message_id: str) -> str | None:
+    """
+    The id of a message that a client calls so: by its id, or as the answer of a run.
+
+    A run's answer is its last message; what its client calls it is ``reply_id`` of its metadata.
+    """
+    params = {"conversation_id": conversation_id, "message_id": message_id}
+    rows = await db.tuples(_SQL["by_either_id"], params)
+    return rows[0][0] if rows else None
 
 
 def default_channel(graph_id: str | None) -> str | None:
@@ -236,7 +290,8 @@ class _Replay:
     async def _begin(self, first: str | None) -> History:
         params = {"thread_id": self._thread_id, "first": first}
         rows = await self._db.tuples(_SQL["messages_before"], params)
-        return History(_kept(*row) for row in rows)
+        forks = await self._db.tuples(_SQL["forks"], params)
+        return History((_kept(*row) for row in rows), (Fork(*fork) for fork in forks))
 
     async def _apply(
         self,
@@ -263,7 +318,9 @@ class _Replay:
             self._value = (
                 None if type_ in (None, "empty") else self._decoder.decode(type_, blob or b"")
             )
-        history.add(checkpoint_id, parent, self._value, at=at, run_id=run_id_of(metadata))
+        run_id = run_id_of(metadata)
+        is_import = run_id is None and metadata.get(IMPORTED) is True
+        history.add(checkpoint_id, parent, self._value, at=at, run_id=run_id, is_import=is_import)
 
     async def _folded(
         self,
@@ -296,6 +353,10 @@ async def _replace(tx: Transaction, thread_id: str, history: History) -> None:
     columns = {f.name: [getattr(record, f.name) for record in records] for f in fields(Record)}
     columns["meta_data"] = [record.meta_data.decode() for record in records]
     await tx.execute(_SQL["insert_messages"], {**params, **columns})
+    forks = {
+        f.name: [getattr(fork, f.name) for fork in history.forks.values()] for f in fields(Fork)
+    }
+    await tx.execute(_SQL["replace_forks"], {**params, **forks})
     progress = {
         "head": history.head,
         "projected": history.projected,

@@ -1,6 +1,6 @@
 """The nouns, as they lie in the database. Rows are frozen; every time is UTC."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -120,6 +120,12 @@ class Message:
     on_branch: bool
     create_time: datetime
     update_time: datetime
+    #: Of a page of the history: the message that it follows, and all that follow that one, itself
+    #: among them, the oldest first. None and none otherwise.
+    parent_id: str | None = None
+    sibling_ids: list[str] = field(default_factory=list)
+    edited_at: datetime | None = None
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,8 +136,14 @@ class Session:
     user_id: str | None
     name: str
     chat_type: str | None
+    #: ``active``, ``archived`` or ``deleted``, unless somebody wrote another into the metadata.
     status: str
     metadata: JsonObject
     thread_status: ThreadStatus
+    #: Messages that it ever had.
+    message_count: int
+    expires_at: datetime | None
+    #: Changes with what its owner may change of it, and with nothing that a run does.
+    etag: str
     create_time: datetime
     update_time: datetime

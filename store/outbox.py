@@ -122,11 +122,7 @@ class _Row:
     @property
     def has_messages(self) -> bool:
         """Whether messages may have come with it."""
-        return self.name == "run.ended" or "state" in self.changed or self.is_copy
-
-    @property
-    def is_copy(self) -> bool:
-        return "copied_from" in (self.data or {})
+        return self.name == "run.ended" or "state" in self.changed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,13 +241,7 @@ async def _made(tx: Transaction, rows: list[_Row]) -> list[JsonObject]:
     asked = {row.thread_id for row in told if row.has_messages}
     messages: dict[str, list[_Message]] = {}
     if asked:
-        # The copy of a thread begins with messages that are nobody's news.
-        quiet = {row.thread_id for row in told if row.is_copy}
-        params = {
-            "thread_ids": sorted(asked),
-            "quiet": sorted(quiet),
-            "limit": MESSAGES_TOLD + 1,
-        }
+        params = {"thread_ids": sorted(asked), "limit": MESSAGES_TOLD + 1}
         await tx.tuples(SQL["lock_places"], params)
         for message in await tx.all(_Message, SQL["messages"], params):
             messages.setdefault(message.thread_id, []).append(message)

@@ -41,6 +41,9 @@ _MEDIA: Final = {
     "audio": "audio",
     "input_audio": "audio",
 }
+#: The key of a checkpoint's metadata that says that its messages are older than itself, and since
+#: when they are: `created_at` of their `additional_kwargs`. Written by `graph.imports` alone.
+IMPORTED: Final = "imported"
 _NAMESPACE: Final = uuid.UUID("5c3cf9a2-4f0e-4b57-9f5d-0d9b1f3e6c11")
 #: How many loads of one checkpoint a lease compares with: a run makes two or three.
 _MAX_LOADS: Final = 4
@@ -225,16 +228,35 @@ class Record:
     updated: str
 
 
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """
+    Where a branch begins: its first message does not follow the one before it in the history.
+
+    Attributes:
+        seq: Of the first message of the branch, which may have yet to come.
+        parent_seq: Of the message that it follows; -1 for none.
+        checkpoint_id: The checkpoint that went back.
+    """
+
+    seq: int
+    parent_seq: int
+    checkpoint_id: str
+
+
 class History:
     """
     The rows of one thread, from its root checkpoints oldest first.
 
     Args:
         records: Rows of messages that first appeared in checkpoints which are gone (pruned).
+        forks: As the table has them: what they say of checkpoints whose parents are gone counts.
     """
 
-    def __init__(self, records: Iterable[Record] = ()) -> None:
+    def __init__(self, records: Iterable[Record] = (), forks: Iterable[Fork] = ()) -> None:
         self.records = {record.id: record for record in records}
+        self._known = {fork.checkpoint_id: fork for fork in forks}
+        self.forks: dict[int, Fork] = {}
         #: The newest checkpoint, and the one that the records mirror.
         self.head: str | None = None
         self.projected: str | None = None
@@ -255,12 +277,21 @@ class History:
         *,
         at: str,
         run_id: str | None,
+        is_import: bool = False,
     ) -> None:
         """Apply a checkpoint: the meaning of the writer's SQL, in Python."""
+        if self.head is None:
+            # Those of checkpoints that are gone, and of this one, whose parent may be.
+            kept = (f for f in self._known.values() if f.checkpoint_id <= checkpoint_id)
+            self.forks = {fork.seq: fork for fork in kept if fork.seq <= self.count}
         if parent_checkpoint_id != self.projected or value is not self._value:
-            self._reset(parent_checkpoint_id)
+            first = self.count
+            self._reset(checkpoint_id, parent_checkpoint_id)
             for id_, (message, position) in identified(value).items():
-                self._put(row(id_, message, position), checkpoint_id, run_id, at)
+                born = (born_at(message) if is_import else None) or at
+                self._put(row(id_, message, position), checkpoint_id, run_id, born)
+            if parent_checkpoint_id != self.projected:
+                self._fork(first, checkpoint_id)
         self._parents[checkpoint_id] = parent_checkpoint_id
         self.head = self.projected = checkpoint_id
         self._value = value
@@ -277,10 +308,24 @@ class History:
             record.last_checkpoint_id, record.updated = checkpoint_id, at
         record.position, record.on_branch = new.position, True
 
-    def _reset(self, parent: str | None) -> None:
+    def _fork(self, seq: int, checkpoint_id: str) -> None:
+        before = (r.seq for r in self.records.values() if r.on_branch and r.seq < seq)
+        parent = max(before, default=-1)
+        self.forks.pop(seq, None)
+        if parent != seq - 1:
+            self.forks[seq] = Fork(seq, parent, checkpoint_id)
+
+    def _reset(self, checkpoint_id: str, parent: str | None) -> None:
         for record in self.records.values():
             record.position = None
         if parent == self.projected:
+            return
+        if parent is None:
+            # A beginning, or its parent is gone: then the branch is the messages that it goes on from.
+            known = self._known.get(checkpoint_id)
+            branch = self._ancestors(self.count - 1 if known is None else known.parent_seq)
+            for record in self.records.values():
+                record.on_branch = record.seq in branch
             return
         line = self._line(parent)
         oldest = min(line, default="")
@@ -288,6 +333,15 @@ class History:
             record.on_branch = record.checkpoint_id in line or (
                 record.on_branch and record.checkpoint_id < oldest
             )
+
+    def _ancestors(self, seq: int) -> set[int]:
+        """A message and those that it follows, by their places in the history."""
+        found = set()
+        while seq >= 0:
+            found.add(seq)
+            fork = self.forks.get(seq)
+            seq = fork.parent_seq if fork else seq - 1
+        return found
 
     def _line(self, checkpoint_id: str | None) -> set[str]:
         line = set()
@@ -327,6 +381,13 @@ def run_id_of(metadata: Mapping[str, Any]) -> str | None:
         return str(uuid.UUID(metadata.get("run_id")))
     except (AttributeError, TypeError, ValueError):
         return None
+
+
+def born_at(message: Any) -> str | None:
+    """Since when an imported message is, if it says so."""
+    more = _read(message, "additional_kwargs")
+    at = more.get("created_at") if isinstance(more, dict) else None
+    return at if isinstance(at, str) else None
 
 
 def row(id_: str, message: Any, position: int) -> Row:

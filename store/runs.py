@@ -123,6 +123,20 @@ async def ended(db: Database, run_ids: list[str]) -> list[str]:
     return [row[0] for row in await db.tuples(SQL["ended"], {"run_ids": run_ids})]
 
 
+async def to_follow(
+    db: Database, thread_id: str, *, after: tuple[int, int] | None, access: Access
+) -> str | None:
+    """
+    The run of a visible thread whose events come next for somebody; None if none do.
+
+    That of the last event that they have, if they have not had its end; else the one in flight.
+    """
+    epoch, seq = after or (None, None)
+    params = {"thread_id": thread_id, "epoch": epoch, "seq": seq, "visible": access.array}
+    rows = await repeated(lambda: db.tuples(SQL["to_follow"], params))
+    return rows[0][0] if rows else None
+
+
 async def graph_ids(db: Database, run_ids: list[str]) -> dict[str, str]:
     """The graphs that runs are of, by run; without those that are gone. Asks nobody who may know."""
     return dict(await db.tuples(SQL["graph_ids"], {"run_ids": run_ids}))

@@ -1,16 +1,80 @@
-"""Sessions: threads, as people who think in conversations list, name and delete them."""
+"""
+Sessions: threads, as people who think in conversations list, name, pin, archive and delete them.
 
+A session that was deleted, or whose time has come, is not there: `get` and all else raise NotFoundError.
+It can be restored, and listed as ``deleted``, until it is purged. What is there is said once, by the
+function ``session_is_there`` of the database, for statements elsewhere that join with ``thread``.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final, Literal
 
-from store import threads
+from store import jobs, threads
 from store.access import EVERYTHING, Access
 from store.database import Database, repeated
-from store.errors import NotFoundError
+from store.errors import ChangedError, GoneError, NotFoundError
 from store.models import JsonObject, Session
+from store.ordering import ordered
 from store.retention import Life
 from store.sql import load
 
 SQL = load("sessions")
+
+#: The kind of the jobs that have titles made by the model.
+TITLE_JOB: Final = "title"
+#: How long it is known that a session was purged.
+TOMBSTONE_SECONDS: Final = 90 * 86400
+#: Folders and tags that `counts` names, of each.
+COUNTED: Final = 100
+
+SortBy = Literal["update_time", "create_time"]
+_COLUMNS: Final = {"update_time": "updated_at", "create_time": "created_at"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filter:
+    """
+    Which sessions are meant.
+
+    Attributes:
+        status: ``active``, ``archived`` or ``deleted``; None for the first two.
+        attributes: What their metadata contains.
+        title: A word of their names.
+        ids: Sessions that are found by something else than their names, beside those that are.
+    """
+
+    user_id: str | None = None
+    status: str | None = "active"
+    pinned: bool | None = None
+    attributes: JsonObject | None = None
+    title: str | None = None
+    ids: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The last session that a client has of a list: pinned or not, its time in the list, its id."""
+
+    pinned: bool
+    at: datetime
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """How many sessions there are: by status, and of the active ones by folder and by tag."""
+
+    statuses: dict[str, int]
+    pinned: int
+    folders: dict[str, int]
+    tags: dict[str, int]
+
+
+def not_found(session_id: str) -> NotFoundError:
+    """The error for a session that is not there."""
+    return NotFoundError(f"Session {session_id} not found")
 
 
 async def create(
@@ -18,6 +82,7 @@ async def create(
     session_id: str,
     *,
     metadata: JsonObject,
+    expires_at: datetime | None = None,
     life: Life | None = None,
     access: Access,
 ) -> Session:
@@ -26,13 +91,16 @@ async def create(
 
     Args:
         metadata: Its attributes, ``user_id`` and ``name`` among them, and whatever else is kept.
+        expires_at: When it ends; None for never.
         life: How long it lives unused; None for ever.
 
     Raises:
         AlreadyExistsError: The id is taken.
     """
     await threads.create(db, session_id, metadata=metadata, life=life, access=access)
-    return await get(db, session_id, access=EVERYTHING)
+    if expires_at is None:
+        return await get(db, session_id, access=EVERYTHING)
+    return await update(db, session_id, expiry=(expires_at,), access=EVERYTHING)
 
 
 async def get(db: Database, session_id: str, *, access: Access) -> Session:
@@ -40,57 +108,228 @@ async def get(db: Database, session_id: str, *, access: Access) -> Session:
     Read a session.
 
     Raises:
-        NotFoundError: There is none with this id that is visible.
+        NotFoundError: There is none with this id that is visible and not deleted.
     """
     params = {"id": session_id, "visible": access.array}
     found = await repeated(lambda: db.one(Session, SQL["get"], params))
     if found is None:
-        raise NotFoundError(f"Session {session_id} not found")
+        raise not_found(session_id)
     return found
 
 
 async def list_page(
     db: Database,
+    which: Filter,
     *,
-    user_id: str | None = None,
-    status: str | None = "active",
-    chat_type: str | None = None,
-    before: tuple[datetime, str] | None = None,
+    sort_by: SortBy = "update_time",
+    order: Literal["asc", "desc"] = "desc",
+    pinned_first: bool = False,
+    after: Place | None = None,
     limit: int,
     access: Access,
 ) -> tuple[list[Session], bool]:
     """
-    A page of the visible sessions, the one touched last first.
+    A page of the visible sessions.
 
     Args:
-        before: Time of the last change and id of the last session that the client has.
+        pinned_first: Those that are pinned come before all others, each in the order.
+        after: The last session that the client has.
         limit: Rows at the most.
 
     Returns:
         The page, and whether there is more.
     """
-    query = SQL["list"] if user_id is None else SQL["list_of_user"]
-    before_time, before_id = before or (None, None)
-    params = {
-        "user_id": user_id,
-        "status": status,
-        "attributes": {} if chat_type is None else {"chat_type": chat_type},
-        "before_time": before_time,
-        "before_id": before_id,
-        "limit": limit + 1,
-        "visible": access.array,
-    }
-    # Planned anew for each filter: a plan for any would be one for none.
-    rows = await db.all(Session, query, params, prepare=False)
+    if not pinned_first:
+        parts = [which.pinned]
+    else:
+        # Each by an index of its own; most of the time the first has but a few.
+        parts = [True, False] if after is None or after.pinned else [False]
+    query = ordered(SQL["list"], _COLUMNS[sort_by], order, tie_break="thread_id")
+    rows: list[Session] = []
+    for pinned in parts:
+        begun = after if not pinned_first or (after and after.pinned == pinned) else None
+        params = {
+            **_conditions(which, access),
+            **_place(begun, sort_by, order),
+            "pinned": pinned,
+            "limit": limit + 1 - len(rows),
+            "offset": 0,
+        }
+        # Planned anew for each filter: a plan for any would be one for none.
+        rows += await db.all(Session, query, params, prepare=False)
+        if len(rows) > limit:
+            break
     return rows[:limit], len(rows) > limit
 
 
-async def update(db: Database, session_id: str, *, changes: JsonObject, access: Access) -> Session:
+def _conditions(which: Filter, access: Access) -> JsonObject:
+    return {
+        "user_id": which.user_id,
+        "status": which.status,
+        "attributes": which.attributes or {},
+        "title": None if which.title is None else f"%{_literally(which.title)}%",
+        "ids": list(which.ids),
+        "visible": access.array,
+    }
+
+
+def _literally(text: str) -> str:
+    """A text as a pattern of LIKE that finds just it."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _place(after: Place | None, sort_by: SortBy, order: str) -> JsonObject:
+    beyond = f"{sort_by.removesuffix('_time')}d_{'before' if order == 'desc' else 'after'}"
+    names = ("updated_before", "updated_after", "created_before", "created_after")
+    place: JsonObject = dict.fromkeys(names)
+    return {**place, beyond: after and after.at, "place_id": after and after.id}
+
+
+async def counts(db: Database, which: Filter, *, access: Access) -> Counts:
+    """
+    Count the visible sessions of a user, or all; costs what it counts.
+
+    Args:
+        which: Only `user_id` and `attributes` count.
+    """
+    conditions = _conditions(which, access)
+    params = {key: conditions[key] for key in ("user_id", "attributes", "visible")}
+    rows = await db.tuples(SQL["counts"], {**params, "limit": COUNTED}, prepare=False)
+
+    def of(kind: str) -> dict[str, int]:
+        return {name: count for found, name, count in rows if found == kind}
+
+    return Counts(
+        statuses=of("status"), pinned=of("pinned")[""], folders=of("folder"), tags=of("tag")
+    )
+
+
+async def update(
+    db: Database,
+    session_id: str,
+    *,
+    changes: JsonObject | None = None,
+    removed: Sequence[str] = (),
+    expiry: tuple[datetime | None] | None = None,
+    etags: Sequence[str] | None = None,
+    touches: bool = True,
+    access: Access,
+) -> Session:
     """
     Change attributes of a session.
+
+    Args:
+        changes: Keys of its metadata.
+        removed: Keys that it loses.
+        expiry: When it ends from now on; left as it is unless given.
+        etags: Change it only if it has one of these.
+        touches: Whether it counts as used by this.
+
+    Raises:
+        NotFoundError: There is no such session that is visible.
+        ChangedError: It is another one than `etags` say.
+    """
+    params = {
+        "id": session_id,
+        "changes": changes or {},
+        "removed": list(removed),
+        "sets_expiry": expiry is not None,
+        "expires_at": expiry and expiry[0],
+        "etags": etags if etags is None else list(etags),
+        "touches": touches,
+        "visible": access.array,
+    }
+    changed = await db.one(Session, SQL["change"], params)
+    if changed is None:
+        await get(db, session_id, access=access)
+        raise ChangedError(f"Session {session_id} has changed")
+    return changed
+
+
+async def delete(
+    db: Database, session_id: str, *, keep_seconds: float | None, access: Access
+) -> None:
+    """
+    Delete a session so that it can be restored; its run in flight, if any, goes on.
+
+    Args:
+        keep_seconds: After which it is purged; None for never.
 
     Raises:
         NotFoundError: There is no such session that is visible.
     """
-    await threads.update(db, session_id, metadata=changes, access=access)
-    return await get(db, session_id, access=EVERYTHING)
+    params = {"id": session_id, "keep_seconds": keep_seconds, "visible": access.array}
+    if not await db.tuples(SQL["delete"], params):
+        raise not_found(session_id)
+
+
+async def restore(db: Database, session_id: str, *, access: Access) -> Session:
+    """
+    Take a deletion back; a session that is not deleted stays as it is.
+
+    Raises:
+        NotFoundError: There is no such session that is visible.
+        GoneError: It was purged, or its time has come.
+    """
+    params = {"id": session_id, "visible": access.array}
+    await db.tuples(SQL["restore"], params)
+    found = await repeated(lambda: db.one(Session, SQL["get"], params))
+    if found is not None:
+        return found
+    if await db.tuples(SQL["tombstone"], params):
+        raise GoneError(f"Session {session_id} was deleted for good")
+    raise not_found(session_id)
+
+
+async def purge(
+    db: Database, session_id: str, *, only_if_ended: bool = False, access: Access
+) -> None:
+    """
+    Delete a session for good, with all that it has, in one transaction, and remember that it was.
+
+    A run that is still going is told to stop; whatever it writes afterwards is refused. What is left is
+    a `tombstone`: its id, and under which conditions the caller saw it.
+
+    Args:
+        only_if_ended: Leave one alone whose time has not come.
+
+    Raises:
+        NotFoundError: There is no such session that is visible, deleted or not.
+    """
+    params = {"id": session_id, "ended": only_if_ended, "visible": access.array}
+    async with db.transaction() as tx:
+        if not await tx.tuples(SQL["lock"], params):
+            raise not_found(session_id)
+        await tx.execute(SQL["bury"], params)
+        await threads.delete_within(tx, session_id)
+
+
+async def ended(db: Database, *, limit: int) -> list[str]:
+    """The ids of sessions whose time has come, those that it came for first; to be purged."""
+    return [row[0] for row in await db.tuples(SQL["ended"], {"limit": limit})]
+
+
+async def forget_tombstones(db: Database) -> int:
+    """Forget sessions that were purged long ago; how many."""
+    return await db.execute(SQL["forget_tombstones"], {"keep_seconds": TOMBSTONE_SECONDS})
+
+
+async def enqueue_title(db: Database, session_id: str, *, language: str | None) -> None:
+    """
+    Have the model give a session its title, as a durable job; twice does no harm.
+
+    Args:
+        language: Of the title, as ``zh``; None for that of what is said.
+    """
+    async with db.transaction() as tx:
+        await jobs.enqueue(tx, TITLE_JOB, {"thread_id": session_id, "language": language})
+
+
+async def set_title(db: Database, session_id: str, title: str) -> bool:
+    """
+    Give a session a title by the model, if it has no name of its own and no such title yet.
+
+    Returns:
+        Whether it has it now. One that is gone is not made again.
+    """
+    return bool(await db.tuples(SQL["title"], {"id": session_id, "title": title}))

@@ -223,11 +223,16 @@ async def delete(db: Database, thread_id: str, *, access: Access) -> None:
         # The lock waits for a commit of the run that is under way, so that its rows go too.
         if not await tx.tuples(SQL["lock"], {"thread_id": thread_id, "visible": access.array}):
             raise not_found(thread_id)
-        in_flight = await tx.tuples(SQL["in_flight"], {"thread_id": thread_id})
-        await tx.execute(SQL["delete"], {"thread_id": thread_id})
-        for (run_id,) in in_flight:
-            await notify_stop(tx, run_id, "interrupt")
-            await notify_ended(tx, run_id)
+        await delete_within(tx, thread_id)
+
+
+async def delete_within(tx: Transaction, thread_id: str) -> None:
+    """As `delete`, as a part of a transaction that has locked the thread."""
+    in_flight = await tx.tuples(SQL["in_flight"], {"thread_id": thread_id})
+    await tx.execute(SQL["delete"], {"thread_id": thread_id})
+    for (run_id,) in in_flight:
+        await notify_stop(tx, run_id, "interrupt")
+        await notify_ended(tx, run_id)
 
 
 async def delete_leased(db: Database, lease: Lease) -> bool:

@@ -21,6 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from graph.titles import PROMPT
+
 UNANSWERED = "An assistant message with 'tool_calls' must be followed by tool messages"
 
 
@@ -33,6 +35,8 @@ class Reply:
     """(name, arguments) each; sent in pieces, as models do."""
     fails_after: int | None = None
     """Break off after so many tokens with an `error` object, as OpenAI and vLLM do."""
+    errs_after: int | None = None
+    """After so many tokens end as if all were well, as FastChat does when its worker fails."""
     status: int = 200
     """Any other is the whole answer, with an error for its body."""
     stops_after: int | None = None
@@ -41,26 +45,38 @@ class Reply:
 
 @dataclass
 class OpenAIServer:
-    """Scripted replies in order; with none left it repeats the last message, a word at a time."""
+    """
+    Scripted replies in order; with none left it repeats the last message, a word at a time.
+
+    Whoever asks for the title of a conversation gets `title`, and is in `titles`, not in `requests`.
+    """
 
     url: str
     replies: deque[Reply] = field(default_factory=deque)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    title: Reply = field(default_factory=lambda: Reply(tokens=("A title",)))
+    titles: list[dict[str, Any]] = field(default_factory=list)
 
     async def answer(self, request: Request) -> Response:
         """Chat completions."""
         body = await request.json()
+        if str(body["messages"][0].get("content")).startswith(PROMPT.partition(".")[0]):
+            self.titles.append(body)
+            return _answered(body, self.title)
         self.requests.append(body)
         if _open_calls(body["messages"]):
             error = {"message": UNANSWERED, "type": "invalid_request_error", "code": None}
             return JSONResponse({"error": error}, 400)
-        reply = self.replies.popleft() if self.replies else _echo(body)
-        if reply.status != 200:
-            error = {"message": "the server says no", "type": "test", "code": None}
-            return JSONResponse({"error": error}, reply.status)
-        if not body.get("stream"):
-            return JSONResponse(_whole(body, reply))
-        return StreamingResponse(_stream(body, reply), media_type="text/event-stream")
+        return _answered(body, self.replies.popleft() if self.replies else _echo(body))
+
+
+def _answered(body: dict[str, Any], reply: Reply) -> Response:
+    if reply.status != 200:
+        error = {"message": "the server says no", "type": "test", "code": None}
+        return JSONResponse({"error": error}, reply.status)
+    if not body.get("stream"):
+        return JSONResponse(_whole(body, reply))
+    return StreamingResponse(_stream(body, reply), media_type="text/event-stream")
 
 
 def _open_calls(messages: list[dict[str, Any]]) -> set[str]:
@@ -120,6 +136,10 @@ async def _stream(body: dict[str, Any], reply: Reply) -> AsyncIterator[str]:
         if number == reply.fails_after:
             error = {"message": "the model broke down", "type": "server_error", "code": None}
             yield f"data: {json.dumps({'error': error})}\n\n"
+            return
+        if number == reply.errs_after:
+            yield f"data: {json.dumps({'text': 'the worker broke down', 'error_code': 50001})}\n\n"
+            yield "data: [DONE]\n\n"
             return
         if number == reply.stops_after:
             await asyncio.Event().wait()

@@ -132,7 +132,7 @@ async def create_webhook(
 async def _check(services: Services, url: str) -> None:
     if services.webhooks.is_disabled:
         raise UnsupportedError("Webhooks are switched off in langgraph.json")
-    await services.webhooks.check(url)
+    await services.webhooks.check_elsewhere(url)
 
 
 @router.get("/webhooks")

@@ -3,23 +3,34 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
+from uuid_utils.compat import uuid7
 
+from api.auth import Caller
 from api.bodies import JsonRoute
-from api.deps import CallerDep, ServicesDep, SessionId
+from api.bootstrap import Services
+from api.deps import CallerDep, LastEventId, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Text
-from api.session_runs import answer, ask, regenerate
+from api.session_runs import answer, ask, regenerate, session_busy, stop, under_way
 from api.session_schemas import (
+    HeadMove,
+    MessageEdit,
     MessageSend,
     Regenerate,
+    SessionFork,
     encode_cursor,
     message_cursor,
     message_json,
+    session_json,
 )
 from api.sse import EventStream, SessionStream
 from graph.runs import Submitted
-from store import messages, sessions
-from store.errors import UnsupportedError
+from store import feedback, messages, sessions
+from store.access import EVERYTHING, Access
+from store.errors import NotFoundError, UnsupportedError
+from store.events import parse_event_id
+from store.models import JsonObject
+from store.threads import NewThread
 
 
 async def _require_messages(services: ServicesDep) -> None:
@@ -56,30 +67,44 @@ async def list_messages(
     services: ServicesDep,
     limit: Limit = 50,
     cursor: str | None = None,
+    before: Annotated[
+        Text | None, Query(description="A message's id; what stands before it.")
+    ] = None,
+    after: Annotated[
+        Text | None, Query(description="A message's id; what stands after it.")
+    ] = None,
     order: Literal["asc", "desc"] = "asc",
     branch: Literal["active", "all"] = "active",
 ) -> Response:
     """
     The history of a session, also what the model does not see any more.
 
-    ``branch=all`` adds what only branches have that were left.
+    ``branch=all`` adds what only branches have that were left. Each message says which one it follows
+    (``parent_id``), and all that follow the same one (``sibling_ids``). ``cursor`` goes on where a page
+    ended; ``before`` and ``after`` bound the list, from whose end ``order=desc`` begins.
     """
     access = await caller.may("threads", "read", {"thread_id": session_id})
     await sessions.get(services.db, session_id, access=access)
     place = message_cursor(cursor)
+    for bound in (before, after):
+        if bound is not None and not await messages.exists(services.db, session_id, bound):
+            raise NotFoundError(f"Message {bound} not found")
     page, more = await messages.list_page(
         services.db,
         session_id,
         limit=limit,
         after_seq=place if order == "asc" else None,
         before_seq=place if order == "desc" else None,
+        before_id=before,
+        after_id=after,
         order=order,
         branch=branch,
     )
     following = encode_cursor(page[-1].seq) if more else None
-    return json_response(
-        {"data": [message_json(m) for m in page], "next_cursor": following, "has_more": more}
-    )
+    ids = [message.id for message in page]
+    opinions = await feedback.of_messages(services.db, session_id, ids, user_id=caller.identity)
+    shown = [message_json(message, opinions.get(message.id)) for message in page]
+    return json_response({"data": shown, "next_cursor": following, "has_more": more})
 
 
 @router.post("/messages")
@@ -118,14 +143,121 @@ async def regenerate_message(
     return await _answer(services, submitted, is_streamed=body.stream or _wants_stream(accept))
 
 
+@router.patch("/messages/{message_id}")
+async def edit_message(
+    session_id: SessionId,
+    message_id: Text,
+    body: MessageEdit,
+    caller: CallerDep,
+    services: ServicesDep,
+) -> Response:
+    """Correct a message where it stands: nothing is answered again."""
+    access = await _session(services, caller, session_id, "update")
+    with session_busy():
+        edited = await services.branches.edit(session_id, message_id, body.content, access=access)
+    [message], _ = await messages.list_page(
+        services.db,
+        session_id,
+        limit=1,
+        after_seq=edited.seq - 1,
+        before_seq=edited.seq + 1,
+        branch="all",
+    )
+    return json_response(message_json(message))
+
+
+@router.delete("/messages/{message_id}", status_code=204)
+async def delete_message(
+    session_id: SessionId, message_id: Text, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """Take a message out of the conversation; the answers of tools go with what called them."""
+    access = await _session(services, caller, session_id, "update")
+    with session_busy():
+        await services.branches.remove(session_id, message_id, access=access)
+    return Response(status_code=204)
+
+
+@router.put("/head")
+async def move_head(
+    session_id: SessionId, body: HeadMove, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """Go on from a message: the conversation is as it was when that was the last one."""
+    access = await _session(services, caller, session_id, "update")
+    with session_busy():
+        checkpoint_id = await services.branches.go_to(session_id, body.message_id, access=access)
+    return json_response({"head_message_id": body.message_id, "checkpoint_id": checkpoint_id})
+
+
+@router.post("/fork")
+async def fork_session(
+    session_id: SessionId, body: SessionFork, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """Make a session of its own of a conversation up to a message, or of all of it."""
+    access = await caller.may("threads", "read", {"thread_id": session_id})
+    source = await sessions.get(services.db, session_id, access=access)
+    value: JsonObject = {"thread_id": str(uuid7()), "metadata": body.attributes(source)}
+    fork_id = value["thread_id"]
+    if caller.user is not None:
+        value["metadata"]["user_id"] = caller.user.identity
+    await caller.may("threads", "create", value)
+    new = NewThread(
+        thread_id=fork_id, metadata=value.get("metadata") or {}, life=services.graphs.ttl.life
+    )
+    await services.branches.fork(session_id, body.message_id, new, access=access)
+    return json_response(session_json(await sessions.get(services.db, fork_id, access=EVERYTHING)))
+
+
+@router.post("/stop")
+async def stop_session(session_id: SessionId, caller: CallerDep, services: ServicesDep) -> Response:
+    """Stop the answer that is coming; what was said of it stays. Questions that wait go with it."""
+    access = await _session(services, caller, session_id, "update")
+    return json_response(await stop(services, session_id, access=access))
+
+
+@router.get("/stream", response_class=EventStream, responses={204: {"description": "Idle."}})
+async def stream_session(
+    session_id: SessionId,
+    caller: CallerDep,
+    services: ServicesDep,
+    last_event_id: LastEventId = None,
+    since: str | None = None,
+) -> Response:
+    """
+    Follow the answer that is coming: from its first event on, or after ``Last-Event-ID``.
+
+    ``since`` is the same for who cannot set a header. If the run of that event has ended, the rest of it
+    comes; then, and without an event's id, 204 says that nothing is coming.
+    """
+    access = await _session(services, caller, session_id, "read")
+    text = last_event_id if since is None else since
+    after = parse_event_id(text) if text else None
+    submitted = await under_way(services, session_id, after=after, access=access)
+    if submitted is None:
+        return Response(status_code=204)
+    stream = SessionStream(services, submitted, after=after)
+    return _event_stream(services, stream)
+
+
+async def _session(
+    services: Services, caller: Caller, session_id: str, action: Literal["read", "update"]
+) -> Access:
+    """On which rows the caller may do it; the session is there."""
+    access = await caller.may("threads", action, {"thread_id": session_id})
+    await sessions.get(services.db, session_id, access=access)
+    return access
+
+
 def _wants_stream(accept: str) -> bool:
     return "text/event-stream" in accept
 
 
-async def _answer(services: ServicesDep, submitted: Submitted, *, is_streamed: bool) -> Response:
+async def _answer(services: Services, submitted: Submitted, *, is_streamed: bool) -> Response:
     if not is_streamed:
         return json_response(await answer(services, submitted))
-    stream = SessionStream(services, submitted)
+    return _event_stream(services, SessionStream(services, submitted))
+
+
+def _event_stream(services: Services, stream: SessionStream) -> EventStream:
     return EventStream(
         stream.frames(), headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
     )

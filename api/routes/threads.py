@@ -12,6 +12,7 @@ from api.responses import json_response, page_headers, selected
 from api.sse import EventStream
 from api.thread_schemas import ThreadCount, ThreadCreate, ThreadSearch, ThreadsPrune, ThreadUpdate
 from api.thread_stream import ThreadStream, modes_of
+from graph.first_words import without_title
 from graph.json_paths import at
 from graph.value_search import Wanted
 from store import retention, threads
@@ -243,7 +244,7 @@ def thread_json(thread: Thread, values: Any) -> JsonObject:
         "created_at": thread.created_at,
         "updated_at": thread.updated_at,
         "state_updated_at": thread.state_updated_at,
-        "metadata": thread.metadata,
+        "metadata": without_title(thread.metadata),
         "status": thread.status,
         "config": thread.config,
         "values": values,

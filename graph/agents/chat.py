@@ -9,6 +9,8 @@ MODEL               the model's name there, unless a run names one as ``configur
                     default ``gpt-4.1-mini``
 MODEL_MAX_TOKENS    the longest answer, in tokens; default: the server's own
 MODEL_TOOLS         ``off`` for a server or model without tool calls, such as FastChat's
+TITLE_MODEL         the model that gives conversations their titles; default: the one that answers.
+                    ``off``: their first words are their titles
 """
 
 import ast
@@ -31,6 +33,13 @@ from langgraph.graph.message import _messages_delta_reducer
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from graph.agents.offline import OfflineModel
+from graph.attachments import Inflating
+
+#: What of a request is passed on to the model.
+OPTIONS = (
+    "temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty",
+    "reasoning_effort",
+)  # fmt: skip
 
 PROMPT = "You are a helpful assistant. Answer in the language of the question."
 
@@ -86,11 +95,29 @@ def _value(node: ast.AST) -> float:
 
 async def call_model(state: State, config: RunnableConfig) -> dict[str, Any]:
     """Let the model answer, or call tools."""
-    model = _model((config.get("configurable") or {}).get("model"))
-    messages = [SystemMessage(PROMPT), *state["messages"]]
-    if isinstance(model, OfflineModel) or os.environ.get("MODEL_TOOLS") == "off":
+    asked = config.get("configurable") or {}
+    request = asked.get("request")
+    request = request if isinstance(request, dict) else {}
+    model = _model(asked.get("model"))
+    messages = [SystemMessage(request.get("system") or PROMPT), *state["messages"]]
+    if isinstance(model, OfflineModel):
         return {"messages": [await model.ainvoke(messages)]}
-    return {"messages": [await model.bind_tools(TOOLS).ainvoke(messages)]}
+    bound = model if os.environ.get("MODEL_TOOLS") == "off" else model.bind_tools(TOOLS)
+    answer = await bound.bind(**_options(request)).ainvoke(messages)
+    if not answer.response_metadata.get("finish_reason"):
+        # So FastChat ends a stream in which the model has failed: as if all were well.
+        answer.response_metadata["finish_reason"] = "incomplete"
+    return {"messages": [answer]}
+
+
+def _options(request: dict[str, Any]) -> dict[str, Any]:
+    """How a client wants to be answered, as the model's server takes it."""
+    options = {name: request[name] for name in OPTIONS if name in request}
+    if limit := request.get("max_tokens"):
+        # See `_openai`.
+        named = {"max_tokens": limit}
+        options |= {"extra_body": named} if os.environ.get("OPENAI_BASE_URL") else named
+    return options
 
 
 def _model(asked: str | None = None) -> BaseChatModel:
@@ -104,8 +131,23 @@ def _model(asked: str | None = None) -> BaseChatModel:
     )
 
 
+class _OpenAI(Inflating, ChatOpenAI):
+    """Reads the files that messages name."""
+
+
+def title_model() -> BaseChatModel | None:
+    """The model that gives conversations their titles; None if none is to."""
+    name = os.environ.get("TITLE_MODEL")
+    key = os.environ.get("OPENAI_API_KEY")
+    if not key or name == "off":
+        return None
+    url = os.environ.get("OPENAI_BASE_URL") or None
+    name = name or os.environ.get("MODEL") or "gpt-4.1-mini"
+    return _openai(key, url, name, int(os.environ.get("MODEL_MAX_TOKENS") or 0))
+
+
 @lru_cache(maxsize=8)
-def _openai(api_key: str, base_url: str | None, name: str, max_tokens: int) -> ChatOpenAI:
+def _openai(api_key: str, base_url: str | None, name: str, max_tokens: int) -> _OpenAI:
     options: dict[str, Any] = {
         "api_key": api_key,
         "model": name,
@@ -117,13 +159,13 @@ def _openai(api_key: str, base_url: str | None, name: str, max_tokens: int) -> C
     if base_url is None:
         if max_tokens:
             options["max_tokens"] = max_tokens
-        return ChatOpenAI(**options)
+        return _OpenAI(**options)
     if max_tokens:
         # As `max_tokens` it would be sent as `max_completion_tokens`, which FastChat, Ollama and
         # older servers ignore.
         options["extra_body"] = {"max_tokens": max_tokens}
     # A model's name alone (codex-…, gpt-5-pro) would send it to /v1/responses, which they lack.
-    return ChatOpenAI(base_url=base_url, use_responses_api=False, **options)
+    return _OpenAI(base_url=base_url, use_responses_api=False, **options)
 
 
 def _agent() -> StateGraph[State]:

@@ -16,6 +16,16 @@ CREATE TABLE outbox (
     CONSTRAINT outbox_pkey PRIMARY KEY (outbox_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 
+-- Which keys of a session's attributes changed; NULL if none did.
+CREATE FUNCTION changed_keys(was jsonb, is_now jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (
+        SELECT jsonb_agg(key ORDER BY key)
+        FROM jsonb_each(was) AS w
+        FULL JOIN jsonb_each(is_now) AS i USING (key)
+        WHERE w.value IS DISTINCT FROM i.value
+    );
+
 CREATE TABLE change (
     -- without a hole when it is written; what is read in this order was published in this order
     seq bigint NOT NULL,

@@ -33,9 +33,14 @@ WITH RECURSIVE asked AS MATERIALIZED (
 ), head AS (
     SELECT asked.head_checkpoint_id AS checkpoint_id
     FROM asked
-    WHERE asked.projected_checkpoint_id = asked.head_checkpoint_id AND asked.position = (
-        SELECT max(m.position) FROM message AS m WHERE m.conversation_id = asked.conversation_id
-    )
+    JOIN checkpoints AS c ON c.thread_id = asked.conversation_id AND c.checkpoint_ns = ''
+        AND c.checkpoint_id = asked.head_checkpoint_id
+    WHERE asked.projected_checkpoint_id = asked.head_checkpoint_id
+        AND c.metadata ->> 'source' <> 'input'
+        AND asked.position = (
+            SELECT max(m.position) FROM message AS m
+            WHERE m.conversation_id = asked.conversation_id
+        )
 )
 SELECT asked.role,
     coalesce((SELECT checkpoint_id FROM head), (SELECT max(checkpoint_id) FROM line))
@@ -70,11 +75,141 @@ WHERE m.conversation_id = %(session_id)s AND t.metadata @> ANY(%(visible)s::json
     )
 
 -- name: question
--- What an answer answers: the user's message before it, on its branch.
-SELECT q.id
+-- What a run answers: the first message that it brought, if that is the user's, or the one of the
+-- user that this one follows.
+WITH RECURSIVE line AS (
+    (
+        SELECT m.seq, m.id, m.role
+        FROM message AS m
+        WHERE m.conversation_id = %(session_id)s AND m.run_id = %(run_id)s::uuid
+        ORDER BY m.seq
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT p.seq, p.id, p.role
+    FROM line AS l
+    JOIN message AS p ON p.conversation_id = %(session_id)s
+        AND p.seq = coalesce((
+            SELECT f.parent_seq
+            FROM message_fork AS f
+            WHERE f.conversation_id = %(session_id)s AND f.seq = l.seq
+        ), l.seq - 1)
+    WHERE l.role <> 'user'
+)
+SELECT id FROM line WHERE role = 'user'
+
+-- name: last
+-- Of the branch that is shown, and not of a run that goes on: the last message that a finished run
+-- brought, or a change that was no run.
+SELECT m.id
 FROM message AS m
-JOIN message AS q ON q.conversation_id = m.conversation_id AND q.seq < m.seq
-    AND q.role = 'user' AND q.on_branch
-WHERE m.conversation_id = %(session_id)s AND m.id = %(message_id)s
-ORDER BY q.seq DESC
+JOIN thread AS t ON t.thread_id = m.conversation_id
+WHERE m.conversation_id = %(session_id)s AND t.metadata @> ANY(%(visible)s::jsonb[])
+    AND m.on_branch
+    AND NOT EXISTS (
+        SELECT FROM message_deletion AS d
+        WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
+    )
+    AND NOT EXISTS (
+        SELECT FROM run AS r WHERE r.run_id = m.run_id AND r.status IN ('pending', 'running')
+    )
+ORDER BY m.seq DESC
 LIMIT 1
+
+-- name: copy_thread
+WITH copied AS (
+    INSERT INTO thread (thread_id, metadata, config, epoch)
+    SELECT %(target)s, %(metadata)s::jsonb || jsonb_strip_nulls(jsonb_build_object(
+            'graph_id', s.metadata -> 'graph_id', 'assistant_id', s.metadata -> 'assistant_id'
+        )), s.config,
+        -- above what the writes of its checkpoints were made under
+        greatest(s.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+    FROM thread AS s
+    WHERE s.thread_id = %(source)s AND s.metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING thread_id
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.created', thread_id, jsonb_build_object('copied_from', %(source)s::text)
+    FROM copied
+), told_through AS (
+    -- Whatever messages it is found with at first are nobody's news.
+    INSERT INTO change_of_messages (thread_id, message_count, checkpoint_id)
+    SELECT thread_id, 2147483647, '~'
+    FROM copied
+)
+SELECT thread_id FROM copied
+
+-- name: give_life
+INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
+SELECT t.thread_id, %(strategy)s, %(ttl_minutes)s,
+    t.updated_at + make_interval(secs => 60 * %(ttl_minutes)s::double precision)
+FROM thread AS t
+WHERE t.thread_id = %(target)s AND %(ttl_minutes)s::double precision IS NOT NULL
+
+-- name: copy_line
+-- A checkpoint and those that it came of, with what they are made of: not what was written to it
+-- itself, which is of what came after. Messages come that are older than any of them; all others are
+-- made of the checkpoints.
+WITH RECURSIVE line AS (
+    SELECT c.checkpoint_id, c.parent_checkpoint_id
+    FROM checkpoints AS c
+    WHERE c.thread_id = %(source)s AND c.checkpoint_ns = ''
+        AND c.checkpoint_id = %(checkpoint_id)s
+    UNION
+    SELECT c.checkpoint_id, c.parent_checkpoint_id
+    FROM line AS l
+    JOIN checkpoints AS c ON c.thread_id = %(source)s AND c.checkpoint_ns = ''
+        AND c.checkpoint_id = l.parent_checkpoint_id
+), of_line AS MATERIALIZED (
+    -- Those of a subgraph come with the checkpoint of the root that called it.
+    SELECT c.checkpoint_ns, c.checkpoint_id, c.checkpoint -> 'channel_versions' AS versions
+    FROM checkpoints AS c
+    WHERE c.thread_id = %(source)s
+        AND CASE WHEN c.checkpoint_ns = '' THEN c.checkpoint_id
+            ELSE nullif(c.metadata -> 'parents' ->> '', %(checkpoint_id)s) END
+            IN (SELECT checkpoint_id FROM line)
+), copied_checkpoints AS (
+    INSERT INTO checkpoints
+        (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
+    SELECT %(target)s::text, c.checkpoint_ns, c.checkpoint_id, c.parent_checkpoint_id, c.type,
+        c.checkpoint, CASE WHEN c.metadata ? 'thread_id'
+            THEN jsonb_set(c.metadata, '{thread_id}', to_jsonb(%(target)s::text))
+            ELSE c.metadata END
+    FROM of_line AS l
+    JOIN checkpoints AS c ON c.thread_id = %(source)s AND c.checkpoint_ns = l.checkpoint_ns
+        AND c.checkpoint_id = l.checkpoint_id
+), copied_blobs AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT %(target)s::text, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
+    FROM checkpoint_blobs AS b
+    WHERE b.thread_id = %(source)s AND (b.checkpoint_ns, b.channel, b.version) IN (
+        SELECT l.checkpoint_ns, v.key, v.value
+        FROM of_line AS l
+        CROSS JOIN LATERAL jsonb_each_text(l.versions) AS v
+    )
+), copied_writes AS (
+    INSERT INTO checkpoint_writes
+        (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT %(target)s::text, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.idx,
+        w.channel, w.type, w.blob
+    FROM of_line AS l
+    JOIN checkpoint_writes AS w ON w.thread_id = %(source)s
+        AND w.checkpoint_ns = l.checkpoint_ns AND w.checkpoint_id = l.checkpoint_id
+    WHERE w.checkpoint_id <> %(checkpoint_id)s
+), copied_messages AS (
+    INSERT INTO message
+        (id, conversation_id, role, content, message_type, meta_data, create_time, update_time,
+        seq, position, on_branch, run_id, checkpoint_id, last_checkpoint_id)
+    SELECT m.id, %(target)s, m.role, m.content, m.message_type, m.meta_data, m.create_time,
+        m.update_time, row_number() OVER (ORDER BY m.seq) - 1, NULL, true, m.run_id,
+        m.checkpoint_id, m.last_checkpoint_id
+    FROM message AS m
+    WHERE m.conversation_id = %(source)s AND m.on_branch
+        AND m.checkpoint_id < (SELECT min(checkpoint_id) FROM line)
+), copied_deletions AS (
+    INSERT INTO message_deletion (conversation_id, message_id, deleted_at)
+    SELECT %(target)s, d.message_id, d.deleted_at
+    FROM message_deletion AS d
+    WHERE d.conversation_id = %(source)s
+)
+UPDATE thread SET checkpoint_count = (SELECT count(*) FROM line) WHERE thread_id = %(target)s

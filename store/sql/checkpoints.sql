@@ -54,6 +54,8 @@ WHERE thread_id = %(thread_id)s
 -- name: delete_thread
 WITH deleted_messages AS (
     DELETE FROM message WHERE conversation_id = %(thread_id)s
+), deleted_forks AS (
+    DELETE FROM message_fork WHERE conversation_id = %(thread_id)s
 ), deleted_writes AS (
     DELETE FROM checkpoint_writes WHERE thread_id = %(thread_id)s
 ), deleted_blobs AS (
@@ -166,6 +168,24 @@ WITH copied_checkpoints AS (
     FROM message AS m
     JOIN thread AS t ON t.thread_id = %(target)s
     WHERE m.conversation_id = %(source)s
+    ON CONFLICT DO NOTHING
+), copied_forks AS (
+    INSERT INTO message_fork (conversation_id, seq, parent_seq, checkpoint_id)
+    SELECT t.thread_id, f.seq, f.parent_seq, f.checkpoint_id
+    FROM message_fork AS f
+    JOIN thread AS t ON t.thread_id = %(target)s
+    WHERE f.conversation_id = %(source)s
+    ON CONFLICT DO NOTHING
+), copied_deletions AS (
+    INSERT INTO message_deletion (conversation_id, message_id, deleted_at)
+    SELECT t.thread_id, d.message_id, d.deleted_at
+    FROM message_deletion AS d
+    JOIN thread AS t ON t.thread_id = %(target)s
+    WHERE d.conversation_id = %(source)s
+    ON CONFLICT DO NOTHING
+), copied_uses AS (
+    INSERT INTO file_use (thread_id, file_id)
+    SELECT %(target)s::text, file_id FROM file_use WHERE thread_id = %(source)s
     ON CONFLICT DO NOTHING
 )
 UPDATE thread AS t SET

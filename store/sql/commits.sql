@@ -160,6 +160,36 @@ WHERE (m.role, m.content, m.message_type, m.meta_data, m.position, m.on_branch)
         EXCLUDED.position, true
     )
 
+-- name: forks
+-- Where a branch begins: what is said next does not follow the message before it in the history. Only
+-- checkpoints that go back come here; of several before anything is said the last one counts.
+WITH forked AS MATERIALIZED (
+    SELECT t.thread_id, t.message_count AS seq, n.checkpoint_id, coalesce((
+        SELECT max(m.seq)
+        FROM message AS m
+        WHERE m.conversation_id = t.thread_id AND m.on_branch AND m.seq < t.message_count
+    ), -1) AS parent_seq
+    FROM unnest(
+        %(thread_id)s::text[], %(epoch)s::bigint[], %(checkpoint_id)s::text[],
+        %(parent_checkpoint_id)s::text[]
+    ) AS n (thread_id, epoch, checkpoint_id, parent_checkpoint_id)
+    JOIN thread AS t ON t.thread_id = n.thread_id AND t.epoch = n.epoch
+    WHERE t.projected_checkpoint_id IS DISTINCT FROM n.parent_checkpoint_id
+        AND t.projected_checkpoint_id IS DISTINCT FROM n.checkpoint_id
+), straight AS (
+    DELETE FROM message_fork AS f
+    USING forked
+    WHERE f.conversation_id = forked.thread_id AND f.seq = forked.seq
+        AND forked.parent_seq = forked.seq - 1
+)
+INSERT INTO message_fork (conversation_id, seq, parent_seq, checkpoint_id)
+SELECT thread_id, seq, parent_seq, checkpoint_id
+FROM forked
+WHERE parent_seq <> seq - 1
+ON CONFLICT (conversation_id, seq) DO UPDATE SET
+    parent_seq = EXCLUDED.parent_seq,
+    checkpoint_id = EXCLUDED.checkpoint_id
+
 -- name: places
 UPDATE message AS m SET position = n.position
 FROM unnest(

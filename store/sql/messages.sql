@@ -1,21 +1,104 @@
 -- name: page_forward
-SELECT id, conversation_id, seq, role, content, message_type, meta_data, run_id, in_context,
-    on_branch, create_time, update_time
-FROM message
-WHERE conversation_id = %(conversation_id)s
-    AND seq > %(after_seq)s AND seq < %(before_seq)s
-    AND (on_branch OR %(every_branch)s::boolean)
-ORDER BY seq
+-- What a message follows is the one before it, unless a branch begins with it.
+SELECT m.id, m.conversation_id, m.seq, m.role,
+    CASE WHEN d.deleted_at IS NULL THEN m.content ELSE '' END AS content, m.message_type,
+    CASE WHEN d.deleted_at IS NULL THEN m.meta_data ELSE '{}' END AS meta_data, m.run_id,
+    m.in_context, m.on_branch, m.create_time, m.update_time, p.id AS parent_id,
+    ARRAY(
+        SELECT s.id
+        FROM message AS s
+        WHERE s.conversation_id = m.conversation_id
+            AND s.seq = ANY (
+                (
+                    SELECT array_agg(o.seq)
+                    FROM message_fork AS o
+                    WHERE o.conversation_id = m.conversation_id AND o.parent_seq = f.parent_seq
+                ) || CASE WHEN NOT EXISTS (
+                    SELECT FROM message_fork AS o
+                    WHERE o.conversation_id = m.conversation_id AND o.seq = f.parent_seq + 1
+                ) THEN f.parent_seq + 1 END
+            )
+            AND NOT EXISTS (
+                SELECT FROM message_deletion AS g
+                WHERE g.conversation_id = s.conversation_id AND g.message_id = s.id
+            )
+        ORDER BY s.seq
+    ) AS sibling_ids,
+    CASE WHEN m.last_checkpoint_id <> m.checkpoint_id THEN m.update_time END AS edited_at,
+    d.deleted_at
+FROM message AS m
+LEFT JOIN message_deletion AS d ON d.conversation_id = m.conversation_id AND d.message_id = m.id
+CROSS JOIN LATERAL (
+    SELECT coalesce((
+        SELECT o.parent_seq
+        FROM message_fork AS o
+        WHERE o.conversation_id = m.conversation_id AND o.seq = m.seq
+    ), m.seq - 1) AS parent_seq
+) AS f
+LEFT JOIN message AS p ON p.conversation_id = m.conversation_id AND p.seq = f.parent_seq
+WHERE m.conversation_id = %(conversation_id)s
+    AND m.seq > coalesce((
+        SELECT a.seq FROM message AS a
+        WHERE a.conversation_id = %(conversation_id)s AND a.id = %(after_id)s::text
+    ), -1)
+    AND m.seq < coalesce((
+        SELECT b.seq FROM message AS b
+        WHERE b.conversation_id = %(conversation_id)s AND b.id = %(before_id)s::text
+    ), 2147483647)
+    AND m.seq > %(after_seq)s AND m.seq < %(before_seq)s
+    AND (%(every_branch)s::boolean OR m.on_branch AND d.deleted_at IS NULL)
+ORDER BY m.seq
 LIMIT %(limit)s::int
 
 -- name: page_backward
-SELECT id, conversation_id, seq, role, content, message_type, meta_data, run_id, in_context,
-    on_branch, create_time, update_time
-FROM message
-WHERE conversation_id = %(conversation_id)s
-    AND seq > %(after_seq)s AND seq < %(before_seq)s
-    AND (on_branch OR %(every_branch)s::boolean)
-ORDER BY seq DESC
+SELECT m.id, m.conversation_id, m.seq, m.role,
+    CASE WHEN d.deleted_at IS NULL THEN m.content ELSE '' END AS content, m.message_type,
+    CASE WHEN d.deleted_at IS NULL THEN m.meta_data ELSE '{}' END AS meta_data, m.run_id,
+    m.in_context, m.on_branch, m.create_time, m.update_time, p.id AS parent_id,
+    ARRAY(
+        SELECT s.id
+        FROM message AS s
+        WHERE s.conversation_id = m.conversation_id
+            AND s.seq = ANY (
+                (
+                    SELECT array_agg(o.seq)
+                    FROM message_fork AS o
+                    WHERE o.conversation_id = m.conversation_id AND o.parent_seq = f.parent_seq
+                ) || CASE WHEN NOT EXISTS (
+                    SELECT FROM message_fork AS o
+                    WHERE o.conversation_id = m.conversation_id AND o.seq = f.parent_seq + 1
+                ) THEN f.parent_seq + 1 END
+            )
+            AND NOT EXISTS (
+                SELECT FROM message_deletion AS g
+                WHERE g.conversation_id = s.conversation_id AND g.message_id = s.id
+            )
+        ORDER BY s.seq
+    ) AS sibling_ids,
+    CASE WHEN m.last_checkpoint_id <> m.checkpoint_id THEN m.update_time END AS edited_at,
+    d.deleted_at
+FROM message AS m
+LEFT JOIN message_deletion AS d ON d.conversation_id = m.conversation_id AND d.message_id = m.id
+CROSS JOIN LATERAL (
+    SELECT coalesce((
+        SELECT o.parent_seq
+        FROM message_fork AS o
+        WHERE o.conversation_id = m.conversation_id AND o.seq = m.seq
+    ), m.seq - 1) AS parent_seq
+) AS f
+LEFT JOIN message AS p ON p.conversation_id = m.conversation_id AND p.seq = f.parent_seq
+WHERE m.conversation_id = %(conversation_id)s
+    AND m.seq > coalesce((
+        SELECT a.seq FROM message AS a
+        WHERE a.conversation_id = %(conversation_id)s AND a.id = %(after_id)s::text
+    ), -1)
+    AND m.seq < coalesce((
+        SELECT b.seq FROM message AS b
+        WHERE b.conversation_id = %(conversation_id)s AND b.id = %(before_id)s::text
+    ), 2147483647)
+    AND m.seq > %(after_seq)s AND m.seq < %(before_seq)s
+    AND (%(every_branch)s::boolean OR m.on_branch AND d.deleted_at IS NULL)
+ORDER BY m.seq DESC
 LIMIT %(limit)s::int
 
 -- name: in_context
@@ -28,12 +111,69 @@ ORDER BY position
 -- name: exists
 SELECT id FROM message WHERE conversation_id = %(conversation_id)s AND id = %(id)s
 
+-- name: delete
+-- Whether the model saw it or not.
+WITH gone AS (
+    INSERT INTO message_deletion (conversation_id, message_id)
+    SELECT m.conversation_id, m.id
+    FROM message AS m
+    JOIN thread AS t ON t.thread_id = m.conversation_id
+    WHERE m.conversation_id = %(conversation_id)s AND m.id = ANY(%(ids)s::text[])
+        AND t.metadata @> ANY(%(visible)s::jsonb[])
+    ON CONFLICT DO NOTHING
+    RETURNING conversation_id, message_id
+)
+INSERT INTO outbox (name, thread_id, data)
+SELECT 'message.deleted', conversation_id, jsonb_build_object('message_id', message_id)
+FROM gone
+
+-- name: get
+SELECT m.id, m.conversation_id, m.seq, m.role, m.content, m.message_type, m.meta_data, m.run_id,
+    m.in_context, m.on_branch, m.create_time, m.update_time,
+    CASE WHEN m.last_checkpoint_id <> m.checkpoint_id THEN m.update_time END AS edited_at
+FROM message AS m
+JOIN thread AS t ON t.thread_id = m.conversation_id
+WHERE m.conversation_id = %(conversation_id)s AND m.id = %(id)s
+    AND t.metadata @> ANY(%(visible)s::jsonb[])
+    AND NOT EXISTS (
+        SELECT FROM message_deletion AS d
+        WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
+    )
+
 -- name: of_run
 SELECT id, conversation_id, seq, role, content, message_type, meta_data, run_id, in_context,
     on_branch, create_time, update_time
 FROM message
 WHERE conversation_id = %(conversation_id)s AND run_id = %(run_id)s::uuid
 ORDER BY seq
+
+-- name: find
+SELECT id, conversation_id, seq, role, content, message_type, meta_data, run_id, in_context,
+    on_branch, create_time, update_time
+FROM message
+WHERE conversation_id = %(conversation_id)s AND id = %(message_id)s
+
+-- name: known_ids
+SELECT id
+FROM message
+WHERE conversation_id = %(conversation_id)s AND id = ANY(%(message_ids)s::text[])
+
+-- name: by_either_id
+-- Known by a client under its own id, or under the one that it has for the answer of a run.
+(
+    SELECT id
+    FROM message
+    WHERE conversation_id = %(conversation_id)s AND id = %(message_id)s
+)
+UNION ALL (
+    SELECT m.id
+    FROM run AS r
+    JOIN message AS m ON m.conversation_id = r.thread_id AND m.run_id = r.run_id
+    WHERE r.thread_id = %(conversation_id)s AND r.metadata ->> 'reply_id' = %(message_id)s
+    ORDER BY m.seq DESC
+    LIMIT 1
+)
+LIMIT 1
 
 -- name: thread_to_project
 SELECT thread_id, metadata ->> 'graph_id' AS graph_id
@@ -87,6 +227,9 @@ FROM message
 WHERE conversation_id = %(thread_id)s
     AND (checkpoint_id < %(first)s OR %(first)s::text IS NULL AND position IS NULL)
 
+-- name: forks
+SELECT seq, parent_seq, checkpoint_id FROM message_fork WHERE conversation_id = %(thread_id)s
+
 -- name: lock_thread
 SELECT (
     SELECT max(c.checkpoint_id)
@@ -116,6 +259,22 @@ FROM unnest(
     id, role, content, message_type, meta_data, seq, position, on_branch, run_id, checkpoint_id,
     last_checkpoint_id, created, updated
 )
+
+-- name: replace_forks
+WITH made AS MATERIALIZED (
+    SELECT n.seq, n.parent_seq, n.checkpoint_id
+    FROM unnest(%(seq)s::int[], %(parent_seq)s::int[], %(checkpoint_id)s::text[])
+        AS n (seq, parent_seq, checkpoint_id)
+), gone AS (
+    DELETE FROM message_fork AS f
+    WHERE f.conversation_id = %(thread_id)s AND f.seq NOT IN (SELECT seq FROM made)
+)
+INSERT INTO message_fork (conversation_id, seq, parent_seq, checkpoint_id)
+SELECT %(thread_id)s, seq, parent_seq, checkpoint_id
+FROM made
+ON CONFLICT (conversation_id, seq) DO UPDATE SET
+    parent_seq = EXCLUDED.parent_seq,
+    checkpoint_id = EXCLUDED.checkpoint_id
 
 -- name: set_projected
 UPDATE thread SET

@@ -30,9 +30,9 @@ WITH next AS MATERIALIZED (
 )
 SELECT taken.name, taken.thread_id, taken.run_id, taken.run_status, taken.data, taken.seen_by,
     taken.created_at, t.thread_id IS NOT NULL AS is_there, t.metadata ->> 'user_id' AS user_id,
-    coalesce(t.metadata ->> 'name', '新对话') AS session_name,
+    session_name(t.metadata) AS session_name,
     t.metadata ->> 'chat_type' AS chat_type,
-    coalesce(t.metadata ->> 'status', 'active') AS session_status, r.error ->> 'error' AS error
+    session_status(t.metadata) AS session_status, r.error ->> 'error' AS error
 FROM taken
 LEFT JOIN thread AS t ON t.thread_id = taken.thread_id
 LEFT JOIN run AS r ON r.run_id = taken.run_id AND taken.name = 'run.ended'
@@ -87,7 +87,6 @@ CROSS JOIN LATERAL (
         LIMIT %(limit)s
     )
 ) AS m
-WHERE NOT asked.thread_id = ANY(%(quiet)s::text[])
 ORDER BY asked.thread_id, m.seq;
 
 -- name: publish

@@ -53,6 +53,33 @@ WHERE NOT EXISTS (
     SELECT FROM run WHERE run.run_id = asked.run_id AND run.status IN ('pending', 'running')
 );
 
+-- name: to_follow
+-- The end of a run is told after `told` events, and after its error if it has one.
+WITH heard AS (
+    SELECT r.run_id, r.status IN ('pending', 'running')
+        OR (%(epoch)s::bigint, %(seq)s::bigint)
+            < (r.epoch, coalesce(r.told + CASE WHEN r.error IS NULL THEN 1 ELSE 2 END, 0))
+        AS goes_on
+    FROM run AS r
+    WHERE r.thread_id = %(thread_id)s AND r.first_epoch <= %(epoch)s::bigint
+    ORDER BY r.first_epoch DESC
+    LIMIT 1
+)
+SELECT next.run_id
+FROM (
+    SELECT run_id, 0 AS place, 0 AS seq FROM heard WHERE goes_on
+    UNION ALL
+    SELECT r.run_id, CASE r.status WHEN 'running' THEN 1 ELSE 2 END, r.seq
+    FROM run AS r
+    WHERE r.thread_id = %(thread_id)s AND r.status IN ('pending', 'running')
+) AS next
+WHERE EXISTS (
+    SELECT FROM thread AS t
+    WHERE t.thread_id = %(thread_id)s AND t.metadata @> ANY(%(visible)s::jsonb[])
+)
+ORDER BY next.place, next.seq
+LIMIT 1;
+
 -- name: graph_ids
 SELECT run_id::text, kwargs #>> '{config,configurable,graph_id}'
 FROM run

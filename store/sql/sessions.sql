@@ -1,40 +1,206 @@
--- A session is a thread; its attributes are keys of the thread's metadata.
+-- A session is a thread; its attributes are keys of the thread's metadata. What is said of it in one
+-- place (session_name, session_status, session_is_there, session_etag) is in migration 0012.
 
 -- name: get
-SELECT thread_id AS id, metadata ->> 'user_id' AS user_id,
-    coalesce(metadata ->> 'name', '新对话') AS name, metadata ->> 'chat_type' AS chat_type,
-    coalesce(metadata ->> 'status', 'active') AS status, metadata, status AS thread_status,
+SELECT thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metadata) AS name,
+    metadata ->> 'chat_type' AS chat_type, session_status(metadata) AS status, metadata,
+    status AS thread_status, message_count, expires_at, session_etag(metadata, expires_at) AS etag,
     created_at AS create_time, updated_at AS update_time
 FROM thread
-WHERE thread_id = %(id)s AND metadata @> ANY(%(visible)s::jsonb[]);
+WHERE thread_id = %(id)s AND session_is_there(metadata, expires_at)
+    AND metadata @> ANY(%(visible)s::jsonb[]);
 
 -- name: list
--- Keyset: the page after the last row that the client has. Nothing is skipped or repeated but what
+-- Planned for each filter: a condition that asks for nothing is folded away, and an index is found for
+-- the others. The place is the last row that the client has; nothing is skipped or repeated but what
 -- was itself touched meanwhile.
-SELECT thread_id AS id, metadata ->> 'user_id' AS user_id,
-    coalesce(metadata ->> 'name', '新对话') AS name, metadata ->> 'chat_type' AS chat_type,
-    coalesce(metadata ->> 'status', 'active') AS status, metadata, status AS thread_status,
+SELECT thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metadata) AS name,
+    metadata ->> 'chat_type' AS chat_type, session_status(metadata) AS status, metadata,
+    status AS thread_status, message_count, expires_at, session_etag(metadata, expires_at) AS etag,
     created_at AS create_time, updated_at AS update_time
 FROM thread
-WHERE (updated_at, thread_id)
-        < (coalesce(%(before_time)s::timestamptz, 'infinity'), coalesce(%(before_id)s::text, ''))
+WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
+    AND (%(updated_before)s::timestamptz IS NULL OR (updated_at, thread_id)
+        < (%(updated_before)s::timestamptz, %(place_id)s::text))
+    AND (%(updated_after)s::timestamptz IS NULL OR (updated_at, thread_id)
+        > (%(updated_after)s::timestamptz, %(place_id)s::text))
+    AND (%(created_before)s::timestamptz IS NULL OR (created_at, thread_id)
+        < (%(created_before)s::timestamptz, %(place_id)s::text))
+    AND (%(created_after)s::timestamptz IS NULL OR (created_at, thread_id)
+        > (%(created_after)s::timestamptz, %(place_id)s::text))
     AND (%(status)s::text IS NULL OR coalesce(metadata ->> 'status', 'active') = %(status)s::text)
+    AND (%(status)s::text IS NOT NULL OR coalesce(metadata ->> 'status', 'active') <> 'deleted')
+    AND (%(pinned)s::boolean IS NULL OR (metadata @> '{"pinned": true}') = %(pinned)s::boolean)
     AND (%(attributes)s::jsonb = '{}' OR metadata @> %(attributes)s::jsonb)
-    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]))
-ORDER BY updated_at DESC, thread_id DESC
+    AND (
+        %(title)s::text IS NULL OR session_name(metadata) ILIKE %(title)s::text
+        OR thread_id = ANY(%(ids)s::text[])
+    )
+    AND (expires_at IS NULL OR expires_at > now())
+    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]));
+
+-- name: counts
+-- By status, and of those that are active by folder and by tag; the most frequent ones.
+WITH mine AS MATERIALIZED (
+    SELECT session_status(metadata) AS status, metadata @> '{"pinned": true}' AS is_pinned,
+        metadata ->> 'folder' AS folder,
+        CASE WHEN jsonb_typeof(metadata -> 'tags') = 'array' THEN metadata -> 'tags' END AS tags
+    FROM thread
+    WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
+        AND (%(attributes)s::jsonb = '{}' OR metadata @> %(attributes)s::jsonb)
+        AND (expires_at IS NULL OR expires_at > now())
+        AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]))
+), ranked AS (
+    SELECT 'status' AS kind, status AS name, count(*) AS count FROM mine GROUP BY status
+    UNION ALL
+    SELECT 'pinned', '', count(*) FROM mine WHERE is_pinned AND status = 'active'
+    UNION ALL
+    (
+        SELECT 'folder', folder, count(*)
+        FROM mine
+        WHERE folder IS NOT NULL AND status = 'active'
+        GROUP BY folder
+        ORDER BY count(*) DESC, folder
+        LIMIT %(limit)s
+    )
+    UNION ALL
+    (
+        SELECT 'tag', t.tag, count(*)
+        FROM mine
+        CROSS JOIN LATERAL jsonb_array_elements_text(mine.tags) AS t (tag)
+        WHERE status = 'active'
+        GROUP BY t.tag
+        ORDER BY count(*) DESC, t.tag
+        LIMIT %(limit)s
+    )
+)
+SELECT kind, name, count FROM ranked;
+
+-- name: change
+-- One statement for whatever its owner, or the server, changes of a session. It changes if what the
+-- caller knows of it still holds.
+WITH before AS MATERIALIZED (
+    SELECT thread_id AS before_id, metadata AS was, expires_at AS expired_at
+    FROM thread
+    WHERE thread_id = %(id)s
+    FOR NO KEY UPDATE
+), changed AS (
+    UPDATE thread
+    SET metadata = (metadata - %(removed)s::text[]) || %(changes)s::jsonb,
+        expires_at = CASE WHEN %(sets_expiry)s THEN %(expires_at)s::timestamptz ELSE expires_at END,
+        updated_at = CASE WHEN %(touches)s THEN now() ELSE updated_at END
+    FROM before
+    WHERE thread_id = before_id AND session_is_there(metadata, expires_at)
+        AND (
+            %(etags)s::text[] IS NULL
+            OR session_etag(metadata, expires_at) = ANY(%(etags)s::text[])
+        )
+        AND metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metadata) AS name,
+        metadata ->> 'chat_type' AS chat_type, session_status(metadata) AS status, metadata,
+        status AS thread_status, message_count, expires_at,
+        session_etag(metadata, expires_at) AS etag, created_at AS create_time,
+        updated_at AS update_time,
+        changed_keys(
+            was || jsonb_build_object('expires_at', expired_at),
+            metadata || jsonb_build_object('expires_at', expires_at)
+        ) AS keys
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.updated', id, jsonb_build_object('changed', keys)
+    FROM changed
+    WHERE keys IS NOT NULL
+)
+SELECT id, user_id, name, chat_type, status, metadata, thread_status, message_count, expires_at,
+    etag, create_time, update_time
+FROM changed;
+
+-- name: delete
+-- Softly: it can be restored until it is purged.
+WITH changed AS (
+    UPDATE thread
+    SET metadata = metadata || jsonb_build_object('status', 'deleted', 'deleted_at', now()),
+        purge_at = now() + make_interval(secs => %(keep_seconds)s::double precision),
+        updated_at = now()
+    WHERE thread_id = %(id)s AND session_is_there(metadata, expires_at)
+        AND metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING thread_id
+), told AS (
+    INSERT INTO outbox (name, thread_id)
+    SELECT 'session.deleted', thread_id
+    FROM changed
+)
+SELECT thread_id FROM changed;
+
+-- name: restore
+WITH changed AS (
+    UPDATE thread
+    SET metadata = (metadata - 'deleted_at') || '{"status": "active"}', purge_at = NULL,
+        updated_at = now()
+    WHERE thread_id = %(id)s AND metadata @> '{"status": "deleted"}'
+        AND (expires_at IS NULL OR expires_at > now()) AND metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING thread_id
+), told AS (
+    INSERT INTO outbox (name, thread_id)
+    SELECT 'session.restored', thread_id
+    FROM changed
+)
+SELECT thread_id FROM changed;
+
+-- name: title
+-- By the model, in place of the first words; never over a name that somebody gave, and no reason to
+-- come first in a list.
+WITH changed AS (
+    UPDATE thread
+    SET metadata = metadata || jsonb_build_object('generated_title', %(title)s::text,
+        'title_source', 'model')
+    WHERE thread_id = %(id)s AND NOT metadata ? 'name'
+        AND metadata ->> 'title_source' IS DISTINCT FROM 'model'
+    RETURNING thread_id
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.updated', thread_id, '{"changed": ["name"]}'
+    FROM changed
+)
+SELECT thread_id FROM changed;
+
+-- name: tombstone
+-- Also of one whose time has come and that nobody has purged yet.
+SELECT thread_id
+FROM tombstone
+WHERE thread_id = %(id)s AND seen_by @> ANY(%(visible)s::jsonb[])
+UNION ALL
+SELECT thread_id
+FROM thread
+WHERE thread_id = %(id)s AND expires_at <= now() AND metadata @> ANY(%(visible)s::jsonb[]);
+
+-- name: bury
+-- Of a session that is about to be purged: that it was, and the conditions under which it was seen.
+INSERT INTO tombstone (thread_id, seen_by)
+SELECT t.thread_id, coalesce((
+    SELECT jsonb_object_agg(contained.key, contained.value)
+    FROM unnest(%(visible)s::jsonb[]) AS v (contains)
+    CROSS JOIN LATERAL jsonb_each(v.contains) AS contained
+    WHERE t.metadata @> v.contains
+), '{}')
+FROM thread AS t
+WHERE t.thread_id = %(id)s
+ON CONFLICT (thread_id) DO UPDATE SET seen_by = EXCLUDED.seen_by, purged_at = now();
+
+-- name: lock
+SELECT thread_id
+FROM thread
+WHERE thread_id = %(id)s AND metadata @> ANY(%(visible)s::jsonb[])
+    AND (NOT %(ended)s::boolean OR least(expires_at, purge_at) <= now())
+FOR UPDATE;
+
+-- name: ended
+SELECT thread_id
+FROM thread
+WHERE least(expires_at, purge_at) <= now()
+ORDER BY least(expires_at, purge_at)
 LIMIT %(limit)s;
 
--- name: list_of_user
-SELECT thread_id AS id, metadata ->> 'user_id' AS user_id,
-    coalesce(metadata ->> 'name', '新对话') AS name, metadata ->> 'chat_type' AS chat_type,
-    coalesce(metadata ->> 'status', 'active') AS status, metadata, status AS thread_status,
-    created_at AS create_time, updated_at AS update_time
-FROM thread
-WHERE metadata ->> 'user_id' = %(user_id)s::text
-    AND (updated_at, thread_id)
-        < (coalesce(%(before_time)s::timestamptz, 'infinity'), coalesce(%(before_id)s::text, ''))
-    AND (%(status)s::text IS NULL OR coalesce(metadata ->> 'status', 'active') = %(status)s::text)
-    AND (%(attributes)s::jsonb = '{}' OR metadata @> %(attributes)s::jsonb)
-    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]))
-ORDER BY updated_at DESC, thread_id DESC
-LIMIT %(limit)s;
+-- name: forget_tombstones
+DELETE FROM tombstone
+WHERE purged_at < now() - make_interval(secs => %(keep_seconds)s::double precision);

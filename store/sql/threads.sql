@@ -101,11 +101,7 @@ WITH before AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT before.metadata @> '{"status": "deleted"}' AS was_deleted,
             before.metadata || %(metadata)s::jsonb @> '{"status": "deleted"}' AS is_deleted,
-            (
-                SELECT jsonb_agg(key ORDER BY key)
-                FROM jsonb_each(%(metadata)s::jsonb)
-                WHERE value IS DISTINCT FROM before.metadata -> key
-            ) AS changed
+            changed_keys(before.metadata, before.metadata || %(metadata)s::jsonb) AS changed
     ) AS difference
     WHERE changed IS NOT NULL
 )
@@ -175,6 +171,14 @@ WITH gone AS (
     DELETE FROM checkpoint_blobs WHERE thread_id = %(thread_id)s
 ), write_gone AS (
     DELETE FROM checkpoint_writes WHERE thread_id = %(thread_id)s
+), indexed_gone AS (
+    DELETE FROM search_message WHERE conversation_id = %(thread_id)s
+), index_gone AS (
+    DELETE FROM search_thread WHERE thread_id = %(thread_id)s
+), use_gone AS (
+    DELETE FROM file_use WHERE thread_id = %(thread_id)s RETURNING file_id
+), perhaps_unused AS (
+    UPDATE file SET checked_at = 'epoch' FROM use_gone WHERE file.file_id = use_gone.file_id
 )
 SELECT thread_id FROM gone;
 
@@ -189,7 +193,8 @@ WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running');
 WITH copied AS (
     INSERT INTO thread (thread_id, metadata, config, interrupts, error, status, settled_status,
         epoch, checkpoint_count)
-    SELECT %(target)s, s.metadata || %(metadata)s::jsonb, s.config,
+    -- whom the one is shared with has nothing to do with the copy
+    SELECT %(target)s, s.metadata - 'members' || %(metadata)s::jsonb, s.config,
         CASE WHEN going.has_written THEN '{}' ELSE s.interrupts END,
         CASE WHEN going.has_written THEN NULL ELSE s.error END,
         left_in.status, left_in.status,
@@ -215,6 +220,12 @@ WITH copied AS (
     INSERT INTO outbox (name, thread_id, data)
     SELECT 'session.created', thread_id, jsonb_build_object('copied_from', %(source)s::text)
     FROM copied
+), told_through AS (
+    -- The messages that it begins with are nobody's news.
+    INSERT INTO change_of_messages (thread_id, message_count, checkpoint_id)
+    SELECT copied.thread_id, s.message_count, coalesce(s.head_checkpoint_id, '')
+    FROM copied
+    JOIN thread AS s ON s.thread_id = %(source)s
 ), given_life AS (
     INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
     SELECT copied.thread_id, x.strategy, x.ttl_minutes,

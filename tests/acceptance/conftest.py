@@ -44,6 +44,8 @@ GRAPHS = (
     "tells",
     "transforming",
     "choir",
+    "ask_in_chat",
+    "adds",
 )
 #: So that what a killed process left is taken up soon.
 QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5"}

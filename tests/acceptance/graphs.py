@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypedDict
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.chat_models import BaseChatModel, agenerate_from_stream
-from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
@@ -241,6 +241,35 @@ def _boom(state: Work) -> Work:
     raise ValueError("boom!")
 
 
+def _ask_in_chat(state: MessagesState) -> dict[str, Any]:
+    answer = interrupt({"question": "Go on?"})
+    return {"messages": [AIMessage(f"You said {answer}")]}
+
+
+@tool
+def add(left: int, right: int) -> int:
+    """Add two numbers."""
+    return left + right
+
+
+def _adds(state: MessagesState) -> dict[str, Any]:
+    last = state["messages"][-1]
+    if last.type == "tool":
+        return {"messages": [AIMessage(f"It is {last.content}.")]}
+    call = {"name": "add", "args": {"left": 2, "right": 3}, "id": f"call-{last.id}"}
+    return {"messages": [AIMessage("Let me see.", tool_calls=[call])]}
+
+
+def _calculator() -> Any:
+    builder = StateGraph(MessagesState)
+    builder.add_node("model", _adds)
+    builder.add_node("tools", ToolNode([add]))
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", tools_condition)
+    builder.add_edge("tools", "model")
+    return builder.compile()
+
+
 @tool
 async def wait_at(port: int, name: str) -> str:
     """Wait at the test's gate."""
@@ -329,4 +358,6 @@ nested = _chain(MessagesState, ("inner", chat), ("after", lambda state: {}))
 nested_ask = _chain(Work, ("inner", ask))
 tells = _chain(Work, ("tell", _tell))
 transforming = _transforming()
+adds = _calculator()
+ask_in_chat = _chain(MessagesState, ("ask", _ask_in_chat))
 choir = _chain(MessagesState, ("both", _answer_twice))

@@ -9,6 +9,7 @@ from langgraph_sdk.client import LangGraphClient
 
 from tests.acceptance.conftest import Sql
 from tests.acceptance.gate import Gate
+from tests.acceptance.sse import Frame, collect, frames
 from tests.acceptance.talk import contents
 from tests.acceptance.test_sessions import ask, session
 
@@ -79,6 +80,211 @@ async def test_an_answer_given_again_is_a_sibling_of_the_first(
     state = await client.threads.get_state(session_id)
     assert (contents(state["values"]), state["next"]) == (["one", "(1) one"], [])
     assert (await ask(http, session_id, "two")).json()["response"] == "(3) two"
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+async def test_after_an_edit_the_head_is_switched_and_studio_shows_the_same(
+    graph: str, http: httpx.AsyncClient, client: LangGraphClient, sql: Sql
+) -> None:
+    session_id = await session(http, assistant_id=graph)
+    one = (await ask(http, session_id, "one")).json()
+    two = (await ask(http, session_id, "two")).json()
+    other = (await ask(http, session_id, "other", parent_id=one["id"])).json()
+    again_ = (await again(http, session_id, other["id"])).json()
+
+    everything = {m["id"]: m for m in await said(http, session_id, branch="all")}
+    assert {m["content"]: m["parent_id"] for m in everything.values()} == {
+        "one": None,
+        "(1) one": one["user_message_id"],
+        "two": one["id"],
+        "(3) two": two["user_message_id"],
+        "other": one["id"],
+        "(3) other": other["user_message_id"],
+    }
+    questions = [two["user_message_id"], other["user_message_id"]]
+    for question in questions:
+        assert everything[question]["sibling_ids"] == questions
+    for answer in (other["id"], again_["id"]):
+        assert everything[answer]["sibling_ids"] == [other["id"], again_["id"]]
+    assert everything[one["id"]]["sibling_ids"] == [one["id"]]
+
+    for head, line in (
+        (two["id"], ["one", "(1) one", "two", "(3) two"]),
+        (other["id"], ["one", "(1) one", "other", "(3) other"]),
+        (one["id"], ["one", "(1) one"]),
+        (two["id"], ["one", "(1) one", "two", "(3) two"]),
+    ):
+        moved = await http.put(f"/api/sessions/{session_id}/head", json={"message_id": head})
+        assert moved.status_code == 200, moved.text
+        assert moved.json()["head_message_id"] == head
+        shown = await said(http, session_id)
+        # What Studio asks: the newest state, and the newest of the history.
+        state = await client.threads.get_state(session_id)
+        [newest] = await client.threads.get_history(session_id, limit=1)
+        assert state["checkpoint"] == newest["checkpoint"]
+        assert state["checkpoint"]["checkpoint_id"] == moved.json()["checkpoint_id"]
+        assert texts(shown) == contents(state["values"]) == line
+        assert shown[-1]["id"] == head
+        assert state["next"] == []
+    assert (await client.threads.get(session_id))["status"] == "idle"
+    three = (await ask(http, session_id, "three")).json()
+    assert three["response"] == "(5) three"
+    [asked] = [m for m in await said(http, session_id) if m["id"] == three["user_message_id"]]
+    assert (asked["parent_id"], asked["sibling_ids"]) == (two["id"], [asked["id"]])
+    for wrong in ("nobody", "x" * 300, ""):
+        answer = await http.put(f"/api/sessions/{session_id}/head", json={"message_id": wrong})
+        assert answer.status_code in (404, 422)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+async def test_a_message_is_corrected_and_another_taken_out(
+    graph: str, http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = await session(http, assistant_id=graph)
+    one = (await ask(http, session_id, "one")).json()
+    two = (await ask(http, session_id, "two")).json()
+    path = f"/api/sessions/{session_id}/messages"
+
+    edited = await http.patch(f"{path}/{one['user_message_id']}", json={"content": "uno"})
+    deleted = await http.delete(f"{path}/{two['user_message_id']}")
+    again_ = await http.delete(f"{path}/{two['user_message_id']}")
+
+    assert edited.status_code == 200, edited.text
+    assert (edited.json()["content"], edited.json()["id"]) == ("uno", one["user_message_id"])
+    assert edited.json()["edited_at"] is not None
+    assert (deleted.status_code, again_.status_code) == (204, 404), deleted.text
+    line = ["uno", "(1) one", "(3) two"]
+    assert texts(await said(http, session_id)) == line
+    state = await client.threads.get_state(session_id)
+    assert (contents(state["values"]), state["next"]) == (line, [])
+    [gone] = [m for m in await said(http, session_id, branch="all") if m["deleted_at"]]
+    assert (gone["content"], gone["meta_data"], gone["in_context"]) == ("", {}, False)
+    assert (await ask(http, session_id, "three")).json()["response"] == "(4) three"
+    # The message that follows one that is gone still says which.
+    [answer] = [m for m in await said(http, session_id) if m["id"] == two["id"]]
+    assert answer["parent_id"] == two["user_message_id"]
+    left = await http.patch(f"{path}/{one['id']}", json={"content": ""})
+    assert left.status_code == 422
+    await ask(http, session_id, "elsewhere", parent_id=None)
+    refused = await http.patch(f"{path}/{one['id']}", json={"content": "x"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "not_in_context")
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+async def test_a_fork_is_a_session_of_its_own_up_to_a_message(
+    graph: str, http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = await session(http, assistant_id=graph, user_id="ada", name="First")
+    one = (await ask(http, session_id, "one")).json()
+    await ask(http, session_id, "two")
+    other = (await ask(http, session_id, "other", parent_id=one["id"])).json()
+    path = f"/api/sessions/{session_id}/fork"
+
+    whole = (await http.post(path, json={})).json()
+    part = (await http.post(path, json={"message_id": one["id"], "name": "Short"})).json()
+    await http.delete(f"/api/sessions/{session_id}")
+
+    assert (whole["name"], whole["user_id"]) == ("First", "ada")
+    assert part["name"] == "Short"
+    assert part["metadata"]["forked_from"] == {"session_id": session_id, "message_id": one["id"]}
+    assert part["thread_status"] == whole["thread_status"] == "idle"
+    line = ["one", "(1) one", "other", "(3) other"]
+    assert texts(await said(http, whole["id"], branch="all")) == line
+    assert texts(await said(http, part["id"], branch="all")) == line[:2]
+    assert [m["parent_id"] for m in await said(http, whole["id"])][1:] == [
+        m["id"] for m in await said(http, whole["id"])
+    ][:-1]
+    assert contents((await client.threads.get_state(part["id"]))["values"]) == line[:2]
+    assert (await ask(http, part["id"], "on")).json()["response"] == "(3) on"
+    edited = await ask(http, whole["id"], "edited", parent_id=one["id"])
+    assert edited.json()["response"] == "(3) edited"
+    assert (await again(http, whole["id"], other["id"])).json()["response"] == "(3) other"
+
+
+async def test_a_stopped_answer_stays_as_far_as_it_came(
+    http: httpx.AsyncClient, gate: Gate
+) -> None:
+    gate.hold("stop")
+    session_id = await session(http)
+    path = f"/api/sessions/{session_id}"
+    idle = await http.post(f"{path}/stop")
+    asking = asyncio.create_task(ask(http, session_id, f"hold {gate.port} stop one"))
+    await gate.arrived("stop")
+    busy = [
+        await http.put(f"{path}/head", json={"message_id": "nobody"}),
+        await http.patch(f"{path}/messages/nobody", json={"content": "x"}),
+    ]
+
+    stopped = await http.post(f"{path}/stop")
+    answered = await asking
+
+    assert (idle.status_code, idle.json()["code"]) == (409, "session_idle")
+    assert [answer.status_code for answer in busy] == [404, 404]
+    assert stopped.status_code == 200, stopped.text
+    assert stopped.json()["status"] == answered.json()["status"] == "stopped"
+    assert stopped.json()["message_id"] == answered.json()["id"]
+    assert answered.json()["response"] == "(1)"
+    assert texts(await said(http, session_id))[1:] == ["(1)"]
+    assert (await ask(http, session_id, "on")).json()["response"] == "(3) on"
+
+
+async def test_a_client_that_was_lost_comes_back_and_reads_the_same_text(
+    http: httpx.AsyncClient, gate: Gate
+) -> None:
+    gate.hold("lost")
+    session_id = await session(http)
+    path = f"/api/sessions/{session_id}"
+    first = (await ask(http, session_id, "before")).json()
+    body = {"query": f"hold {gate.port} lost one two three", "stream": True}
+    heard: list[Frame] = []
+    async with http.stream("POST", f"{path}/messages", json=body) as response:
+        async for frame in frames(response):
+            heard.append(frame)
+            if frame.name == "message.delta":
+                break
+    await gate.arrived("lost")
+
+    refused = [
+        await http.put(f"{path}/head", json={"message_id": first["user_message_id"]}),
+        await http.patch(f"{path}/messages/{first['id']}", json={"content": "x"}),
+        await http.delete(f"{path}/messages/{first['id']}"),
+        await again(http, session_id, first["id"]),
+    ]
+    following = asyncio.create_task(collect(http, "GET", f"{path}/stream"))
+    resuming = asyncio.create_task(
+        collect(http, "GET", f"{path}/stream", last_event_id=heard[-1].id)
+    )
+    gate.release("lost")
+    whole, rest = await following, await resuming
+    later = await collect(http, "GET", f"{path}/stream?since={heard[-1].id}")
+
+    assert {(a.status_code, a.json()["code"]) for a in refused} == {(409, "session_busy")}
+    text = "(3) one two three"
+    for read in (whole, [*heard, *rest], [*heard, *later]):
+        assert read[0].name == "run.start"
+        assert read[-1].name == "run.end"
+        assert "".join(e.data["delta"] for e in read if e.name == "message.delta") == text
+        assert [e.data["content"] for e in read if e.name == "message.end"] == [text]
+    assert texts(await said(http, session_id))[-1] == text
+    for known in ("", whole[-1].id):
+        idle = await http.get(f"{path}/stream", headers={"Last-Event-ID": known})
+        assert (idle.status_code, idle.content) == (204, b"")
+
+
+async def test_pages_lie_before_and_after_a_message(http: httpx.AsyncClient) -> None:
+    session_id = await session(http)
+    for word in ("one", "two", "three"):
+        await ask(http, session_id, word)
+    ids = [message["id"] for message in await said(http, session_id)]
+
+    async def page(**params: Any) -> list[str]:
+        return [message["id"] for message in await said(http, session_id, **params)]
+
+    assert await page(before=ids[3], order="desc", limit=2) == [ids[2], ids[1]]
+    assert await page(after=ids[1], before=ids[4]) == ids[2:4]
+    assert await page(after=ids[5]) == []
+    unknown = await http.get(f"/api/sessions/{session_id}/messages", params={"before": "nobody"})
+    assert unknown.status_code == 404
 
 
 async def test_the_same_key_is_one_run_and_one_answer(

@@ -211,7 +211,7 @@ async def test_a_thread_is_a_session_and_a_session_a_thread(
     state = await client.threads.get_state(session_id)
 
     assert [row["id"] for row in listed] == [session_id, thread_id]
-    assert [row["name"] for row in listed] == ["With a name", "新对话"]
+    assert [row["name"] for row in listed] == ["With a name", "from the SDK"]
     assert {thread["thread_id"] for thread in threads} == {thread_id, session_id}
     assert asked["response"] == "(3) and on"
     assert contents(ran)[3] == contents(state["values"])[3] == "(3) and on"

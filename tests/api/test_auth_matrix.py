@@ -44,6 +44,8 @@ OF_ADA = frozenset(
         "checkpoint_id",
         "assistant_id",
         "webhook_id",
+        "file_id",
+        "unsent_file",
     }
 )
 ADA, EVE = {"authorization": "Bearer ada"}, {"authorization": "Bearer eve"}
@@ -106,6 +108,9 @@ class Case:
 
 RUN = {"assistant_id": "ask", "input": {"text": "x"}}
 FOREIGN = {"assistant_id": "{assistant_id}", "input": {"text": "x"}}
+SAYS = {"model": "chat", "messages": [{"role": "user", "content": "x"}]}
+PARTS = [{"type": "text", "text": "x"}]
+ITEMS = {"items": [{"role": "user", "content": "x"}]}
 ITEM = {"namespace": ["n"], "key": "k"}
 
 CRON = {"assistant_id": "ask", "schedule": "0 0 1 1 *", "input": {"text": "x"}}
@@ -331,14 +336,95 @@ CASES: dict[str, list[Case]] = {
     ],
     "GET /api/sessions/{session_id}": [Case()],
     "PATCH /api/sessions/{session_id}": [Case(body={"name": "eve's"})],
-    "DELETE /api/sessions/{session_id}": [Case(owner=204)],
+    "POST /api/sessions/{session_id}/restore": [Case()],
+    "POST /api/sessions/{session_id}/title": [Case()],
+    "PUT /api/sessions/{session_id}/messages/{message_id}/feedback": [Case(body={"score": 1})],
+    "DELETE /api/sessions/{session_id}/messages/{message_id}/feedback": [Case(owner=204)],
+    "DELETE /api/sessions/{session_id}": [
+        Case(owner=204, params={"purge": "true"}), Case(owner=404),
+    ],
     "GET /api/sessions/{session_id}/messages": [Case()],
     "POST /api/sessions/{session_id}/messages": [
+        # Who may not see a file cannot send it to where they could.
+        Case(
+            body={"query": "x", "attachments": ["{file_id}"]},
+            path="/api/sessions/{thread_of_eve}/messages",
+            owner=404,
+        ),
         Case(body={"query": "hello"}), Case(body={"query": "hello", "stream": True}),
         Case(body={"query": "hello"}, headers={"idempotency-key": "k"}),
         Case(body={"query": "hello", "parent_id": "{message_id}"}),
     ],
     "POST /api/sessions/{session_id}/messages/{message_id}/regenerate": [Case(body={})],
+    "PATCH /api/sessions/{session_id}/messages/{message_id}": [Case(body={"content": "{mark}"})],
+    "DELETE /api/sessions/{session_id}/messages/{message_id}": [Case(owner=204)],
+    "PUT /api/sessions/{session_id}/head": [Case(body={"message_id": "{message_id}"})],
+    "POST /api/sessions/{session_id}/fork": [
+        Case(body={}), Case(body={"message_id": "{message_id}"})
+    ],
+    "POST /api/sessions/{session_id}/stop": [Case(owner=409)],
+    "GET /api/sessions/{session_id}/stream": [
+        Case(owner=204), Case(headers={"last-event-id": "1-1"}, owner=204)
+    ],
+    "GET /api/search": [
+        Case(200, params={"q": "{mark}"}, answer={"data": [], "next_cursor": None, "has_more": False}),
+        Case(params={"q": "{mark}", "session_id": "{session_id}"}),
+    ],
+    # No form: whoever uploads a file has one of their own.
+    "POST /api/files": [Case(422, owner=422)],
+    "GET /api/files/{file_id}": [Case(), Case(path="/api/files/{unsent_file}")],
+    "GET /v1/models": [Case(200, says='"chat"')],
+    "GET /v1/models/{model}": [Case(200, says='"chat"', path="/v1/models/chat")],
+    "POST /v1/chat/completions": [
+        Case(body={**SAYS, "conversation_id": "{session_id}"}),
+        Case(body={**SAYS, "conversation_id": "{session_id}", "stream": True}),
+        Case(body=SAYS, headers={"x-chat-id": "{session_id}"}),
+        Case(body={**SAYS, "model": "{assistant_id}"}, owner=0),
+    ],
+    "POST /v1/responses": [
+        Case(body={"input": "x", "conversation": "{session_id}", "model": "chat"}),
+        Case(body={"input": "x", "previous_response_id": "{run_id}", "model": "chat"}, owner=0),
+    ],
+    "GET /v1/responses/{response_id}": [
+        Case(path="/v1/responses/{run_id}"),
+        Case(path="/v1/responses/{run_id}", params={"stream": "true"}),
+    ],
+    "POST /v1/responses/{response_id}/cancel": [Case(path="/v1/responses/{run_id}/cancel")],
+    "POST /v1/conversations": [Case(200, {"metadata": {"owner": "ada"}}, says="eve")],
+    "GET /v1/conversations/{conversation_id}": [Case(path="/v1/conversations/{session_id}")],
+    "POST /v1/conversations/{conversation_id}": [
+        Case(body={"metadata": {"note": "eve's"}}, path="/v1/conversations/{session_id}")
+    ],
+    "DELETE /v1/conversations/{conversation_id}": [
+        Case(path="/v1/conversations/{session_id}", owner=0)
+    ],
+    "GET /v1/conversations/{conversation_id}/items": [
+        Case(path="/v1/conversations/{session_id}/items")
+    ],
+    "POST /v1/conversations/{conversation_id}/items": [
+        Case(body=ITEMS, path="/v1/conversations/{session_id}/items")
+    ],
+    "GET /v1/conversations/{conversation_id}/items/{item_id:path}": [
+        Case(path="/v1/conversations/{session_id}/items/{message_id}")
+    ],
+    "DELETE /v1/conversations/{conversation_id}/items/{item_id:path}": [
+        Case(path="/v1/conversations/{session_id}/items/{message_id}")
+    ],
+    "POST /api/ai/chat": [
+        Case(body={"id": "{session_id}", "messages": [{"role": "user", "parts": PARTS}]})
+    ],
+    "GET /api/ai/chat/{chat_id}/stream": [
+        Case(204, path="/api/ai/chat/{session_id}/stream", owner=204)
+    ],
+    "POST /agui": [
+        Case(
+            body={
+                "threadId": "{session_id}",
+                "runId": "r",
+                "messages": [{"id": "m", "role": "user", "content": "x"}],
+            }
+        )
+    ],
 }  # fmt: skip
 
 #: What takes from the world what others are about: the owner tries it last, in this order.
@@ -349,6 +435,7 @@ LAST = [
     "DELETE /runs/crons/{cron_id}",
     "DELETE /assistants/{assistant_id}",
     "DELETE /api/webhooks/{webhook_id}",
+    "DELETE /api/sessions/{session_id}/messages/{message_id}",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",
     "DELETE /threads/{thread_id}",
@@ -393,6 +480,11 @@ def _guarded(routes: list[str]) -> list[str]:
     return [name for name in routes if name.split()[1] not in OPEN_PATHS and name not in others]
 
 
+async def _sent_file(http: httpx.AsyncClient, name: str) -> str:
+    form = {"file": (name, f"{name} {MARK}".encode())}
+    return str((await http.post("/api/files", files=form, headers=ADA)).json()["id"])
+
+
 @pytest.fixture
 async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     """The first user's: all that there can be."""
@@ -412,7 +504,12 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     ]
     session = {"name": MARK, "assistant_id": "chat", "user_id": "ada"}
     session_id = (await made("/api/sessions", session))["id"]
-    said = await made(f"/api/sessions/{session_id}/messages", {"query": MARK})
+    file_ids = [await _sent_file(http, name) for name in (MARK, "unsent")]
+    asked_with = {"query": MARK, "attachments": file_ids[:1]}
+    messages = f"/api/sessions/{session_id}/messages"
+    said = await made(messages, asked_with)
+    opinion = f"{messages}/{said['id']}/feedback"
+    await http.put(opinion, json={"score": 1, "reason": MARK}, headers=ADA)
     item = {"namespace": ["n"], "key": "k", "value": {"note": MARK}}
     await http.put("/store/items", json=item, headers=ADA)
     await http.put("/store/items", json={**item, "value": {"note": "eve's"}}, headers=EVE)
@@ -432,7 +529,8 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
         "assistant_id": (await made("/assistants", named))["assistant_id"], "namespace": "x",
         "of_graph": system_assistant_id("ask"), "mark": MARK, "delivery_id": UNKNOWN,
         "webhook_id": (await made("/api/webhooks", HOOK))["id"],
-        "thread_of_eve": UNKNOWN, "message_id": said["id"],
+        "thread_of_eve": UNKNOWN, "message_id": said["id"], "file_id": file_ids[0],
+        "unsent_file": file_ids[1],
     }  # fmt: skip
     await made("/threads", {"thread_id": UNKNOWN}, who=EVE)
     return World(ids)
@@ -452,7 +550,7 @@ async def _send(
         filled,
         json=world.fill(case.body),
         params=world.fill(case.params),
-        headers={**who, **case.headers},
+        headers={**who, **world.fill(case.headers)},
     )
     async with request as answer:
         try:

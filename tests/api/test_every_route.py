@@ -74,6 +74,10 @@ def _check(response: httpx.Response) -> str | None:
         return f"{response.status_code} {request}"
     if response.status_code >= 400 and response.request.method != "HEAD":
         body = response.json()
+        if response.request.url.path.startswith("/v1/") and "error" in body:
+            error = body["error"]
+            is_whole = set(error) == {"message", "type", "param", "code"} and error["message"]
+            return None if is_whole else f"{body} {request}"
         if set(body) != {"detail", "code"} or not all(isinstance(v, str) for v in body.values()):
             return f"{body} {request}"
     return None

@@ -149,11 +149,11 @@ def test_lists_of_many_threads_are_read_by_an_index_and_fast(tmp_path: Path) -> 
             asyncio.run(_ask(server.url, requests, count=12))
         with log.open("rb") as lines:
             lines.seek(began)
-            plans = _plans(lines.read().decode())
+            found = plans(lines.read().decode())
 
     _report(taken, cpu)
-    whole = [plan for plan in plans if re.search(BIG, plan)]
-    assert len(plans) > 12 * len(requests.kinds)
+    whole = [plan for plan in found if re.search(BIG, plan)]
+    assert len(found) > 12 * len(requests.kinds)
     assert not whole, whole[0]
     assert not [name for name, spent in cpu.items() if spent > CPU_MS]
     if is_quiet():
@@ -216,7 +216,7 @@ async def _time(http: httpx.AsyncClient, request: Request) -> float:
     return taken
 
 
-def _plans(log: str) -> list[str]:
+def plans(log: str) -> list[str]:
     """What auto_explain has written: a plan is a line and those indented below it."""
     return re.findall(r"duration: [\d.]+ ms  plan:\n(?:\t.*\n)+", log)
 

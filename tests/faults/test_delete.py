@@ -82,17 +82,17 @@ async def stays_gone(http: Http, traces: Traces, thread_id: str) -> None:
     assert await traces(thread_id) == {}
 
 
-@pytest.mark.parametrize("path", ["/threads", "/api/sessions"])
+@pytest.mark.parametrize(("path", "way"), [("/threads", ""), ("/api/sessions", "?purge=true")])
 @pytest.mark.parametrize("by", [0, 1])
 async def test_a_thread_whose_answer_is_coming_leaves_nothing_when_it_is_deleted(
-    path: str, by: int, cluster: Cluster, http: Http, model: OpenAIServer, traces: Traces
+    path: str, way: str, by: int, cluster: Cluster, http: Http, model: OpenAIServer, traces: Traces
 ) -> None:
     for _ in range(2):
         thread_id = await new_thread(http)
         model.replies.append(Reply(tokens=WORDS))
         streaming = await speak(http[0], thread_id)
 
-        answer = await http[by].delete(f"{path}/{thread_id}")
+        answer = await http[by].delete(f"{path}/{thread_id}{way}")
 
         assert answer.status_code == 204
         await streaming

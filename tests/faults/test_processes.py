@@ -157,6 +157,34 @@ async def test_a_process_frozen_beyond_its_lease_writes_nothing_when_it_goes_on(
     assert cluster.in_flight() == []
 
 
+async def test_a_process_frozen_beyond_its_lease_begins_no_step_of_a_stateless_run(
+    cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    zombie = cluster.servers[0]
+    gate.hold("job:a", "job:b")
+    body = steps(gate, "job", on_disconnect="continue")
+    async with http[0].stream("POST", "/runs/stream", json=body) as response:
+        path = response.headers["content-location"]
+    await gate.arrived("job:a")
+    run_id = path.split("/")[-1]
+    assert cluster.owner(run_id) is zombie
+    freeze(zombie)
+    await gate.arrived("job:a", times=2)
+    following = await follow(http[1], f"{path}/stream")
+    gate.release("job:a")
+    await gate.arrived("job:b")
+
+    deaths = zombie.now.log.count(DEAD)
+    thaw(zombie)
+    await zombie.now.printed(DEAD, times=deaths + 1)
+    assert gate.seen == ["job:a", "job:a", "job:b"]
+    gate.release("job:b")
+
+    assert (await following)[-1].data["log"] == ["job:a", "job:b", "job:c"]
+    assert gate.seen == ["job:a", "job:a", "job:b", "job:c"]
+    assert cluster.in_flight() == []
+
+
 async def test_the_third_loss_of_its_owner_ends_a_run_with_an_error(
     cluster: Cluster, http: Http, gate: Gate
 ) -> None:

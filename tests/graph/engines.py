@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypedDict
 
 import orjson
 from langgraph.graph import END, START, StateGraph
+from langgraph_sdk import Priority
 
 from api.cron_schemas import cron_request
 from graph.changes import Changes
@@ -18,6 +19,7 @@ from graph.executor import Executor
 from graph.guard import Resolve, UrlRules
 from graph.jobs import Jobs
 from graph.loop import Backing, Here
+from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import RunRequest, system_assistant_id
 from graph.retention import Retention
@@ -173,6 +175,7 @@ async def process(
     pauses_seconds: Sequence[float] = (0.05, 0.05),
     resolve: Resolve | None = None,
     clock: Clock = lambda: None,
+    priority: Priority | None = None,
     **timing: Any,
 ) -> AsyncIterator[Process]:
     """A process of the engine; without `working` it claims and sweeps nothing."""
@@ -194,7 +197,7 @@ async def process(
         open_items(db) as items,
         open_webhooks(webhooks, environment={}, resolve=resolve) as hooks,
     ):
-        backing = Backing(saver, items)
+        backing = Backing(saver, items, db)
         retention = Retention(
             db=db, registry=registry, place=Here(backing), events=events, keep=keep
         )
@@ -213,6 +216,7 @@ async def process(
         commands = Runs(
             db=db, registry=registry, events=events, executor=executor, endings=endings,
             heartbeat=heartbeat, webhooks=hooks,
+            priorities=Priorities(db, priority) if priority else None,
         )  # fmt: skip
         crons = Crons(db=db, runs=commands, decode=cron_request, clock=clock)
         jobs = Jobs(db=db, kinds={KIND: hooks.kind(pauses_seconds)})
@@ -222,7 +226,7 @@ async def process(
         worker = Worker(
             db=db, executor=executor, runs=commands, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, changes=changes,
-            timing=times,
+            timing=times, by_priority=priority is not None,
         )  # fmt: skip
         one = Process(
             db=db,

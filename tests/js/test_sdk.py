@@ -1,4 +1,4 @@
-"""The JavaScript SDK's client, React hook and v2 stream, by a script that Node runs."""
+"""JavaScript's clients by scripts that Node runs: the SDK's, and those of other front ends."""
 
 import shutil
 import subprocess
@@ -37,10 +37,11 @@ def served(servers: Servers, project: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
-def test_the_javascript_sdk_works(modules: None, served: ServerProcess) -> None:
+@pytest.mark.parametrize("script", ["sdk.test.mjs", "doors.test.mjs"])
+def test_the_clients_work(script: str, modules: None, served: ServerProcess) -> None:
     ran = subprocess.run(
         # The SDK may keep a connection open after all is said.
-        ["node", "--test", "--test-force-exit", "--test-timeout=60000", "sdk.test.mjs"],
+        ["node", "--test", "--test-force-exit", "--test-timeout=60000", script],
         cwd=HERE,
         env=environment({"THREADWELL_URL": served.url}),
         capture_output=True,

@@ -51,9 +51,11 @@ async def _soak(seconds: float, seed: int, log: Path | None) -> int:
                 found += await findings.of_states(http)
             found += [*findings.of_streams(), *findings.of_outputs(), *findings.of_sessions()]
             found += ledger.wrong
+            evidence = [*findings.evidence(found), *(cluster.history if found else ())]
         finally:
             findings.close()
         _report(seed, cluster, turnstile, ledger, findings, found)
+        sys.stdout.writelines(f"{line}\n" for line in evidence)
         logs = "".join(member.log() for member in cluster.members)
     if log:
         await asyncio.to_thread(log.write_text, "\n".join([*found, *cluster.history, logs]))

@@ -17,6 +17,29 @@ from tests.soak.turnstile import Visit
 NOTICED_SECONDS = 0.25
 BEFORE_ASKING = STEPS[: STEPS.index(ASKING)]
 
+#: The last of each that is told of a thread with a finding.
+EVIDENCE_ROWS = 40
+_THREAD = """
+SELECT status, settled_status, epoch, head_checkpoint_id, projected_checkpoint_id FROM thread
+WHERE thread_id = %s
+"""
+_RUNS = f"""
+SELECT 'run', run_id, status, attempt, first_epoch, epoch, cancel_action, multitask_strategy,
+    kwargs ->> 'durability', started_at, ended_at, error ->> 'error'
+FROM run WHERE thread_id = %s ORDER BY seq DESC LIMIT {EVIDENCE_ROWS}
+"""
+_CHECKPOINTS = f"""
+SELECT 'checkpoint', checkpoint_id, parent_checkpoint_id, metadata ->> 'run_id',
+    metadata ->> 'run_attempt', metadata ->> 'source', metadata ->> 'step',
+    checkpoint -> 'updated_channels', checkpoint -> 'channel_values'
+FROM checkpoints WHERE thread_id = %s ORDER BY checkpoint_id DESC LIMIT {EVIDENCE_ROWS}
+"""
+_WRITES = f"""
+SELECT 'write', checkpoint_id, task_id, idx, channel, type, epoch
+FROM checkpoint_writes WHERE thread_id = %s
+ORDER BY checkpoint_id DESC, task_id, idx LIMIT {EVIDENCE_ROWS}
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -179,7 +202,8 @@ class Findings:
         for run_id, step in (entry.split(":") for entry in log):
             done[run_id].append(step)
         for run_id, steps in done.items():
-            begun = STEPS.index(steps[0]) if self._kind(run_id) == "answer" else 0
+            # One that nobody was told of may have been an answer.
+            begun = STEPS.index(steps[0]) if self._kind(run_id) in ("answer", "") else 0
             if tuple(steps) != STEPS[begun : begun + len(steps)]:
                 yield f"thread {thread_id}: run {run_id} did {steps}"
             if run_id not in self.rows:
@@ -258,6 +282,17 @@ class Findings:
             end = [data["status"] for name, data in told if name == "run.end"]
             if end == ["success"] and said != [f"{run_id}:{step}" for step in STEPS]:
                 yield f"a session streamed {told}"
+
+    def evidence(self, found: list[str]) -> Iterator[str]:
+        """What is left of the threads that the findings name: a fault comes back seldom."""
+        for (thread_id,) in self._sql("SELECT thread_id FROM thread ORDER BY 1"):
+            if not any(thread_id in finding for finding in found):
+                continue
+            yield f"--- {thread_id}: {self._sql(_THREAD, thread_id)}"
+            for query in (_RUNS, _CHECKPOINTS, _WRITES):
+                yield from (" ".join(map(str, row)) for row in self._sql(query, thread_id))
+            visits = [visit for visit in self._visits if visit.thread_id == thread_id]
+            yield from map(str, visits[-EVIDENCE_ROWS:])
 
     def _sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return self._connection.execute(query.encode(), parameters).fetchall()

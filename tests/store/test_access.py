@@ -11,6 +11,7 @@ from store.access import EVERYTHING, Access
 from store.assistants import SystemAssistant
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError
+from store.sessions import Filter
 from tests.store.queues import a_worker, begin, end, new_run, put
 
 #: With all that an array of PostgreSQL, and JSON in it, has to quote.
@@ -82,7 +83,7 @@ async def test_lists_and_counts_have_only_what_is_visible(db: Database) -> None:
     for access, expected in listed:
         found = await threads.search(db, metadata={}, access=access)
         filtered = await threads.search(db, metadata={}, status="idle", access=access)
-        page, _ = await sessions.list_page(db, limit=5, access=access)
+        page, _ = await sessions.list_page(db, Filter(), limit=5, access=access)
         assert {thread.thread_id for thread in found} == expected
         assert {thread.thread_id for thread in filtered} == expected
         assert {session.id for session in page} == expected

@@ -5,7 +5,7 @@ from typing import Any, LiteralString
 
 from store.access import EVERYTHING, Access
 from store.database import Database
-from store.ordering import among, first, ordered
+from store.ordering import Order, among, first, ordered
 from store.sql import load
 from store.threads import SortBy
 
@@ -17,7 +17,9 @@ FILL: tuple[LiteralString, ...] = (
     SELECT i::text,
         jsonb_build_object('user_id', 'u' || CASE WHEN mod(i, 10) = 0 THEN 0 ELSE mod(i, 200) END,
             'project', CASE WHEN i > 19000 THEN 'old' ELSE 'new' END,
-            'status', CASE WHEN mod(i, 100) = 1 THEN 'archived' ELSE 'active' END),
+            'status', CASE WHEN mod(i, 100) = 1 THEN 'archived'
+                WHEN mod(i, 100) = 2 THEN 'deleted' ELSE 'active' END,
+            'pinned', mod(i, 50) = 3),
         now() - make_interval(secs => i)
     FROM generate_series(1, %(rows)s) AS i
     """,
@@ -41,9 +43,11 @@ MINE = Access(({"user_id": "u7"},)).array
 OURS = Access(({"user_id": "u7"}, {"project": "old"})).array
 WORKER = "00000000-0000-0000-0000-000000000001"
 PAGE: dict[str, Any] = {
-    "limit": 21, "status": "active", "attributes": {}, "before_id": "9000", "user_id": "u0",
-    "visible": EVERYTHING.array,
+    "limit": 21, "offset": 0, "status": "active", "attributes": {}, "place_id": "9000",
+    "user_id": None, "pinned": None, "title": None, "ids": [], "updated_after": None,
+    "created_before": None, "created_after": None, "visible": EVERYTHING.array,
 }  # fmt: skip
+PINNED, USER_0 = {**PAGE, "pinned": True}, {**PAGE, "user_id": "u0"}
 SEARCH: dict[str, Any] = {
     "metadata": {}, "status": None, "ids": None, "limit": 10, "offset": 0, "window": 1200,
     "visible": EVERYTHING.array,
@@ -67,6 +71,10 @@ def _sorted_by(column: SortBy) -> LiteralString:
     return ordered(load("threads")["every"], column, "desc", tie_break="thread_id")
 
 
+def _sessions(column: str = "updated_at", direction: Order = "desc") -> LiteralString:
+    return ordered(load("sessions")["list"], column, direction, tie_break="thread_id")
+
+
 WINDOW = among(
     "thread",
     first(load("threads")["every"], "updated_at", "desc", tie_break="thread_id"),
@@ -79,12 +87,20 @@ FILTERED = among("thread", load("threads")["search"], _sorted_by("updated_at"))
 #: never chosen.
 CUSTOM_PLANS: list[Plan] = [
     ("run_due", load("queue")["claim"], {"worker_id": WORKER, "slots": 10}),
-    ("thread_updated", load("sessions")["list"], PAGE),
-    ("thread_archived", load("sessions")["list"], {**PAGE, "status": "archived"}),
-    ("thread_metadata", load("sessions")["list"], {**PAGE, "attributes": {"chat_type": "rare"}}),
+    ("thread_updated", _sessions(), PAGE),
+    ("thread_updated", _sessions(), {**PAGE, "pinned": False}),
+    ("thread_pinned", _sessions(), PINNED),
+    ("thread_user_pinned", _sessions(), {**PINNED, "user_id": "u0"}),
+    ("thread_archived", _sessions(), {**PAGE, "status": "archived"}),
+    ("thread_deleted", _sessions(), {**PAGE, "status": "deleted"}),
+    ("thread_metadata", _sessions(), {**PAGE, "attributes": {"chat_type": "rare"}}),
+    ("thread_metadata", _sessions(), {**PAGE, "attributes": {"tags": ["rare"]}}),
+    ("thread_created", _sessions("created_at"), PAGE),
     # in its order by either index, never all of a user's sorted
-    ("Scan Backward using thread_u", load("sessions")["list_of_user"], PAGE),
-    ("thread_user", load("sessions")["list_of_user"], {**PAGE, "user_id": "u7"}),
+    ("Scan Backward using thread_u", _sessions(), USER_0),
+    ("thread_user", _sessions(), {**PAGE, "user_id": "u7"}),
+    ("thread_ends", load("sessions")["ended"], {"limit": 10}),
+    ("thread_pkey", load("sessions")["get"], {"id": "7", "visible": MINE}),
     ("thread_pkey", _sorted_by("thread_id"), SEARCH),
     ("thread_status", _sorted_by("status"), SEARCH),
     ("thread_created", _sorted_by("created_at"), SEARCH),
@@ -102,8 +118,8 @@ CUSTOM_PLANS: list[Plan] = [
     ("thread_metadata", FILTERED, {**SEARCH, "visible": OURS}),
     ("thread_metadata", load("threads")["count"], {**SEARCH, "visible": MINE}),
     ("thread_updated", WINDOW, {**SEARCH, "visible": MINE}),
-    ("thread_", load("sessions")["list"], {**PAGE, "visible": MINE}),
-    ("thread_", load("sessions")["list_of_user"], {**PAGE, "visible": MINE}),
+    ("thread_", _sessions(), {**PAGE, "visible": MINE}),
+    ("thread_", _sessions(), {**USER_0, "visible": MINE}),
     ("thread_pkey", load("threads")["get"], {"thread_id": "7", "visible": MINE}),
     ("thread_pkey", load("threads")["update"], {"thread_id": "7", "metadata": {}, "visible": MINE}),
     ("thread_pkey", load("runs")["get"], {"run_id": WORKER, "thread_id": None, "visible": MINE}),
@@ -116,7 +132,7 @@ async def test_hot_queries_read_by_their_index(db: Database) -> None:
         await db.execute(fill, {"rows": ROWS})
     rows = await db.tuples("SELECT updated_at FROM thread WHERE thread_id = '9000'", {})
     for index, query, params in (*PLANS, *CUSTOM_PLANS):
-        known = await _plan(db, f"EXPLAIN {query}", {**params, "before_time": rows[0][0]})
+        known = await _plan(db, f"EXPLAIN {query}", {**params, "updated_before": rows[0][0]})
         unknown = await _plan(db, f"EXPLAIN (GENERIC_PLAN) {_numbered(query)}", None)
 
         for plan in (known,) if (index, query, params) in CUSTOM_PLANS else (known, unknown):
@@ -132,5 +148,5 @@ def _numbered(query: str) -> str:
 
 async def _plan(db: Database, query: str, params: dict[str, Any] | None) -> str:
     async with db.connection() as connection:
-        cursor = await connection.execute(query.encode(), params)
+        cursor = await connection.execute(query.encode(), params, prepare=False)
         return "\n".join(row[0] for row in await cursor.fetchall())

@@ -1,13 +1,12 @@
 """Sessions: threads, as people who think in conversations list and name them."""
 
-from datetime import datetime
-
 import pytest
 
 from store import sessions, threads
 from store.access import EVERYTHING
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError
+from store.sessions import Filter, Place
 
 
 async def test_a_session_is_a_thread_with_a_name(db: Database) -> None:
@@ -40,8 +39,10 @@ async def test_a_session_is_renamed_and_archived(db: Database) -> None:
     )
 
     assert (changed.name, changed.status, changed.chat_type) == ("new", "archived", "c")
-    assert await sessions.list_page(db, limit=5, access=EVERYTHING) == ([], False)
-    assert (await sessions.list_page(db, status=None, limit=5, access=EVERYTHING))[0] == [changed]
+    assert await sessions.list_page(db, Filter(), limit=5, access=EVERYTHING) == ([], False)
+    assert (await sessions.list_page(db, Filter(status=None), limit=5, access=EVERYTHING))[0] == [
+        changed
+    ]
 
 
 async def test_sessions_are_listed_by_their_kind(db: Database) -> None:
@@ -50,7 +51,9 @@ async def test_sessions_are_listed_by_their_kind(db: Database) -> None:
         await sessions.create(db, f"s-{chat_type}", metadata=metadata, access=EVERYTHING)
 
     async def listed(chat_type: str | None) -> set[str]:
-        page, _ = await sessions.list_page(db, chat_type=chat_type, limit=5, access=EVERYTHING)
+        attributes = {"chat_type": chat_type} if chat_type else {}
+        which = Filter(attributes=attributes)
+        page, _ = await sessions.list_page(db, which, limit=5, access=EVERYTHING)
         return {each.id for each in page}
 
     assert await listed("a") == {"s-a"}
@@ -72,16 +75,15 @@ async def test_pages_hold_every_session_once_also_of_one_moment(
         db, "other", metadata={"user_id": "v", "chat_type": "d"}, access=EVERYTHING
     )
     await db.execute("UPDATE thread SET updated_at = date_trunc('hour', now())", {})
-    before: tuple[datetime, str] | None = None
+    which = Filter(user_id=user_id, attributes={"chat_type": "c"})
+    after: Place | None = None
     seen: list[str] = []
     more = True
 
     while more:
-        page, more = await sessions.list_page(
-            db, user_id=user_id, chat_type="c", before=before, limit=3, access=EVERYTHING
-        )
+        page, more = await sessions.list_page(db, which, after=after, limit=3, access=EVERYTHING)
         seen += [each.id for each in page]
-        before = page[-1].update_time, page[-1].id
+        after = Place(False, page[-1].update_time, page[-1].id)
 
     assert seen == [f"s{n}" for n in reversed(range(7))]
 
@@ -91,6 +93,6 @@ async def test_the_session_touched_last_comes_first(db: Database) -> None:
         await sessions.create(db, name, metadata={}, access=EVERYTHING)
     await sessions.update(db, "a", changes={"name": "x"}, access=EVERYTHING)
 
-    page, more = await sessions.list_page(db, limit=2, access=EVERYTHING)
+    page, more = await sessions.list_page(db, Filter(), limit=2, access=EVERYTHING)
 
     assert ([each.id for each in page], more) == (["a", "c"], True)

@@ -1,0 +1,362 @@
+"""
+From a conversation as a client has it to a run of the session that keeps it.
+
+Every door begins its runs here, by `api.submissions`, as sessions do.
+"""
+
+import asyncio
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+from uuid import UUID, uuid5
+
+from uuid_utils.compat import uuid7
+
+from api.auth import Caller
+from api.bootstrap import Services
+from api.doors.history import Step, kept, reconcile, sent
+from api.schemas import UUID_FORM
+from api.session_events import MODES, text_of
+from api.session_runs import first_graph
+from api.submissions import submit
+from graph.encode import dumps
+from graph.requests import RunRequest
+from graph.runs import Submitted
+from graph.snapshots import open_interrupts
+from store import branches, idempotency, messages, runs, sessions, threads
+from store.access import EVERYTHING, Access
+from store.errors import (
+    AlreadyExistsError,
+    BadRequestError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    ThreadBusyError,
+    UnsupportedError,
+)
+from store.models import JsonObject, Message, Run, RunStatus, Session
+
+#: Ids of clients that are no UUIDs are given one of these.
+NAMESPACE: Final = UUID("0d6f4bb6-6b0c-4f2e-8e35-6a2f1f0c9a57")
+#: Of which model a request wants that nothing of it is kept.
+STATELESS: Final = "@stateless"
+MAX_ID_LENGTH: Final = 255
+#: How long an answer that is stopped for the next question may take to stop.
+STOP_SECONDS: Final = 10.0
+#: How often somebody else may be quicker to begin a run.
+ATTEMPTS: Final = 3
+#: Of a run's metadata: by which id the client knows the answer.
+REPLY: Final = "reply_id"
+#: Of a run's configurable: what the request says beside its messages, which nothing keeps as one.
+REQUEST: Final = "request"
+_ROWS: Final = 1000
+
+OnBusy = Literal["reject", "interrupt"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """
+    What a door understood of a request.
+
+    Attributes:
+        messages: Of roles ``user`` and ``assistant``; the last one is the user's, unless `answers`.
+        model: The graph or assistant that answers; None for the session's own.
+        session_id: As the client names it; None keeps nothing.
+        about: What the graph is told of the request: the system's words, a temperature.
+        alone: The client may have sent the new message and nothing else.
+        added: The messages are new, all of them; else they are the whole conversation.
+        parent_id: The message that the last one, or what is added, follows: the client's id or ours.
+        reply_id: By which id the client will know the answer.
+        answers: To what the graph asked, by the interrupts' ids; those that are open count.
+        fields: Of the graph's input, beside its messages.
+        attributes: Of a session that is made for it.
+        metadata: Of the run.
+        key: Makes this request one with every other of the caller that has it.
+    """
+
+    messages: list[JsonObject]
+    model: str | None = None
+    session_id: str | None = None
+    about: JsonObject = field(default_factory=dict)
+    alone: bool = False
+    added: bool = False
+    on_busy: OnBusy = "interrupt"
+    parent_id: str | None = None
+    reply_id: str | None = None
+    answers: JsonObject = field(default_factory=dict)
+    fields: JsonObject = field(default_factory=dict)
+    attributes: JsonObject = field(default_factory=dict)
+    metadata: JsonObject = field(default_factory=dict)
+    key: str | None = None
+
+
+def session_id_of(name: str, caller: Caller) -> str:
+    """
+    The id of the session that a client calls so: the name itself, if it can be one.
+
+    Another name gets an id that is made of it and of the caller.
+
+    Raises:
+        InvalidInputError: It is too long.
+    """
+    if UUID_FORM.fullmatch(name.lower()):
+        return name.lower()
+    if len(name) > MAX_ID_LENGTH:
+        raise InvalidInputError(f"The id of a conversation has {MAX_ID_LENGTH} characters at most")
+    identity = caller.user.identity if caller.user else ""
+    return str(uuid5(NAMESPACE, f"{identity}\n{name}"))
+
+
+def owner(caller: Caller, claimed: str | None = None) -> JsonObject:
+    """
+    Whose a session is that a caller has made.
+
+    Args:
+        claimed: Whom the front end says that it asks for; it counts only where nobody is known.
+    """
+    user_id = caller.user.identity if caller.user else claimed
+    return {"user_id": user_id} if user_id else {}
+
+
+async def in_flight(services: Services, caller: Caller, name: str) -> Submitted | None:
+    """
+    Find the run that answers in a session now; None of one that is idle, or not to be seen.
+
+    Args:
+        name: The session, as the client calls it.
+    """
+    session_id = session_id_of(name, caller)
+    access = await caller.may("threads", "read", {"thread_id": session_id})
+    with suppress(NotFoundError):
+        session = await sessions.get(services.db, session_id, access=access)
+        found: list[Run] = []
+        statuses: tuple[RunStatus, ...] = ("running", "pending")
+        for status in statuses:
+            found = found or await runs.list_of_thread(
+                services.db, session.id, status=status, limit=1, offset=0, access=access
+            )
+        if found:
+            return await services.runs.attach(found[0].run_id, access=access)
+    return None
+
+
+async def begin(services: Services, caller: Caller, asked: Asked) -> Submitted:
+    """
+    Start the run that a request asks for.
+
+    Raises:
+        InvalidInputError: Its conversation does not end with the user's words.
+        NotFoundError: The session is not the caller's, or there is no such graph.
+        ThreadBusyError: The session is still being answered, and that is not to be stopped.
+    """
+    speaks = bool(asked.messages) and asked.messages[-1]["role"] == "user"
+    if not speaks and not asked.answers:
+        raise InvalidInputError("The last message must be the user's")
+    if asked.session_id is None:
+        return await _pass_through(services, caller, asked)
+    if services.graphs.checkpointer is not None:
+        raise UnsupportedError(
+            "Conversations that are kept: not with the checkpointer that langgraph.json names"
+        )
+    session_id = session_id_of(asked.session_id, caller)
+    session = await opened(services, caller, session_id, _attributes(asked, session_id))
+    run_id = await _claim(services, caller, session, asked) if asked.key else None
+    for attempt in range(ATTEMPTS):
+        if run_id and (known := await _known(services, run_id)):
+            return known
+        await _free(services, caller, session, asked.on_busy)
+        request = replace(await _request(services, caller, session, asked), run_id=run_id)
+        try:
+            return await submit(services, caller, request, thread_id=session_id, attached=True)
+        except (ThreadBusyError, AlreadyExistsError):
+            # By somebody who came meanwhile, or with this very run.
+            if attempt == ATTEMPTS - 1 or (asked.on_busy == "reject" and run_id is None):
+                raise _busy() from None
+    raise _busy()
+
+
+async def _claim(services: Services, caller: Caller, session: Session, asked: Asked) -> str:
+    """The id of the run that the key of a request stands for, in this session."""
+    access = await caller.may("threads", "read", {"thread_id": session.id})
+    payload = dumps([asked.messages, asked.model, asked.about, asked.answers, asked.fields])
+    return await idempotency.claim(
+        services.db,
+        session.id,
+        caller=caller.user.identity if caller.user else "",
+        key=asked.key or "",
+        payload_hash=hashlib.sha256(payload).digest(),
+        run_id=str(uuid7()),
+        access=access,
+    )
+
+
+async def _known(services: Services, run_id: str) -> Submitted | None:
+    """The run that a key stands for, if somebody has made it."""
+    with suppress(NotFoundError):
+        return await services.runs.attach(run_id, access=EVERYTHING)
+    return None
+
+
+async def _pass_through(services: Services, caller: Caller, asked: Asked) -> Submitted:
+    """A run that nothing is kept of."""
+    if asked.answers:
+        raise BadRequestError("Nothing waits for an answer: no conversation was named")
+    request = RunRequest(
+        assistant_id=asked.model or first_graph(services),
+        input={**asked.fields, "messages": asked.messages},
+        stream_modes=MODES,
+        temporary=True,
+        injected={REQUEST: asked.about},
+    )
+    return await submit(services, caller, request, thread_id=None, attached=True)
+
+
+def _attributes(asked: Asked, session_id: str) -> JsonObject:
+    """The metadata of a session that is made for a request."""
+    named = {} if asked.session_id == session_id else {"client_id": asked.session_id}
+    model = {"assistant_id": asked.model} if asked.model else {}
+    return {**asked.attributes, **named, **model}
+
+
+async def opened(
+    services: Services, caller: Caller, session_id: str, attributes: JsonObject
+) -> Session:
+    """
+    Find a session, or make it.
+
+    Raises:
+        NotFoundError: It is not the caller's.
+    """
+    readable = await caller.may("threads", "read", {"thread_id": session_id})
+    with suppress(NotFoundError):
+        return await sessions.get(services.db, session_id, access=readable)
+    value: JsonObject = {"thread_id": session_id, "metadata": attributes, "if_exists": "raise"}
+    access = await caller.may("threads", "create", value)
+    # Made by somebody else meanwhile, it is found now; not theirs, it is not.
+    with suppress(AlreadyExistsError):
+        return await sessions.create(
+            services.db,
+            session_id,
+            metadata=value.get("metadata") or {},
+            life=services.graphs.ttl.life,
+            access=access,
+        )
+    return await sessions.get(services.db, session_id, access=readable)
+
+
+async def _free(services: Services, caller: Caller, session: Session, on_busy: OnBusy) -> None:
+    """See that nothing is answered in a session any more: only then what was said is settled."""
+    thread = await threads.get(services.db, session.id, access=EVERYTHING)
+    if thread.status != "busy":
+        return
+    if on_busy == "reject":
+        raise _busy()
+    value = {"thread_id": session.id, "action": "interrupt"}
+    access = await caller.may("threads", "update", value)
+    stopped = await services.runs.cancel(session.id, None, action="interrupt", access=access)
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            for run_id in stopped:
+                found = await services.runs.attach(run_id, access=EVERYTHING)
+                await services.runs.join(found)
+    except NotFoundError:
+        return
+    except TimeoutError:
+        raise _busy() from None
+
+
+def _busy() -> ThreadBusyError:
+    return ThreadBusyError("The session is still being answered", code="session_busy")
+
+
+async def _request(
+    services: Services, caller: Caller, session: Session, asked: Asked
+) -> RunRequest:
+    """The run that takes the session on by what was said, from wherever it was said."""
+    access = await caller.may("threads", "read", {"thread_id": session.id})
+    reply = {REPLY: asked.reply_id} if asked.reply_id else {}
+    base = RunRequest(
+        assistant_id=asked.model or session.metadata.get("assistant_id") or first_graph(services),
+        stream_modes=MODES,
+        metadata={**asked.metadata, **reply},
+        multitask_strategy="reject",
+        injected={REQUEST: asked.about},
+    )
+    thread = await threads.get(services.db, session.id, access=EVERYTHING)
+    waiting = open_interrupts(thread.interrupts) if thread.status == "interrupted" else ()
+    if asked.answers:
+        answers = {one.id: asked.answers[one.id] for one in waiting if one.id in asked.answers}
+        if not answers:
+            raise ConflictError("The session does not ask that any more", code="not_interrupted")
+        return replace(base, command={"resume": answers}, strict_resume=True)
+    step = await _step(services, session.id, asked)
+    if waiting and step.at_head:
+        # What is said now is the answer.
+        answer = {waiting[0].id: text_of(step.new[-1]["content"])}
+        return replace(base, command={"resume": answer}, strict_resume=True)
+    checkpoint = None if step.at_head else await _place(services, session.id, step, access)
+    given = None if step.again else await _input(services, session.id, asked, step)
+    return replace(base, input=given, checkpoint=checkpoint)
+
+
+async def _step(services: Services, session_id: str, asked: Asked) -> Step:
+    """What is to be done: by the ids that the client sent, else by what it says was said."""
+    if step := await _named(services, session_id, asked):
+        return step
+    if asked.added:
+        return Step(asked.messages, at_head=True)
+    rows = await branch(services, session_id)
+    return reconcile(kept(rows), sent(asked.messages), alone=asked.alone)
+
+
+async def _named(services: Services, session_id: str, asked: Asked) -> Step | None:
+    """What the ids say that a client sent; None if they are not known here."""
+    last = asked.messages[-1]
+    known = await messages.find(services.db, session_id, last["id"]) if last.get("id") else None
+    if known and not asked.added and sent([last])[0].key == kept([known])[0].key:
+        return Step([], after=known.id, again=True)
+    if asked.parent_id is None:
+        return None
+    parent = await messages.by_either_id(services.db, session_id, asked.parent_id)
+    return Step(asked.messages if asked.added else [last], after=parent) if parent else None
+
+
+async def _input(services: Services, session_id: str, asked: Asked, step: Step) -> JsonObject:
+    """The input of the graph; an id that the session knows already is not given to other words."""
+    ids = [message["id"] for message in step.new if message.get("id")]
+    known = await messages.known_ids(services.db, session_id, ids) if ids else set()
+    new = [
+        {key: value for key, value in message.items() if key != "id" or value not in known}
+        for message in step.new
+    ]
+    return {**asked.fields, "messages": new}
+
+
+async def _place(
+    services: Services, session_id: str, step: Step, access: Access
+) -> JsonObject | None:
+    """The state in which a message was the last one; None for the newest one."""
+    if step.after is None:
+        found = await branches.beginning(services.db, session_id, access=access)
+    else:
+        found = await branches.state_after(services.db, session_id, step.after, access=access)
+    if found is None or found.is_head:
+        return None
+    if found.checkpoint_id is None:
+        raise ConflictError(
+            "The session cannot go back so far: no checkpoint of then is kept", code="no_state"
+        )
+    return {"checkpoint_id": found.checkpoint_id}
+
+
+async def branch(services: Services, session_id: str) -> list[Message]:
+    """All that was said on the branch that is shown."""
+    rows: list[Message] = []
+    more = True
+    while more:
+        after = rows[-1].seq if rows else None
+        page, more = await messages.list_page(services.db, session_id, limit=_ROWS, after_seq=after)
+        rows += page
+    return rows

@@ -1,0 +1,325 @@
+"""
+Conversations of files as sessions of somebody.
+
+Whatever is taken in twice is there once: a session's id is that of the file, or made of what was
+said, and a message's likewise. A file that has gone on since is taken in where it has.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from pydantic import ValidationError
+
+from api.auth import Caller
+from api.exchange.files import Entry
+from api.exchange.transcript import Transcript, derived
+from api.schemas import UUID_FORM
+from api.session_schemas import SessionCreate
+from graph.adoption import Stretch, message_of
+from graph.registry import Registry
+from graph.requests import RESERVED_METADATA, system_assistant_id
+from graph.runs import Runs
+from graph.state import States
+from store import exchanges, imports, sessions, threads
+from store.access import EVERYTHING, Access
+from store.database import Database
+from store.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    Error,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
+from store.models import JsonObject
+from store.projection import plain_text
+from store.retention import Life
+
+Outcome = Literal["created", "updated", "skipped"]
+
+#: What is told of an import at the most.
+MAX_ERRORS: Final = 100
+MAX_LISTED: Final = 100
+#: How many sessions may have begun with the same words, for a form that has no ids, or have gone on
+#: here and in the file.
+_CANDIDATES: Final = 20
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of a file, as far as it was read."""
+
+    counts: dict[str, int] = field(
+        default_factory=lambda: {"created": 0, "updated": 0, "skipped": 0, "failed": 0}
+    )
+    errors: list[JsonObject] = field(default_factory=list)
+    listed: list[JsonObject] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, told: JsonObject) -> "Report":
+        """One that was kept."""
+        counts = {name: told[name] for name in ("created", "updated", "skipped", "failed")}
+        return cls(counts, list(told["errors"]), list(told["sessions"]))
+
+    def json(self) -> JsonObject:
+        """It as it is kept, and answered."""
+        return {**self.counts, "errors": self.errors, "sessions": self.listed}
+
+    def add(self, entry: Entry, session_id: str, outcome: Outcome) -> None:
+        """Count a conversation."""
+        self.counts[outcome] += 1
+        if len(self.listed) < MAX_LISTED:
+            self.listed.append({"id": session_id, "source_id": entry.id, "result": outcome})
+
+    def fail(self, entry: Entry, error: Error) -> None:
+        """Count one that was not taken in."""
+        self.counts["failed"] += 1
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append(
+                {
+                    "index": entry.number,
+                    "id": entry.id,
+                    "code": error.code,
+                    "detail": error.message,
+                }
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A conversation as it is to be taken in, wherever that will be."""
+
+    caller: Caller
+    transcript: Transcript
+    metadata: JsonObject
+    stretches: Sequence[Stretch]
+    head: int
+    dry_run: bool
+
+
+class Importer:
+    """
+    Takes conversations in; one for each process.
+
+    Args:
+        life: How long sessions live unused, that are given no other.
+    """
+
+    def __init__(
+        self, *, db: Database, registry: Registry, states: States, runs: Runs, life: Life | None
+    ) -> None:
+        self._db = db
+        self._registry = registry
+        self._states = states
+        self._runs = runs
+        self._life = life
+
+    async def take(self, caller: Caller, entry: Entry, report: Report, *, dry_run: bool) -> None:
+        """
+        Take a conversation in as the caller's, or tell why not; the next one is none the worse.
+
+        Raises:
+            UnavailableError: PostgreSQL did not answer: how far this came is not known.
+        """
+        if entry.transcript is None:
+            assert entry.fault is not None
+            report.fail(entry, entry.fault)
+            return
+        try:
+            session_id, outcome = await self._take(caller, entry.transcript, dry_run=dry_run)
+        except UnavailableError:
+            raise
+        except Error as exc:
+            report.fail(entry, exc)
+        else:
+            report.add(entry, session_id, outcome)
+
+    async def _take(
+        self, caller: Caller, transcript: Transcript, *, dry_run: bool
+    ) -> tuple[str, Outcome]:
+        if not transcript.utterances:
+            raise InvalidInputError("Nobody says anything in it", code="empty")
+        metadata = _metadata(transcript, caller, self._graph(transcript))
+        stretches, head = transcript.stretches()
+        for stretch in stretches:
+            for message in stretch.messages:
+                message_of(message)
+        plan = _Plan(caller, transcript, metadata, stretches, head, dry_run)
+        for session_id in _candidates(transcript, caller):
+            try:
+                outcome = await self._at(session_id, plan)
+            except AlreadyExistsError:
+                continue
+            if outcome is not None:
+                return session_id, outcome
+        raise ConflictError("It has gone on here and in the file", code="diverged")
+
+    async def _at(self, session_id: str, plan: "_Plan") -> Outcome | None:
+        """
+        Take it in under an id; None if that is another conversation by now.
+
+        Raises:
+            AlreadyExistsError: The id is somebody else's.
+        """
+        # What others share is theirs: the caller gets a session of their own.
+        readable = await plan.caller.may("threads", "read", {"thread_id": session_id}, shared=False)
+        found = await threads.find(self._db, session_id, access=readable)
+        if found is None:
+            return await self._create(session_id, plan)
+        if found.metadata.get("status") == "deleted":
+            return "skipped"
+        if known := await exchanges.known(self._db, session_id):
+            return await self._go_on(session_id, plan, known)
+        if "graph_id" not in found.metadata:
+            return None
+        # What an import that did not come to its end has left.
+        access = await self._changeable(plan.caller, session_id)
+        if not plan.dry_run:
+            await self._fill(session_id, plan, access)
+        return "updated"
+
+    async def _create(self, session_id: str, plan: "_Plan") -> Outcome:
+        value: JsonObject = {
+            "thread_id": session_id,
+            "metadata": dict(plan.metadata),
+            "if_exists": "raise",
+        }
+        access = await plan.caller.may("threads", "create", value)
+        if plan.dry_run:
+            if await threads.exists(self._db, session_id):
+                raise AlreadyExistsError("It is somebody else's")
+            return "created"
+        await sessions.create(
+            self._db,
+            session_id,
+            metadata=value.get("metadata") or {},
+            life=self._life,
+            access=access,
+        )
+        try:
+            await self._fill(session_id, plan, EVERYTHING)
+        except UnavailableError:
+            # What is there by now is gone on with the next time.
+            raise
+        except Error:
+            with suppress(Error):
+                await self._runs.delete_thread(session_id, access=EVERYTHING)
+            raise
+        return "created"
+
+    async def _fill(self, session_id: str, plan: "_Plan", access: Access) -> None:
+        transcript = plan.transcript
+        forgotten = [said.id for said in transcript.line if not said.is_in_context]
+        await self._states.adopt(
+            session_id, plan.stretches, head=plan.head, forgotten=forgotten, access=access
+        )
+        await self._stamp(session_id, transcript)
+
+    async def _stamp(self, session_id: str, transcript: Transcript, *, is_new: bool = True) -> None:
+        """Let what was said be as old as it is; done again, it changes nothing."""
+        times = {
+            said.id: said.created_at.isoformat()
+            for said in transcript.utterances
+            if said.created_at
+        }
+        await imports.stamp(
+            self._db,
+            session_id,
+            times,
+            created_at=transcript.created_at,
+            # What lives for a time lives from now on.
+            updated_at=transcript.updated_at if is_new and not self._life else None,
+        )
+
+    async def _go_on(
+        self, session_id: str, plan: "_Plan", known: Sequence[tuple[str, bool]]
+    ) -> Outcome | None:
+        """Add what a file has more of a session that is there."""
+        transcript = plan.transcript
+        there = {id_ for id_, _ in known}
+        new = {said.id for said in transcript.utterances} - there
+        if not new:
+            if not plan.dry_run:
+                # It may have broken off just before.
+                await self._stamp(session_id, transcript, is_new=False)
+            return "skipped"
+        shown = [id_ for id_, on_branch in known if on_branch]
+        line = transcript.line
+        rest = line[len(shown) :]
+        if [said.id for said in line[: len(shown)]] != shown or {said.id for said in rest} != new:
+            return None
+        access = await self._changeable(plan.caller, session_id)
+        if plan.dry_run:
+            return "updated"
+        await self._states.adopt(
+            session_id, [Stretch([said.message() for said in rest])], access=access
+        )
+        await self._stamp(session_id, transcript)
+        return "updated"
+
+    async def _changeable(self, caller: Caller, session_id: str) -> Access:
+        return await caller.may("threads", "update", {"thread_id": session_id}, shared=False)
+
+    def _graph(self, transcript: Transcript) -> str:
+        """The graph that goes on: that of the file if it is served here, else the first."""
+        named = transcript.attributes.get("graph_id")
+        if isinstance(named, str) and named in self._registry.graph_ids:
+            return named
+        if not self._registry.graph_ids:
+            raise NotFoundError("This server has no graph that could go on", code="no_graph")
+        return self._registry.graph_ids[0]
+
+
+def _candidates(transcript: Transcript, caller: Caller) -> Iterator[str]:
+    """
+    The ids that a conversation may have here, the first of which that is free or its own it gets.
+
+    The file's; else one that nobody but the caller makes of it, so that somebody else's session
+    under the file's id is neither seen nor in the way.
+    """
+    id_ = transcript.id or ""
+    if UUID_FORM.fullmatch(id_.lower()):
+        yield id_.lower()
+    owner = caller.user.identity if caller.user else ""
+    first = transcript.utterances[0]
+    about = (id_,) if id_ else (first.role, first.content)
+    for number in range(_CANDIDATES):
+        yield derived("session", owner, transcript.form, *about, number)
+
+
+def _metadata(transcript: Transcript, caller: Caller, graph_id: str) -> JsonObject:
+    """
+    What the session's metadata is, checked like that of one which is made by hand.
+
+    Raises:
+        InvalidInputError: The file has attributes that no session has.
+    """
+    given = {key: v for key, v in transcript.attributes.items() if v is not None}
+    kept = given.pop("metadata", {})
+    others = {key: given.pop(key) for key in ("status", "pinned", "tags", "folder") if key in given}
+    given.pop("graph_id", None)
+    given.setdefault("name", _name(transcript))
+    # Whose it was elsewhere does not count; a session of ours may be nobody's by that name.
+    if caller.user is not None and ("user_id" in given or transcript.form != "native"):
+        given["user_id"] = caller.user.identity
+    plain = {key: v for key, v in kept.items() if key not in RESERVED_METADATA}
+    try:
+        made = SessionCreate.model_validate({**given, "metadata": {**plain, **others}})
+    except ValidationError as exc:
+        fault: Any = exc.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise InvalidInputError(f"{place}: {fault['msg']}") from exc
+    return {
+        **made.attributes(),
+        "graph_id": graph_id,
+        "assistant_id": system_assistant_id(graph_id),
+    }
+
+
+def _name(transcript: Transcript) -> str:
+    """What was asked first, as a session is called by default."""
+    asked = (said for said in transcript.line if said.role == "user")
+    text = " ".join(plain_text(next(asked, transcript.utterances[0]).content).split())
+    return text[:50] or "新对话"

@@ -1,0 +1,251 @@
+"""A conversation as a file has it, whichever form the file is of; checked, and not yet anybody's."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, get_args
+from uuid import UUID, uuid5
+
+from graph.adoption import Stretch
+from store.errors import InvalidInputError
+from store.models import JsonObject
+from store.projection import clean, plain_text
+
+Role = Literal["user", "assistant", "system", "tool"]
+ROLES: Final = frozenset(get_args(Role))
+#: A conversation at the most.
+MAX_MESSAGES: Final = 10_000
+#: Turns that one took and left: each is a checkpoint.
+MAX_TURNS: Final = 500
+MAX_ID: Final = 255
+_NAMESPACE: Final = UUID("9d0f2c1e-6f0a-4d0b-8e53-52a1c6f0b7d4")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Utterance:
+    """
+    What somebody said.
+
+    Args:
+        id: Of the file, or made of what was said; one conversation has it once.
+        parent_id: What it was said after; None at the beginning.
+        content: Text, or content blocks.
+        fields: What else a message of its role has, under LangChain's names.
+        is_in_context: Whether the model is to see it.
+    """
+
+    id: str
+    parent_id: str | None
+    role: Role
+    content: str | list[Any]
+    created_at: datetime | None = None
+    fields: JsonObject = field(default_factory=dict)
+    is_in_context: bool = True
+
+    def message(self) -> JsonObject:
+        """It as `graph.adoption` takes it."""
+        made = {**self.fields, "id": self.id, "role": self.role, "content": self.content}
+        if self.created_at is not None:
+            more = made.get("additional_kwargs")
+            told = {"created_at": self.created_at.isoformat()}
+            made["additional_kwargs"] = {**(more if isinstance(more, dict) else {}), **told}
+        return made
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transcript:
+    """
+    A conversation of a file.
+
+    Args:
+        form: The form of the file.
+        id: Of the file; None if it tells none.
+        attributes: Of the session: ``name``, ``status``, ``tags`` and the like.
+        utterances: Each after its parent.
+        head: The last one of the branch that is shown; None for none.
+    """
+
+    form: str
+    id: str | None
+    attributes: JsonObject
+    utterances: Sequence[Utterance]
+    head: str | None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    @property
+    def line(self) -> list[Utterance]:
+        """The branch that is shown, from its beginning."""
+        by_id = {said.id: said for said in self.utterances}
+        found: list[Utterance] = []
+        at = self.head
+        while at is not None:
+            found.append(by_id[at])
+            at = by_id[at].parent_id
+        return found[::-1]
+
+    def stretches(self) -> tuple[list[Stretch], int]:
+        """
+        The conversation by its turns, the branch that is shown last; and which of them that ends in.
+
+        Raises:
+            InvalidInputError: It turns more than `MAX_TURNS` times.
+        """
+        return _stretches(self.utterances, [said.id for said in self.line])
+
+
+def checked(
+    utterances: Iterable[Utterance], head: str | None
+) -> tuple[list[Utterance], str | None]:
+    """
+    Utterances in an order in which each follows its parent, and the last one of the shown branch.
+
+    Raises:
+        InvalidInputError: They are no conversation: too many, an id twice, a parent that is missing,
+            or a circle.
+    """
+    by_id = _by_id(utterances)
+    children: dict[str | None, list[str]] = {}
+    for said in by_id.values():
+        if said.parent_id is not None and said.parent_id not in by_id:
+            raise InvalidInputError(f"Message {said.id!r} follows one that is missing")
+        children.setdefault(said.parent_id, []).append(said.id)
+    ordered: list[Utterance] = []
+    ahead = children.get(None, [])[::-1]
+    while ahead:
+        id_ = ahead.pop()
+        ordered.append(by_id[id_])
+        ahead.extend(reversed(children.get(id_, ())))
+    if len(ordered) != len(by_id):
+        raise InvalidInputError("Its messages follow one another in a circle")
+    if head not in by_id:
+        head = ordered[-1].id if ordered else None
+    return ordered, head
+
+
+def _by_id(utterances: Iterable[Utterance]) -> dict[str, Utterance]:
+    by_id: dict[str, Utterance] = {}
+    for said in utterances:
+        if len(by_id) == MAX_MESSAGES:
+            raise InvalidInputError(f"It has more than {MAX_MESSAGES} messages")
+        if said.id in by_id:
+            raise InvalidInputError(f"Message {said.id!r} occurs twice")
+        by_id[said.id] = said
+    return by_id
+
+
+def _stretches(utterances: Sequence[Utterance], line: Sequence[str]) -> tuple[list[Stretch], int]:
+    children: dict[str | None, list[Utterance]] = {}
+    shown = set(line)
+    for said in utterances:
+        children.setdefault(said.parent_id, []).append(said)
+    for siblings in children.values():
+        # What is written last is what the thread is at.
+        siblings.sort(key=lambda said: said.id in shown)
+    head = line[-1] if line else None
+    found: list[Stretch] = []
+    roots = children.get(None, [])
+    if len(roots) > 1:
+        found.append(Stretch(()))
+    ahead = [(root, 0 if len(roots) > 1 else None) for root in reversed(roots)]
+    place = 0
+    while ahead:
+        said, after = ahead.pop()
+        messages = [said.message()]
+        while len(following := children.get(said.id, [])) == 1 and said.id != head:
+            said = following[0]
+            messages.append(said.message())
+        if len(found) == MAX_TURNS:
+            raise InvalidInputError(f"It turns more than {MAX_TURNS} times")
+        found.append(Stretch(messages, after))
+        if said.id == head:
+            place = len(found) - 1
+        ahead.extend((child, len(found) - 1) for child in reversed(following))
+    return found, place
+
+
+def derived(*parts: object) -> str:
+    """An id that is the same whenever it is made of the same."""
+    return str(uuid5(_NAMESPACE, "\0".join(str(part) for part in parts)))
+
+
+def in_a_line(
+    session: str, said: Iterable[tuple[Role, str | list[Any], JsonObject, datetime | None]]
+) -> list[Utterance]:
+    """
+    Utterances of a form that has no ids: each gets one of all that was said up to it.
+
+    So a longer file of the same conversation has the same ids, and some more.
+    """
+    found: list[Utterance] = []
+    before: str | None = None
+    for role, content, fields, at in said:
+        if len(found) == MAX_MESSAGES:
+            raise InvalidInputError(f"It has more than {MAX_MESSAGES} messages")
+        id_ = derived(session, before or "", role, plain_text(content), len(found))
+        found.append(
+            Utterance(
+                id=id_, parent_id=before, role=role, content=content, created_at=at, fields=fields
+            )
+        )
+        before = id_
+    return found
+
+
+def role_of(value: Any) -> Role:
+    """
+    Who says something, in our words.
+
+    Raises:
+        InvalidInputError: Nobody who is known.
+    """
+    if value not in ROLES:
+        raise InvalidInputError("A message has no role that is known")
+    role: Role = value
+    return role
+
+
+def text_of(value: Any, what: str) -> str:
+    """
+    A text, as it can be kept.
+
+    Raises:
+        InvalidInputError: It is none.
+    """
+    if not isinstance(value, str):
+        raise InvalidInputError(f"{what} is no text")
+    return clean(value)
+
+
+def id_of(value: Any, what: str) -> str:
+    """
+    An id of a file.
+
+    Raises:
+        InvalidInputError: It is no text, empty, or too long to be indexed.
+    """
+    text = text_of(value, what)
+    if not text or len(text) > MAX_ID:
+        raise InvalidInputError(f"{what} is empty, or longer than {MAX_ID} characters")
+    return text
+
+
+def moment(value: Any) -> datetime | None:
+    """A time: seconds, or milliseconds, since 1970, or ISO 8601; None if it is no time."""
+    if isinstance(value, str):
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        return at if 1970 <= at.year < 9999 else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e14:
+        return None
+    # Beyond the year 5138 in seconds, it is milliseconds.
+    return datetime.fromtimestamp(value if value < 1e11 else value / 1000, UTC)
+
+
+def name_of(value: Any) -> str | None:
+    """What a conversation is called, as a session can be."""
+    text = clean(value).strip()[:255] if isinstance(value, str) else ""
+    return text or None

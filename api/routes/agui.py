@@ -1,0 +1,28 @@
+"""AG-UI: a session as an agent that front ends such as CopilotKit talk to."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api.bodies import JsonRoute
+from api.deps import CallerDep, ServicesDep
+from api.doors.agui import AgentEvents, RunAgentInput
+from api.doors.conversation import begin, owner
+from api.sse import EventStream
+
+router = APIRouter(tags=["ag-ui"], route_class=JsonRoute)
+
+Model = Annotated[str | None, Query(min_length=1, max_length=255)]
+
+
+@router.post("/agui")
+async def run_agent(
+    body: RunAgentInput, caller: CallerDep, services: ServicesDep, assistant_id: Model = None
+) -> Response:
+    """Run the agent: the graph or assistant that the query names, or the session's own."""
+    submitted = await begin(services, caller, body.asked(assistant_id, owner(caller)))
+    return EventStream(
+        AgentEvents(services, submitted, body).frames(),
+        headers={"Cache-Control": "no-cache"},
+        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+    )

@@ -1,0 +1,38 @@
+"""Chats of the AI SDK (`useChat`): its default transport, unchanged."""
+
+from fastapi import APIRouter, Response
+
+from api.bodies import JsonRoute
+from api.deps import CallerDep, ServicesDep
+from api.doors.ai_sdk import HEADERS, UIChat, UIMessageStream
+from api.doors.conversation import begin, in_flight, owner
+from api.schemas import Text
+from api.sse import EventStream
+
+router = APIRouter(prefix="/api/ai/chat", tags=["ai sdk"], route_class=JsonRoute)
+
+
+@router.post("")
+async def send_chat(body: UIChat, caller: CallerDep, services: ServicesDep) -> Response:
+    """Answer a chat: what is new of its messages, or again, or what its graph asked."""
+    asked = body.asked(owner(caller))
+    submitted = await begin(services, caller, asked)
+    stream = UIMessageStream(services, submitted, continues=bool(asked.answers))
+    return _streamed(services, stream)
+
+
+@router.get("/{chat_id}/stream")
+async def resume_chat(chat_id: Text, caller: CallerDep, services: ServicesDep) -> Response:
+    """Stream the answer that is under way from its beginning; 204 if there is none."""
+    submitted = await in_flight(services, caller, chat_id)
+    if submitted is None:
+        return Response(status_code=204)
+    return _streamed(services, UIMessageStream(services, submitted))
+
+
+def _streamed(services: ServicesDep, stream: UIMessageStream) -> Response:
+    return EventStream(
+        stream.frames(),
+        headers=HEADERS,
+        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+    )

@@ -1,0 +1,165 @@
+"""OpenAI's conversations: sessions and their messages as items."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+from uuid_utils.compat import uuid7
+
+from api.deps import CallerDep, ServicesDep, SessionId
+from api.doors.conversation import opened, owner
+from api.doors.errors import OpenAIRoute
+from api.doors.openai_responses import (
+    ConversationCreate,
+    ConversationUpdate,
+    Item,
+    ItemsCreate,
+    conversation_json,
+    item_page,
+    items_of,
+)
+from api.responses import json_response
+from api.schemas import Text
+from api.session_runs import first_graph
+from store import messages, sessions
+from store.errors import NotFoundError
+from store.models import JsonObject, Message, Session
+
+router = APIRouter(prefix="/v1/conversations", tags=["openai"], route_class=OpenAIRoute)
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+@router.post("")
+async def create_conversation(
+    body: ConversationCreate, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """Create a conversation: a session, which may begin with messages."""
+    graph_id = first_graph(services)
+    attributes = {**(body.metadata or {}), **owner(caller), "graph_id": graph_id}
+    session = await opened(services, caller, str(uuid7()), attributes)
+    if body.items:
+        await _add(services, caller, session.id, body.items)
+    return json_response(conversation_json(session))
+
+
+@router.get("/{conversation_id}")
+async def get_conversation(
+    conversation_id: SessionId, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """One conversation."""
+    return json_response(conversation_json(await _session(services, caller, conversation_id)))
+
+
+@router.post("/{conversation_id}")
+async def update_conversation(
+    conversation_id: SessionId, body: ConversationUpdate, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """Change its metadata."""
+    await _session(services, caller, conversation_id)
+    value: JsonObject = {"thread_id": conversation_id, "metadata": body.metadata}
+    access = await caller.may("threads", "update", value)
+    changes = value.get("metadata") or {}
+    changed = await sessions.update(services.db, conversation_id, changes=changes, access=access)
+    return json_response(conversation_json(changed))
+
+
+@router.delete("/{conversation_id}")
+async def delete_conversation(
+    conversation_id: SessionId, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """Delete it, as a session is deleted."""
+    await _session(services, caller, conversation_id)
+    access = await caller.may("threads", "delete", {"thread_id": conversation_id})
+    await services.runs.delete_thread(conversation_id, access=access)
+    return json_response({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
+
+
+@router.get("/{conversation_id}/items")
+async def list_items(
+    conversation_id: SessionId,
+    caller: CallerDep,
+    services: ServicesDep,
+    after: Text | None = None,
+    limit: Limit = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> Response:
+    """Its items, of as many messages as the limit says; an answer's calls of tools come with it."""
+    await _session(services, caller, conversation_id)
+    place = (await _row(services, conversation_id, after)).seq if after else None
+    page, more = await messages.list_page(
+        services.db,
+        conversation_id,
+        limit=limit,
+        after_seq=place if order == "asc" else None,
+        before_seq=place if order == "desc" else None,
+        order=order,
+    )
+    return json_response(item_page(page, has_more=more))
+
+
+@router.post("/{conversation_id}/items")
+async def create_items(
+    conversation_id: SessionId, body: ItemsCreate, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """Add messages that nothing answers."""
+    await _session(services, caller, conversation_id)
+    added = await _add(services, caller, conversation_id, body.items)
+    return json_response(item_page(added))
+
+
+@router.get("/{conversation_id}/items/{item_id:path}")
+async def get_item(
+    conversation_id: SessionId, item_id: Text, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """One item."""
+    await _session(services, caller, conversation_id)
+    row = await _row(services, conversation_id, item_id)
+    return json_response(
+        next((item for item in items_of(row) if item["id"] == item_id), items_of(row)[0])
+    )
+
+
+@router.delete("/{conversation_id}/items/{item_id:path}")
+async def delete_item(
+    conversation_id: SessionId, item_id: Text, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """Take a message out of the conversation."""
+    session = await _session(services, caller, conversation_id)
+    row = await _row(services, conversation_id, item_id)
+    access = await caller.may("threads", "update", {"thread_id": conversation_id})
+    removed = {"role": "remove", "content": "", "id": row.id}
+    await services.states.begin(conversation_id, _steps([removed]), access=access)
+    return json_response(conversation_json(session))
+
+
+async def _session(services: ServicesDep, caller: CallerDep, session_id: str) -> Session:
+    access = await caller.may("threads", "read", {"thread_id": session_id})
+    return await sessions.get(services.db, session_id, access=access)
+
+
+async def _row(services: ServicesDep, session_id: str, item_id: str) -> Message:
+    """The message that an item is of."""
+    found = await messages.find(services.db, session_id, item_id)
+    found = found or await messages.find(services.db, session_id, item_id.partition("/")[0])
+    if found is None:
+        raise NotFoundError("There is no such item in the conversation")
+    return found
+
+
+async def _add(
+    services: ServicesDep, caller: CallerDep, session_id: str, items: list[Item]
+) -> list[Message]:
+    """Put messages at the end of a conversation, and have nothing answer them."""
+    access = await caller.may("threads", "update", {"thread_id": session_id})
+    named = [{**item.given(), "id": str(uuid7())} for item in items]
+    await services.states.begin(session_id, _steps(named), access=access)
+    rows = [await messages.find(services.db, session_id, message["id"]) for message in named]
+    return [row for row in rows if row]
+
+
+def _steps(given: list[JsonObject]) -> list[list[JsonObject]]:
+    """Messages as the graph's input brings them, after which it does nothing."""
+    return [
+        [{"values": {"messages": given}, "as_node": "__start__"}],
+        [{"values": None, "as_node": "__end__"}],
+    ]

@@ -1,0 +1,197 @@
+"""
+A conversation changed by its reader: gone back, corrected, cut out of, copied up to a message.
+
+All of it is new checkpoints, by the graph itself: LangGraph and Studio show the same.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.messages import RemoveMessage
+from langchain_core.runnables import RunnableConfig
+
+from graph.executor import Executor
+from graph.factory import AnyGraph
+from graph.registry import Registry
+from graph.snapshots import interrupts_of
+from graph.state import States
+from graph.stopped import appends
+from store import branches, messages
+from store.access import EVERYTHING, Access
+from store.database import Database
+from store.errors import ConflictError, InvalidInputError, UnsupportedError
+from store.models import JsonObject, Message
+from store.projection import identified
+from store.threads import NewThread
+
+#: Of a list of messages, what is to be given to the graph to change it.
+Change = Callable[[dict[str, Any]], list[Any]]
+
+
+class Branches:
+    """
+    Changes conversations that are idle, message by message; one for each process.
+
+    Args:
+        executor: Projects the messages of a copy.
+    """
+
+    def __init__(
+        self, *, db: Database, registry: Registry, states: States, executor: Executor
+    ) -> None:
+        self._db = db
+        self._registry = registry
+        self._states = states
+        self._executor = executor
+
+    async def go_to(self, thread_id: str, message_id: str, *, access: Access) -> str:
+        """
+        Make the state in which a message is the last one the newest: a copy of its checkpoint.
+
+        Returns:
+            The checkpoint that the conversation goes on from now.
+
+        Raises:
+            NotFoundError: There is no such message that is visible.
+            ConflictError: No checkpoint is kept that ends with it: ``no_state``.
+            ThreadBusyError: A run is pending or running on the thread.
+            LeaseLostError: A run took the thread meanwhile; nothing was changed.
+        """
+        place = await branches.state_after(self._db, thread_id, message_id, access=access)
+        if place.checkpoint_id is None:
+            raise no_state(message_id)
+        if place.is_head:
+            return place.checkpoint_id
+        at = {"checkpoint_id": place.checkpoint_id}
+        copied = await self._states.update(
+            thread_id, None, as_node="__copy__", checkpoint=at, access=access
+        )
+        return str(copied["checkpoint_id"])
+
+    async def edit(
+        self, thread_id: str, message_id: str, content: str | list[JsonObject], *, access: Access
+    ) -> Message:
+        """
+        Give a message another content, where it stands; nothing is answered again.
+
+        Raises:
+            NotFoundError: There is no such message that is visible.
+            ConflictError: The model does not see it: ``not_in_context``; or the graph waits for an
+                answer: ``session_interrupted``.
+            Error: Others as `go_to`.
+        """
+        found = await messages.get(self._db, thread_id, message_id, access=access)
+        if not found.in_context:
+            raise _not_in_context(message_id)
+
+        def change(listed: dict[str, Any]) -> list[Any]:
+            message = _own(listed, message_id)
+            if isinstance(message, dict):
+                return [{**message, "content": content}]
+            return [message.model_copy(update={"content": content})]
+
+        await self._change(thread_id, change, access)
+        return await messages.get(self._db, thread_id, message_id, access=access)
+
+    async def remove(self, thread_id: str, message_id: str, *, access: Access) -> None:
+        """
+        Take a message out of the conversation: the model does not see it, nor does the history show it.
+
+        The answers of tools go with the message that called them.
+
+        Raises:
+            InvalidInputError: It is a tool's answer, without which its call would be left open.
+            Error: Others as `edit`.
+        """
+        found = await messages.get(self._db, thread_id, message_id, access=access)
+        if found.role == "tool":
+            raise InvalidInputError("A tool's answer goes with the message that called the tool")
+        calls = {call.get("id") for call in found.meta_data.get("tool_calls", ())}
+        gone = [message_id]
+
+        def change(listed: dict[str, Any]) -> list[Any]:
+            _own(listed, message_id)
+            answers = (id_ for id_, m in listed.items() if _read(m, "tool_call_id") in calls)
+            gone.extend(answers if calls else ())
+            return [RemoveMessage(id_) for id_ in gone]
+
+        if found.in_context:
+            await self._change(thread_id, change, access)
+        # After the change: whoever asks again, because it was not heard, is not shown it either.
+        await messages.delete(self._db, thread_id, gone, access=access)
+
+    async def fork(
+        self, thread_id: str, message_id: str | None, new: NewThread, *, access: Access
+    ) -> None:
+        """
+        Make a thread that is as another one was when a message was the last one: its line alone.
+
+        The other one may be in the middle of a run.
+
+        Args:
+            message_id: None for the last one of the branch that is shown.
+            access: Which threads may be copied.
+
+        Raises:
+            NotFoundError: There is no such thread or message that is visible.
+            ConflictError: No checkpoint is kept that ends with it: ``no_state``.
+        """
+        if message_id is None:
+            message_id = await branches.last(self._db, thread_id, access=access)
+        if message_id is None:
+            raise ConflictError("The session has no messages", code="no_messages")
+        place = await branches.state_after(self._db, thread_id, message_id, access=access)
+        if place.checkpoint_id is None:
+            raise no_state(message_id)
+        await branches.copy_line(
+            self._db, thread_id, new, checkpoint_id=place.checkpoint_id, access=access
+        )
+        await self._executor.project(new.thread_id)
+        await self._states.settle(new.thread_id, access=EVERYTHING)
+
+    async def _change(self, thread_id: str, change: Change, access: Access) -> None:
+        async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
+            graph_id = config["configurable"]["graph_id"]
+            channel = self._registry.messages_channel(graph_id)
+            if channel is None or not appends(graph, channel):
+                raise UnsupportedError("This graph's messages cannot be changed one by one")
+            snapshot = await graph.aget_state(config)
+            if interrupts_of(snapshot):
+                raise ConflictError(
+                    "The session waits for an answer: give it first", code="session_interrupted"
+                )
+            changes = change(
+                {
+                    id_: message
+                    for id_, (message, _) in identified(snapshot.values.get(channel)).items()
+                }
+            )
+            return await graph.aupdate_state(config, {channel: changes})
+
+        await self._states.change(thread_id, apply, access=access)
+
+
+def no_state(message_id: str | None) -> ConflictError:
+    """No checkpoint is kept that ends with a message, or at the beginning."""
+    where = f"message {message_id}" if message_id else "the beginning"
+    return ConflictError(f"No state of the session is kept that ends at {where}", code="no_state")
+
+
+def _not_in_context(message_id: str) -> ConflictError:
+    return ConflictError(
+        f"Message {message_id} is not in what the model sees", code="not_in_context"
+    )
+
+
+def _own(listed: dict[str, Any], message_id: str) -> Any:
+    """A message of a list by an id of its own, by which the graph knows it too."""
+    message = listed.get(message_id)
+    if message is None:
+        raise _not_in_context(message_id)
+    if _read(message, "id") != message_id:
+        raise UnsupportedError("A message that its graph gave no id cannot be changed")
+    return message
+
+
+def _read(message: Any, key: str) -> Any:
+    return message.get(key) if isinstance(message, dict) else getattr(message, key, None)

@@ -1,0 +1,197 @@
+"""Sessions that leave as files, and files that become sessions: pages, and imports that go on alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from store import jobs
+from store.access import Access
+from store.database import Database
+from store.errors import ConflictError, NotFoundError
+from store.models import JsonObject, Session
+from store.sql import load
+
+SQL = load("exchanges")
+
+#: The kind of job that does an import.
+KIND: Final = "import"
+#: Imports of one owner that are not done, at the most: each keeps its file.
+MAX_UNDER_WAY: Final = 5
+#: How much of a file a row holds.
+PART_BYTES: Final = 2**20
+#: Messages of a session that are looked up at the most.
+MAX_KNOWN: Final = 100_000
+
+ImportStatus = Literal["pending", "running", "success", "error"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exported:
+    """A message as a file has it."""
+
+    id: str
+    seq: int
+    role: str
+    content: str
+    message_type: str
+    meta_data: JsonObject
+    in_context: bool
+    on_branch: bool
+    create_time: datetime
+    #: What it was said after; None at the beginning.
+    parent_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Import:
+    """A file that is being taken in; `request` is as whom and how, `report` what came of it."""
+
+    import_id: str
+    owner: str | None
+    request: JsonObject
+    status: ImportStatus
+    size_bytes: int
+    position: int
+    report: JsonObject
+    created_at: datetime
+    updated_at: datetime
+
+
+async def sessions_page(
+    db: Database, *, after: tuple[datetime, str] | None, limit: int, access: Access
+) -> list[Session]:
+    """Visible sessions that are not deleted, in the order in which they were made."""
+    after_time, after_id = after or (None, None)
+    params = {
+        "after_time": after_time,
+        "after_id": after_id,
+        "limit": limit,
+        "visible": access.array,
+    }
+    # Planned anew for each filter: a plan for any would be one for none.
+    return await db.all(Session, SQL["sessions"], params, prepare=False)
+
+
+async def messages_page(
+    db: Database, thread_id: str, *, after_seq: int, every_branch: bool, limit: int
+) -> list[Exported]:
+    """Messages of a session in the order in which they came, after a place in it."""
+    params = {
+        "thread_id": thread_id,
+        "after_seq": after_seq,
+        "every_branch": every_branch,
+        "limit": limit,
+    }
+    return await db.all(Exported, SQL["messages"], params)
+
+
+async def head_of(db: Database, thread_id: str) -> str | None:
+    """The last message of the branch that a session shows."""
+    rows = await db.tuples(SQL["head"], {"thread_id": thread_id})
+    return rows[0][0] if rows else None
+
+
+async def known(db: Database, thread_id: str) -> list[tuple[str, bool]]:
+    """The ids of a session's messages in their order, and whether each is on the branch shown."""
+    params = {"thread_id": thread_id, "limit": MAX_KNOWN}
+    return [(id_, on_branch) for id_, on_branch in await db.tuples(SQL["known"], params)]
+
+
+async def begin(
+    db: Database,
+    import_id: str,
+    *,
+    owner: str | None,
+    request: JsonObject,
+    report: JsonObject,
+    size_bytes: int,
+    parts: Iterable[bytes],
+) -> Import:
+    """
+    Keep a file and have it taken in, by whichever process comes to it.
+
+    A transaction for each part of it, so that no large file holds up a connection for long; what
+    is left of one that did not come to its end goes after some days.
+
+    Raises:
+        ConflictError: The owner has `MAX_UNDER_WAY` imports that are not done.
+    """
+    params: JsonObject = {
+        "import_id": import_id,
+        "owner": owner,
+        "request": request,
+        "report": report,
+        "size_bytes": size_bytes,
+        "most": MAX_UNDER_WAY,
+    }
+    await db.execute(SQL["forget_old"], {})
+    begun = await db.one(Import, SQL["create"], params)
+    if begun is None:
+        raise ConflictError(f"{MAX_UNDER_WAY} imports are under way: wait for one to end")
+    for number, content in enumerate(parts):
+        part: dict[str, Any] = {"import_id": import_id, "number": number, "content": content}
+        await db.execute(SQL["add_part"], part)
+    async with db.transaction() as tx:
+        await jobs.enqueue(tx, KIND, {"import_id": import_id})
+    return begun
+
+
+async def get(db: Database, import_id: str, *, owner: str | None, everybody: bool) -> Import:
+    """
+    An import.
+
+    Args:
+        everybody: Nobody is authenticated, so it is everybody's; or it is the server that asks.
+
+    Raises:
+        NotFoundError: There is none, or it is somebody else's.
+    """
+    params = {"import_id": import_id, "owner": owner, "everybody": everybody}
+    found = await db.one(Import, SQL["get"], params)
+    if found is None:
+        raise NotFoundError(f"Import {import_id} not found")
+    return found
+
+
+async def part(db: Database, import_id: str, number: int) -> bytes | None:
+    """A part of an import's file; None beyond its end."""
+    rows = await db.tuples(SQL["part"], {"import_id": import_id, "number": number})
+    return bytes(rows[0][0]) if rows else None
+
+
+async def advance(
+    db: Database,
+    found: Import,
+    *,
+    before: int,
+    position: int,
+    report: JsonObject,
+    status: ImportStatus,
+    again: bool = False,
+) -> bool:
+    """
+    Write down how far an import is, and forget its file with its end.
+
+    Args:
+        before: Where it was believed to be.
+        again: Have it gone on with by another job.
+
+    Returns:
+        False if somebody else is at work on it, or it has ended: then nothing was written.
+    """
+    params = {
+        "import_id": found.import_id,
+        "before": before,
+        "position": position,
+        "report": report,
+        "status": status,
+    }
+    async with db.transaction() as tx:
+        if not await tx.execute(SQL["advance"], params):
+            return False
+        if status in ("success", "error"):
+            await tx.execute(SQL["forget_parts"], {"import_id": found.import_id})
+        if again:
+            await jobs.enqueue(tx, KIND, {"import_id": found.import_id})
+        return True

@@ -1,0 +1,377 @@
+"""
+Full-text search: the index of messages is kept up beside the runs, and asked.
+
+The index is a projection of the `message` table, made by whoever looks for threads that changed: a
+process does every few seconds, and each search does first for the newest of what its caller can see.
+`store.terms` says what the terms of a text are. See docs/decisions/0021-search-is-a-projection.md.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from store import terms
+from store.access import Access
+from store.database import Database, Transaction
+from store.models import JsonObject
+from store.sql import load
+from store.terms import Query
+
+_SQL: Final = load("search")
+
+#: How long a transaction that touches a thread may take to be seen, in seconds.
+OVERLAP_SECONDS: Final = 60.0
+#: How many threads, and messages, one transaction brings into the index.
+_THREADS: Final = 50
+_MESSAGES: Final = 500
+#: The most that a search brings into the index before it looks there, and of how many threads that
+#: were touched last it looks whether they are in it.
+_FRESH_THREADS: Final = 20
+_FRESH_LOOKED_AT: Final = 200
+#: How much of a message is read, in characters: more than its terms may have, nearly always.
+_CHARACTERS: Final = 200_000
+_SNIPPET_CHARACTERS: Final = 64_000
+#: Hits that are ranked together.
+WINDOW: Final = 300
+#: Sessions, and messages in them, that are compared one by one.
+_NAMED_SESSIONS: Final = 5_000
+_COMPARED_MESSAGES: Final = 10_000
+_SEGMENT_BITS: Final = 15
+#: After so long a page is what has been found; its cursor goes on from there.
+_WALK_SECONDS: Final = 0.1
+_NO_ROLE: Final = ""
+_NO_LIMIT: Final = datetime.max.replace(tzinfo=UTC)
+_NAME_SEQ: Final = -1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filters:
+    """What hits have to be beside having the words."""
+
+    role: str | None = None
+    #: When the message was made: from, and before.
+    from_time: datetime | None = None
+    to_time: datetime | None = None
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """
+    Where a list of hits goes on.
+
+    Attributes:
+        before: Hits with lower numbers are ranked together next.
+        rank: That of the last hit that was seen of them; None if none was.
+        number: That hit's.
+    """
+
+    before: int
+    rank: float | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hit:
+    """A message that has what was asked for; `content` is as much of it as snippets are made of."""
+
+    number: int
+    rank: float
+    session_id: str
+    message_id: str
+    role: str
+    create_time: datetime
+    content: str
+    session_name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionHit:
+    """A session that has what was asked for: in a message, or, without one, in its name."""
+
+    session_id: str
+    message_id: str | None
+    content: str
+
+
+@dataclass(slots=True)
+class _Walk:
+    """A way through the hits, the newest first."""
+
+    db: Database
+    params: JsonObject
+    #: The sessions that are visible, if they can be named.
+    session_ids: list[str] | None
+    is_small: bool
+    deadline: float = field(default_factory=lambda: time.monotonic() + _WALK_SECONDS)
+
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    async def window(self, before: int, size: int) -> tuple[list[tuple[int, str]], int | None]:
+        """The newest hits below a number, and the number that more are below; None if none are."""
+        if self.session_ids == [] or before <= 1:
+            return [], None
+        if self.is_small:
+            hits = await self._ask(
+                "in_sessions", before, size, newest=(before - 1) >> _SEGMENT_BITS
+            )
+            return hits, hits[-1][0] if len(hits) == size else None
+        hits, newest, count = [], (before - 1) >> _SEGMENT_BITS, 1
+        while newest >= 0:
+            oldest = max(0, newest - count + 1)
+            limit = size - len(hits)
+            hits += await self._ask("in_segments", before, limit, newest=newest, oldest=oldest)
+            if len(hits) == size:
+                return hits, hits[-1][0]
+            newest, count = oldest - 1, 2 * count
+            if self.is_late and newest >= 0:
+                return hits, (newest + 1) << _SEGMENT_BITS
+        return hits, None
+
+    async def _ask(
+        self, name: str, before: int, size: int, **segments: int
+    ) -> list[tuple[int, str]]:
+        asked = {
+            **self.params,
+            **segments,
+            "session_ids": self.session_ids,
+            "before": before,
+            "window": size,
+        }
+        return await self.db.tuples(_SQL[name], asked, prepare=False)
+
+
+# --------------------------------------------------------------------------- asked
+
+
+async def messages(
+    db: Database,
+    question: Query,
+    *,
+    filters: Filters,
+    place: Place | None = None,
+    limit: int,
+    access: Access,
+) -> tuple[list[Hit], Place | None]:
+    """
+    A page of the visible messages that have all that was asked for.
+
+    The newest `WINDOW` of them are ranked together, then the next ones: no hit is left out, and none
+    comes twice unless its message is changed meanwhile. A page may be short, even empty, after a
+    tenth of a second; its place then leads on.
+
+    Args:
+        question: Not without phrases.
+        place: Where an earlier page ended.
+        limit: Hits at the most.
+
+    Returns:
+        The hits, and where to go on; None if there are no more.
+    """
+    walk = await _walk(db, question, filters=filters, is_first=place is None, access=access)
+    at = place or Place(before=await _newest(db) + 1)
+    page: list[tuple[Hit, int]] = []
+    while True:
+        found, following = await walk.window(at.before, WINDOW)
+        ranked = await _ranked(walk, found, at, limit=limit + 1 - len(page))
+        page += [(hit, at.before) for hit in ranked]
+        hits = [hit for hit, _ in page[:limit]]
+        if len(page) > limit:
+            last, before = page[limit - 1]
+            return hits, Place(before=before, rank=last.rank, number=last.number)
+        if following is None:
+            return hits, None
+        at = Place(before=following)
+        if walk.is_late:
+            return hits, at
+
+
+async def sessions(
+    db: Database, question: Query, *, access: Access, limit: int = 1000
+) -> list[SessionHit]:
+    """
+    The visible sessions whose names or messages have all that was asked for, in one of them.
+
+    Args:
+        question: Without phrases it finds nothing.
+        limit: Sessions at the most: those with the newest hits. Nothing older than what a tenth of
+            a second's search reaches is found.
+
+    Returns:
+        Each with its newest hit; in no order.
+    """
+    if not question.phrases:
+        return []
+    walk = await _walk(db, question, filters=Filters(), names=True, is_first=True, access=access)
+    newest: dict[str, int] = {}
+    before: int | None = await _newest(db) + 1
+    while before is not None and len(newest) < limit and not walk.is_late:
+        found, before = await walk.window(before, 10 * limit)
+        for number, session_id in found:
+            newest.setdefault(session_id, number)
+    numbers = list(newest.values())[:limit]
+    params = {
+        "numbers": numbers,
+        "visible": access.array,
+        "characters": _SNIPPET_CHARACTERS,
+    }
+    return await db.all(SessionHit, _SQL["best_of_sessions"], params)
+
+
+async def _walk(
+    db: Database,
+    question: Query,
+    *,
+    filters: Filters,
+    names: bool = False,
+    is_first: bool,
+    access: Access,
+) -> _Walk:
+    if is_first:
+        await _index_visible(db, access)
+    session_ids, is_small = await _scope(db, filters.session_id, access)
+    params = {
+        "query": question.tsquery,
+        "role": filters.role,
+        "from": filters.from_time,
+        "to": filters.to_time,
+        "names": names,
+        "visible": access.array,
+    }
+    return _Walk(db, params, session_ids, is_small)
+
+
+async def _scope(
+    db: Database, session_id: str | None, access: Access
+) -> tuple[list[str] | None, bool]:
+    """The sessions to look in, None if they are too many to be named; and whether they are few."""
+    if session_id is not None:
+        return [session_id], True
+    if {} in access.visible:
+        return None, False
+    params = {"visible": access.array, "limit": _NAMED_SESSIONS + 1}
+    rows = await db.tuples(_SQL["scope"], params, prepare=False)
+    if len(rows) > _NAMED_SESSIONS:
+        return None, False
+    return [id_ for id_, _ in rows], sum(count for _, count in rows) <= _COMPARED_MESSAGES
+
+
+async def _newest(db: Database) -> int:
+    [(number,)] = await db.tuples(_SQL["newest"], {})
+    return int(number)
+
+
+async def _ranked(
+    walk: _Walk, found: Sequence[tuple[int, str]], place: Place, *, limit: int
+) -> list[Hit]:
+    if not found:
+        return []
+    params = {
+        **walk.params,
+        "numbers": [number for number, _ in found],
+        "rank": float("inf") if place.rank is None else place.rank,
+        "number": 0 if place.number is None else place.number,
+        "characters": _SNIPPET_CHARACTERS,
+        "limit": limit,
+    }
+    return await walk.db.all(Hit, _SQL["ranked"], params, prepare=False)
+
+
+# --------------------------------------------------------------------------- kept up
+
+
+async def index_changed(db: Database) -> bool:
+    """
+    Bring the threads into the index that changed, those touched first first; some of them.
+
+    Safe in any number of processes at once: one of them does it.
+
+    Returns:
+        Whether there may be more to do.
+    """
+    async with db.transaction() as tx:
+        held = await tx.tuples(_SQL["progress"], {})
+        if not held:
+            return False
+        params = {"touched_at": held[0][0], "limit": _THREADS}
+        changed = await tx.tuples(_SQL["changed"], params, prepare=False)
+        thread_ids = [id_ for id_, _ in changed]
+        is_whole = await _index(tx, thread_ids)
+        touched = [at for _, at in changed if at is not None]
+        is_complete = is_whole and len(touched) < _THREADS
+        progress = {
+            # Up to the last one that was looked at; or to now, if nothing is left.
+            "touched_at": _NO_LIMIT if is_complete else max(touched, default=None),
+            "overlap_seconds": OVERLAP_SECONDS,
+            "is_complete": is_complete,
+        }
+        if is_whole:
+            await tx.execute(_SQL["advance"], progress)
+    await _clear(db, thread_ids)
+    return not is_complete
+
+
+async def _index_visible(db: Database, access: Access) -> None:
+    """Bring into the index what was touched last of what somebody sees."""
+    params = {
+        "visible": access.array,
+        "looked_at": _FRESH_LOOKED_AT,
+        "limit": _FRESH_THREADS,
+    }
+    rows = await db.tuples(_SQL["changed_visible"], params, prepare=False)
+    if not rows:
+        return
+    thread_ids = [id_ for (id_,) in rows]
+    async with db.transaction() as tx:
+        await _index(tx, thread_ids)
+    await _clear(db, thread_ids)
+
+
+async def _index(tx: Transaction, thread_ids: Sequence[str]) -> bool:
+    """Bring threads up to date in the index; whether all of them are whole now."""
+    if not thread_ids:
+        return True
+    held = await tx.tuples(_SQL["hold"], {"thread_ids": thread_ids})
+    ids = [id_ for id_, *_ in held]
+    params = {"thread_ids": ids, "characters": _CHARACTERS, "limit": _MESSAGES}
+    rows = await tx.tuples(_SQL["unread"], params)
+    whole = [row for row in held if row[0] in _whole(rows, ids)]
+    rows += [
+        (id_, _NAME_SEQ, _NO_ROLE, name or "", created_at, created_at)
+        for id_, _, name, indexed_name, created_at in held
+        if name != indexed_name
+    ]
+    if rows:
+        # Off the event loop: it may be a hundred thousand words.
+        await tx.execute(_SQL["put"], await asyncio.to_thread(_columns, rows))
+    await tx.execute(_SQL["forget"], {"thread_ids": ids})
+    marked = {
+        "thread_id": [id_ for id_, *_ in whole],
+        "checkpoint_id": [head for _, head, *_ in whole],
+        "name": [name for _, _, name, *_ in whole],
+    }
+    await tx.execute(_SQL["mark"], marked)
+    return len(whole) == len(thread_ids)
+
+
+def _whole(rows: Sequence[tuple[Any, ...]], thread_ids: Sequence[str]) -> set[str]:
+    """The threads all of whose messages were read: where there are too many, not the last one."""
+    if len(rows) < _MESSAGES:
+        return set(thread_ids)
+    return {row[0] for row in rows} - {rows[-1][0]}
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
+    read = [(*row[:3], *row[4:], terms.tsvector(row[3])) for row in rows]
+    names = ("conversation_id", "seq", "role", "create_time", "update_time", "terms")
+    return dict(zip(names, map(list, zip(*read, strict=True)), strict=True))
+
+
+async def _clear(db: Database, thread_ids: Sequence[str]) -> None:
+    if thread_ids:
+        await db.execute(_SQL["clear"], {"thread_ids": thread_ids})

@@ -1,0 +1,29 @@
+-- What people think of messages: an opinion each, as visible as the session.
+
+-- name: put
+INSERT INTO feedback AS f (conversation_id, message_id, user_id, score, reason, tags)
+SELECT m.conversation_id, m.id, %(user_id)s, %(score)s, %(reason)s, %(tags)s::jsonb
+FROM thread AS t
+JOIN message AS m ON m.conversation_id = t.thread_id
+WHERE t.thread_id = %(conversation_id)s AND m.id = %(message_id)s
+    AND session_is_there(t.metadata, t.expires_at) AND t.metadata @> ANY(%(visible)s::jsonb[])
+ON CONFLICT (conversation_id, message_id, user_id) DO UPDATE SET
+    score = EXCLUDED.score,
+    reason = EXCLUDED.reason,
+    tags = EXCLUDED.tags,
+    update_time = now()
+RETURNING message_id, score, reason, tags;
+
+-- name: delete
+DELETE FROM feedback AS f
+USING thread AS t
+WHERE t.thread_id = f.conversation_id AND f.conversation_id = %(conversation_id)s
+    AND f.message_id = %(message_id)s AND f.user_id = %(user_id)s
+    AND session_is_there(t.metadata, t.expires_at) AND t.metadata @> ANY(%(visible)s::jsonb[])
+RETURNING f.message_id;
+
+-- name: of_messages
+SELECT message_id, score, reason, tags
+FROM feedback
+WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s
+    AND message_id = ANY(%(message_ids)s::text[]);

@@ -1,0 +1,16 @@
+-- name: known
+SELECT id FROM message WHERE conversation_id = %(thread_id)s
+
+-- name: stamp_messages
+-- Only what says itself that it is that old: a rebuild comes to the same.
+UPDATE message AS m SET create_time = n.at::timestamptz, update_time = n.at::timestamptz
+FROM unnest(%(ids)s::text[], %(times)s::text[]) AS n (id, at)
+WHERE m.conversation_id = %(thread_id)s AND m.id = n.id
+    AND m.meta_data #>> '{additional_kwargs,created_at}' = n.at
+    AND m.create_time IS DISTINCT FROM n.at::timestamptz
+
+-- name: stamp_thread
+UPDATE thread SET
+    created_at = least(created_at, %(created_at)s::timestamptz),
+    updated_at = coalesce(%(updated_at)s::timestamptz, updated_at)
+WHERE thread_id = %(thread_id)s

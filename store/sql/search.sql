@@ -1,0 +1,249 @@
+-- Full-text search over messages and the names of sessions: the index of migration 0014 is kept up,
+-- and asked. A segment is 32,768 numbers; § in a query stands for its terms' segment.
+
+-- name: progress
+-- One process at a time looks for what changed.
+SELECT touched_at
+FROM search_progress
+FOR UPDATE SKIP LOCKED
+
+-- name: changed
+-- Threads as the index does not have them yet, those touched first first; and those that a run may
+-- be writing to. What goes with its run is never in it.
+(
+    SELECT t.thread_id, t.updated_at
+    FROM thread AS t
+    LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
+    WHERE t.updated_at >= %(touched_at)s
+        AND (t.head_checkpoint_id, t.metadata ->> 'name')
+            IS DISTINCT FROM (s.checkpoint_id, s.name)
+        AND NOT EXISTS (SELECT FROM run AS r WHERE r.thread_id = t.thread_id AND r.temporary)
+    ORDER BY t.updated_at, t.thread_id
+    LIMIT %(limit)s
+)
+UNION ALL
+(
+    SELECT t.thread_id, NULL
+    FROM thread AS t
+    LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
+    WHERE t.status = 'busy' AND t.updated_at < %(touched_at)s
+        AND t.head_checkpoint_id IS DISTINCT FROM s.checkpoint_id
+        AND NOT EXISTS (SELECT FROM run AS r WHERE r.thread_id = t.thread_id AND r.temporary)
+    ORDER BY t.thread_id
+    LIMIT %(limit)s
+)
+
+-- name: changed_visible
+-- Those that were touched since the index was complete last, and that the caller may see.
+SELECT t.thread_id
+FROM search_progress AS p
+CROSS JOIN LATERAL (
+    SELECT n.thread_id, n.head_checkpoint_id, n.metadata
+    FROM thread AS n
+    WHERE n.updated_at >= coalesce(p.caught_up_at, p.touched_at) - interval '1 second'
+        AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR n.metadata @> ANY(%(visible)s::jsonb[]))
+    ORDER BY n.updated_at DESC
+    LIMIT %(looked_at)s
+) AS t
+LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
+WHERE (t.head_checkpoint_id, t.metadata ->> 'name') IS DISTINCT FROM (s.checkpoint_id, s.name)
+    AND NOT EXISTS (SELECT FROM run AS r WHERE r.thread_id = t.thread_id AND r.temporary)
+LIMIT %(limit)s
+
+-- name: hold
+-- Whoever else is at a thread brings it up to date: it is passed by. Nobody's row is locked.
+SELECT t.thread_id, t.head_checkpoint_id, t.metadata ->> 'name' AS name, s.name AS indexed_name,
+    t.created_at
+FROM thread AS t
+LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
+WHERE t.thread_id = ANY(%(thread_ids)s::text[])
+    AND pg_try_advisory_xact_lock(1400, hashtext(t.thread_id))
+
+-- name: unread
+-- Messages as the index does not have them; of long ones, what it looks into.
+SELECT m.conversation_id, m.seq, m.role, left(m.content, %(characters)s::int), m.create_time,
+    m.update_time
+FROM message AS m
+LEFT JOIN search_message AS s ON s.conversation_id = m.conversation_id AND s.seq = m.seq
+WHERE m.conversation_id = ANY(%(thread_ids)s::text[])
+    AND s.update_time IS DISTINCT FROM m.update_time
+ORDER BY m.conversation_id, m.seq
+LIMIT %(limit)s
+
+-- name: put
+INSERT INTO search_message
+    (number, conversation_id, seq, role, create_time, update_time, terms)
+SELECT n.number, n.conversation_id, n.seq, n.role, n.create_time, n.update_time,
+    replace(n.terms, '§', (n.number >> 15) || '.')::tsvector
+FROM (
+    SELECT nextval('search_number') AS number, u.conversation_id, u.seq, u.role, u.create_time,
+        u.update_time, u.terms
+    FROM unnest(
+        %(conversation_id)s::text[], %(seq)s::int[], %(role)s::text[],
+        %(create_time)s::timestamptz[], %(update_time)s::timestamptz[], %(terms)s::text[]
+    ) AS u (conversation_id, seq, role, create_time, update_time, terms)
+) AS n
+ON CONFLICT (conversation_id, seq) DO UPDATE SET
+    number = EXCLUDED.number,
+    role = EXCLUDED.role,
+    create_time = EXCLUDED.create_time,
+    update_time = EXCLUDED.update_time,
+    terms = EXCLUDED.terms
+
+-- name: forget
+-- Messages that were taken back.
+DELETE FROM search_message AS s
+WHERE s.conversation_id = ANY(%(thread_ids)s::text[]) AND s.seq >= 0
+    AND NOT EXISTS (
+        SELECT FROM message AS m WHERE m.conversation_id = s.conversation_id AND m.seq = s.seq
+    )
+
+-- name: mark
+INSERT INTO search_thread (thread_id, checkpoint_id, name)
+SELECT u.thread_id, u.checkpoint_id, u.name
+FROM unnest(%(thread_id)s::text[], %(checkpoint_id)s::text[], %(name)s::text[])
+    AS u (thread_id, checkpoint_id, name)
+ON CONFLICT (thread_id) DO UPDATE SET
+    checkpoint_id = EXCLUDED.checkpoint_id,
+    name = EXCLUDED.name
+
+-- name: advance
+-- A transaction that began before this one may commit later, and with it a thread that looks as if
+-- it had been there: for as long as one may take, what was touched is looked at again.
+UPDATE search_progress SET
+    touched_at = greatest(
+        touched_at,
+        least(%(touched_at)s::timestamptz, now() - make_interval(secs => %(overlap_seconds)s))
+    ),
+    caught_up_at = CASE WHEN %(is_complete)s::boolean THEN now() ELSE caught_up_at END
+
+-- name: clear
+-- Threads that were deleted while they were being indexed.
+WITH gone AS (
+    SELECT u.thread_id
+    FROM unnest(%(thread_ids)s::text[]) AS u (thread_id)
+    WHERE NOT EXISTS (SELECT FROM thread AS t WHERE t.thread_id = u.thread_id)
+), messages_gone AS (
+    DELETE FROM search_message AS s USING gone WHERE s.conversation_id = gone.thread_id
+)
+DELETE FROM search_thread AS s USING gone WHERE s.thread_id = gone.thread_id
+
+-- name: newest
+SELECT coalesce(max(number), 0) FROM search_message
+
+-- name: scope
+-- The sessions that somebody can see, if they are not too many to be named.
+SELECT t.thread_id, t.message_count
+FROM thread AS t
+WHERE t.metadata @> ANY(%(visible)s::jsonb[])
+LIMIT %(limit)s
+
+-- name: in_sessions
+-- Of few sessions every message is compared.
+WITH asked AS MATERIALIZED (
+    SELECT n AS segment, replace(%(query)s::text, '§', n || '.')::tsquery AS query
+    FROM generate_series(0, %(newest)s::bigint) AS n
+)
+SELECT said.number, said.conversation_id
+FROM (
+    SELECT m.number, m.conversation_id, m.terms
+    FROM search_message AS m
+    WHERE m.conversation_id = ANY(%(session_ids)s::text[])
+        AND m.number < %(before)s
+        AND (%(role)s::text IS NULL OR m.role = %(role)s)
+        AND (%(from)s::timestamptz IS NULL OR m.create_time >= %(from)s)
+        AND (%(to)s::timestamptz IS NULL OR m.create_time < %(to)s)
+        AND (m.seq >= 0 OR %(names)s::boolean)
+    OFFSET 0
+) AS said
+JOIN asked ON asked.segment = said.number >> 15
+WHERE said.terms @@ asked.query
+ORDER BY said.number DESC
+LIMIT %(window)s
+
+-- name: in_segments
+-- Of many, segment by segment; who may see a hit is looked up from the newest hit on, one by one.
+SELECT h.number, h.conversation_id
+FROM (
+    SELECT replace(%(query)s::text, '§', n || '.')::tsquery AS query
+    FROM generate_series(%(newest)s::bigint, %(oldest)s::bigint, -1) AS n
+) AS asked
+CROSS JOIN LATERAL (
+    SELECT f.number, f.conversation_id
+    FROM (
+        SELECT m.number, m.conversation_id
+        FROM search_message AS m
+        WHERE m.terms @@ asked.query
+            AND m.number < %(before)s
+            AND (%(role)s::text IS NULL OR m.role = %(role)s)
+            AND (%(from)s::timestamptz IS NULL OR m.create_time >= %(from)s)
+            AND (%(to)s::timestamptz IS NULL OR m.create_time < %(to)s)
+            AND (m.seq >= 0 OR %(names)s::boolean)
+            AND (
+                %(session_ids)s::text[] IS NULL
+                OR m.conversation_id = ANY(%(session_ids)s::text[])
+            )
+        ORDER BY m.number DESC
+        OFFSET 0
+    ) AS f
+    WHERE '{}'::jsonb = ANY(%(visible)s::jsonb[])
+        OR %(session_ids)s::text[] IS NOT NULL
+        OR (
+            SELECT t.metadata @> ANY(%(visible)s::jsonb[])
+            FROM thread AS t
+            WHERE t.thread_id = f.conversation_id
+        )
+    LIMIT %(window)s
+) AS h
+ORDER BY h.number DESC
+LIMIT %(window)s
+
+-- name: ranked
+-- Once more who may see it, and whether it is still there, unchanged: the index may be behind.
+WITH best AS MATERIALIZED (
+    SELECT m.number, m.conversation_id, m.seq, m.update_time, r.rank
+    FROM unnest(%(numbers)s::bigint[]) AS n (number)
+    JOIN search_message AS m ON m.number = n.number
+    CROSS JOIN LATERAL (
+        SELECT ts_rank(
+            m.terms, replace(%(query)s::text, '§', (m.number >> 15) || '.')::tsquery, 1
+        )::float8 AS rank
+    ) AS r
+    WHERE (r.rank, m.number) < (%(rank)s::float8, %(number)s::bigint)
+        AND EXISTS (
+            SELECT FROM message AS g
+            WHERE g.conversation_id = m.conversation_id AND g.seq = m.seq
+                AND g.update_time = m.update_time AND g.on_branch
+        )
+        AND EXISTS (
+            SELECT FROM thread AS t
+            WHERE t.thread_id = m.conversation_id
+                AND t.metadata @> ANY(%(visible)s::jsonb[])
+                AND coalesce(t.metadata ->> 'status', 'active') <> 'deleted'
+        )
+    ORDER BY r.rank DESC, m.number DESC
+    LIMIT %(limit)s
+)
+SELECT best.number, best.rank, g.conversation_id AS session_id, g.id AS message_id, g.role,
+    g.create_time, left(g.content, %(characters)s::int) AS content,
+    coalesce(t.metadata ->> 'name', '新对话') AS session_name
+FROM best
+JOIN message AS g ON g.conversation_id = best.conversation_id AND g.seq = best.seq
+JOIN thread AS t ON t.thread_id = best.conversation_id
+ORDER BY best.rank DESC, best.number DESC
+
+-- name: best_of_sessions
+-- The newest hit of each session: its name, or a message. What was read of it is no longer its
+-- content if it has changed since.
+SELECT DISTINCT ON (m.conversation_id) m.conversation_id AS session_id, g.id AS message_id,
+    left(
+        CASE WHEN m.seq < 0 THEN coalesce(t.metadata ->> 'name', '') ELSE g.content END,
+        %(characters)s::int
+    ) AS content
+FROM unnest(%(numbers)s::bigint[]) AS n (number)
+JOIN search_message AS m ON m.number = n.number
+JOIN thread AS t ON t.thread_id = m.conversation_id
+LEFT JOIN message AS g ON g.conversation_id = m.conversation_id AND g.seq = m.seq
+    AND g.update_time = m.update_time AND g.on_branch
+WHERE t.metadata @> ANY(%(visible)s::jsonb[]) AND (m.seq < 0 OR g.id IS NOT NULL)
+ORDER BY m.conversation_id, m.number DESC

@@ -1,0 +1,339 @@
+"""Sessions as files: exported, imported, and both again."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.bootstrap import Services
+from api.settings import Settings
+from tests.api.test_shares import ADA, BOB, ask, session, share
+
+FILES = Path(__file__).parent / "exchange_files"
+FOREIGN = ("chatgpt.json", "openwebui.json", "openai.jsonl", "sharegpt.json", "notes.md")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    graphs = {name: f"tests.graph.sample_graphs:{name}" for name in ("chat", "tools", "ask")}
+    graphs["agent"] = "graph.agents.chat:graph"
+    config = tmp_path / "langgraph.json"
+    config.write_text(json.dumps({"graphs": graphs, "auth": {"path": "tests.api.auths:owners"}}))
+    return Settings(config=config, request_body_max_bytes=4 * 2**20)
+
+
+async def imported(
+    http: httpx.AsyncClient,
+    content: bytes | str,
+    *,
+    who: dict[str, str] = ADA,
+    **params: Any,
+) -> dict[str, Any]:
+    answer = await http.post("/api/sessions/import", content=content, params=params, headers=who)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def counts(report: dict[str, Any]) -> dict[str, int]:
+    names = ("created", "updated", "skipped", "failed")
+    return {name: report[name] for name in names if report[name]}
+
+
+async def history(
+    http: httpx.AsyncClient, session_id: str, who: dict[str, str] = ADA, **params: Any
+) -> list[dict[str, Any]]:
+    path = f"/api/sessions/{session_id}/messages"
+    answer = await http.get(path, params={"limit": 100, **params}, headers=who)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["data"]
+    return found
+
+
+async def exported(
+    http: httpx.AsyncClient, session_id: str | None = None, who: dict[str, str] = ADA, **params: Any
+) -> str:
+    path = f"/api/sessions/{session_id}/export" if session_id else "/api/sessions/export"
+    answer = await http.get(path, params=params, headers=who)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-disposition"].startswith("attachment")
+    return answer.text
+
+
+@pytest.mark.parametrize("graph_id", ["chat", "agent"])
+async def test_what_others_export_comes_in_once(
+    http: httpx.AsyncClient, services: Services, graph_id: str
+) -> None:
+    for name in FOREIGN:
+        content = (FILES / name).read_bytes()
+        tried = await imported(http, content, dry_run=True)
+        assert (await http.get("/api/sessions?limit=100", headers=ADA)).status_code == 200
+        first = await imported(http, content)
+        second = await imported(http, content)
+
+        many = first["created"]
+        assert counts(tried) == counts(first) == {"created": many}, (name, first)
+        assert counts(second) == {"skipped": many}, (name, second)
+        assert [one["id"] for one in second["sessions"]] == [one["id"] for one in first["sessions"]]
+        for one in first["sessions"]:
+            state = (await http.get(f"/threads/{one['id']}/state", headers=ADA)).json()
+            assert state["next"] == []
+            rows = await history(http, one["id"])
+            assert [row["id"] for row in rows] == [m["id"] for m in state["values"]["messages"]]
+            answered = await ask(http, one["id"], "and now?", ADA)
+            assert answered.status_code == 200, answered.text
+
+
+async def test_chatgpts_tree_keeps_its_branches_ids_and_times(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    report = await imported(http, (FILES / "chatgpt.json").read_bytes())
+    [first, second] = [one["id"] for one in report["sessions"]]
+    shown = await history(http, first)
+    whole = await history(http, first, branch="all")
+    found = (await http.get(f"/api/sessions/{first}", headers=ADA)).json()
+    archived = (await http.get(f"/api/sessions/{second}", headers=ADA)).json()
+    threads = await services.db.tuples(
+        "SELECT count(*) FROM checkpoints WHERE thread_id = %(id)s", {"id": second}
+    )
+
+    assert first == "6615a000-0000-4000-8000-0000000000aa"
+    assert [row["content"] for row in shown] == [
+        "How do I sort a list of dicts?",
+        'Call `list.sort(key=itemgetter("name"))`.',
+        "[image]\nAnd this one?",
+    ]
+    assert [row["content"] for row in whole if row not in shown] == ["Use `sorted` with a key."]
+    assert shown[0]["id"] == "aaa00000-0000-4000-8000-000000000002"
+    assert shown[0]["create_time"] == "2024-04-01T19:33:21.250000+00:00"
+    assert (found["name"], found["metadata"]["pinned"]) == ("Sorting in Python", True)
+    assert found["create_time"].startswith("2024-04-01T19:33:20")
+    assert found["update_time"].startswith("2024-04-01T19:40:00")
+    assert (archived["name"], archived["status"]) == ("你好", "archived")
+    # One checkpoint for a conversation in a line.
+    assert threads == [(1,)]
+
+
+async def test_open_webuis_tree_keeps_its_branches_tags_and_pin(http: httpx.AsyncClient) -> None:
+    report = await imported(http, (FILES / "openwebui.json").read_bytes())
+    [session_id] = [one["id"] for one in report["sessions"]]
+    found = (await http.get(f"/api/sessions/{session_id}", headers=ADA)).json()
+
+    shown = [row["content"] for row in await history(http, session_id)]
+    whole = [row["content"] for row in await history(http, session_id, branch="all")]
+    assert shown == ["Tell me about snakes.", "Some of them swim.", "Which?", "Sea snakes."]
+    assert set(whole) - set(shown) == {"They have no legs."}
+    assert found["name"] == "🐍 Snake facts"
+    assert found["metadata"]["tags"] == ["animals", "biology"]
+    assert found["metadata"]["pinned"] is True
+
+
+async def test_tools_system_words_and_pictures_come_with_openais_form(
+    http: httpx.AsyncClient,
+) -> None:
+    report = await imported(http, (FILES / "openai.jsonl").read_bytes())
+    first, second, third, fourth = [one["id"] for one in report["sessions"]]
+
+    rows = await history(http, first)
+    assert [row["role"] for row in rows] == ["system", "user", "assistant", "tool", "assistant"]
+    assert rows[2]["meta_data"]["tool_calls"][0]["args"] == {"left": 2, "right": 2}
+    assert (await history(http, second))[0]["message_type"] == "image"
+    # Two conversations that begin with the same word.
+    assert [(await history(http, one))[1]["content"] for one in (third, fourth)] == ["one", "two"]
+
+
+async def test_markdown_is_read_by_who_speaks(http: httpx.AsyncClient) -> None:
+    report = await imported(http, (FILES / "notes.md").read_bytes())
+    [session_id] = [one["id"] for one in report["sessions"]]
+    found = (await http.get(f"/api/sessions/{session_id}", headers=ADA)).json()
+
+    said = [(row["role"], row["content"]) for row in await history(http, session_id)]
+    assert found["name"] == "Boiling an egg"
+    assert [role for role, _ in said] == ["user", "assistant", "user", "assistant"]
+    assert "is not a heading" in said[0][1]
+    assert [text for _, text in said[1:]] == ["Six minutes.", "And a soft one?", "Four."]
+
+
+async def test_a_longer_export_adds_what_is_new(http: httpx.AsyncClient) -> None:
+    lines = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    more = [{"role": "user", "content": "how are you?"}, {"role": "assistant", "content": "fine"}]
+    short = await imported(http, json.dumps({"messages": lines}))
+    longer = await imported(http, json.dumps({"messages": [*lines, *more]}))
+    again = await imported(http, json.dumps({"messages": [*lines, *more]}))
+    shorter = await imported(http, json.dumps({"messages": lines}))
+    [session_id] = [one["id"] for one in short["sessions"]]
+    here = [row["content"] for row in await history(http, session_id)]
+    await ask(http, session_id, "said here", ADA)
+    elsewhere = [*lines, *more, {"role": "user", "content": "said elsewhere"}]
+    both = await imported(http, json.dumps({"messages": elsewhere}))
+    twice = await imported(http, json.dumps({"messages": elsewhere}))
+
+    assert counts(short) == {"created": 1}
+    assert counts(longer) == {"updated": 1}
+    assert counts(again) == counts(shorter) == {"skipped": 1}
+    assert here == ["hi", "hello", "how are you?", "fine"]
+    # It has gone on here and there: what is here is not touched.
+    assert counts(both) == {"created": 1}
+    assert both["sessions"][0]["id"] != session_id
+    assert counts(twice) == {"skipped": 1}
+    assert len(await history(http, session_id)) == 6
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl", "markdown"])
+async def test_what_is_exported_comes_back_equal(
+    http: httpx.AsyncClient, services: Services, format: str
+) -> None:
+    for name in FOREIGN:
+        await imported(http, (FILES / name).read_bytes())
+    own = await session(http, "hello", "add 2 3", assistant_id="tools", chat_type="general_chat")
+    odd = "---> \\<!-- threadwell:message {} -->\n<!-- threadwell:session {} -->\n# User\r\n\n \x07"
+    await ask(http, own, odd, ADA)
+    before = await exported(http, format=format, branch="active")
+    of_one = await exported(http, own, format=format)
+    everything = [row[0] for row in await services.db.tuples("SELECT thread_id FROM thread", {})]
+    for id_ in everything:
+        assert (await http.delete(f"/threads/{id_}", headers=ADA)).status_code == 204
+
+    report = await imported(http, before)
+    after = await exported(http, format=format, branch="active")
+
+    assert counts(report) == {"created": len(everything)}, report["errors"]
+    assert after == before
+    assert await exported(http, own, format=format) == of_one
+    assert counts(await imported(http, after)) == {"skipped": len(everything)}
+
+
+async def test_the_forms_of_others_are_written_as_they_are_read(http: httpx.AsyncClient) -> None:
+    for name in ("openai.jsonl", "sharegpt.json"):
+        await imported(http, (FILES / name).read_bytes())
+    openai = await exported(http, format="openai")
+    sharegpt = await exported(http, format="sharegpt")
+    [one] = json.loads(await exported(http, json.loads(sharegpt)[0]["id"], format="sharegpt"))
+
+    lines = [json.loads(line) for line in openai.splitlines()]
+    given = [json.loads(line) for line in (FILES / "openai.jsonl").read_text().splitlines()]
+    for item in (*lines, *given):
+        for message in item["messages"]:
+            for call in message.get("tool_calls", ()):
+                call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+    assert len(lines) == 6
+    assert given[0] in lines
+    assert given[2] in lines
+    told = [[turn["value"] for turn in item["conversations"]] for item in json.loads(sharegpt)]
+    assert [
+        "Summarize the main ideas.",
+        "Here are the main ideas.",
+        "Shorter.",
+        "One idea.",
+    ] in told
+    assert one in json.loads(sharegpt)
+
+
+async def test_a_file_of_somebody_elses_session_makes_one_of_ones_own(
+    http: httpx.AsyncClient,
+) -> None:
+    about = {"members": {"eve": "editor"}, "team": "a"}
+    session_id = await session(http, "hello", user_id="ada", metadata=about)
+    await share(http, session_id, audience="users", users=["bob"])
+    file = await exported(http, session_id, who=BOB)
+    report = await imported(http, file, who=BOB)
+    again = await imported(http, file, who=BOB)
+    [own] = [one["id"] for one in report["sessions"]]
+    found = (await http.get(f"/threads/{own}", headers=BOB)).json()["metadata"]
+
+    assert "members" not in json.loads(file)["session"]["metadata"]
+    assert own != session_id
+    assert (counts(report), counts(again)) == ({"created": 1}, {"skipped": 1})
+    assert (found["owner"], found["user_id"], found["team"]) == ("bob", "bob", "a")
+    assert (await http.get(f"/threads/{own}", headers=ADA)).status_code == 404
+    assert session_id not in await exported(http, who=BOB)
+
+
+async def test_what_cannot_be_read_is_told_and_the_rest_comes_in(http: httpx.AsyncClient) -> None:
+    good = {"messages": [{"role": "user", "content": "hi"}]}
+    deep: Any = "x"
+    for _ in range(80):
+        deep = [deep]
+    bad = [
+        5,
+        {"a": 1},
+        {"messages": []},
+        {"messages": [{"role": "wizard", "content": "x"}]},
+        {"messages": [{"role": "user", "content": 5}]},
+        {"messages": [{"role": "user", "content": "x", "deep": deep}]},
+        {"mapping": {"a": {"message": None, "parent": "a"}}},
+        {"chat": {"history": {"messages": {"a": {"id": "a", "role": "user", "content": "x", "parentId": "b"}}}}},
+        {"format": "threadwell", "session": {"id": "x", "metadata": 5}, "messages": []},
+        {"format": "threadwell", "version": 9, "session": {}, "messages": []},
+        {"format": "threadwell", "session": {"name": "x", "status": "odd"}, "messages": [{"id": "a", "role": "user", "content": "x"}]},
+        {"type": "constructor", "id": ["langchain", "schema", "messages", "HumanMessage"], "lc": 1, "kwargs": {"content": "x"}},
+    ]  # fmt: skip
+    report = await imported(http, json.dumps([good, *bad]))
+
+    assert counts(report) == {"created": 1, "failed": len(bad)}
+    assert [error["index"] for error in report["errors"]] == list(range(1, len(bad) + 1))
+    assert all(error["detail"] and error["code"] for error in report["errors"])
+
+    for content, status, code in (
+        ("", 422, "invalid_input"),
+        ("   ", 422, "unknown_format"),
+        ("[", 422, "invalid_json"),
+        ("nobody speaks", 422, "unknown_format"),
+        (b"PK\x03\x04zip", 422, "unknown_format"),
+        (b"\xff\xfe", 422, "unknown_format"),
+        ("x" * (5 * 2**20), 413, "too_large"),
+    ):
+        refused = await http.post("/api/sessions/import", content=content, headers=ADA)
+        assert (refused.status_code, refused.json()["code"]) == (status, code), content[:9]
+    broken = await imported(http, json.dumps(good) + "\n{")
+    assert counts(broken) == {"skipped": 1, "failed": 1}
+    form = await http.post(
+        "/api/sessions/import", files={"file": ("x.json", json.dumps(good))}, headers=ADA
+    )
+    assert counts(form.json()) == {"skipped": 1}
+    nameless = await http.post("/api/sessions/import", files={"other": ("x", "y")}, headers=ADA)
+    assert nameless.status_code == 422
+
+
+async def test_a_long_import_goes_on_in_the_background(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    many = 30
+    lines = "\n".join(
+        json.dumps({"messages": [{"role": "user", "content": f"question {n}"}]})
+        for n in range(many)
+    )
+    params = {"background": "true"}
+    begun = await http.post("/api/sessions/import", content=lines, params=params, headers=ADA)
+    assert begun.status_code == 202
+    path = begun.headers["location"]
+    async for found in progress(http, path):
+        assert found["position"] <= many
+    refused = await http.get(path, headers=BOB)
+    again = await http.post("/api/sessions/import", content=lines, params=params, headers=ADA)
+    async for _ in progress(http, again.headers["location"]):
+        pass
+    done = (await http.get(again.headers["location"], headers=ADA)).json()
+
+    assert found["status"] == "success"
+    assert counts(found) == {"created": many}
+    assert found["done_bytes"] == found["size_bytes"] == len(lines)
+    assert counts(done) == {"skipped": many}
+    assert refused.status_code == 404
+    assert await services.db.tuples("SELECT 1 FROM import_part", {}) == []
+    owners = await services.db.tuples("SELECT DISTINCT metadata ->> 'owner' FROM thread", {})
+    assert owners == [("ada",)]
+
+
+async def progress(http: httpx.AsyncClient, path: str) -> AsyncIterator[dict[str, Any]]:
+    """How far an import is, until it has ended."""
+    found: dict[str, Any] = {"status": "pending"}
+    for _ in range(2000):
+        found = (await http.get(path, headers=ADA)).json()
+        yield found
+        if found["status"] in ("success", "error"):
+            return
+    raise AssertionError(f"the import has not ended: {found}")

@@ -1,0 +1,10 @@
+"""
+What code of yours imports of Threadwell; everything beside it is internal, and may change.
+
+threadwell.langchain    an old chain keeps its history in sessions
+threadwell.memory       the same for one that still has a memory (extra ``classic``)
+threadwell.repository   the functions of Langchain-Chatchat's repositories
+threadwell.connection   how these reach a server
+threadwell.events       listeners: what happens to sessions calls functions of yours
+threadwell.mounting     Threadwell inside a FastAPI application of yours
+"""
