@@ -8,13 +8,14 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore, Embeddings
 
-from api import loopback
+from api import loopback, prices, sdk_cache
 from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
-from graph import custom
+from graph import custom, priorities
 from graph.agents import chat
 from graph.branches import Branches
 from graph.checkpointer import AnySaver, CustomSaver
@@ -39,6 +40,7 @@ from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
 from store import assistants
 from store.assistants import SystemAssistant
+from store.cache import open_cache
 from store.checkpoints import Saver, open_saver
 from store.database import Database, open_database
 from store.errors import InvalidInputError
@@ -75,10 +77,11 @@ class Services:
     crons: Crons
     worker: Worker
     authority: Authority | None
+    prices: Prices
 
 
 @asynccontextmanager
-async def open_services(
+async def open_services(  # noqa: PLR0915
     settings: Settings, *, database_url: str, redis_url: str
 ) -> AsyncIterator[Services]:
     """
@@ -94,9 +97,14 @@ async def open_services(
     """
     graphs, registry = await load_graphs(settings)
     authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
+    price_table = prices.load(settings.prices)
     timing = _timing(settings, graphs)
-    if graphs.store.index_dims is not None:
-        await migrate(database_url, index_dims=graphs.store.index_dims)
+    if graphs.store.index_dims is not None or settings.compat:
+        await migrate(
+            database_url,
+            index_dims=graphs.store.index_dims,
+            index_messages=bool(settings.compat),
+        )
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
         await _register_graphs(db, registry)
@@ -104,6 +112,8 @@ async def open_services(
         heartbeat = await stack.enter_async_context(
             registered(db, slots=settings.slots, timing=timing)
         )
+        cache = await stack.enter_async_context(open_cache(redis_url))
+        stack.enter_context(sdk_cache.serving(cache))
         place = await stack.enter_async_context(
             open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
         )
@@ -126,12 +136,16 @@ async def open_services(
         )
         endings = Endings(db)
         webhooks = await stack.enter_async_context(
-            open_webhooks(graphs.webhooks, environment=environment())
+            open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
+        )
+        urgency = (
+            priorities.load(graphs.priority, graphs.path.parent, db) if graphs.priority else None
         )
         titles = Titles(db=db, place=place, model=_title_model(graphs))
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
+            priorities=urgency,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
@@ -149,6 +163,7 @@ async def open_services(
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
+            by_priority=urgency is not None,
         )  # fmt: skip
         histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
@@ -165,13 +180,14 @@ async def open_services(
             imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             titles=titles,
-            branches=Branches(db=db, registry=registry, states=states, executor=executor),
+            branches=Branches(db=db, states=states, executor=executor),
             value_search=ValueSearch(db, states),
             importer=importer,
             webhooks=webhooks,
             crons=crons,
             worker=worker,
             authority=authority,
+            prices=price_table,
         )
 
 

@@ -9,7 +9,7 @@ back. They come from the server's own code, so nobody is asked who they are.
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context
 from types import ModuleType
@@ -19,9 +19,13 @@ import httpx
 import structlog
 from starlette.types import ASGIApp, Message, Scope
 
+from api import sdk_cache
+from store.errors import UnavailableError
+
 log = structlog.stdlib.get_logger(__name__)
 
-#: Set by nobody but the transport: a client has no way to write into a scope.
+#: Set by nobody but this module: a client has no way to write into a scope. True for what the
+#: server's own code asks.
 _MARK = "threadwell.loopback"
 
 #: Parts of an answer that may wait for whoever reads it.
@@ -31,6 +35,11 @@ MAX_WAITING = 64
 def is_loopback(scope: Scope) -> bool:
     """Whether a request was made by a graph of this process."""
     return scope.get(_MARK) is True
+
+
+def is_in_process(scope: Scope) -> bool:
+    """Whether a request came over no network: a graph's, or a webhook's of this server."""
+    return _MARK in scope
 
 
 class Loopback:
@@ -46,15 +55,19 @@ class Loopback:
         self._home = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def request(self, request: httpx.Request) -> httpx.Response:
+    async def request(self, request: httpx.Request, *, is_trusted: bool = True) -> httpx.Response:
         """
         Serve a request; its answer is returned as soon as it has begun.
+
+        Args:
+            is_trusted: The server's own code asks: nobody is asked who that is.
 
         Raises:
             httpx.ConnectError: The server is gone.
             httpx.RemoteProtocolError: It dropped the request without an answer.
         """
-        exchange = _Exchange(_scope(request), await request.aread(), self._home)
+        scope = {**_scope(request), _MARK: is_trusted}
+        exchange = _Exchange(scope, await request.aread(), self._home)
         try:
             # In a context of its own: the caller's has the run that it is in, and its callbacks.
             self._home.call_soon_threadsafe(self._begin, exchange, context=Context())
@@ -107,12 +120,37 @@ class _Running:
     loopback: Loopback | None = None
 
 
+async def post(path: str, headers: Mapping[str, str], body: bytes) -> int:
+    """
+    Send something to a path of this server, as somebody from outside would.
+
+    Whoever chose the path may be anybody: so the request is authenticated like any other.
+
+    Returns:
+        The status of the answer.
+
+    Raises:
+        UnavailableError: No server runs in this process, or it dropped the request.
+    """
+    if _Running.loopback is None:
+        raise UnavailableError("No server runs in this process")
+    request = httpx.Request("POST", f"http://localhost{path}", headers=dict(headers), content=body)
+    try:
+        answer = await _Running.loopback.request(request, is_trusted=False)
+    except httpx.TransportError as error:
+        raise UnavailableError("The server dropped the request") from error
+    await answer.aclose()
+    return answer.status_code
+
+
 def install() -> None:
     """Let the SDK find this server; to be called before a graph is imported."""
+    cache = ("cache_get", "cache_set", "swr", "SWRResult")
     for name, attributes in (
         ("langgraph_api", {}),
         ("langgraph_api.server", {"app": None}),
         ("langgraph_api.asgi_transport", {"ASGITransport": Transport}),
+        ("langgraph_api.cache", {name: getattr(sdk_cache, name) for name in cache}),
     ):
         module = ModuleType(name, __doc__)
         vars(module).update(attributes)
@@ -146,7 +184,6 @@ def _scope(request: httpx.Request) -> Scope:
         "headers": [(name.lower(), value) for name, value in request.headers.raw],
         "server": (request.url.host, request.url.port),
         "client": None,
-        _MARK: True,
     }
 
 

@@ -13,7 +13,7 @@ from uuid_utils import uuid4
 from api.auth import OPEN_PATHS
 from api.errors import BrokenOffError, error_response, internal_error_response, response_to
 from api.headers import HeaderFilter
-from api.loopback import is_loopback
+from api.loopback import is_in_process
 from store.errors import TooLargeError
 
 log = structlog.stdlib.get_logger(__name__)
@@ -102,7 +102,7 @@ class MountPrefix:
             path += "/"
         if path.startswith(f"{self.prefix}/"):
             scope = {**scope, "path": path, "root_path": scope.get("root_path", "") + self.prefix}
-        elif path not in OPEN_PATHS and not is_loopback(scope):
+        elif path not in OPEN_PATHS and not is_in_process(scope):
             await self._refuse(scope, receive, send)
             return
         await self.app(scope, receive, send)

@@ -231,6 +231,12 @@ class FeedbackPut(Payload):
 class MessageSend(Payload):
     """What is said to the session's graph: a text, blocks of content, or the answer to a question."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"query": "And a shorter one?", "parent_id": "lc_run--01a21865"}]
+        }
+    )
+
     query: Annotated[str, Field(min_length=1)] | None = None
     content: Annotated[
         list[ContentBlock] | None,
@@ -279,6 +285,8 @@ class MessageSend(Payload):
 class Regenerate(Payload):
     """How an answer is to be given again."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"stream": True}]})
+
     model: Annotated[
         Label | None, Field(min_length=1, description="`configurable.model` of the graph.")
     ] = None
@@ -290,6 +298,10 @@ class Regenerate(Payload):
 class MessageEdit(Payload):
     """What a message is to say."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"content": "Name a river of Europe."}]}
+    )
+
     content: (
         Annotated[str, Field(min_length=1)]
         | Annotated[list[ContentBlock], Field(min_length=1, max_length=100)]
@@ -299,11 +311,17 @@ class MessageEdit(Payload):
 class HeadMove(Payload):
     """Where a conversation is to go on from."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"message_id": "lc_run--01a21865"}]})
+
     message_id: MessageId
 
 
 class SessionFork(Payload):
     """Up to where a conversation is copied, and what the copy is called."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"message_id": "lc_run--01a21865", "name": "Rivers"}]}
+    )
 
     message_id: Annotated[
         MessageId | None, Field(description="The last one of the copy; else that of the session.")

@@ -146,6 +146,14 @@ class Settings(BaseSettings):
         default=None,
         about="Path below which the API is served; unset: `http.mount_prefix` in langgraph.json.",
     )
+    compat: Annotated[
+        tuple[Literal["fufan", "chatchat"], ...], NoDecode, BeforeValidator(_split_commas)
+    ] = _env(
+        "THREADWELL_COMPAT",
+        default=(),
+        about="Projects whose routes are served too, separated by commas: `fufan`, `chatchat`; see "
+        "docs/existing-project.md.",
+    )
     default_a2a_assistant_id: str | None = _env(
         "DEFAULT_A2A_ASSISTANT_ID",
         default=None,
@@ -229,6 +237,12 @@ class Settings(BaseSettings):
         "there are numbers, then it is given up.",
     )
 
+    prices: Path | None = _env(
+        "THREADWELL_PRICES",
+        default=None,
+        about="JSON file of what models cost, for `GET /api/stats`; unset: costs are not told.",
+    )
+
     # What is kept of threads
     keep_checkpoints: int = _env(
         "KEEP_CHECKPOINTS",
@@ -236,14 +250,6 @@ class Settings(BaseSettings):
         about="Newest checkpoints that a thread keeps; older ones are deleted, once there are half "
         "as many more. Messages stay. 0 keeps all.",
         ge=0,
-    )
-    deleted_session_days: float = _env(
-        "DELETED_SESSION_DAYS",
-        default=30.0,
-        about="Days that a deleted session can be restored; then it is purged. 0: until somebody "
-        "purges it.",
-        ge=0,
-        le=36525,
     )
     search_index_seconds: float = _env(
         "SEARCH_INDEX_SECONDS",
@@ -270,6 +276,14 @@ class Settings(BaseSettings):
         default=86_400.0,
         about="Seconds after which an attachment that no session uses is deleted.",
         ge=60,
+    )
+    deleted_session_days: float = _env(
+        "DELETED_SESSION_DAYS",
+        default=30.0,
+        about="Days that a deleted session can be restored; then it is purged. 0: until somebody "
+        "purges it.",
+        ge=0,
+        le=36525,
     )
     head_cache_bytes: int = _env(
         "HEAD_CACHE_BYTES",

@@ -12,14 +12,17 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from graph.http_section import Http
-from graph.persistence import StoreConfig, checkpointer_path, store_config
+from graph.persistence import StoreConfig, checkpointer_path, is_target, store_config
 from graph.webhook_config import WebhookConfig, read_webhooks
 from store.errors import InvalidInputError
 from store.retention import Life
 
 _READ_KEYS = frozenset(
-    {"graphs", "env", "dependencies", "checkpointer", "http", "auth", "store", "webhooks"}
-)
+    {
+        "graphs", "env", "dependencies", "checkpointer", "http", "auth", "store", "webhooks",
+        "priority",
+    }
+)  # fmt: skip
 _AUTH_KEYS = frozenset({"path", "disable_studio_auth", "openapi", "cache"})
 # What a file asks for to keep something from being read must not be left out with a warning.
 _REFUSED = {
@@ -121,6 +124,8 @@ class GraphConfig:
     http: Http
     webhooks: WebhookConfig
     auth: AuthEntry | None
+    priority: str | None
+    """Who decides which waiting runs begin first, as a target."""
     unsupported: tuple[str, ...]
     """Keys of the file that change nothing here, and should."""
     ignored: tuple[str, ...]
@@ -163,6 +168,7 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
         http=http,
         webhooks=_webhooks(path, raw.get("webhooks"), http),
         auth=_auth(path, raw.get("auth")),
+        priority=_priority(path, raw),
         unsupported=tuple(sorted({*_unsupported(raw, checkpointer, http), *store.unsupported})),
         ignored=tuple(sorted(_BUILD_KEYS & raw.keys())),
         raw=raw,
@@ -288,6 +294,7 @@ def _unsupported(
             {"allowed_json_modules", "allowed_msgpack_modules"},
         ),
         "auth": (raw.get("auth") or {}, _AUTH_KEYS),
+        "priority": (raw.get("priority") or {}, {"path"}),
     }
     named = {
         f"{section}.{key}"
@@ -318,6 +325,18 @@ def _auth(path: Path, auth: Any) -> AuthEntry | None:
             f"{path}: `auth.path` must be './file.py:variable' or 'module:variable'"
         )
     return AuthEntry(auth["path"], disabled, openapi, _cache(path, auth.get("cache")))
+
+
+def _priority(path: Path, raw: Mapping[str, Any]) -> str | None:
+    section = _object(path, raw, "priority")
+    if not section:
+        return None
+    target = section.get("path")
+    if not isinstance(target, str) or not is_target(target):
+        raise InvalidInputError(
+            f"{path}: `priority.path` must be './file.py:variable' or 'module:variable'"
+        )
+    return target
 
 
 def _cache(path: Path, cache: Any) -> Cache | None:

@@ -50,7 +50,9 @@ _LOOPBACK: Final = "loopback IP range"
 _BLOCKED: Final = "blocked IP range"
 _PRIVATE: Final = "private IP range"
 _METADATA: Final = "cloud metadata endpoint"
-_NO_RELATIVE: Final = "Relative webhook URLs are not supported: give the whole URL of this server"
+_NO_RELATIVE: Final = (
+    "A relative URL names this server, which nothing is sent to here: give a whole URL"
+)
 _LOOPBACK_IS_OFF: Final = (
     "Loopback webhooks (relative URLs and localhost) are disabled by default: "
     "set webhooks.url.disable_loopback to false in langgraph.json to allow them"
@@ -145,6 +147,26 @@ def parse(url: str, rules: UrlRules) -> Target:
     _check_place(host, port, rules)
     query = f"?{parts.query}" if parts.query else ""
     return Target(parts.scheme, host, port, _quoted((parts.path or "/") + query))
+
+
+def own_path(url: str, rules: UrlRules) -> str | None:
+    """
+    The path on this very server, and query, that a relative URL names; None for a whole URL.
+
+    Raises:
+        InvalidInputError: It is relative, and against the rules or no path.
+    """
+    if len(url) > rules.max_url_length:
+        raise InvalidInputError("Webhook URL too long")
+    parts, _ = _split(url)
+    if parts.scheme or parts.netloc:
+        return None
+    if rules.disable_loopback:
+        raise InvalidInputError(_LOOPBACK_IS_OFF)
+    if not parts.path.startswith("/") or parts.fragment:
+        raise InvalidInputError("A relative webhook URL is a path that begins with a slash")
+    query = f"?{parts.query}" if parts.query else ""
+    return _quoted(parts.path + query)
 
 
 def _check_place(host: str, port: int, rules: UrlRules) -> None:

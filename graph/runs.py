@@ -17,6 +17,7 @@ from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
 from graph.first_words import begun
+from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import (
     RunRequest,
@@ -99,6 +100,7 @@ class Runs:
         heartbeat: Who this process is in the queue.
         life: Of threads that a run makes.
         titles: Whether the model gives sessions their titles.
+        priorities: Who decides which waiting runs begin first; None for whichever is due longest.
     """
 
     def __init__(
@@ -113,7 +115,9 @@ class Runs:
         webhooks: Webhooks,
         life: Life | None = None,
         titles: bool = False,
+        priorities: Priorities | None = None,
     ) -> None:
+        self._priorities = priorities
         self._db = db
         self._titles = titles
         self._registry = registry
@@ -183,6 +187,8 @@ class Runs:
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
         new = _new_run(request, setting, thread_id, access, titles=self._titles)
+        if self._priorities is not None:
+            new = await self._priorities.decided(new, request, setting, is_named=not new_thread)
         thread = None
         if setting.thread_id is None:
             if not new_thread and request.if_not_exists == "reject":
@@ -218,6 +224,8 @@ class Runs:
             thread_id = str(uuid7())
             setting = await self._setting(request, thread_id, EVERYTHING, assistant_access)
             run = _new_run(request, setting, thread_id, EVERYTHING, titles=self._titles)
+            if self._priorities is not None:
+                run = await self._priorities.decided(run, request, setting, is_named=False)
             metadata = {**metadata_of(request), **run.thread_metadata}
             new.append(replace(run, thread_metadata=metadata))
         return await queue.enqueue_new(self._db, new, life=self._life)
@@ -274,6 +282,8 @@ class Runs:
 
     async def _start(self, new: NewRun) -> Execution | None:
         if self.draining or new.after_seconds > 0 or not self._heartbeat.alive():
+            return None
+        if self._priorities is not None and not await self._priorities.may_start():
             return None
         if not self._executor.reserve():
             return None

@@ -1,6 +1,7 @@
 """Tells the webhooks of runs that they have ended."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -10,10 +11,10 @@ import orjson
 import structlog
 
 from graph.encode import dumps
-from graph.guard import UNRESOLVED, Guard, GuardedNetwork, Resolve, Target
+from graph.guard import UNRESOLVED, Guard, GuardedNetwork, Resolve, own_path
 from graph.jobs import JobFailedError, Kind
 from graph.webhook_config import WebhookConfig
-from store.errors import InvalidInputError
+from store.errors import InvalidInputError, UnavailableError
 from store.jobs import Job
 from store.models import JsonObject, Run
 from store.webhooks import Status, delivery
@@ -31,12 +32,24 @@ VALUES_MAX_BYTES: Final = 16 * 1024 * 1024
 GONE: Final = 410
 
 
+_FAILURES: Final = (
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.TimeoutException,
+    TimeoutError,
+    UnavailableError,
+)
+#: Posts a body with headers to a path of this server, as a stranger would; the answer's status.
+PostHere = Callable[[str, Mapping[str, str], bytes], Awaitable[int]]
+
+
 class Webhooks:
     """
     Checks the webhooks that runs name, and tells them; by `open_webhooks`.
 
     Args:
         headers: Sent with every request.
+        post_here: How those are told whose URL is a path of this server; None if none may be.
     """
 
     def __init__(
@@ -46,8 +59,10 @@ class Webhooks:
         headers: Mapping[str, str],
         guard: Guard,
         client: httpcore2.AsyncConnectionPool,
+        post_here: PostHere | None = None,
     ) -> None:
         self._config = config
+        self._post_here = post_here
         self._guard = guard
         self._client = client
         given = {name.lower(): value for name, value in headers.items()}
@@ -60,7 +75,12 @@ class Webhooks:
         Raises:
             InvalidInputError: It is against the rules, or its name leads nowhere.
         """
-        await self._guard.check(url)
+        if self._own_path(url) is None:
+            await self._guard.check(url)
+
+    def _own_path(self, url: str) -> str | None:
+        """The path of this server that a URL is, if such may be told."""
+        return own_path(url, self._config.rules) if self._post_here else None
 
     def kind(self, pauses_seconds: Sequence[float]) -> Kind:
         """How its jobs are done."""
@@ -81,24 +101,28 @@ class Webhooks:
         """
         if self._config.is_disabled:
             return
-        run_id = job.payload["run"]["run_id"]
+        run_id, url = job.payload["run"]["run_id"], job.payload["url"]
         try:
-            target = self._guard.parse(job.payload["url"])
-            # Whoever connects asks for the name, and checks what it leads to.
-            status = await self._post(target, self._body(job))
+            path = self._own_path(url)
+            told = "this server" if path else self._guard.parse(url).authority
+            status = await self._post(url, path, self._body(job))
         except InvalidInputError as exc:
             # What a name leads to may change; the rest of a URL does not.
             again = exc.code == UNRESOLVED
             raise JobFailedError(f"run {run_id}: {exc.message}", for_good=not again) from None
-        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as exc:
-            reason = f"run {run_id}: {target.authority}: {type(exc).__name__}"
-            raise JobFailedError(reason) from None
+        except _FAILURES as exc:
+            raise JobFailedError(f"run {run_id}: {told}: {type(exc).__name__}") from None
         if not 200 <= status < 300:
-            reason = f"run {run_id}: {target.authority} answered {status}"
+            reason = f"run {run_id}: {told} answered {status}"
             raise JobFailedError(reason, for_good=status == GONE)
-        log.info("webhook told", run_id=run_id, host=target.authority, attempt=job.attempt)
+        log.info("webhook told", run_id=run_id, host=told, attempt=job.attempt)
 
-    async def _post(self, target: Target, body: bytes) -> int:
+    async def _post(self, url: str, path: str | None, body: bytes) -> int:
+        if path is not None and self._post_here is not None:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                return await self._post_here(path, self._headers, body)
+        # Whoever connects asks for the name, and checks what it leads to.
+        target = self._guard.parse(url)
         headers = [
             ("host", target.authority),
             ("content-length", str(len(body))),
@@ -164,6 +188,7 @@ async def open_webhooks(
     *,
     environment: Mapping[str, str],
     resolve: Resolve | None = None,
+    post_here: PostHere | None = None,
 ) -> AsyncIterator[Webhooks]:
     """
     Open the client that webhooks are told by.
@@ -171,6 +196,7 @@ async def open_webhooks(
     Args:
         environment: Where the variables of the headers are.
         resolve: Who is asked for names; the system, unless given.
+        post_here: As for `Webhooks`.
 
     Raises:
         InvalidInputError: A header names a variable that is not set.
@@ -183,4 +209,4 @@ async def open_webhooks(
         max_keepalive_connections=0,
         network_backend=GuardedNetwork(guard),
     ) as client:
-        yield Webhooks(config, headers=headers, guard=guard, client=client)
+        yield Webhooks(config, headers=headers, guard=guard, client=client, post_here=post_here)

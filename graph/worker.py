@@ -23,12 +23,12 @@ from graph.executor import Executor, tell_end
 from graph.jobs import Jobs
 from graph.retention import Retention
 from graph.runs import Runs
-from store import files, queue, search
+from store import files, priorities, queue, search
 from store.database import Database
 from store.errors import UnavailableError
 from store.events import EventLog
 from store.heartbeat import Heartbeat
-from store.queue import GivenUp, Held
+from store.queue import Claim, GivenUp, Held
 from store.signals import Signal, listen
 
 log = structlog.get_logger(__name__)
@@ -42,6 +42,9 @@ CANCEL_SECONDS = 2.0
 #: How many runs a claim takes at the most: whoever took all that it has slots for would leave
 #: nothing to a process that was woken at the same time.
 CLAIM_RUNS = 8
+
+#: By priority: how many groups are remembered as served.
+SERVED_GROUPS = 1000
 
 #: How long after a claim that a signal led to the next one follows.
 SECOND_LOOK_SECONDS = 0.05
@@ -86,6 +89,7 @@ class Worker:
     Args:
         executor: Where claimed runs go.
         runs: Told when this process drains.
+        by_priority: Claim the most urgent runs first, not those that are due longest.
     """
 
     def __init__(
@@ -101,7 +105,11 @@ class Worker:
         crons: Crons,
         jobs: Jobs,
         timing: Timing,
+        by_priority: bool = False,
     ) -> None:
+        self._by_priority = by_priority
+        #: The groups whose runs were claimed here, the latest last.
+        self._served: dict[str, None] = {}
         self._db = db
         self._retention = retention
         self._crons = crons
@@ -205,7 +213,7 @@ class Worker:
             return False
         claims = []
         try:
-            claims = await queue.claim(self._db, worker_id=self._heartbeat.worker_id, slots=slots)
+            claims = await self._claimed(slots)
         finally:
             self._executor.release(slots - len(claims))
         for claim in claims:
@@ -216,6 +224,22 @@ class Worker:
     def _heed_free_slot(self) -> None:
         if self._is_short:
             self._ready.set()
+
+    async def _claimed(self, slots: int) -> list[Claim]:
+        worker_id = self._heartbeat.worker_id
+        if not self._by_priority:
+            return await queue.claim(self._db, worker_id=worker_id, slots=slots)
+        served = list(self._served)
+        claims = await queue.claim(self._db, worker_id=worker_id, slots=slots, served=served)
+        # What came without a priority waits for a moment in which there is room.
+        if not claims and await priorities.adopt(self._db):
+            claims = await queue.claim(self._db, worker_id=worker_id, slots=slots, served=served)
+        for group in (claim.fairness_group for claim in claims if claim.fairness_group):
+            self._served.pop(group, None)
+            self._served[group] = None
+        for group in list(self._served)[:-SERVED_GROUPS]:
+            del self._served[group]
+        return claims
 
     async def _listen_forever(self) -> None:
         async with listen(self._db.conninfo) as signals:
@@ -257,6 +281,8 @@ class Worker:
             strays=await self._find_strays(),
         ):
             await self._follow_up(given_up)
+        if self._by_priority and await priorities.adopt(self._db):
+            self._ready.set()
 
     async def _expire_forever(self) -> None:
         while True:
@@ -268,6 +294,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._timing.item_expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep_items(limit=self._timing.expiry_limit)
+            await self._retention.sweep_keys(limit=self._timing.expiry_limit)
 
     async def _index_forever(self) -> None:
         """Keep the index of messages up: what changed is found within this time, and a little."""

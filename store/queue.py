@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString
 
-from store import jobs, runs, webhooks
+from store import jobs, priorities, runs, webhooks
 from store.access import EVERYTHING, Access
 from store.database import Database, Transaction
 from store.errors import (
@@ -62,6 +62,8 @@ ROLLED_BACK: JsonObject = {
 }
 #: How often a claim is tried again that met another one.
 CLAIM_ATTEMPTS = 3
+#: By priority: after how long a run counts as more urgent by one.
+AGING_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +84,8 @@ class NewRun:
     thread_config: JsonObject = field(default_factory=dict)
     temporary: bool = False
     after_seconds: float = 0.0
+    #: If there are priorities: what was decided for its thread.
+    priority: priorities.Settings | None = None
 
     def row(self, **more: Any) -> JsonObject:
         """Parameters of the statements that insert it."""
@@ -134,6 +138,8 @@ class Claim:
 
     run: Run
     lease: Lease
+    #: If it was claimed by priority: with whom it shares.
+    fairness_group: str | None = None
 
     @property
     def held(self) -> Held:
@@ -153,6 +159,8 @@ class Ending:
     thread_error: JsonObject | None = None
     #: How many events its log has before those of the end.
     told: int | None = None
+    #: After how long the first token was streamed, in milliseconds.
+    first_token_ms: int | None = None
     #: What its webhook is to be sent, by `store.webhooks.delivery`.
     webhook: JsonObject | None = None
 
@@ -211,6 +219,8 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
             then it is executed like one that lost its worker.
     """
     row = new.row(worker_id=worker_id)
+    if new.priority is not None:
+        await priorities.keep(db, new.thread_id, new.priority)
     try:
         [rows] = await db.at_once((_START, row))
         started = _Started(*rows[0]) if rows else None
@@ -259,7 +269,7 @@ async def enqueue(db: Database, new: NewRun) -> Run:
 async def _enqueue(db: Database, new: NewRun, *, again: bool = False) -> Run:
     row = new.row(after_seconds=new.after_seconds, signal=READY)
     queued: Rows = []
-    if new.multitask_strategy == "enqueue" and not again:
+    if new.multitask_strategy == "enqueue" and new.priority is None and not again:
         with suppress(LockedError):
             [queued] = await db.at_once((_ENQUEUE, row))
     if not queued:
@@ -282,7 +292,15 @@ async def put(tx: Transaction, new: NewRun) -> Run:
     """
     await _make_way(tx, new)
     row = new.row(after_seconds=new.after_seconds, signal=READY)
-    return _queued(new, await tx.tuples(SQL["enqueue"], row))
+    queued = _queued(new, await tx.tuples(SQL["enqueue"], row))
+    await _mark(tx, [new])
+    return queued
+
+
+async def _mark(tx: Transaction, runs: Sequence[NewRun]) -> None:
+    """Give queued runs the priorities that were decided, if there are any."""
+    if marked := [(new.run_id, new.thread_id, new.priority) for new in runs if new.priority]:
+        await priorities.mark(tx, marked)
 
 
 def _queued(new: NewRun, queued: Rows) -> Run:
@@ -309,7 +327,12 @@ async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None
         "ttl_minutes": life and life.ttl_minutes,
         "signal": READY,
     }
-    rows = await db.tuples(SQL["enqueue_new"], params)
+    if any(new.priority for new in runs):
+        async with db.transaction() as tx:
+            rows = await tx.tuples(SQL["enqueue_new"], params)
+            await _mark(tx, runs)
+    else:
+        rows = await db.tuples(SQL["enqueue_new"], params)
     queued = {run_id: (created_at, epoch) for run_id, created_at, epoch, _ in rows}
     return [
         new.run(created_at, epoch=epoch, begun=False)
@@ -328,25 +351,36 @@ async def _make_way(tx: Transaction, new: NewRun) -> None:
         await _stop(tx, new.thread_id, None, new.multitask_strategy)
 
 
-async def claim(db: Database, *, worker_id: str, slots: int) -> list[Claim]:
+async def claim(
+    db: Database, *, worker_id: str, slots: int, served: Sequence[str] | None = None
+) -> list[Claim]:
     """
     Lease the runs that are due longest and whose threads are free, `slots` at the most.
 
     One statement, so two workers never get the same run and two runs of a thread never overlap.
     Does not wait for a run to appear. A run whose owner dies right after is reaped like any other.
+
+    Args:
+        served: Claims the most urgent ones instead, their groups in turn; see decision 27. The
+            groups that the caller served, the latest last.
     """
+    query, params = SQL["claim"], {"worker_id": worker_id, "slots": slots}
+    if served is not None:
+        query = SQL["claim_by_priority"]
+        params |= {"served": list(served), "aging_seconds": AGING_SECONDS}
     for _ in range(CLAIM_ATTEMPTS):
         # Another process may take up a run of one of the threads while we wait for its row.
         with suppress(ConflictError):
-            rows = await db.tuples(SQL["claim"], {"worker_id": worker_id, "slots": slots})
-            return [_claimed(row) for row in rows]
+            return [_claimed(row) for row in await db.tuples(query, params)]
     return []
 
 
 def _claimed(row: tuple[Any, ...]) -> Claim:
     run_columns = tuple(Run.__dataclass_fields__)
     run = Run(**dict(zip(run_columns, row[: len(run_columns)], strict=True)))
-    epoch, head, projected, settled, head_is_newest, checkpoint_count = row[len(run_columns) :]
+    epoch, head, projected, settled, head_is_newest, checkpoint_count, *group = row[
+        len(run_columns) :
+    ]
     lease = Lease(
         thread_id=run.thread_id,
         epoch=epoch,
@@ -356,7 +390,7 @@ def _claimed(row: tuple[Any, ...]) -> Claim:
         head_is_newest=head_is_newest,
         checkpoint_count=checkpoint_count,
     )
-    return Claim(run=run, lease=lease)
+    return Claim(run=run, lease=lease, fairness_group=group[0] if group else None)
 
 
 async def finish(db: Database, endings: Sequence[Ending], *, wait: bool = True) -> set[str] | None:
@@ -397,6 +431,7 @@ def _endings(endings: Sequence[Ending]) -> JsonObject:
             "interrupts": ending.interrupts,
             "thread_error": ending.thread_error,
             "told": ending.told,
+            "first_token_ms": ending.first_token_ms,
             "webhook": ending.webhook,
         }
         for ending in endings

@@ -131,6 +131,10 @@ def _model(asked: str | None = None) -> BaseChatModel:
     )
 
 
+class _OpenAI(Inflating, ChatOpenAI):
+    """Reads the files that messages name."""
+
+
 def title_model() -> BaseChatModel | None:
     """The model that gives conversations their titles; None if none is to."""
     name = os.environ.get("TITLE_MODEL")
@@ -140,10 +144,6 @@ def title_model() -> BaseChatModel | None:
     url = os.environ.get("OPENAI_BASE_URL") or None
     name = name or os.environ.get("MODEL") or "gpt-4.1-mini"
     return _openai(key, url, name, int(os.environ.get("MODEL_MAX_TOKENS") or 0))
-
-
-class _OpenAI(Inflating, ChatOpenAI):
-    """Reads the files that messages name."""
 
 
 @lru_cache(maxsize=8)

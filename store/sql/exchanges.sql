@@ -2,9 +2,9 @@
 
 -- name: sessions
 -- In the order in which they were made: a place in it does not move.
-SELECT thread_id AS id, metadata ->> 'user_id' AS user_id,
-    session_name(metadata) AS name, metadata ->> 'chat_type' AS chat_type,
-    coalesce(metadata ->> 'status', 'active') AS status, metadata, status AS thread_status,
+SELECT thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metadata) AS name,
+    metadata ->> 'chat_type' AS chat_type, session_status(metadata) AS status, metadata,
+    status AS thread_status, message_count, expires_at, session_etag(metadata, expires_at) AS etag,
     created_at AS create_time, updated_at AS update_time
 FROM thread
 WHERE (created_at, thread_id)

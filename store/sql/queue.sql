@@ -169,6 +169,117 @@ SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
 FROM claimed
 JOIN leased ON leased.thread_id = claimed.thread_id;
 
+-- name: claim_by_priority
+-- As `claim`, in another order: for processes whose langgraph.json has `priority`. Of every line, that
+-- is a priority and a group, the runs that are due longest are looked at; who waits becomes more urgent
+-- by and by, so that nobody waits for ever; and of those equally urgent the group comes first that has
+-- the fewest running, each that is taken counted, and then the one that the caller served longest ago.
+-- Lines are found by leaps over the index, so this costs what lines there are, not what waits in them.
+-- From `leased` on it is `claim`.
+WITH RECURSIVE line AS (
+    (
+        SELECT priority, fairness_group
+        FROM run
+        WHERE status = 'pending' AND priority IS NOT NULL
+        ORDER BY priority, fairness_group
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT following.priority, following.fairness_group
+    FROM line
+    CROSS JOIN LATERAL (
+        SELECT r.priority, r.fairness_group
+        FROM run r
+        WHERE r.status = 'pending' AND r.priority IS NOT NULL
+            AND (r.priority, r.fairness_group) > (line.priority, line.fairness_group)
+        ORDER BY r.priority, r.fairness_group
+        LIMIT 1
+    ) AS following
+), busy AS (
+    SELECT coalesce(t.fairness_group, 'default') AS fairness_group, count(*) AS running
+    FROM run o
+    JOIN thread t ON t.thread_id = o.thread_id
+    WHERE o.status = 'running'
+    GROUP BY 1
+), head AS (
+    SELECT h.run_id, h.not_before, h.seq, line.fairness_group,
+        greatest(
+            -5,
+            line.priority
+                - floor(extract(epoch FROM now() - h.not_before) / %(aging_seconds)s)
+        ) AS urgency
+    FROM line
+    CROSS JOIN LATERAL (
+        SELECT r.run_id, r.not_before, r.seq
+        FROM run r
+        WHERE r.status = 'pending' AND r.priority = line.priority
+            AND r.fairness_group = line.fairness_group AND r.not_before <= now()
+            AND NOT EXISTS (
+                SELECT FROM run o
+                WHERE o.thread_id = r.thread_id AND o.status IN ('pending', 'running')
+                    AND (o.status = 'running' OR (o.not_before, o.seq) < (r.not_before, r.seq))
+            )
+        ORDER BY r.not_before, r.seq
+        -- others hold some of them locked
+        LIMIT %(slots)s + 32
+    ) AS h
+), ranked AS (
+    SELECT head.run_id, head.not_before, head.seq, head.urgency, head.fairness_group,
+        array_position(%(served)s::text[], head.fairness_group) AS served,
+        coalesce(busy.running, 0) + row_number() OVER (
+            PARTITION BY head.fairness_group ORDER BY head.urgency, head.not_before, head.seq
+        ) AS turn
+    FROM head
+    LEFT JOIN busy ON busy.fairness_group = head.fairness_group
+    ORDER BY head.urgency, turn, served NULLS FIRST, head.not_before, head.seq
+    LIMIT %(slots)s + 32
+), next AS MATERIALIZED (
+    SELECT r.run_id, r.thread_id, ranked.fairness_group,
+        jsonb_strip_nulls(jsonb_build_object(
+            'graph_id', r.metadata -> 'graph_id', 'assistant_id', r.metadata -> 'assistant_id'
+        )) AS of_run
+    FROM ranked
+    JOIN run r ON r.run_id = ranked.run_id
+    JOIN thread t ON t.thread_id = r.thread_id
+    WHERE r.status = 'pending'
+        AND EXISTS (SELECT FROM worker WHERE worker_id = %(worker_id)s::uuid)
+    ORDER BY ranked.urgency, ranked.turn, ranked.served NULLS FIRST, ranked.not_before,
+        ranked.seq
+    LIMIT %(slots)s
+    FOR UPDATE OF t, r SKIP LOCKED
+), leased AS (
+    UPDATE thread t
+    SET epoch = epoch + 1, status = 'busy', metadata = t.metadata || next.of_run
+    FROM next
+    WHERE t.thread_id = next.thread_id
+    RETURNING t.thread_id, t.epoch, t.head_checkpoint_id, t.projected_checkpoint_id,
+        t.settled_status, t.checkpoint_count,
+        NOT EXISTS (
+            SELECT FROM checkpoints AS c
+            WHERE c.thread_id = t.thread_id AND c.checkpoint_ns = ''
+                AND c.checkpoint_id > coalesce(t.head_checkpoint_id, '')
+        ) AS head_is_newest
+), claimed AS (
+    UPDATE run r
+    SET status = 'running', worker_id = %(worker_id)s::uuid, attempt = attempt + 1,
+        epoch = leased.epoch, first_epoch = coalesce(r.first_epoch, leased.epoch),
+        started_at = coalesce(r.started_at, now()), updated_at = now()
+    FROM next
+    JOIN leased ON leased.thread_id = next.thread_id
+    WHERE r.run_id = next.run_id
+    RETURNING r.run_id, r.thread_id, r.assistant_id, r.status, r.multitask_strategy, r.metadata,
+        r.kwargs, r.attempt, r.first_epoch, r.first_epoch AS log_epoch, r.temporary, r.error,
+        r.created_at, r.updated_at
+)
+SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
+    claimed.multitask_strategy, claimed.metadata, claimed.kwargs, claimed.attempt,
+    claimed.first_epoch, claimed.log_epoch, claimed.temporary, claimed.error, claimed.created_at,
+    claimed.updated_at, leased.epoch, leased.head_checkpoint_id, leased.projected_checkpoint_id,
+    leased.settled_status, leased.head_is_newest, leased.checkpoint_count, next.fairness_group
+FROM claimed
+JOIN leased ON leased.thread_id = claimed.thread_id
+JOIN next ON next.run_id = claimed.run_id;
+
 -- name: lock_all
 -- In one order, so that two who lock several do not wait for each other.
 SELECT thread_id
@@ -193,12 +304,13 @@ WITH ending AS (
     SELECT *
     FROM jsonb_to_recordset(%(endings)s::jsonb) AS e (
         run_id uuid, epoch bigint, status text, error jsonb, thread_status text, interrupts jsonb,
-        thread_error jsonb, told int, webhook jsonb
+        thread_error jsonb, told int, first_token_ms int, webhook jsonb
     )
 ), done AS (
     UPDATE run
-    SET status = ending.status, error = ending.error, told = ending.told, worker_id = NULL,
-        ended_at = now(), updated_at = now()
+    SET status = ending.status, error = ending.error, told = ending.told,
+        first_token_ms = ending.first_token_ms, worker_id = NULL, ended_at = now(),
+        updated_at = now()
     FROM ending
     WHERE run.run_id = ending.run_id AND run.epoch = ending.epoch AND run.status = 'running'
         AND run.cancel_action IS DISTINCT FROM 'rollback'

@@ -31,6 +31,7 @@ GRAPHS = (
     "alone",
     "ask",
     "ask_twice",
+    "asking",
     "tools",
     "stubborn",
     "poison",

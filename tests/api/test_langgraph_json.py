@@ -26,6 +26,7 @@ from api.middleware import RequestLog
 from api.settings import Settings
 from graph.http_section import HeaderRule
 from store.errors import InvalidInputError
+from tests.graph.engines import until
 from tests.project import site
 from tests.serving import serving
 
@@ -233,6 +234,39 @@ async def test_who_calls_is_asked_before_or_after_its_middleware_and_for_its_rou
     # A graph that a route calls for nobody is called by the server itself.
     assert theirs == ([401, 401, 401, 200] if covered else [200, 200, 200, 200])
     assert stopped == (401 if covered and auth_first else 403)
+
+
+async def test_a_webhook_may_be_a_path_of_this_server_which_asks_it_who_it_is(
+    serve: Serve,
+) -> None:
+    site.history.clear()
+    keys = {
+        "http": {"app": "tests.project.site:app", "mount_prefix": "/my"},
+        "auth": {"path": "tests.project.auth:auth", "disable_studio_auth": True},
+        "webhooks": {"url": {"disable_loopback": False}, "headers": {"x-hook": "1"}},
+    }
+    name = {"x-name": "ada"}
+    async with serve(**keys) as (app, http):
+        db = app.state.services.db
+        body = {"assistant_id": "echo", "input": {"text": "x"}}
+        for webhook in ("/hooks?a=1", "/threads"):
+            answer = await http.post(
+                "/my/runs/wait", json={**body, "webhook": webhook}, headers=name
+            )
+            assert answer.status_code == 200
+        bad = await http.post("/my/runs/wait", json={**body, "webhook": "hooks"}, headers=name)
+
+        async def is_tried() -> bool:
+            left = await db.tuples("SELECT payload ->> 'url', attempt FROM job", {})
+            return left == [("/threads", 1)] and any("a=1" in line for line in site.history)
+
+        await until(is_tried)
+        threads = await http.post("/my/threads/search", json={}, headers=name)
+
+    assert [line.split()[1:] for line in site.history if "a=1" in line] == [["a=1", "1"]]
+    # It knew nobody's name, so the server did nothing for it.
+    assert threads.json() == []
+    assert bad.status_code == 422
 
 
 # Prefix

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypedDict
 
 import orjson
 from langgraph.graph import END, START, StateGraph
+from langgraph_sdk import Priority
 
 from api.cron_schemas import cron_request
 from graph.config import GraphEntry
@@ -17,6 +18,7 @@ from graph.executor import Executor
 from graph.guard import Resolve, UrlRules
 from graph.jobs import Jobs
 from graph.loop import Backing, Here
+from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import RunRequest, system_assistant_id
 from graph.retention import Retention
@@ -172,6 +174,7 @@ async def process(
     pauses_seconds: Sequence[float] = (0.05, 0.05),
     resolve: Resolve | None = None,
     clock: Clock = lambda: None,
+    priority: Priority | None = None,
     **timing: Any,
 ) -> AsyncIterator[Process]:
     """A process of the engine; without `working` it claims and sweeps nothing."""
@@ -212,12 +215,14 @@ async def process(
         commands = Runs(
             db=db, registry=registry, events=events, executor=executor, endings=endings,
             heartbeat=heartbeat, webhooks=hooks,
+            priorities=Priorities(db, priority) if priority else None,
         )  # fmt: skip
         crons = Crons(db=db, runs=commands, decode=cron_request, clock=clock)
         jobs = Jobs(db=db, kinds={KIND: hooks.kind(pauses_seconds)})
         worker = Worker(
             db=db, executor=executor, runs=commands, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=times,
+            by_priority=priority is not None,
         )  # fmt: skip
         one = Process(
             db=db,

@@ -6,7 +6,15 @@ from collections.abc import Awaitable, Callable
 import httpcore2
 import pytest
 
-from graph.guard import Guard, GuardedNetwork, SystemNames, UrlRules, checked, parse
+from graph.guard import (
+    Guard,
+    GuardedNetwork,
+    SystemNames,
+    UrlRules,
+    checked,
+    own_path,
+    parse,
+)
 from store.errors import InvalidInputError
 
 OPEN = UrlRules(disable_loopback=False)
@@ -152,9 +160,21 @@ async def test_a_name_that_leads_nowhere_is_refused() -> None:
     assert refused.value.message == "Webhook host blocked: DNS resolution failed"
 
 
-async def test_a_relative_url_is_refused_with_what_to_do_instead() -> None:
-    with pytest.raises(InvalidInputError, match="give the whole URL of this server"):
+async def test_a_relative_url_is_nothing_to_connect_to() -> None:
+    with pytest.raises(InvalidInputError, match="give a whole URL"):
         await Guard(OPEN).check("/hooks")
+
+
+def test_a_relative_url_is_a_path_of_this_server_if_loopback_is_allowed() -> None:
+    assert own_path("/hooks/钩?a=1", OPEN) == "/hooks/%E9%92%A9?a=1"
+    assert own_path("https://example.com/x", OPEN) is None
+    with pytest.raises(InvalidInputError, match="disable_loopback"):
+        own_path("/hooks", UrlRules())
+    for url in ("hooks", "?a=1", "/hooks#there", "", "/a b", "\\\\host\\x", "/" + "x" * 2048):
+        with pytest.raises(InvalidInputError):
+            own_path(url, OPEN)
+    # Another host, whatever it looks like.
+    assert own_path("//example.com/x", OPEN) is None
 
 
 def answers(*found: str) -> tuple[list[str], Callable[[str, int], Awaitable[list[str]]]]:

@@ -96,6 +96,12 @@ async def bodies(request: Request) -> int:
     return len(await request.body())
 
 
+@app.post("/hooks")
+async def hooks(request: Request) -> None:
+    told = await request.json()
+    history.append(f"{told['run_id']} {request.url.query} {request.headers.get('x-hook')}")
+
+
 @app.post("/paint")
 async def paint(body: ThreadCreate) -> str:
     return body.colour

@@ -1,0 +1,141 @@
+"""
+Values that may be lost at any time: in Redis, shared by all processes, or in this one alone.
+
+For what is dear to find out and cheap to lose. Nothing here is a truth: a value that is too old, or
+that Redis has thrown out, or cannot say at the moment, is not there.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, Protocol
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from store.errors import InvalidInputError, UnavailableError
+from store.streams import CONNECT_SECONDS, answered
+
+log = structlog.get_logger(__name__)
+
+#: How long Redis may take: who waits longer than that could as well find the value out.
+ANSWER_SECONDS: Final = 1.0
+#: How long Redis is not asked after it did not answer.
+PAUSE_SECONDS: Final = 2.0
+CONNECTIONS: Final = 8
+
+#: What a process without Redis keeps at the most.
+MAX_ENTRIES: Final = 10_000
+MAX_BYTES: Final = 64 << 20
+
+
+class Cache(Protocol):
+    """Bytes by key, for a while. Neither method raises for what is kept in being away."""
+
+    async def get(self, key: str) -> bytes | None:
+        """What was last put there; None if it is not known any more."""
+        ...
+
+    async def put(self, key: str, value: bytes, *, ttl_seconds: float) -> None:
+        """Keep a value for so long at the most; the caller bounds its size."""
+        ...
+
+
+class LocalCache:
+    """Of one process; what was used least is thrown out."""
+
+    def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+
+    async def get(self, key: str) -> bytes | None:
+        """See `Cache`."""
+        found = self._entries.get(key)
+        if found is None:
+            return None
+        if found[0] <= time.monotonic():
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        return found[1]
+
+    async def put(self, key: str, value: bytes, *, ttl_seconds: float) -> None:
+        """See `Cache`."""
+        self._drop(key)
+        self._entries[key] = (time.monotonic() + ttl_seconds, value)
+        self._bytes += len(key) + len(value)
+        while self._bytes > self._max_bytes or len(self._entries) > self._max_entries:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: str) -> None:
+        found = self._entries.pop(key, None)
+        self._bytes -= len(key) + len(found[1]) if found else 0
+
+
+class RedisCache:
+    """Of all processes; for one event loop. While Redis is away nothing is known, and nothing kept."""
+
+    def __init__(self, client: "Redis", prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._away_until = 0.0
+
+    async def get(self, key: str) -> bytes | None:
+        """See `Cache`."""
+        found: bytes | None = await self._asked("GET", self._key(key))
+        return found
+
+    async def put(self, key: str, value: bytes, *, ttl_seconds: float) -> None:
+        """See `Cache`."""
+        await self._asked("SET", self._key(key), value, "PX", max(1, int(ttl_seconds * 1000)))
+
+    def _key(self, key: str) -> str:
+        return f"{self._prefix}:cache:{key}"
+
+    async def _asked(self, *command: str | bytes | int) -> bytes | None:
+        if time.monotonic() < self._away_until:
+            return None
+        try:
+            async with answered(ANSWER_SECONDS):
+                answer: bytes | None = await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+                return answer
+        except UnavailableError:
+            self._away_until = time.monotonic() + PAUSE_SECONDS
+            log.warning("the cache waits for Redis")
+            return None
+
+
+@asynccontextmanager
+async def open_cache(redis_url: str, *, prefix: str = "threadwell") -> AsyncIterator[Cache]:
+    """
+    Open the cache; Redis need not answer yet, or ever.
+
+    Args:
+        redis_url: Empty for a process that is alone.
+        prefix: The beginning of all keys.
+
+    Raises:
+        InvalidInputError: The URL is not valid.
+    """
+    if not redis_url:
+        yield LocalCache()
+        return
+    try:
+        client = Redis.from_url(
+            redis_url,
+            protocol=2,
+            max_connections=CONNECTIONS,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=None,
+            socket_connect_timeout=CONNECT_SECONDS,
+        )
+    except ValueError:
+        # Its message may hold a part of the password.
+        raise InvalidInputError("The Redis URL is not valid") from None
+    async with client:
+        yield RedisCache(client, prefix)
