@@ -26,7 +26,7 @@ from tests.serving import serving
 ADA, EVE = {"authorization": "Bearer ada"}, {"authorization": "Bearer eve"}
 DEADLINE_SECONDS = 20.0
 #: What deleting a session is told as.
-DELETED = "session.purged"
+DELETED = "session.deleted"
 
 
 @pytest.fixture
@@ -126,7 +126,10 @@ async def test_a_stream_tells_what_happens_to_the_callers_sessions_and_goes_on_w
     await http.delete(f"/api/sessions/{session_id}", headers=ADA)
     async with listening(http, mine.last_id) as again:
         [gone] = await again.until(DELETED)
-    assert gone["data"]["session_id"] == session_id
+        assert gone["data"]["session_id"] == session_id
+        await http.delete(f"/api/sessions/{session_id}", params={"purge": "true"}, headers=ADA)
+        [_, purged] = await again.until("session.purged")
+        assert purged["data"] == {"session_id": session_id}
 
 
 async def test_a_stream_has_a_filter_and_refuses_what_is_no_name_and_no_place(
@@ -280,13 +283,14 @@ async def test_a_webhook_is_its_owners_and_shows_its_secret_once(http: httpx.Asy
         assert (await http.delete(path, headers=ADA)).status_code == 204
         assert (await http.get(path, headers=ADA)).status_code == 404
 
-        for body, status in (
+        refused: list[tuple[Any, int]] = [
             ({"url": "http://169.254.169.254/latest"}, 422),
             ({"url": receiver.url, "events": ["session.exploded"]}, 422),
             ({"url": receiver.url, "events": []}, 422),
             ({"url": receiver.url, "secret": "whsec_short"}, 422),
             ({}, 422),
-        ):
+        ]
+        for body, status in refused:
             answer = await http.post("/api/webhooks", json=body, headers=ADA)
             assert (answer.status_code, set(answer.json())) == (status, {"detail", "code"}), body
 
