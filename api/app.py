@@ -15,6 +15,7 @@ from starlette.types import Scope
 from api import __version__, custom_app, errors, loopback
 from api.auth import Authentication, is_open
 from api.bootstrap import Services, mount_prefix
+from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
@@ -41,6 +42,7 @@ from api.routes import (
     sessions,
     shares,
     states,
+    stats,
     system,
     threads,
     unsupported,
@@ -77,6 +79,7 @@ ROUTERS = (
     openai_conversations.router,
     ai_sdk.router,
     agui.router,
+    stats.router,
     events.router,
     session_socket.router,
     unsupported.router,
@@ -110,6 +113,7 @@ OF_SESSIONS = (
     "/api/imports",
     "/api/search",
     "/api/files",
+    "/api/stats",
     "/api/ai",
     "/v1",
     "/agui",
@@ -156,7 +160,8 @@ def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
         custom: The user's, whose routes come before ours.
     """
     http = services.graphs.http
-    routers = [_enabled(router, http) for router in ROUTERS]
+    served = [*ROUTERS, *_of_other_projects(services.settings.compat)]
+    routers = [_enabled(router, http) for router in served]
     meta = not http.disable_meta
     app = Application(
         title="Threadwell",
@@ -178,6 +183,11 @@ def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
     for router in routers:
         app.include_router(router)
     return app
+
+
+def _of_other_projects(compat: Iterable[str]) -> list[APIRouter]:
+    """The routers of the projects that this one stands in for, each once."""
+    return list({id(router): router for name in compat for router in COMPAT_ROUTERS[name]}.values())
 
 
 def _enabled(router: APIRouter, http: Http) -> APIRouter:

@@ -25,7 +25,7 @@ from api.protocol_commands import CommandError
 from api.protocol_stream import with_queued
 from api.schemas import SessionId
 from api.session_events import Part, parts_of
-from api.session_runs import ask
+from api.session_runs import ask, stop
 from api.session_schemas import MessageSend
 from api.sockets import CommandSocket
 from api.sse import GOES_ON
@@ -330,12 +330,8 @@ class SessionSocket(CommandSocket):
     async def _stop(self, params: JsonObject) -> JsonObject:
         session_id = _session_id(params)
         access = await self._caller.may("threads", "update", {"thread_id": session_id})
-        stopped = await self._services.runs.cancel(
-            session_id, None, action="interrupt", access=access
-        )
-        if not stopped:
-            raise CommandError("no_such_run", "Nothing is being answered")
-        return {"session_id": session_id, "run_id": stopped[-1], "status": "stopped"}
+        stopped = await stop(self._services, session_id, access=access)
+        return {"session_id": session_id, **stopped}
 
     async def _type(self, params: JsonObject) -> JsonObject:
         session_id, is_typing = _session_id(params), params.get("typing", True)

@@ -146,6 +146,14 @@ class Settings(BaseSettings):
         default=None,
         about="Path below which the API is served; unset: `http.mount_prefix` in langgraph.json.",
     )
+    compat: Annotated[
+        tuple[Literal["fufan", "chatchat"], ...], NoDecode, BeforeValidator(_split_commas)
+    ] = _env(
+        "THREADWELL_COMPAT",
+        default=(),
+        about="Projects whose routes are served too, separated by commas: `fufan`, `chatchat`; see "
+        "docs/existing-project.md.",
+    )
     default_a2a_assistant_id: str | None = _env(
         "DEFAULT_A2A_ASSISTANT_ID",
         default=None,
@@ -227,6 +235,12 @@ class Settings(BaseSettings):
         default=(5, 30, 120, 600, 3600),
         about="Seconds between the tries to tell a webhook, separated by commas: one try more than "
         "there are numbers, then it is given up.",
+    )
+
+    prices: Path | None = _env(
+        "THREADWELL_PRICES",
+        default=None,
+        about="JSON file of what models cost, for `GET /api/stats`; unset: costs are not told.",
     )
 
     # What is kept of threads

@@ -116,21 +116,24 @@ SELECT id, user_id, name, chat_type, status, metadata, thread_status, message_co
 FROM changed;
 
 -- name: delete
--- Softly: it can be restored until it is purged.
-WITH changed AS (
+-- Softly: it can be restored until it is purged. It is shared with nobody any more, then either.
+WITH deleted AS (
     UPDATE thread
-    SET metadata = metadata || jsonb_build_object('status', 'deleted', 'deleted_at', now()),
+    SET metadata = metadata - 'members'
+            || jsonb_build_object('status', 'deleted', 'deleted_at', now()),
         purge_at = now() + make_interval(secs => %(keep_seconds)s::double precision),
         updated_at = now()
     WHERE thread_id = %(id)s AND session_is_there(metadata, expires_at)
         AND metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id
+), unshared AS (
+    DELETE FROM share USING deleted WHERE share.thread_id = deleted.thread_id
 ), told AS (
     INSERT INTO outbox (name, thread_id)
     SELECT 'session.deleted', thread_id
-    FROM changed
+    FROM deleted
 )
-SELECT thread_id FROM changed;
+SELECT thread_id FROM deleted;
 
 -- name: restore
 WITH changed AS (

@@ -174,7 +174,7 @@ async def test_messages_are_sent_once_stopped_and_answered_over_one_socket(
 
     assert busy["error"] == "session_busy"
     assert (stopped["run_id"], stopped["status"]) == (endless["run_id"], "stopped")
-    assert idle["error"] == "no_such_run"
+    assert idle["error"] == "session_idle"
     ends = client.of("run.end")
     assert [end["session_id"] for end in ends] == [first, second, asking, asking]
     assert [end["status"] for end in ends] == ["success", "interrupted", "success", "success"]
