@@ -57,6 +57,10 @@ class Listening:
                 await self._read()
         return self.events
 
+    def clear(self) -> None:
+        """Forget what was told."""
+        self.events, self.names = [], []
+
     async def _read(self) -> None:
         fields: dict[str, str] = {}
         async for line in self._lines:
@@ -130,6 +134,68 @@ async def test_a_stream_tells_what_happens_to_the_callers_sessions_and_goes_on_w
         await http.delete(f"/api/sessions/{session_id}", params={"purge": "true"}, headers=ADA)
         [_, purged] = await again.until("session.purged")
         assert purged["data"] == {"session_id": session_id}
+
+
+async def test_what_is_changed_of_messages_forked_and_shared_is_told_and_no_copy_as_new(
+    http: httpx.AsyncClient,
+) -> None:
+    session_id = await a_session(http)
+    path = f"/api/sessions/{session_id}"
+
+    async def ask(path: str) -> Any:
+        answer = await http.post(f"{path}/messages", json={"query": "say a"}, headers=ADA)
+        return answer.json()
+
+    async with listening(http) as mine:
+        first = await ask(path)
+        await mine.until("run.ended")
+        mine.clear()
+        said = f"{path}/messages/{first['id']}"
+        answers = [
+            await http.patch(said, json={"content": "else"}, headers=ADA),
+            await http.delete(said, headers=ADA),
+            forked := await http.post(f"{path}/fork", json={}, headers=ADA),
+            shared := await http.post(f"{path}/shares", json={"mode": "live"}, headers=ADA),
+        ]
+        assert [a.status_code for a in answers] == [200, 204, 200, 200]
+        await http.delete(f"{path}/shares/{shared.json()['id']}", headers=ADA)
+        fork = forked.json()["id"]
+        again = await ask(f"/api/sessions/{fork}")
+        found = await mine.until("run.ended")
+
+    told = [event for event in found if event["type"] != "session.updated"]
+    assert [event["type"] for event in told] == [
+        "message.updated", "message.deleted", "session.created", "session.shared",
+        "session.unshared", "run.started", "message.created", "message.created", "run.ended",
+    ]  # fmt: skip
+    ids = [event["data"].get("message_id") for event in told]
+    assert ids[:2] == [first["id"]] * 2
+    assert ids[6:8] == [again["user_message_id"], again["id"]]
+    assert told[2]["data"]["copied_from"] == session_id
+    assert told[3]["data"]["share_id"] == told[4]["data"]["share_id"] == shared.json()["id"]
+
+
+async def test_messages_in_the_place_of_those_of_a_run_that_was_taken_back_are_told_too(
+    http: httpx.AsyncClient,
+) -> None:
+    session_id = await a_session(http)
+
+    async def ask() -> Any:
+        path = f"/api/sessions/{session_id}/messages"
+        return (await http.post(path, json={"query": "say a"}, headers=ADA)).json()
+
+    async with listening(http, types="message.created,run.ended") as mine:
+        await ask()
+        taken_back = await ask()
+        await mine.until("run.ended", 2)
+        run = f"/threads/{session_id}/runs/{taken_back['run_id']}"
+        assert (await http.delete(run, headers=ADA)).status_code == 204
+        mine.clear()
+        last = await ask()
+        found = await mine.until("run.ended")
+
+    ids = [event["data"].get("message_id") for event in found]
+    assert ids == [last["user_message_id"], last["id"], None]
 
 
 async def test_a_stream_has_a_filter_and_refuses_what_is_no_name_and_no_place(
