@@ -117,7 +117,7 @@ FROM changed;
 
 -- name: delete
 -- Softly: it can be restored until it is purged. It is shared with nobody any more, then either.
-WITH deleted AS (
+WITH changed AS (
     UPDATE thread
     SET metadata = metadata - 'members'
             || jsonb_build_object('status', 'deleted', 'deleted_at', now()),
@@ -127,13 +127,13 @@ WITH deleted AS (
         AND metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id
 ), unshared AS (
-    DELETE FROM share USING deleted WHERE share.thread_id = deleted.thread_id
+    DELETE FROM share USING changed WHERE share.thread_id = changed.thread_id
 ), told AS (
     INSERT INTO outbox (name, thread_id)
     SELECT 'session.deleted', thread_id
-    FROM deleted
+    FROM changed
 )
-SELECT thread_id FROM deleted;
+SELECT thread_id FROM changed;
 
 -- name: restore
 WITH changed AS (

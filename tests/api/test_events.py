@@ -303,7 +303,11 @@ async def test_a_webhook_is_told_signed_again_and_again_until_it_is_dead_and_can
         replayed = (await _heard(receiver, 6))[-1]
         assert replayed.headers["webhook-id"] == f"msg_{dead['id']}"
         assert len(await _deliveries(http, hook, "delivered", 2)) == 2
-        # Nothing of another's session was ever sent.
+        # Nothing of another's session was ever sent; nor is anything while the webhook is off.
+        await http.patch(f"/api/webhooks/{hook['id']}", json={"enabled": False}, headers=ADA)
+        await http.post(path, headers=ADA)
+        [off] = await _deliveries(http, hook, "dead")
+        assert off["id"] == dead["id"]
         assert len(receiver.heard) == 6
 
 

@@ -124,11 +124,11 @@ async def test_every_route_says_so_in_time(
         "item_id": "i",
         "response_id": run["run_id"],
         "cron_id": thread_id,
-        "webhook_id": thread_id,
-        "delivery_id": thread_id,
         "share_id": thread_id,
         "import_id": thread_id,
         "token": "t",
+        "webhook_id": thread_id,
+        "delivery_id": thread_id,
         "file_id": thread_id,
         **run,
     }
