@@ -25,6 +25,7 @@ from api.routes import (
     ai_sdk,
     assistants,
     crons,
+    events,
     exchange,
     files,
     items,
@@ -37,6 +38,7 @@ from api.routes import (
     search,
     session_context,
     session_messages,
+    session_socket,
     sessions,
     shares,
     states,
@@ -78,6 +80,8 @@ ROUTERS = (
     ai_sdk.router,
     agui.router,
     stats.router,
+    events.router,
+    session_socket.router,
     unsupported.router,
 )
 
@@ -102,6 +106,9 @@ SWITCHES = (
 #: A session is a thread, and its messages are runs: they are switched off with either.
 OF_SESSIONS = (
     "/api/sessions",
+    "/api/events",
+    "/api/webhooks",
+    "/api/ws",
     "/api/shares",
     "/api/imports",
     "/api/search",

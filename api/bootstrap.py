@@ -13,14 +13,17 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.presence import Presence, open_presence
 from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom, priorities
 from graph.agents import chat
 from graph.branches import Branches
+from graph.changes import Changes
 from graph.checkpointer import AnySaver, CustomSaver
 from graph.config import GraphConfig, load_config
 from graph.crons import Crons
+from graph.deliveries import Deliveries
 from graph.endings import Endings
 from graph.executor import Executor
 from graph.histories import Histories
@@ -48,6 +51,8 @@ from store.events import EventLog, open_event_log
 from store.exchanges import KIND as IMPORT
 from store.items import ItemLife, open_items
 from store.migrate import migrate
+from store.outbox import KIND as EVENT_WEBHOOK
+from store.rooms import open_rooms
 from store.sessions import TITLE_JOB
 from store.vectors import Index
 from store.webhooks import KIND as WEBHOOK
@@ -74,6 +79,8 @@ class Services:
     value_search: ValueSearch
     importer: Importer
     webhooks: Webhooks
+    changes: Changes
+    presence: Presence
     crons: Crons
     worker: Worker
     authority: Authority | None
@@ -156,15 +163,22 @@ async def open_services(  # noqa: PLR0915
         # Whatever else is to be done beside runs is one more kind.
         kinds = {
             WEBHOOK: webhooks.kind(settings.webhook_retry_seconds),
+            EVENT_WEBHOOK: Deliveries(db, webhooks).kind(settings.webhook_retry_seconds),
             IMPORT: import_jobs.kind(),
             TITLE_JOB: titles.kind(),
         }
         jobs = Jobs(db=db, kinds=kinds)
+        changes = Changes(
+            db=db, place=place, endings=endings,
+            keep_count=settings.events_keep_count, keep_seconds=3600 * settings.events_keep_hours,
+        )  # fmt: skip
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
-            heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=timing,
-            by_priority=urgency is not None,
+            heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, changes=changes,
+            timing=timing, by_priority=urgency is not None,
         )  # fmt: skip
+        rooms = await stack.enter_async_context(open_rooms(redis_url))
+        presence = await stack.enter_async_context(open_presence(rooms))
         histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
             settings=settings,
@@ -184,6 +198,8 @@ async def open_services(  # noqa: PLR0915
             value_search=ValueSearch(db, states),
             importer=importer,
             webhooks=webhooks,
+            changes=changes,
+            presence=presence,
             crons=crons,
             worker=worker,
             authority=authority,

@@ -313,6 +313,20 @@ class Settings(BaseSettings):
         ge=1,
     )
 
+    # What is told of sessions
+    events_keep_count: int = _env(
+        "EVENTS_KEEP_COUNT",
+        default=100_000,
+        about="Events of `/api/events` kept for clients that come back.",
+        ge=1,
+    )
+    events_keep_hours: float = _env(
+        "EVENTS_KEEP_HOURS",
+        default=72.0,
+        about="Hours that an event of `/api/events` is kept.",
+        gt=0,
+    )
+
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = _env(
         "LOG_LEVEL",

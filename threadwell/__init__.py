@@ -6,5 +6,6 @@ threadwell.memory       the same for one that still has a memory (extra ``classi
 threadwell.repository   the functions of Langchain-Chatchat's repositories
 threadwell.connection   how these reach a server
 threadwell.standalone   or the database alone
+threadwell.events       listeners: what happens to sessions calls functions of yours
 threadwell.mounting     Threadwell inside a FastAPI application of yours
 """

@@ -119,15 +119,27 @@ ORDER BY m.seq DESC
 LIMIT 1
 
 -- name: copy_thread
-INSERT INTO thread (thread_id, metadata, config, epoch)
-SELECT %(target)s, %(metadata)s::jsonb || jsonb_strip_nulls(jsonb_build_object(
-        'graph_id', s.metadata -> 'graph_id', 'assistant_id', s.metadata -> 'assistant_id'
-    )), s.config,
-    -- above what the writes of its checkpoints were made under
-    greatest(s.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)
-FROM thread AS s
-WHERE s.thread_id = %(source)s AND s.metadata @> ANY(%(visible)s::jsonb[])
-RETURNING thread_id
+WITH copied AS (
+    INSERT INTO thread (thread_id, metadata, config, epoch)
+    SELECT %(target)s, %(metadata)s::jsonb || jsonb_strip_nulls(jsonb_build_object(
+            'graph_id', s.metadata -> 'graph_id', 'assistant_id', s.metadata -> 'assistant_id'
+        )), s.config,
+        -- above what the writes of its checkpoints were made under
+        greatest(s.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+    FROM thread AS s
+    WHERE s.thread_id = %(source)s AND s.metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING thread_id
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.created', thread_id, jsonb_build_object('copied_from', %(source)s::text)
+    FROM copied
+), told_through AS (
+    -- Whatever messages it is found with at first are nobody's news.
+    INSERT INTO change_of_messages (thread_id, message_count, checkpoint_id)
+    SELECT thread_id, 2147483647, '~'
+    FROM copied
+)
+SELECT thread_id FROM copied
 
 -- name: give_life
 INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)

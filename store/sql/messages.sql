@@ -131,13 +131,19 @@ SELECT seq FROM message WHERE conversation_id = %(conversation_id)s AND id = %(i
 
 -- name: delete
 -- Whether the model saw it or not.
-INSERT INTO message_deletion (conversation_id, message_id)
-SELECT m.conversation_id, m.id
-FROM message AS m
-JOIN thread AS t ON t.thread_id = m.conversation_id
-WHERE m.conversation_id = %(conversation_id)s AND m.id = ANY(%(ids)s::text[])
-    AND t.metadata @> ANY(%(visible)s::jsonb[])
-ON CONFLICT DO NOTHING
+WITH gone AS (
+    INSERT INTO message_deletion (conversation_id, message_id)
+    SELECT m.conversation_id, m.id
+    FROM message AS m
+    JOIN thread AS t ON t.thread_id = m.conversation_id
+    WHERE m.conversation_id = %(conversation_id)s AND m.id = ANY(%(ids)s::text[])
+        AND t.metadata @> ANY(%(visible)s::jsonb[])
+    ON CONFLICT DO NOTHING
+    RETURNING conversation_id, message_id
+)
+INSERT INTO outbox (name, thread_id, data)
+SELECT 'message.deleted', conversation_id, jsonb_build_object('message_id', message_id)
+FROM gone
 
 -- name: get
 SELECT m.id, m.conversation_id, m.seq, m.role, m.content, m.message_type, m.meta_data, m.run_id,
