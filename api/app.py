@@ -15,6 +15,7 @@ from starlette.types import Scope
 from api import __version__, custom_app, errors, loopback
 from api.auth import Authentication, is_open
 from api.bootstrap import Services, mount_prefix
+from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
@@ -24,6 +25,7 @@ from api.routes import (
     ai_sdk,
     assistants,
     crons,
+    events,
     exchange,
     files,
     items,
@@ -36,9 +38,11 @@ from api.routes import (
     search,
     session_context,
     session_messages,
+    session_socket,
     sessions,
     shares,
     states,
+    stats,
     system,
     threads,
     unsupported,
@@ -75,6 +79,9 @@ ROUTERS = (
     openai_conversations.router,
     ai_sdk.router,
     agui.router,
+    stats.router,
+    events.router,
+    session_socket.router,
     unsupported.router,
 )
 
@@ -99,10 +106,14 @@ SWITCHES = (
 #: A session is a thread, and its messages are runs: they are switched off with either.
 OF_SESSIONS = (
     "/api/sessions",
+    "/api/events",
+    "/api/webhooks",
+    "/api/ws",
     "/api/shares",
     "/api/imports",
     "/api/search",
     "/api/files",
+    "/api/stats",
     "/api/ai",
     "/v1",
     "/agui",
@@ -149,7 +160,8 @@ def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
         custom: The user's, whose routes come before ours.
     """
     http = services.graphs.http
-    routers = [_enabled(router, http) for router in ROUTERS]
+    served = [*ROUTERS, *_of_other_projects(services.settings.compat)]
+    routers = [_enabled(router, http) for router in served]
     meta = not http.disable_meta
     app = Application(
         title="Threadwell",
@@ -171,6 +183,11 @@ def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
     for router in routers:
         app.include_router(router)
     return app
+
+
+def _of_other_projects(compat: Iterable[str]) -> list[APIRouter]:
+    """The routers of the projects that this one stands in for, each once."""
+    return list({id(router): router for name in compat for router in COMPAT_ROUTERS[name]}.values())
 
 
 def _enabled(router: APIRouter, http: Http) -> APIRouter:

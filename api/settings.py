@@ -146,6 +146,14 @@ class Settings(BaseSettings):
         default=None,
         about="Path below which the API is served; unset: `http.mount_prefix` in langgraph.json.",
     )
+    compat: Annotated[
+        tuple[Literal["fufan", "chatchat"], ...], NoDecode, BeforeValidator(_split_commas)
+    ] = _env(
+        "THREADWELL_COMPAT",
+        default=(),
+        about="Projects whose routes are served too, separated by commas: `fufan`, `chatchat`; see "
+        "docs/existing-project.md.",
+    )
     default_a2a_assistant_id: str | None = _env(
         "DEFAULT_A2A_ASSISTANT_ID",
         default=None,
@@ -229,6 +237,12 @@ class Settings(BaseSettings):
         "there are numbers, then it is given up.",
     )
 
+    prices: Path | None = _env(
+        "THREADWELL_PRICES",
+        default=None,
+        about="JSON file of what models cost, for `GET /api/stats`; unset: costs are not told.",
+    )
+
     # What is kept of threads
     keep_checkpoints: int = _env(
         "KEEP_CHECKPOINTS",
@@ -297,6 +311,20 @@ class Settings(BaseSettings):
         default=16 * 1024 * 1024,
         about="Bytes of one thread's events kept in memory, and in Redis, about.",
         ge=1,
+    )
+
+    # What is told of sessions
+    events_keep_count: int = _env(
+        "EVENTS_KEEP_COUNT",
+        default=100_000,
+        about="Events of `/api/events` kept for clients that come back.",
+        ge=1,
+    )
+    events_keep_hours: float = _env(
+        "EVENTS_KEEP_HOURS",
+        default=72.0,
+        about="Hours that an event of `/api/events` is kept.",
+        gt=0,
     )
 
     # Logs

@@ -36,6 +36,7 @@ VALUES: dict[str, Any] = {
     "thread_ids": ["00000000-0000-7000-8000-000000000000"],
     "version": 1,
     "schedule": "0 0 1 1 *",
+    "url": "https://1.1.1.1/hook",
     "model": "chat",
     "messages": [{"id": "m", "role": "user", "content": "x", "parts": []}],
     "id": "00000000-0000-7000-8000-000000000000",
@@ -47,6 +48,7 @@ VALUES: dict[str, Any] = {
 }
 #: Whose bodies the specification does not spell out.
 BODIES: dict[str, Any] = {
+    "/api/sessions/import": {"messages": [{"role": "user", "content": "hello"}]},
     "/runs/crons/{cron_id}": {"enabled": True},
     "/api/sessions/{session_id}/messages/{message_id}/feedback": {"score": 1},
     "/api/sessions/{session_id}/messages": {"query": "hello"},
@@ -122,6 +124,11 @@ async def test_every_route_says_so_in_time(
         "item_id": "i",
         "response_id": run["run_id"],
         "cron_id": thread_id,
+        "share_id": thread_id,
+        "import_id": thread_id,
+        "token": "t",
+        "webhook_id": thread_id,
+        "delivery_id": thread_id,
         "file_id": thread_id,
         **run,
     }
@@ -135,7 +142,13 @@ async def test_every_route_says_so_in_time(
                 method,
                 path.format(**named),
                 **sent(spec, path, operation),
-                params={"namespace": "a", "key": "k", "assistant_id": "chat", "q": "hello"},
+                params={
+                    "namespace": "a",
+                    "key": "k",
+                    "assistant_id": "chat",
+                    "q": "hello",
+                    "user": "eve",
+                },
             )
             for path, operations in spec["paths"].items()
             for method, operation in operations.items()
