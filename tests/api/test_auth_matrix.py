@@ -691,5 +691,23 @@ async def test_a_second_user_gets_nothing_over_a_socket(
     assert refused.value.response.status_code == 401
 
 
+async def test_a_conversation_of_a_door_is_its_callers_whatever_it_is_called(
+    http: httpx.AsyncClient,
+) -> None:
+    body = {**SAYS, "conversation_id": "my chat"}
+    made = []
+    for who in (ADA, EVE):
+        answer = await http.post(
+            "/v1/chat/completions", json=body, headers={**who, "x-user-id": "somebody"}
+        )
+        assert answer.status_code == 200, answer.text
+        made.append(answer.json()["conversation_id"])
+    mine = (await http.get(f"/api/sessions/{made[0]}", headers=ADA)).json()
+
+    assert made[0] != made[1]
+    assert (mine["user_id"], mine["metadata"]["client_id"]) == ("ada", "my chat")
+    assert (await http.get(f"/api/sessions/{made[0]}", headers=EVE)).status_code == 404
+
+
 def _order(route: str) -> tuple[int, str]:
     return LAST.index(route) if route in LAST else -1, route
