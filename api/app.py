@@ -40,6 +40,7 @@ from api.routes import (
     sessions,
     shares,
     states,
+    stats,
     system,
     threads,
     unsupported,
@@ -76,6 +77,7 @@ ROUTERS = (
     openai_conversations.router,
     ai_sdk.router,
     agui.router,
+    stats.router,
     unsupported.router,
 )
 
@@ -104,6 +106,7 @@ OF_SESSIONS = (
     "/api/imports",
     "/api/search",
     "/api/files",
+    "/api/stats",
     "/api/ai",
     "/v1",
     "/agui",

@@ -8,11 +8,12 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore, Embeddings
 
-from api import loopback, sdk_cache
+from api import loopback, prices, sdk_cache
 from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom, priorities
 from graph.agents import chat
@@ -76,6 +77,7 @@ class Services:
     crons: Crons
     worker: Worker
     authority: Authority | None
+    prices: Prices
 
 
 @asynccontextmanager
@@ -95,6 +97,7 @@ async def open_services(  # noqa: PLR0915
     """
     graphs, registry = await load_graphs(settings)
     authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
+    price_table = prices.load(settings.prices)
     timing = _timing(settings, graphs)
     if graphs.store.index_dims is not None or settings.compat:
         await migrate(
@@ -177,13 +180,14 @@ async def open_services(  # noqa: PLR0915
             imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
             threads=Threads(db=db, runs=runs, states=states, retention=retention),
             titles=titles,
-            branches=Branches(db=db, registry=registry, states=states, executor=executor),
+            branches=Branches(db=db, states=states, executor=executor),
             value_search=ValueSearch(db, states),
             importer=importer,
             webhooks=webhooks,
             crons=crons,
             worker=worker,
             authority=authority,
+            prices=price_table,
         )
 
 
@@ -193,7 +197,8 @@ def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | No
 
     What is said to graphs of the user's own is sent to it only if they ask for it.
     """
-    is_ours = any("graph/agents/chat.py" in entry.target for entry in graphs.graphs.values())
+    targets = (entry.target.replace("/", ".") for entry in graphs.graphs.values())
+    is_ours = any("graph.agents.chat" in target for target in targets)
     if not (is_ours or environment().get("TITLE_MODEL")) or chat.title_model() is None:
         return None
     return chat.title_model

@@ -237,6 +237,12 @@ class Settings(BaseSettings):
         "there are numbers, then it is given up.",
     )
 
+    prices: Path | None = _env(
+        "THREADWELL_PRICES",
+        default=None,
+        about="JSON file of what models cost, for `GET /api/stats`; unset: costs are not told.",
+    )
+
     # What is kept of threads
     keep_checkpoints: int = _env(
         "KEEP_CHECKPOINTS",

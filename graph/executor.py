@@ -6,6 +6,7 @@ writes that down, fenced by the lease, and only then tells those who follow.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -81,11 +82,21 @@ class Execution:
         self.ended = asyncio.Event()
         self.result: Result | None = None
         self.stop_reason: StopReason | None = None
+        self._began_at = time.monotonic()
+        #: When its first token was streamed, by the same clock.
+        self.first_token_at: float | None = None
         #: Set when the thread's log has gone on without it.
         self.fenced = fenced
         #: Nothing that it writes counts any more.
         self.is_over = False
         self._streaming: asyncio.Task[Any] | None = None
+
+    @property
+    def first_token_ms(self) -> int | None:
+        """How long the first token took from the run's start; None if that was another attempt."""
+        if self.first_token_at is None or self.claim.run.attempt != 1:
+            return None
+        return round(1000 * (self.first_token_at - self._began_at))
 
     def begin(self) -> None:
         """Mark the part of the running task that `stop` may cancel."""
@@ -287,6 +298,7 @@ class Executor:
                 writer.emit(protocol_run.REFUSED, protocol_run.refusal(exc))
             return self._failed(exc, outcome, "timeout" if limit.expired() else "error")
         finally:
+            execution.first_token_at = outcome.speeches.first_at
             outbox.close()
             # Before the thread may go on elsewhere, which closes its log to what comes later.
             writer.hurry()
@@ -380,7 +392,7 @@ class Executor:
             result = Result(status="interrupted", values=result.values)
             ended = await self._insist(lambda: self._roll_back(claim))
         else:
-            ended = await self._insist(lambda: self._finish(claim, result, writer.told))
+            ended = await self._insist(lambda: self._finish(execution, result, writer.told))
             if not ended and await self._insist(lambda: queue.is_to_undo(self._db, claim.held)):
                 # That was said before the end could be written, and counts.
                 execution.stop("rollback")
@@ -415,7 +427,8 @@ class Executor:
             return await self.roll_back(given_up.held)
         return given_up is not None and given_up.status != "pending"
 
-    async def _finish(self, claim: Claim, result: Result, told: int) -> bool:
+    async def _finish(self, execution: Execution, result: Result, told: int) -> bool:
+        claim = execution.claim
         error = queue.CANCELLED if result.status == "interrupted" else result.error
         webhook = told_of(claim.run, status=result.status, error=error, values=result.values)
         if claim.run.temporary:
@@ -433,6 +446,7 @@ class Executor:
                 error=result.error,
                 thread_error=error,
                 told=told,
+                first_token_ms=execution.first_token_ms,
                 webhook=webhook,
             )
         )

@@ -7,6 +7,7 @@ next input brings one along. Both happen under the lease, in checkpoints of the 
 of. See docs/decisions/0009.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,8 @@ class Speeches:
     """The model calls of the root graph that clients were shown and that no node returned yet."""
 
     _by_node: dict[str, Speech] = field(default_factory=dict)
+    #: When the first token came, by the monotonic clock.
+    first_at: float | None = None
 
     def __bool__(self) -> bool:
         return bool(self._by_node)
@@ -57,6 +60,8 @@ class Speeches:
         if speech is None or speech.message_id != message.id:
             speech = self._by_node[node] = Speech(message.id)
         content = message.content
+        if self.first_at is None and (content or message.tool_call_chunks):
+            self.first_at = time.monotonic()
         # Each token comes by here; of a plain one `text` costs more than the rest.
         speech.tokens.append(content if type(content) is str else message.text)
 
@@ -68,7 +73,10 @@ class Speeches:
         if event["event"] == "message-start":
             message_id = event.get("id") or event.get("message_id")
             self._by_node[node] = Speech(str(message_id))
-        elif delta.get("type") == "text-delta" and node in self._by_node:
+            return
+        if self.first_at is None and delta:
+            self.first_at = time.monotonic()
+        if delta.get("type") == "text-delta" and node in self._by_node:
             self._by_node[node].tokens.append(delta["text"])
 
     def returned(self, update: Mapping[str, Any]) -> None:

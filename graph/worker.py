@@ -294,6 +294,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._timing.item_expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep_items(limit=self._timing.expiry_limit)
+            await self._retention.sweep_keys(limit=self._timing.expiry_limit)
 
     async def _index_forever(self) -> None:
         """Keep the index of messages up: what changed is found within this time, and a little."""

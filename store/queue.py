@@ -159,6 +159,8 @@ class Ending:
     thread_error: JsonObject | None = None
     #: How many events its log has before those of the end.
     told: int | None = None
+    #: After how long the first token was streamed, in milliseconds.
+    first_token_ms: int | None = None
     #: What its webhook is to be sent, by `store.webhooks.delivery`.
     webhook: JsonObject | None = None
 
@@ -429,6 +431,7 @@ def _endings(endings: Sequence[Ending]) -> JsonObject:
             "interrupts": ending.interrupts,
             "thread_error": ending.thread_error,
             "told": ending.told,
+            "first_token_ms": ending.first_token_ms,
             "webhook": ending.webhook,
         }
         for ending in endings

@@ -75,13 +75,15 @@ WHERE m.conversation_id = %(session_id)s AND t.metadata @> ANY(%(visible)s::json
     )
 
 -- name: question
--- What a run answers: the first message that it brought, if that is the user's, or the one of the
--- user that this one follows.
+-- What a message answers: of those that it follows, the user's that comes first. Of a run it is the
+-- same for what it brought first, which may be the user's itself.
 WITH RECURSIVE line AS (
     (
         SELECT m.seq, m.id, m.role
         FROM message AS m
-        WHERE m.conversation_id = %(session_id)s AND m.run_id = %(run_id)s::uuid
+        WHERE m.conversation_id = %(session_id)s
+            AND CASE WHEN %(run_id)s::text IS NULL THEN m.id = %(message_id)s::text
+                ELSE m.run_id = %(run_id)s::text::uuid END
         ORDER BY m.seq
         LIMIT 1
     )
@@ -199,5 +201,8 @@ WITH RECURSIVE line AS (
     SELECT %(target)s, d.message_id, d.deleted_at
     FROM message_deletion AS d
     WHERE d.conversation_id = %(source)s
+), copied_uses AS (
+    INSERT INTO file_use (thread_id, file_id)
+    SELECT %(target)s::text, file_id FROM file_use WHERE thread_id = %(source)s
 )
 UPDATE thread SET checkpoint_count = (SELECT count(*) FROM line) WHERE thread_id = %(target)s

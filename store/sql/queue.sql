@@ -304,12 +304,13 @@ WITH ending AS (
     SELECT *
     FROM jsonb_to_recordset(%(endings)s::jsonb) AS e (
         run_id uuid, epoch bigint, status text, error jsonb, thread_status text, interrupts jsonb,
-        thread_error jsonb, told int, webhook jsonb
+        thread_error jsonb, told int, first_token_ms int, webhook jsonb
     )
 ), done AS (
     UPDATE run
-    SET status = ending.status, error = ending.error, told = ending.told, worker_id = NULL,
-        ended_at = now(), updated_at = now()
+    SET status = ending.status, error = ending.error, told = ending.told,
+        first_token_ms = ending.first_token_ms, worker_id = NULL, ended_at = now(),
+        updated_at = now()
     FROM ending
     WHERE run.run_id = ending.run_id AND run.epoch = ending.epoch AND run.status = 'running'
         AND run.cancel_action IS DISTINCT FROM 'rollback'

@@ -67,9 +67,10 @@ async def shown(http: httpx.AsyncClient, url: str, **headers: str) -> list[str]:
     return [message["content"] for message in answer.json()["messages"]]
 
 
-def utf_8(text: str) -> str:
-    """A header as it is on the wire: httpx writes Latin-1 if it can."""
-    return text.encode().decode("latin-1")
+def knowing(password: str, who: dict[str, str] | None = None) -> dict[bytes, bytes]:
+    """The headers of somebody who knows a password, in UTF-8 as a shell sends it."""
+    known = {name.encode(): value.encode() for name, value in (who or {}).items()}
+    return {**known, b"x-share-password": password.encode()}
 
 
 async def test_a_snapshot_shows_what_was_said_then_and_a_live_link_what_is(
@@ -121,26 +122,26 @@ async def test_a_link_with_a_password_is_tried_a_few_times_and_no_more(
 ) -> None:
     session_id = await session(http, "hello")
     url = (await share(http, session_id, password="sésame 芝麻"))["url"]
-    right = {"X-Share-Password": utf_8("sésame 芝麻")}
+    right = "sésame 芝麻"
 
     async def tried(password: str) -> tuple[int, str]:
-        answer = await http.get(url, headers={"X-Share-Password": utf_8(password)})
+        answer = await http.get(url, headers=knowing(password))
         return answer.status_code, answer.json().get("code", "")
 
     assert (await http.get(url)).json()["code"] == "password_required"
-    assert await tried("sésame 芝麻") == (200, "")
+    assert await tried(right) == (200, "")
     wrong = await asyncio.gather(*[tried("wrong") for _ in range(shares.MAX_FAILURES + 5)])
 
     assert (
         sorted(wrong)
         == [(401, "wrong_password")] * shares.MAX_FAILURES + [(429, "too_many_attempts")] * 5
     )
-    assert (await http.get(url, headers=right)).status_code == 429
-    assert (await http.post(f"{url}/clone", headers={**BOB, **right})).status_code == 429
+    assert (await http.get(url, headers=knowing(right))).status_code == 429
+    assert (await http.post(f"{url}/clone", headers=knowing(right, BOB))).status_code == 429
     await services.db.execute(
         "UPDATE share SET failed_since = failed_since - interval '1 hour'", {}
     )
-    assert (await http.get(url, headers=right)).status_code == 200
+    assert (await http.get(url, headers=knowing(right))).status_code == 200
     [[kept]] = await services.db.tuples("SELECT password_hash FROM share", {})
     assert kept.startswith("scrypt$")
     assert "sésame" not in kept
@@ -169,6 +170,31 @@ async def test_a_link_ends_and_is_revoked_and_goes_with_its_session(
     assert answers == [410, 404, 200]
     assert (await http.get(kept["url"])).status_code == 404
     assert await services.db.tuples("SELECT 1 FROM share, share_message", {}) == []
+
+
+async def test_a_session_that_was_deleted_comes_back_shared_with_nobody(
+    http: httpx.AsyncClient,
+) -> None:
+    session_id = await session(http, "hello")
+    path = f"/api/sessions/{session_id}"
+    url = (await share(http, session_id, mode="live"))["url"]
+    await share(http, session_id, audience="users", users=["bob"], role="editor")
+
+    await http.delete(path, headers=ADA)
+    while_deleted = [
+        (await http.get(url)).status_code,
+        (await http.get(f"/threads/{session_id}", headers=BOB)).status_code,
+        (await http.get(f"{path}/shares", headers=ADA)).status_code,
+        (await http.post(f"{path}/shares", json={}, headers=ADA)).status_code,
+        (await http.post(f"{path}/restore", headers=BOB)).status_code,
+    ]
+    restored = await http.post(f"{path}/restore", headers=ADA)
+
+    assert while_deleted == [404] * 5
+    assert restored.status_code == 200
+    assert (await http.get(url)).status_code == 404
+    assert (await http.get(path, headers=BOB)).status_code == 404
+    assert (await http.get(f"{path}/shares", headers=ADA)).json()["data"] == []
 
 
 SENSELESS: list[dict[str, Any]] = [
@@ -383,3 +409,34 @@ async def test_a_token_is_in_no_log_and_in_no_row(
     assert "/api/shares/" in logged
     assert token not in logged
     assert token not in str(rows)
+
+
+async def test_a_viewer_moves_no_conversation_by_asking(http: httpx.AsyncClient) -> None:
+    session_id = await session(http)
+    path = f"/api/sessions/{session_id}"
+    given = [{"type": kind, "content": kind, "id": kind} for kind in ("human", "ai")]
+    await http.patch(f"/threads/{session_id}", json={"metadata": {"graph_id": "chat"}}, headers=ADA)
+    # In one piece: to go back into it takes a change of state.
+    update = {"values": {"messages": given}}
+    written = await http.post(f"/threads/{session_id}/state", json=update, headers=ADA)
+    assert written.status_code == 200, written.text
+    await share(http, session_id, audience="users", users=["bob"])
+
+    refused = [
+        await http.post(f"{path}/messages", json={"query": "x", "parent_id": "human"}, headers=BOB),
+        await http.post(f"{path}/messages/ai/regenerate", json={}, headers=BOB),
+        await http.put(f"{path}/head", json={"message_id": "human"}, headers=BOB),
+        await http.patch(f"{path}/messages/ai", json={"content": "x"}, headers=BOB),
+        await http.delete(f"{path}/messages/ai", headers=BOB),
+        await http.post(f"{path}/stop", headers=BOB),
+    ]
+    seen = (await http.get(f"{path}/messages", headers=BOB)).json()["data"]
+    copied = await http.post(f"{path}/fork", json={}, headers=BOB)
+
+    assert [answer.status_code for answer in refused] == [404] * 6
+    assert [message["content"] for message in seen] == ["human", "ai"]
+    assert copied.status_code == 200, copied.text
+    assert "members" not in copied.json()["metadata"]
+    copy_id = copied.json()["id"]
+    assert (await http.get(f"/api/sessions/{copy_id}", headers=BOB)).status_code == 200
+    assert (await http.get(f"/api/sessions/{copy_id}", headers=ADA)).status_code == 404

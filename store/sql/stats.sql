@@ -1,0 +1,105 @@
+-- What was said, run and thought of it in a stretch of time, in groups. Threads that are not visible
+-- are not counted; sessions that are deleted are, until they are purged: what they cost was spent.
+-- Of a day the key is its number among `days`, which are their first moments.
+
+-- name: said
+-- Whatever is on any branch: it was said, and paid for. A row of a group without a model is its sum.
+WITH told AS (
+    SELECT m.conversation_id, t.metadata ->> 'user_id' AS user_id,
+        t.metadata ->> 'chat_type' AS chat_type,
+        CASE WHEN %(group_by)s::text = 'day'
+            THEN width_bucket(m.create_time, %(days)s::timestamptz[]) END AS day,
+        m.meta_data #>> '{response_metadata,model_name}' AS model,
+        count(*) AS messages,
+        count(*) FILTER (WHERE m.role = 'assistant') AS answers,
+        sum(token_count(m.meta_data #> '{usage_metadata,input_tokens}')) AS input_tokens,
+        sum(token_count(m.meta_data #> '{usage_metadata,output_tokens}')) AS output_tokens,
+        sum(token_count(m.meta_data #> '{usage_metadata,input_token_details,cache_read}'))
+            AS cached_tokens
+    FROM message AS m
+    JOIN thread AS t ON t.thread_id = m.conversation_id
+    WHERE m.create_time >= %(since)s::timestamptz AND m.create_time < %(until)s::timestamptz
+        AND (%(group_by)s::text <> 'model' OR m.role = 'assistant')
+        AND (%(user_id)s::text IS NULL OR t.metadata ->> 'user_id' = %(user_id)s::text)
+        AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR t.metadata @> ANY(%(visible)s::jsonb[]))
+    GROUP BY 1, 2, 3, 4, 5
+), keyed AS (
+    SELECT CASE %(group_by)s::text
+            WHEN 'day' THEN day::text
+            WHEN 'user' THEN user_id
+            WHEN 'chat_type' THEN chat_type
+            ELSE model
+        END AS key,
+        conversation_id, model, messages, answers, input_tokens, output_tokens, cached_tokens
+    FROM told
+)
+SELECT key, model, grouping(model) = 1 AS is_sum, count(DISTINCT conversation_id) AS sessions,
+    sum(messages)::bigint AS messages, sum(answers)::bigint AS answers,
+    coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
+    coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
+    coalesce(sum(cached_tokens), 0)::bigint AS cached_tokens
+FROM keyed
+GROUP BY GROUPING SETS ((key), (key, model));
+
+-- name: ran
+SELECT CASE %(group_by)s::text
+        WHEN 'day' THEN width_bucket(r.created_at, %(days)s::timestamptz[])::text
+        WHEN 'user' THEN t.metadata ->> 'user_id'
+        ELSE t.metadata ->> 'chat_type'
+    END AS key,
+    count(*) AS runs,
+    count(*) FILTER (WHERE r.status IN ('error', 'timeout')) AS failed,
+    percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY r.first_token_ms) AS first_token_ms,
+    percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (
+        ORDER BY 1000 * extract(epoch FROM r.ended_at - r.started_at)::float8
+    ) FILTER (WHERE r.status = 'success') AS total_ms
+FROM run AS r
+JOIN thread AS t ON t.thread_id = r.thread_id
+WHERE r.created_at >= %(since)s::timestamptz AND r.created_at < %(until)s::timestamptz
+    AND (%(user_id)s::text IS NULL OR t.metadata ->> 'user_id' = %(user_id)s::text)
+    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR t.metadata @> ANY(%(visible)s::jsonb[]))
+GROUP BY 1;
+
+-- name: ran_by_model
+-- A run is of the model of its last answer; without one of none.
+WITH answer AS (
+    SELECT DISTINCT ON (m.run_id) m.run_id, m.meta_data #>> '{response_metadata,model_name}' AS model
+    FROM message AS m
+    WHERE m.create_time >= %(since)s::timestamptz AND m.create_time < %(until)s::timestamptz
+        AND m.role = 'assistant' AND m.run_id IS NOT NULL
+    ORDER BY m.run_id, m.seq DESC
+)
+SELECT a.model AS key,
+    count(*) AS runs,
+    count(*) FILTER (WHERE r.status IN ('error', 'timeout')) AS failed,
+    percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY r.first_token_ms) AS first_token_ms,
+    percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (
+        ORDER BY 1000 * extract(epoch FROM r.ended_at - r.started_at)::float8
+    ) FILTER (WHERE r.status = 'success') AS total_ms
+FROM run AS r
+JOIN thread AS t ON t.thread_id = r.thread_id
+LEFT JOIN answer AS a ON a.run_id = r.run_id
+WHERE r.created_at >= %(since)s::timestamptz AND r.created_at < %(until)s::timestamptz
+    AND (%(user_id)s::text IS NULL OR t.metadata ->> 'user_id' = %(user_id)s::text)
+    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR t.metadata @> ANY(%(visible)s::jsonb[]))
+GROUP BY 1;
+
+-- name: thought
+-- Of the time in which it was first said.
+SELECT CASE %(group_by)s::text
+        WHEN 'day' THEN width_bucket(f.create_time, %(days)s::timestamptz[])::text
+        WHEN 'user' THEN t.metadata ->> 'user_id'
+        WHEN 'chat_type' THEN t.metadata ->> 'chat_type'
+        ELSE m.meta_data #>> '{response_metadata,model_name}'
+    END AS key,
+    count(*) AS opinions,
+    count(*) FILTER (WHERE f.score >= 50) AS likes,
+    avg(f.score)::float8 AS score
+FROM feedback AS f
+JOIN thread AS t ON t.thread_id = f.conversation_id
+LEFT JOIN message AS m
+    ON m.conversation_id = f.conversation_id AND m.id = f.message_id
+WHERE f.create_time >= %(since)s::timestamptz AND f.create_time < %(until)s::timestamptz
+    AND (%(user_id)s::text IS NULL OR t.metadata ->> 'user_id' = %(user_id)s::text)
+    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR t.metadata @> ANY(%(visible)s::jsonb[]))
+GROUP BY 1;
