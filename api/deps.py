@@ -8,8 +8,10 @@ from fastapi.requests import HTTPConnection
 from api.auth import Caller
 from api.bootstrap import Services
 from api.schemas import AssistantId, RunId, SessionId, ThreadId
+from store.errors import UnsupportedError
 
 __all__ = [
+    "HAS_MESSAGES",
     "AssistantId",
     "CallerDep",
     "LastEventId",
@@ -31,4 +33,16 @@ async def _caller(connection: HTTPConnection) -> Caller:
 
 ServicesDep = Annotated[Services, Depends(_services)]
 CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+async def _require_messages(services: ServicesDep) -> None:
+    """A checkpointer of the user's own projects no messages, which are the session's history."""
+    if services.graphs.checkpointer is not None:
+        raise UnsupportedError(
+            "Messages of a session: not with the checkpointer that langgraph.json names"
+        )
+
+
+#: For routes that read or write messages as rows.
+HAS_MESSAGES = [Depends(_require_messages)]
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID")]

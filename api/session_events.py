@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from store.events import Event
-from store.models import JsonObject
+from store.models import JsonObject, Message
 
 #: The stream modes that a session's run is started with.
 MODES = ("messages-tuple", "updates")
@@ -98,6 +98,17 @@ def _of_message(message: JsonObject) -> Iterator[Part]:
                     "args": call.get("args"),
                 },
             )
+
+
+def whole_message(row: Message) -> JsonObject:
+    """What `message.end` tells of a message that is kept."""
+    about = row.meta_data.get("response_metadata") or {}
+    return {
+        "message_id": row.id,
+        "content": row.content,
+        "usage": row.meta_data.get("usage_metadata"),
+        "finish_reason": about.get("finish_reason"),
+    }
 
 
 def text_of(content: Any) -> str:

@@ -7,7 +7,7 @@ with `api.sse.SessionStream`. With an idempotency key two requests are one: see 
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -23,7 +23,7 @@ from graph.branches import no_state
 from graph.requests import RunRequest
 from graph.runs import Submitted
 from store import branches, files, idempotency, messages, runs, sessions
-from store.access import Access
+from store.access import EVERYTHING, Access
 from store.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -38,6 +38,7 @@ from store.models import JsonObject, Message, Run, Session
 
 #: How an answer ended that the model's server broke off, and the status of a run with one.
 INCOMPLETE: Final = "incomplete"
+SECONDS_OF_A_DAY: Final = 86400.0
 
 
 async def ask(
@@ -284,6 +285,24 @@ async def stop(services: Services, session_id: str, *, access: Access) -> JsonOb
         "message_id": said.id if said else None,
         "status": "stopped",
     }
+
+
+async def delete(services: Services, session_id: str, *, access: Access) -> None:
+    """
+    Delete a session so that it can be restored; an answer that is still coming is stopped.
+
+    Raises:
+        NotFoundError: There is no such session that is visible.
+    """
+    days = services.settings.deleted_session_days
+    await sessions.delete(
+        services.db,
+        session_id,
+        keep_seconds=days * SECONDS_OF_A_DAY if days else None,
+        access=access,
+    )
+    with suppress(NotFoundError):  # purged meanwhile
+        await services.runs.cancel(session_id, None, action="interrupt", access=EVERYTHING)
 
 
 async def under_way(

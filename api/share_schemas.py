@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
@@ -49,6 +49,15 @@ Moment = Annotated[datetime, BeforeValidator(_moment), AfterValidator(_later)]
 
 class ShareCreate(Payload):
     """Whom to share a session with: whoever has a link, or some users."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"mode": "snapshot", "password": "open sesame"},
+                {"audience": "users", "users": ["bob"], "role": "editor"},
+            ]
+        }
+    )
 
     mode: Literal["snapshot", "live"] | None = Field(
         None, description="Of a link; `snapshot` unless given: what the session says now."

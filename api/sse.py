@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.bootstrap import Services
 from api.errors import BrokenOffError
-from api.session_events import Part, parts_of
+from api.session_events import Part, parts_of, whole_message
 from graph.encode import dumps
 from graph.executor import Result
 from graph.protocol_run import PREFIX
@@ -253,7 +253,7 @@ class SessionStream(RunStream):
         rows = await services.runs.patiently(
             lambda: messages.of_run(services.db, run.thread_id, run.run_id)
         )
-        said = ({"message_id": m.id, "content": m.content} for m in rows if m.role == "assistant")
+        said = (whole_message(m) for m in rows if m.role == "assistant")
         told: list[Part] = [("gap", {"run_id": run.run_id})]
         told += [("message.end", message) for message in said]
         return self.encoded(told, gap.event_id if gap else "")

@@ -185,11 +185,6 @@ async def read(db: Database, file: File) -> AsyncIterator[bytes]:
         left, place = left - len(rows[0][0]), place + 1
 
 
-async def copy_uses(db: Database, source: str, target: str) -> None:
-    """Let the users of a copy of a thread have the files that were sent in it."""
-    await db.execute(_SQL["copy_uses"], {"source": source, "target": target})
-
-
 async def collect(db: Database, *, unused_seconds: float, limit: int) -> int:
     """
     Delete files that no session uses, and what was uploaded in part.

@@ -146,12 +146,6 @@ async def in_context(db: Database, conversation_id: str) -> list[Message]:
     return await db.all(Message, _SQL["in_context"], {"conversation_id": conversation_id})
 
 
-async def find(db: Database, conversation_id: str, message_id: str) -> Message | None:
-    """A message of a conversation, if there is one of this id, on whichever branch."""
-    params = {"conversation_id": conversation_id, "message_id": message_id}
-    return await db.one(Message, _SQL["find"], params)
-
-
 async def known_ids(db: Database, conversation_id: str, message_ids: list[str]) -> set[str]:
     """Which of these ids messages of a conversation have, on whichever branch."""
     params = {"conversation_id": conversation_id, "message_ids": message_ids}

@@ -9,7 +9,7 @@ process does every few seconds, and each search does first for the newest of wha
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -34,14 +34,18 @@ _FRESH_LOOKED_AT: Final = 200
 #: How much of a message is read, in characters: more than its terms may have, nearly always.
 _CHARACTERS: Final = 200_000
 _SNIPPET_CHARACTERS: Final = 64_000
-#: Hits that are ranked together.
+#: Hits that are ranked together; of those who see many sessions but not all, who are looked up for
+#: each hit, less.
 WINDOW: Final = 300
+_LOOKED_UP_WINDOW: Final = 100
 #: Sessions, and messages in them, that are compared one by one.
-_NAMED_SESSIONS: Final = 5_000
+_NAMED_SESSIONS: Final = 2_000
 _COMPARED_MESSAGES: Final = 10_000
 _SEGMENT_BITS: Final = 15
-#: After so long a page is what has been found; its cursor goes on from there.
+#: After so long, in seconds, a page is what has been found; its cursor goes on from there. Of sessions
+#: there is no cursor: they are given longer.
 _WALK_SECONDS: Final = 0.1
+_SESSIONS_SECONDS: Final = 0.3
 _NO_ROLE: Final = ""
 _NO_LIMIT: Final = datetime.max.replace(tzinfo=UTC)
 _NAME_SEQ: Final = -1
@@ -106,7 +110,9 @@ class _Walk:
     #: The sessions that are visible, if they can be named.
     session_ids: list[str] | None
     is_small: bool
-    deadline: float = field(default_factory=lambda: time.monotonic() + _WALK_SECONDS)
+    #: How many hits are ranked together.
+    size: int
+    deadline: float
 
     @property
     def is_late(self) -> bool:
@@ -173,11 +179,15 @@ async def messages(
     Returns:
         The hits, and where to go on; None if there are no more.
     """
-    walk = await _walk(db, question, filters=filters, is_first=place is None, access=access)
-    at = place or Place(before=await _newest(db) + 1)
+    walk = await _walk(
+        db, question, filters=filters, is_first=place is None, seconds=_WALK_SECONDS, access=access
+    )
+    end = await _newest(db) + 1
+    # A client's word for where it was reaches no further than what there is.
+    at = Place(before=end) if place is None else replace(place, before=min(place.before, end))
     page: list[tuple[Hit, int]] = []
     while True:
-        found, following = await walk.window(at.before, WINDOW)
+        found, following = await walk.window(at.before, walk.size)
         ranked = await _ranked(walk, found, at, limit=limit + 1 - len(page))
         page += [(hit, at.before) for hit in ranked]
         hits = [hit for hit, _ in page[:limit]]
@@ -199,19 +209,27 @@ async def sessions(
 
     Args:
         question: Without phrases it finds nothing.
-        limit: Sessions at the most: those with the newest hits. Nothing older than what a tenth of
-            a second's search reaches is found.
+        limit: Sessions at the most: those with the newest hits. Nothing older is found than what
+            0.3 seconds of search reach.
 
     Returns:
         Each with its newest hit; in no order.
     """
     if not question.phrases:
         return []
-    walk = await _walk(db, question, filters=Filters(), names=True, is_first=True, access=access)
+    walk = await _walk(
+        db,
+        question,
+        filters=Filters(),
+        names=True,
+        is_first=True,
+        seconds=_SESSIONS_SECONDS,
+        access=access,
+    )
     newest: dict[str, int] = {}
     before: int | None = await _newest(db) + 1
     while before is not None and len(newest) < limit and not walk.is_late:
-        found, before = await walk.window(before, 10 * limit)
+        found, before = await walk.window(before, 2 * limit)
         for number, session_id in found:
             newest.setdefault(session_id, number)
     numbers = list(newest.values())[:limit]
@@ -230,11 +248,13 @@ async def _walk(
     filters: Filters,
     names: bool = False,
     is_first: bool,
+    seconds: float,
     access: Access,
 ) -> _Walk:
     if is_first:
         await _index_visible(db, access)
     session_ids, is_small = await _scope(db, filters.session_id, access)
+    is_looked_up = session_ids is None and {} not in access.visible
     params = {
         "query": question.tsquery,
         "role": filters.role,
@@ -243,7 +263,8 @@ async def _walk(
         "names": names,
         "visible": access.array,
     }
-    return _Walk(db, params, session_ids, is_small)
+    size = _LOOKED_UP_WINDOW if is_looked_up else WINDOW
+    return _Walk(db, params, session_ids, is_small, size, time.monotonic() + seconds)
 
 
 async def _scope(

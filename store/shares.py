@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from store import threads
+from store import sessions
 from store.access import Access, Role
-from store.database import Database, Transaction, repeated
+from store.database import Database, repeated
 from store.errors import ConflictError, NotFoundError
 from store.models import JsonObject
 from store.sql import load
@@ -108,7 +108,7 @@ async def create(
             await tx.execute(SQL["snapshot"], params)
     if created is not None:
         return created
-    await threads.get(db, thread_id, access=access)
+    await sessions.get(db, thread_id, access=access)
     raise ConflictError(f"A session has {MAX_LINKS} links at the most: revoke one")
 
 
@@ -130,11 +130,6 @@ async def delete(db: Database, thread_id: str, share_id: str, *, access: Access)
         raise NotFoundError(f"Share {share_id} not found")
 
 
-async def revoke_within(tx: Transaction, thread_id: str) -> None:
-    """Revoke all links of a session, as a part of a transaction that changed it."""
-    await tx.execute(SQL["revoke"], {"thread_id": thread_id})
-
-
 async def revoke_all(db: Database, thread_id: str, *, access: Access) -> None:
     """
     Share a session with nobody any more.
@@ -145,8 +140,8 @@ async def revoke_all(db: Database, thread_id: str, *, access: Access) -> None:
     params = {"thread_id": thread_id, "visible": access.array}
     async with db.transaction() as tx:
         if not await tx.execute(SQL["remove_members"], params):
-            raise threads.not_found(thread_id)
-        await revoke_within(tx, thread_id)
+            raise sessions.not_found(thread_id)
+        await tx.execute(SQL["revoke"], params)
 
 
 async def find(db: Database, token_hash: bytes) -> Shared:
@@ -203,7 +198,7 @@ async def members(db: Database, thread_id: str, *, access: Access) -> dict[str, 
     params = {"thread_id": thread_id, "visible": access.array}
     rows = await db.tuples(SQL["members"], params)
     if not rows:
-        raise threads.not_found(thread_id)
+        raise sessions.not_found(thread_id)
     found: dict[str, Role] = rows[0][0]
     return found
 
@@ -231,7 +226,7 @@ async def add_members(
     if rows:
         found: dict[str, Role] = rows[0][0]
         return found
-    await threads.get(db, thread_id, access=access)
+    await sessions.get(db, thread_id, access=access)
     raise ConflictError(f"A session has {MAX_MEMBERS} members at the most")
 
 

@@ -15,16 +15,18 @@ from uuid_utils.compat import uuid7
 
 from api.auth import Caller
 from api.bootstrap import Services
+from api.doors.files import with_files_kept
 from api.doors.history import Step, kept, reconcile, sent
 from api.schemas import UUID_FORM
 from api.session_events import MODES, text_of
-from api.session_runs import first_graph
+from api.session_runs import first_graph, stop, under_way
 from api.submissions import submit
+from graph.branches import no_state
 from graph.encode import dumps
 from graph.requests import RunRequest
 from graph.runs import Submitted
 from graph.snapshots import open_interrupts
-from store import branches, idempotency, messages, runs, sessions, threads
+from store import branches, idempotency, messages, sessions, threads
 from store.access import EVERYTHING, Access
 from store.errors import (
     AlreadyExistsError,
@@ -35,7 +37,7 @@ from store.errors import (
     ThreadBusyError,
     UnsupportedError,
 )
-from store.models import JsonObject, Message, Run, RunStatus, Session
+from store.models import JsonObject, Message, Session
 
 #: Ids of clients that are no UUIDs are given one of these.
 NAMESPACE: Final = UUID("0d6f4bb6-6b0c-4f2e-8e35-6a2f1f0c9a57")
@@ -129,17 +131,11 @@ async def in_flight(services: Services, caller: Caller, name: str) -> Submitted 
     """
     session_id = session_id_of(name, caller)
     access = await caller.may("threads", "read", {"thread_id": session_id})
-    with suppress(NotFoundError):
-        session = await sessions.get(services.db, session_id, access=access)
-        found: list[Run] = []
-        statuses: tuple[RunStatus, ...] = ("running", "pending")
-        for status in statuses:
-            found = found or await runs.list_of_thread(
-                services.db, session.id, status=status, limit=1, offset=0, access=access
-            )
-        if found:
-            return await services.runs.attach(found[0].run_id, access=access)
-    return None
+    try:
+        await sessions.get(services.db, session_id, access=access)
+        return await under_way(services, session_id, after=None, access=access)
+    except NotFoundError:
+        return None
 
 
 async def begin(services: Services, caller: Caller, asked: Asked) -> Submitted:
@@ -255,14 +251,11 @@ async def _free(services: Services, caller: Caller, session: Session, on_busy: O
         raise _busy()
     value = {"thread_id": session.id, "action": "interrupt"}
     access = await caller.may("threads", "update", value)
-    stopped = await services.runs.cancel(session.id, None, action="interrupt", access=access)
     try:
         async with asyncio.timeout(STOP_SECONDS):
-            for run_id in stopped:
-                found = await services.runs.attach(run_id, access=EVERYTHING)
-                await services.runs.join(found)
-    except NotFoundError:
-        return
+            await stop(services, session.id, access=access)
+    except (ConflictError, NotFoundError):
+        return  # it has ended by itself, or was taken back
     except TimeoutError:
         raise _busy() from None
 
@@ -297,7 +290,7 @@ async def _request(
         answer = {waiting[0].id: text_of(step.new[-1]["content"])}
         return replace(base, command={"resume": answer}, strict_resume=True)
     checkpoint = None if step.at_head else await _place(services, session.id, step, access)
-    given = None if step.again else await _input(services, session.id, asked, step)
+    given = None if step.again else await _input(services, caller, session.id, asked, step, access)
     return replace(base, input=given, checkpoint=checkpoint)
 
 
@@ -313,8 +306,10 @@ async def _step(services: Services, session_id: str, asked: Asked) -> Step:
 
 async def _named(services: Services, session_id: str, asked: Asked) -> Step | None:
     """What the ids say that a client sent; None if they are not known here."""
-    last = asked.messages[-1]
-    known = await messages.find(services.db, session_id, last["id"]) if last.get("id") else None
+    last, known = asked.messages[-1], None
+    if last.get("id"):
+        with suppress(NotFoundError):
+            known = await messages.get(services.db, session_id, last["id"], access=EVERYTHING)
     if known and not asked.added and sent([last])[0].key == kept([known])[0].key:
         return Step([], after=known.id, again=True)
     if asked.parent_id is None:
@@ -323,14 +318,17 @@ async def _named(services: Services, session_id: str, asked: Asked) -> Step | No
     return Step(asked.messages if asked.added else [last], after=parent) if parent else None
 
 
-async def _input(services: Services, session_id: str, asked: Asked, step: Step) -> JsonObject:
+async def _input(
+    services: Services, caller: Caller, session_id: str, asked: Asked, step: Step, access: Access
+) -> JsonObject:
     """The input of the graph; an id that the session knows already is not given to other words."""
     ids = [message["id"] for message in step.new if message.get("id")]
     known = await messages.known_ids(services.db, session_id, ids) if ids else set()
-    new = [
-        {key: value for key, value in message.items() if key != "id" or value not in known}
-        for message in step.new
-    ]
+    new = []
+    for message in step.new:
+        said = await with_files_kept(services, caller, session_id, message, access=access)
+        is_new = said.get("id") not in known
+        new.append({key: value for key, value in said.items() if key != "id" or is_new})
     return {**asked.fields, "messages": new}
 
 
@@ -345,9 +343,7 @@ async def _place(
     if found is None or found.is_head:
         return None
     if found.checkpoint_id is None:
-        raise ConflictError(
-            "The session cannot go back so far: no checkpoint of then is kept", code="no_state"
-        )
+        raise no_state(step.after)
     return {"checkpoint_id": found.checkpoint_id}
 
 

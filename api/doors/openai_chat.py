@@ -58,6 +58,15 @@ class ChatMessage(Payload):
         return {"role": self.role, "content": self.content if self.content is not None else ""}
 
 
+def is_demanded(tool_choice: Any) -> bool:
+    """
+    Whether a client's tool must be called. Front ends offer theirs to every model.
+
+    A model may always choose to call none.
+    """
+    return tool_choice not in (None, "auto", "none")
+
+
 class StreamOptions(Payload):
     """What a stream has beside the answer."""
 
@@ -101,8 +110,8 @@ class ChatCompletion(Payload):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     reasoning_effort: str | None = None
     n: int | None = None
-    tools: list[Any] | None = None
-    functions: list[Any] | None = None
+    tool_choice: Any = None
+    function_call: Any = None
     response_format: JsonObject | None = None
     logprobs: bool | None = None
     logit_bias: JsonObject | None = None
@@ -112,8 +121,8 @@ class ChatCompletion(Payload):
     def _is_supported(self) -> "ChatCompletion":
         wanted = {
             "n: only one answer is given": self.n not in (None, 1),
-            "tools: a graph calls tools of its own": bool(self.tools),
-            "functions: a graph calls tools of its own": bool(self.functions),
+            "tool_choice: a graph calls tools of its own": is_demanded(self.tool_choice),
+            "function_call: a graph calls tools of its own": is_demanded(self.function_call),
             "response_format: only text is given": (self.response_format or {}).get("type", "text")
             != "text",
             "logprobs: a graph tells none": bool(self.logprobs),

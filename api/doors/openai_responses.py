@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from api.bootstrap import Services
 from api.doors.content import content_of, media_block, text_block
 from api.doors.conversation import REQUEST
+from api.doors.openai_chat import is_demanded
 from api.doors.spoken import Door
 from api.errors import SENTENCE
 from api.schemas import Payload
@@ -127,7 +128,8 @@ class ResponseCreate(Payload):
     top_p: float | None = Field(None, ge=0, le=1)
     max_output_tokens: int | None = Field(None, ge=1)
     reasoning: Reasoning | None = None
-    tools: list[Any] | None = None
+    tools: list[JsonObject] | None = None
+    tool_choice: Any = None
     text: JsonObject | None = None
     prompt: JsonObject | None = None
 
@@ -136,7 +138,12 @@ class ResponseCreate(Payload):
         form = (self.text or {}).get("format")
         kept = self.conversation or self.previous_response_id or self.background
         faults = {
-            "Not supported: tools: a graph calls tools of its own": bool(self.tools),
+            "Not supported: tools other than functions": any(
+                tool.get("type") != "function" for tool in self.tools or ()
+            ),
+            "Not supported: tool_choice: a graph calls tools of its own": is_demanded(
+                self.tool_choice
+            ),
             "Not supported: text.format: only text is given": isinstance(form, dict)
             and form.get("type") != "text",
             "Not supported: prompt": self.prompt is not None,

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from api.exchange import markdown, native
+from api.session_schemas import SERVER_KEYS
 from graph.encode import dumps
 from graph.requests import RESERVED_METADATA
 from store import exchanges
@@ -27,7 +28,9 @@ MEDIA: Final[dict[str, tuple[str, str]]] = {
 #: Messages read at a time.
 PAGE = 200
 #: What of a session's metadata is told elsewhere in a file, or is this server's own affair.
-_NOT_SHOWN = RESERVED_METADATA | {"graph_id", "name", "user_id", "chat_type", "status"}
+_NOT_SHOWN = (
+    RESERVED_METADATA | SERVER_KEYS | {"graph_id", "name", "user_id", "chat_type", "status"}
+)
 _SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
 
 #: A page of sessions after the last one of the page before.

@@ -17,8 +17,10 @@ from store.errors import InvalidInputError, TooLargeError
 MAX_ITEM_BYTES: Final = 64 * 2**20
 VALUE_BYTES: Final = 32
 MAX_DEPTH: Final = 60
-_READ_BYTES: Final = 64 * 1024
-#: JSON may nest conversations into a list of lists no deeper than this.
+#: A text at the most. The parser copies what it has of one with each piece that it reads: with many
+#: small pieces of a long text that is most of the work.
+MAX_TEXT_BYTES: Final = 16 * 2**20
+_READ_BYTES: Final = 512 * 1024
 _OPENS, _CLOSES = frozenset({"start_map", "start_array"}), frozenset({"end_map", "end_array"})
 
 
@@ -39,8 +41,8 @@ class _Bounded:
         self.unanswered = 0
 
     def read(self, size: int = -1) -> bytes:
-        if self.unanswered > MAX_ITEM_BYTES:
-            raise TooLargeError("The file has a text that is too long")
+        if self.unanswered > MAX_TEXT_BYTES:
+            raise TooLargeError(f"The file has a text of more than {MAX_TEXT_BYTES} bytes")
         content = self._file.read(size)
         self.unanswered += len(content)
         return content

@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException
 from uuid_utils.compat import uuid7
 
 from api.auth import Caller
-from api.deps import CallerDep, ServicesDep, SessionId
+from api.deps import HAS_MESSAGES, CallerDep, ServicesDep, SessionId
 from api.exchange.exporting import MEDIA, Branch, Export, Format
 from api.exchange.files import Form, entries
 from api.exchange.importing import Report
@@ -25,7 +25,7 @@ from store.errors import InvalidInputError
 from store.exchanges import PART_BYTES, Import
 from store.models import JsonObject, Session
 
-router = APIRouter(tags=["exchange"])
+router = APIRouter(tags=["exchange"], dependencies=HAS_MESSAGES)
 
 #: A larger file is taken in by a job, unless the request says what it wants.
 SOON_BYTES: Final = 2**20

@@ -1,9 +1,6 @@
 """Attachments: uploaded once, named by their ids in messages."""
 
-import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
-from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 from uuid import UUID
@@ -17,24 +14,17 @@ from api.auth import Caller
 from api.deps import CallerDep, ServicesDep
 from api.errors import BrokenOffError
 from api.responses import json_response
+from api.uploads import keep_file, too_large
 from store import files, media
 from store.database import Database
-from store.errors import (
-    Error,
-    InvalidInputError,
-    NotFoundError,
-    TooLargeError,
-    UnavailableError,
-    WrongTypeError,
-)
-from store.files import CHUNK_BYTES, File, Upload
+from store.errors import InvalidInputError, NotFoundError, UnavailableError
+from store.files import File
 from store.models import JsonObject
 
 router = APIRouter(prefix="/api/files", tags=["files"])
 
 #: What a form takes beside its file.
 FORM_BYTES: Final = 64 * 1024
-MAX_NAME: Final = 255
 _EXAMPLE: Final[JsonObject] = {
     "id": "0198c2e0-8f5e-7c31-a0f5-0c6a3f0f4f11",
     "name": "cat.png",
@@ -84,16 +74,7 @@ async def upload_file(request: Request, caller: CallerDep, services: ServicesDep
         given = form.get("file")
         if not isinstance(given, UploadFile):
             raise InvalidInputError("The form has no part `file` that is a file")
-        upload = Upload(services.db)
-        try:
-            mime_type = await _keep(given, upload, settings.file_max_bytes, settings.file_types)
-            file = await upload.finish(
-                name=_name(given.filename), owner=_identity(caller), mime_type=mime_type
-            )
-        except BaseException:
-            with suppress(Error):
-                await upload.abandon()
-            raise
+        file = await keep_file(services, given, owner=_identity(caller))
     finally:
         await form.close()
     return json_response(_file_json(file))
@@ -136,32 +117,12 @@ def _limited(request: Request, max_bytes: int) -> Request:
         message = await request.receive()
         received += len(message.get("body", b""))
         if received > limit:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         return message
 
     if int(announced) > limit:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     return Request(request.scope, receive)
-
-
-async def _keep(given: UploadFile, upload: Upload, max_bytes: int, types: tuple[str, ...]) -> str:
-    """Keep a file piece by piece; its type, if that is one that is taken."""
-    piece = await given.read(CHUNK_BYTES)
-    mime_type = media.sniff(piece[: media.HEAD_BYTES]) if piece else None
-    if mime_type is None:
-        raise WrongTypeError("The file is empty, or neither text in UTF-8 nor of a known kind")
-    if not any(fnmatchcase(mime_type, pattern) for pattern in types):
-        raise WrongTypeError(f"Files of type {mime_type} are not taken")
-    text = media.Text() if mime_type == media.TEXT else None
-    while piece:
-        following = await given.read(CHUNK_BYTES)
-        if upload.size_bytes + len(piece) > max_bytes:
-            raise _too_large(max_bytes)
-        if text and not text.takes(piece, last=not following):
-            raise WrongTypeError("The file is neither text in UTF-8 nor of a known kind")
-        await upload.append(piece)
-        piece = following
-    return mime_type
 
 
 async def _pieces(db: Database, file: File) -> AsyncIterator[bytes]:
@@ -174,16 +135,6 @@ async def _pieces(db: Database, file: File) -> AsyncIterator[bytes]:
 
 def _identity(caller: Caller) -> str:
     return caller.user.identity if caller.user else ""
-
-
-def _too_large(max_bytes: int) -> TooLargeError:
-    return TooLargeError(f"A file may have {max_bytes} bytes at the most")
-
-
-def _name(given: str | None) -> str:
-    """What a file is called: of a path its last part, of that nothing that is not to be seen."""
-    last = re.split(r"[/\\]", given or "")[-1]
-    return "".join(c for c in last if c.isprintable()).strip(" .")[:MAX_NAME] or "file"
 
 
 def _about(file: File) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ from uuid_utils.compat import uuid7
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.doors.conversation import opened, owner
 from api.doors.errors import OpenAIRoute
+from api.doors.files import with_files_kept
 from api.doors.openai_responses import (
     ConversationCreate,
     ConversationUpdate,
@@ -19,8 +20,10 @@ from api.doors.openai_responses import (
 )
 from api.responses import json_response
 from api.schemas import Text
-from api.session_runs import first_graph
+from api.session_runs import delete, session_busy
+from graph.message_json import decode
 from store import messages, sessions
+from store.access import EVERYTHING
 from store.errors import NotFoundError
 from store.models import JsonObject, Message, Session
 
@@ -34,8 +37,7 @@ async def create_conversation(
     body: ConversationCreate, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Create a conversation: a session, which may begin with messages."""
-    graph_id = first_graph(services)
-    attributes = {**(body.metadata or {}), **owner(caller), "graph_id": graph_id}
+    attributes = {**(body.metadata or {}), **owner(caller)}
     session = await opened(services, caller, str(uuid7()), attributes)
     if body.items:
         await _add(services, caller, session.id, body.items)
@@ -56,7 +58,9 @@ async def update_conversation(
 ) -> Response:
     """Change its metadata."""
     await _session(services, caller, conversation_id)
-    value: JsonObject = {"thread_id": conversation_id, "metadata": body.metadata}
+    # Whose it is does not change.
+    given = {key: value for key, value in body.metadata.items() if key != "user_id"}
+    value: JsonObject = {"thread_id": conversation_id, "metadata": given}
     access = await caller.may("threads", "update", value)
     changes = value.get("metadata") or {}
     changed = await sessions.update(services.db, conversation_id, changes=changes, access=access)
@@ -70,7 +74,7 @@ async def delete_conversation(
     """Delete it, as a session is deleted."""
     await _session(services, caller, conversation_id)
     access = await caller.may("threads", "delete", {"thread_id": conversation_id})
-    await services.runs.delete_thread(conversation_id, access=access)
+    await delete(services, conversation_id, access=access)
     return json_response({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
 
@@ -127,8 +131,8 @@ async def delete_item(
     session = await _session(services, caller, conversation_id)
     row = await _row(services, conversation_id, item_id)
     access = await caller.may("threads", "update", {"thread_id": conversation_id})
-    removed = {"role": "remove", "content": "", "id": row.id}
-    await services.states.begin(conversation_id, _steps([removed]), access=access)
+    with session_busy():
+        await services.branches.remove(conversation_id, row.id, access=access)
     return json_response(conversation_json(session))
 
 
@@ -138,12 +142,12 @@ async def _session(services: ServicesDep, caller: CallerDep, session_id: str) ->
 
 
 async def _row(services: ServicesDep, session_id: str, item_id: str) -> Message:
-    """The message that an item is of."""
-    found = await messages.find(services.db, session_id, item_id)
-    found = found or await messages.find(services.db, session_id, item_id.partition("/")[0])
-    if found is None:
-        raise NotFoundError("There is no such item in the conversation")
-    return found
+    """The message that an item is of; of a call of a tool its id begins with the message's."""
+    message_id = item_id.partition("/")[0]
+    try:
+        return await messages.get(services.db, session_id, message_id, access=EVERYTHING)
+    except NotFoundError:
+        raise NotFoundError("There is no such item in the conversation") from None
 
 
 async def _add(
@@ -151,15 +155,10 @@ async def _add(
 ) -> list[Message]:
     """Put messages at the end of a conversation, and have nothing answer them."""
     access = await caller.may("threads", "update", {"thread_id": session_id})
-    named = [{**item.given(), "id": str(uuid7())} for item in items]
-    await services.states.begin(session_id, _steps(named), access=access)
-    rows = [await messages.find(services.db, session_id, message["id"]) for message in named]
-    return [row for row in rows if row]
-
-
-def _steps(given: list[JsonObject]) -> list[list[JsonObject]]:
-    """Messages as the graph's input brings them, after which it does nothing."""
-    return [
-        [{"values": {"messages": given}, "as_node": "__start__"}],
-        [{"values": None, "as_node": "__end__"}],
+    given = [
+        await with_files_kept(services, caller, session_id, item.given(), access=access)
+        for item in items
     ]
+    said = [decode(message) for message in given]
+    ids = await services.histories.add(session_id, said, access=access)
+    return [await messages.get(services.db, session_id, id_, access=EVERYTHING) for id_ in ids]

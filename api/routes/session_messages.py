@@ -2,13 +2,13 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from uuid_utils.compat import uuid7
 
 from api.auth import Caller
 from api.bodies import JsonRoute
 from api.bootstrap import Services
-from api.deps import CallerDep, LastEventId, ServicesDep, SessionId
+from api.deps import HAS_MESSAGES, CallerDep, LastEventId, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Text
 from api.session_runs import answer, ask, regenerate, session_busy, stop, under_way
@@ -27,25 +27,16 @@ from api.sse import EventStream, SessionStream
 from graph.runs import Submitted
 from store import feedback, messages, sessions
 from store.access import EVERYTHING, Access
-from store.errors import NotFoundError, UnsupportedError
+from store.errors import NotFoundError
 from store.events import parse_event_id
 from store.models import JsonObject
 from store.threads import NewThread
-
-
-async def _require_messages(services: ServicesDep) -> None:
-    """A checkpointer of the user's own projects no messages, which are the session's history."""
-    if services.graphs.checkpointer is not None:
-        raise UnsupportedError(
-            "Messages of a session: not with the checkpointer that langgraph.json names"
-        )
-
 
 router = APIRouter(
     prefix="/api/sessions/{session_id}",
     tags=["sessions"],
     route_class=JsonRoute,
-    dependencies=[Depends(_require_messages)],
+    dependencies=HAS_MESSAGES,
 )
 
 Limit = Annotated[int, Query(ge=1, le=100)]

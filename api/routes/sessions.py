@@ -1,7 +1,6 @@
 """Sessions: conversations for people who do not think in runs."""
 
 import re
-from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Response
@@ -12,6 +11,7 @@ from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Text
+from api.session_runs import delete
 from api.session_schemas import (
     FeedbackPut,
     SessionCreate,
@@ -24,8 +24,7 @@ from api.session_schemas import (
     session_json,
 )
 from store import feedback, sessions
-from store.access import EVERYTHING
-from store.errors import NotFoundError, PermissionDeniedError
+from store.errors import PermissionDeniedError
 from store.models import JsonObject, Session
 from store.sessions import SortBy
 
@@ -34,7 +33,6 @@ router = APIRouter(prefix="/api/sessions", tags=["sessions"], route_class=JsonRo
 
 MessagePath = Annotated[Text, Path(max_length=255)]
 
-SECONDS_OF_A_DAY = 86400.0
 #: A strong validator of HTTP; a weak one never matches.
 _ETAG = re.compile(r'(?<!W/)"([^"]*)"')
 
@@ -185,15 +183,7 @@ async def delete_session(
     if purge:
         await services.runs.purge_session(session_id, access=access)
         return Response(status_code=204)
-    days = services.settings.deleted_session_days
-    await sessions.delete(
-        services.db,
-        session_id,
-        keep_seconds=days * SECONDS_OF_A_DAY if days else None,
-        access=access,
-    )
-    with suppress(NotFoundError):  # purged meanwhile
-        await services.runs.cancel(session_id, None, action="interrupt", access=EVERYTHING)
+    await delete(services, session_id, access=access)
     return Response(status_code=204)
 
 

@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 from api import passwords
 from api.auth import Caller
 from api.bodies import JsonRoute
-from api.deps import CallerDep, ServicesDep, SessionId
+from api.deps import HAS_MESSAGES, CallerDep, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Text
 from api.session_schemas import encode_cursor, message_cursor, session_json
@@ -29,7 +29,7 @@ from store.errors import (
 from store.models import JsonObject
 from store.shares import Shared
 
-router = APIRouter(tags=["shares"], route_class=JsonRoute)
+router = APIRouter(tags=["shares"], route_class=JsonRoute, dependencies=HAS_MESSAGES)
 
 TOKEN_BYTES = 32
 #: Nobody keeps what was shared by a link: it may be revoked the next moment.

@@ -199,5 +199,8 @@ WITH RECURSIVE line AS (
     SELECT %(target)s, d.message_id, d.deleted_at
     FROM message_deletion AS d
     WHERE d.conversation_id = %(source)s
+), copied_uses AS (
+    INSERT INTO file_use (thread_id, file_id)
+    SELECT %(target)s::text, file_id FROM file_use WHERE thread_id = %(source)s
 )
 UPDATE thread SET checkpoint_count = (SELECT count(*) FROM line) WHERE thread_id = %(target)s

@@ -2,14 +2,14 @@
 
 -- name: sessions
 -- In the order in which they were made: a place in it does not move.
-SELECT thread_id AS id, metadata ->> 'user_id' AS user_id,
-    coalesce(metadata ->> 'name', '新对话') AS name, metadata ->> 'chat_type' AS chat_type,
-    coalesce(metadata ->> 'status', 'active') AS status, metadata, status AS thread_status,
+SELECT thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metadata) AS name,
+    metadata ->> 'chat_type' AS chat_type, session_status(metadata) AS status, metadata,
+    status AS thread_status, message_count, expires_at, session_etag(metadata, expires_at) AS etag,
     created_at AS create_time, updated_at AS update_time
 FROM thread
 WHERE (created_at, thread_id)
         > (coalesce(%(after_time)s::timestamptz, '-infinity'), coalesce(%(after_id)s::text, ''))
-    AND coalesce(metadata ->> 'status', 'active') <> 'deleted'
+    AND session_is_there(metadata, expires_at)
     AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]))
 ORDER BY created_at, thread_id
 LIMIT %(limit)s::int;

@@ -42,7 +42,7 @@ WHERE f.file_id = ANY(%(file_ids)s::uuid[])
             JOIN thread AS t ON t.thread_id = u.thread_id
             WHERE u.file_id = f.file_id
                 AND t.metadata @> ANY(%(visible)s::jsonb[])
-                AND coalesce(t.metadata ->> 'status', 'active') <> 'deleted'
+                AND session_is_there(t.metadata, t.expires_at)
         )
     )
 
@@ -81,11 +81,6 @@ JOIN file_content AS c ON c.content_id = found.content_id
 
 -- name: chunk
 SELECT data FROM file_chunk WHERE content_id = %(content_id)s::uuid AND place = %(place)s::int
-
--- name: copy_uses
-INSERT INTO file_use (thread_id, file_id)
-SELECT %(target)s, u.file_id FROM file_use AS u WHERE u.thread_id = %(source)s
-ON CONFLICT DO NOTHING
 
 -- name: to_check
 -- Locked until it is known whether anything uses them; who sends one meanwhile waits.

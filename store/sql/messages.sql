@@ -141,12 +141,6 @@ FROM message
 WHERE conversation_id = %(conversation_id)s AND run_id = %(run_id)s::uuid
 ORDER BY seq
 
--- name: find
-SELECT id, conversation_id, seq, role, content, message_type, meta_data, run_id, in_context,
-    on_branch, create_time, update_time
-FROM message
-WHERE conversation_id = %(conversation_id)s AND id = %(message_id)s
-
 -- name: known_ids
 SELECT id
 FROM message

@@ -17,7 +17,10 @@ FOR UPDATE SKIP LOCKED
     WHERE t.updated_at >= %(touched_at)s
         AND (t.head_checkpoint_id, t.metadata ->> 'name')
             IS DISTINCT FROM (s.checkpoint_id, s.name)
-        AND NOT EXISTS (SELECT FROM run AS r WHERE r.thread_id = t.thread_id AND r.temporary)
+        AND NOT EXISTS (
+            SELECT FROM run AS r
+            WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND r.temporary
+        )
     ORDER BY t.updated_at, t.thread_id
     LIMIT %(limit)s
 )
@@ -28,7 +31,10 @@ UNION ALL
     LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
     WHERE t.status = 'busy' AND t.updated_at < %(touched_at)s
         AND t.head_checkpoint_id IS DISTINCT FROM s.checkpoint_id
-        AND NOT EXISTS (SELECT FROM run AS r WHERE r.thread_id = t.thread_id AND r.temporary)
+        AND NOT EXISTS (
+            SELECT FROM run AS r
+            WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND r.temporary
+        )
     ORDER BY t.thread_id
     LIMIT %(limit)s
 )
@@ -47,17 +53,24 @@ CROSS JOIN LATERAL (
 ) AS t
 LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
 WHERE (t.head_checkpoint_id, t.metadata ->> 'name') IS DISTINCT FROM (s.checkpoint_id, s.name)
-    AND NOT EXISTS (SELECT FROM run AS r WHERE r.thread_id = t.thread_id AND r.temporary)
+    AND NOT EXISTS (
+        SELECT FROM run AS r
+        WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND r.temporary
+    )
 LIMIT %(limit)s
 
 -- name: hold
 -- Whoever else is at a thread brings it up to date: it is passed by. Nobody's row is locked.
+WITH held AS MATERIALIZED (
+    SELECT u.thread_id
+    FROM unnest(%(thread_ids)s::text[]) AS u (thread_id)
+    WHERE pg_try_advisory_xact_lock(1400, hashtext(u.thread_id))
+)
 SELECT t.thread_id, t.head_checkpoint_id, t.metadata ->> 'name' AS name, s.name AS indexed_name,
     t.created_at
-FROM thread AS t
+FROM held
+JOIN thread AS t ON t.thread_id = held.thread_id
 LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
-WHERE t.thread_id = ANY(%(thread_ids)s::text[])
-    AND pg_try_advisory_xact_lock(1400, hashtext(t.thread_id))
 
 -- name: unread
 -- Messages as the index does not have them; of long ones, what it looks into.
@@ -163,6 +176,7 @@ LIMIT %(window)s
 
 -- name: in_segments
 -- Of many, segment by segment; who may see a hit is looked up from the newest hit on, one by one.
+-- "+ 0" keeps PostgreSQL from reading all messages in the order of their numbers.
 SELECT h.number, h.conversation_id
 FROM (
     SELECT replace(%(query)s::text, '§', n || '.')::tsquery AS query
@@ -174,7 +188,7 @@ CROSS JOIN LATERAL (
         SELECT m.number, m.conversation_id
         FROM search_message AS m
         WHERE m.terms @@ asked.query
-            AND m.number < %(before)s
+            AND m.number + 0 < %(before)s
             AND (%(role)s::text IS NULL OR m.role = %(role)s)
             AND (%(from)s::timestamptz IS NULL OR m.create_time >= %(from)s)
             AND (%(to)s::timestamptz IS NULL OR m.create_time < %(to)s)
@@ -183,7 +197,7 @@ CROSS JOIN LATERAL (
                 %(session_ids)s::text[] IS NULL
                 OR m.conversation_id = ANY(%(session_ids)s::text[])
             )
-        ORDER BY m.number DESC
+        ORDER BY m.number + 0 DESC
         OFFSET 0
     ) AS f
     WHERE '{}'::jsonb = ANY(%(visible)s::jsonb[])
@@ -199,34 +213,40 @@ ORDER BY h.number DESC
 LIMIT %(window)s
 
 -- name: ranked
--- Once more who may see it, and whether it is still there, unchanged: the index may be behind.
+-- Once more who may see it, and whether it is still there, unchanged: the index may be behind. That
+-- is looked up from the best hit on, one by one, until the page is full.
 WITH best AS MATERIALIZED (
-    SELECT m.number, m.conversation_id, m.seq, m.update_time, r.rank
-    FROM unnest(%(numbers)s::bigint[]) AS n (number)
-    JOIN search_message AS m ON m.number = n.number
-    CROSS JOIN LATERAL (
-        SELECT ts_rank(
+    SELECT r.number, r.rank, r.conversation_id, r.seq
+    FROM (
+        SELECT m.number, m.conversation_id, m.seq, m.update_time, ts_rank(
             m.terms, replace(%(query)s::text, '§', (m.number >> 15) || '.')::tsquery, 1
         )::float8 AS rank
+        FROM unnest(%(numbers)s::bigint[]) AS n (number)
+        JOIN search_message AS m ON m.number = n.number
+        ORDER BY rank DESC, m.number DESC
+        OFFSET 0
     ) AS r
-    WHERE (r.rank, m.number) < (%(rank)s::float8, %(number)s::bigint)
-        AND EXISTS (
-            SELECT FROM message AS g
-            WHERE g.conversation_id = m.conversation_id AND g.seq = m.seq
-                AND g.update_time = m.update_time AND g.on_branch
+    WHERE (r.rank, r.number) < (%(rank)s::float8, %(number)s::bigint)
+        AND (
+            SELECT g.on_branch AND NOT EXISTS (
+                SELECT FROM message_deletion AS d
+                WHERE d.conversation_id = g.conversation_id AND d.message_id = g.id
+            )
+            FROM message AS g
+            WHERE g.conversation_id = r.conversation_id AND g.seq = r.seq
+                AND g.update_time = r.update_time
         )
-        AND EXISTS (
-            SELECT FROM thread AS t
-            WHERE t.thread_id = m.conversation_id
-                AND t.metadata @> ANY(%(visible)s::jsonb[])
-                AND coalesce(t.metadata ->> 'status', 'active') <> 'deleted'
+        AND (
+            SELECT t.metadata @> ANY(%(visible)s::jsonb[])
+                AND session_is_there(t.metadata, t.expires_at)
+            FROM thread AS t
+            WHERE t.thread_id = r.conversation_id
         )
-    ORDER BY r.rank DESC, m.number DESC
     LIMIT %(limit)s
 )
 SELECT best.number, best.rank, g.conversation_id AS session_id, g.id AS message_id, g.role,
     g.create_time, left(g.content, %(characters)s::int) AS content,
-    coalesce(t.metadata ->> 'name', '新对话') AS session_name
+    session_name(t.metadata) AS session_name
 FROM best
 JOIN message AS g ON g.conversation_id = best.conversation_id AND g.seq = best.seq
 JOIN thread AS t ON t.thread_id = best.conversation_id
@@ -245,5 +265,9 @@ JOIN search_message AS m ON m.number = n.number
 JOIN thread AS t ON t.thread_id = m.conversation_id
 LEFT JOIN message AS g ON g.conversation_id = m.conversation_id AND g.seq = m.seq
     AND g.update_time = m.update_time AND g.on_branch
+    AND NOT EXISTS (
+        SELECT FROM message_deletion AS d
+        WHERE d.conversation_id = g.conversation_id AND d.message_id = g.id
+    )
 WHERE t.metadata @> ANY(%(visible)s::jsonb[]) AND (m.seq < 0 OR g.id IS NOT NULL)
 ORDER BY m.conversation_id, m.number DESC

@@ -92,14 +92,20 @@ RETURNING thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metad
     created_at AS create_time, updated_at AS update_time;
 
 -- name: delete
--- Softly: it can be restored until it is purged.
-UPDATE thread
-SET metadata = metadata || jsonb_build_object('status', 'deleted', 'deleted_at', now()),
-    purge_at = now() + make_interval(secs => %(keep_seconds)s::double precision),
-    updated_at = now()
-WHERE thread_id = %(id)s AND session_is_there(metadata, expires_at)
-    AND metadata @> ANY(%(visible)s::jsonb[])
-RETURNING thread_id;
+-- Softly: it can be restored until it is purged. It is shared with nobody any more, then either.
+WITH deleted AS (
+    UPDATE thread
+    SET metadata = metadata - 'members'
+            || jsonb_build_object('status', 'deleted', 'deleted_at', now()),
+        purge_at = now() + make_interval(secs => %(keep_seconds)s::double precision),
+        updated_at = now()
+    WHERE thread_id = %(id)s AND session_is_there(metadata, expires_at)
+        AND metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING thread_id
+), unshared AS (
+    DELETE FROM share USING deleted WHERE share.thread_id = deleted.thread_id
+)
+SELECT thread_id FROM deleted;
 
 -- name: restore
 UPDATE thread

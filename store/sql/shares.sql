@@ -2,10 +2,10 @@
 
 -- name: create
 WITH shared AS (
-    SELECT t.thread_id, coalesce(t.metadata ->> 'name', '新对话') AS name, t.head_checkpoint_id
+    SELECT t.thread_id, session_name(t.metadata) AS name, t.head_checkpoint_id
     FROM thread AS t
     WHERE t.thread_id = %(thread_id)s AND t.metadata @> ANY(%(visible)s::jsonb[])
-        AND coalesce(t.metadata ->> 'status', 'active') <> 'deleted'
+        AND session_is_there(t.metadata, t.expires_at)
         AND (SELECT count(*) FROM share AS s WHERE s.thread_id = t.thread_id) < %(most)s
     FOR UPDATE
 )
@@ -41,27 +41,29 @@ SELECT s.share_id, s.thread_id, s.mode, s.password_hash IS NOT NULL AS has_passw
     s.checkpoint_id, s.created_at, s.expires_at
 FROM share AS s
 JOIN thread AS t ON t.thread_id = s.thread_id
-WHERE s.thread_id = %(thread_id)s AND t.metadata @> ANY(%(visible)s::jsonb[])
+WHERE s.thread_id = %(thread_id)s AND session_is_there(t.metadata, t.expires_at)
+    AND t.metadata @> ANY(%(visible)s::jsonb[])
 ORDER BY s.created_at, s.share_id;
 
 -- name: delete
 DELETE FROM share AS s
 USING thread AS t
 WHERE s.share_id = %(share_id)s::uuid AND s.thread_id = %(thread_id)s
-    AND t.thread_id = s.thread_id AND t.metadata @> ANY(%(visible)s::jsonb[]);
+    AND t.thread_id = s.thread_id AND session_is_there(t.metadata, t.expires_at)
+    AND t.metadata @> ANY(%(visible)s::jsonb[]);
 
 -- name: revoke
 DELETE FROM share WHERE thread_id = %(thread_id)s;
 
 -- name: find
 SELECT s.share_id, s.thread_id, s.token_hash, s.mode, s.password_hash,
-    coalesce(s.name, t.metadata ->> 'name', '新对话') AS name,
+    coalesce(s.name, session_name(t.metadata)) AS name,
     t.metadata ->> 'graph_id' AS graph_id, s.created_at, s.expires_at,
     coalesce(s.expires_at <= now(), false) AS is_expired
 FROM share AS s
 JOIN thread AS t ON t.thread_id = s.thread_id
 WHERE s.token_hash = %(token_hash)s::bytea
-    AND coalesce(t.metadata ->> 'status', 'active') <> 'deleted';
+    AND session_is_there(t.metadata, t.expires_at);
 
 -- name: attempt
 -- Counted before it is tried, so that those that are made at once do not slip by.
@@ -102,7 +104,8 @@ LIMIT %(limit)s::int;
 SELECT CASE WHEN jsonb_typeof(metadata -> 'members') = 'object'
     THEN metadata -> 'members' ELSE '{}' END AS members
 FROM thread
-WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]);
+WHERE thread_id = %(thread_id)s AND session_is_there(metadata, expires_at)
+    AND metadata @> ANY(%(visible)s::jsonb[]);
 
 -- name: add_members
 WITH found AS (
@@ -110,7 +113,7 @@ WITH found AS (
         THEN metadata -> 'members' ELSE '{}' END || %(members)s::jsonb AS members
     FROM thread
     WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
-        AND coalesce(metadata ->> 'status', 'active') <> 'deleted'
+        AND session_is_there(metadata, expires_at)
     FOR UPDATE
 )
 UPDATE thread AS t
@@ -123,10 +126,12 @@ RETURNING t.metadata -> 'members';
 -- name: remove_member
 UPDATE thread
 SET metadata = metadata #- ARRAY['members', %(user)s::text]
-WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
+WHERE thread_id = %(thread_id)s AND session_is_there(metadata, expires_at)
+    AND metadata @> ANY(%(visible)s::jsonb[])
     AND metadata -> 'members' ? %(user)s::text;
 
 -- name: remove_members
 UPDATE thread
 SET metadata = metadata - 'members'
-WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]);
+WHERE thread_id = %(thread_id)s AND session_is_there(metadata, expires_at)
+    AND metadata @> ANY(%(visible)s::jsonb[]);

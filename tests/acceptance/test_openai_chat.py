@@ -1,5 +1,6 @@
 """OpenAI's chat completions with its own client, as Open WebUI and others call them."""
 
+import base64
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from tests.acceptance.gate import Gate
 from tests.acceptance.process import ServerProcess
 from tests.openai_server import OpenAIServer, Reply, openai_server
 
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "f"}}]
 Talk = list[dict[str, Any]]
 
 
@@ -72,7 +74,10 @@ class Front:
             "X-OpenWebUI-Task": task,
             "X-OpenWebUI-User-Id": "ada",
         }
-        stream = await complete(self.ai, talk, stream=True, extra_headers=headers)
+        # It offers tools of its own to every model.
+        stream = await complete(
+            self.ai, talk, stream=True, tools=TOOLS, tool_choice="auto", extra_headers=headers
+        )
         chunks = [chunk async for chunk in stream]
         assert chunks[0].choices[0].delta.role == "assistant"
         assert chunks[-1].choices[0].finish_reason == "stop"
@@ -208,8 +213,10 @@ async def test_the_systems_words_and_options_reach_the_model_and_not_the_history
     ai: AsyncOpenAI, http: httpx.AsyncClient, model: OpenAIServer
 ) -> None:
     named = {"extra_body": {"conversation_id": (chat_id := str(uuid.uuid4()))}}
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n and so on").decode()
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
     content = [{"type": "text", "text": "what is it?"}, image]
+    model.replies.append(Reply(tokens=("A picture.",)))
 
     await said(
         ai,
@@ -228,8 +235,11 @@ async def test_the_systems_words_and_options_reach_the_model_and_not_the_history
     assert "Be terse." not in json.dumps(second)
     assert "temperature" not in second
     assert (await history(http, chat_id))[0] == "what is it?"
+    # A file, by its id: what is in it is the model's alone.
+    assert data not in (await http.get(f"/threads/{chat_id}/history?limit=99")).text
     stored = (await http.get(f"/api/sessions/{chat_id}/messages")).json()["data"]
     assert [row["role"] for row in stored] == ["user", "assistant"] * 2
+    assert stored[0]["message_type"] == "image"
 
 
 async def test_tokens_are_counted_and_tools_stay_inside(
@@ -346,7 +356,7 @@ async def test_a_key_makes_two_requests_one(ai: AsyncOpenAI, http: httpx.AsyncCl
     ("wrong", "told"),
     [
         ({"n": 2}, "only one answer"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"logprobs": True}, "logprobs"),
         ({"temperature": 3}, "temperature"),

@@ -164,6 +164,7 @@ async def test_what_fails_and_what_is_not_supported(ai: AsyncOpenAI) -> None:
     stream = await ai.responses.create(model="chat", input="fail please", stream=True)
     wrong: list[Any] = [
         {"input": "x", "tools": [{"type": "web_search"}]},
+        {"input": "x", "tool_choice": "required"},
         {"input": "x", "text": {"format": {"type": "json_object"}}},
         {"input": "x", "store": False, "background": True},
         {"input": [{"type": "item_reference", "id": "x"}]},

@@ -43,6 +43,8 @@ OF_ADA = frozenset(
         "run_id",
         "checkpoint_id",
         "assistant_id",
+        "share_id",
+        "import_id",
         "file_id",
         "unsent_file",
     }
@@ -341,6 +343,22 @@ CASES: dict[str, list[Case]] = {
         Case(body={"query": "hello", "parent_id": "{message_id}"}),
     ],
     "POST /api/sessions/{session_id}/messages/{message_id}/regenerate": [Case(body={})],
+    "POST /api/sessions/{session_id}/shares": [
+        Case(body={}), Case(body={"audience": "users", "users": ["eve"], "role": "editor"}, owner=0)
+    ],
+    "GET /api/sessions/{session_id}/shares": [Case()],
+    "DELETE /api/sessions/{session_id}/shares": [Case(owner=204)],
+    "DELETE /api/sessions/{session_id}/shares/users": [Case(params={"user": "eve"}, owner=404)],
+    "DELETE /api/sessions/{session_id}/shares/{share_id}": [Case(owner=204)],
+    # Whoever has the token may: that is what it is for. Without it there is nothing.
+    "GET /api/shares/{token}": [Case(path="/api/shares/{share_id}", owner=404)],
+    "POST /api/shares/{token}/clone": [Case(path="/api/shares/{share_id}/clone", owner=404)],
+    "GET /api/sessions/{session_id}/export": [Case(), Case(params={"format": "markdown"})],
+    "GET /api/sessions/export": [Case(200, says=UNKNOWN)],
+    "POST /api/sessions/import": [
+        Case(200, {"messages": [{"role": "user", "content": "x"}]}, params={"dry_run": "true"})
+    ],
+    "GET /api/imports/{import_id}": [Case()],
     "PATCH /api/sessions/{session_id}/messages/{message_id}": [Case(body={"content": "{mark}"})],
     "DELETE /api/sessions/{session_id}/messages/{message_id}": [Case(owner=204)],
     "PUT /api/sessions/{session_id}/head": [Case(body={"message_id": "{message_id}"})],
@@ -396,7 +414,7 @@ CASES: dict[str, list[Case]] = {
         Case(path="/v1/conversations/{session_id}/items/{message_id}")
     ],
     "DELETE /v1/conversations/{conversation_id}/items/{item_id:path}": [
-        Case(path="/v1/conversations/{session_id}/items/{message_id}")
+        Case(path="/v1/conversations/{session_id}/items/{message_id}", owner=0)
     ],
     "POST /api/ai/chat": [
         Case(body={"id": "{session_id}", "messages": [{"role": "user", "parts": PARTS}]})
@@ -415,6 +433,9 @@ CASES: dict[str, list[Case]] = {
     ],
 }  # fmt: skip
 
+#: What needs no name, because a path of it is a secret of its own.
+CAPABILITIES = ("GET /api/shares/{token}",)
+
 #: What takes from the world what others are about: the owner tries it last, in this order.
 LAST = [
     "POST /runs/cancel",
@@ -422,6 +443,8 @@ LAST = [
     "DELETE /threads/{thread_id}/runs/{run_id}",
     "DELETE /runs/crons/{cron_id}",
     "DELETE /assistants/{assistant_id}",
+    "DELETE /api/sessions/{session_id}/shares/{share_id}",
+    "DELETE /api/sessions/{session_id}/shares",
     "DELETE /api/sessions/{session_id}/messages/{message_id}",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",
@@ -509,6 +532,7 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     else:
         cron = {"cron_id": UNKNOWN}
     ids = {
+        **await _exchanged(http, session_id),
         "cron_id": cron["cron_id"], "task": f"{thread_id}:{found[0][0]['run_id']}", "tool": "adas",
         "thread_id": thread_id, "busy": queued[0]["thread_id"], "pending": queued[0]["run_id"],
         "waiting": queued[1]["thread_id"], "late": queued[1]["run_id"], "session_id": session_id,
@@ -520,6 +544,16 @@ async def world(http: httpx.AsyncClient, routes: list[str]) -> World:
     }  # fmt: skip
     await made("/threads", {"thread_id": UNKNOWN}, who=EVE)
     return World(ids)
+
+
+async def _exchanged(http: httpx.AsyncClient, session_id: str) -> dict[str, str]:
+    """A link to the first user's session, and an import of theirs."""
+    shares, imports = f"/api/sessions/{session_id}/shares", "/api/sessions/import"
+    share = await http.post(shares, json={"mode": "live"}, headers=ADA)
+    file = {"messages": [{"role": "user", "content": MARK}]}
+    params = {"background": True, "dry_run": True}
+    begun = await http.post(imports, params=params, json=file, headers=ADA)
+    return {"share_id": share.json()["id"], "import_id": begun.json()["id"]}
 
 
 async def _send(
@@ -587,7 +621,8 @@ def test_every_route_has_its_case(routes: list[str]) -> None:
 async def test_nobody_gets_in_without_a_name(http: httpx.AsyncClient, routes: list[str]) -> None:
     for route in routes:
         status, _ = await _send(http, World({}), route, Case(), {})
-        assert status == 401 or route.split()[1] in OPEN_PATHS, route
+        is_open = route.split()[1] in OPEN_PATHS
+        assert status == 401 or is_open or (route in CAPABILITIES and status == 404), route
 
 
 async def test_a_second_user_gets_and_changes_nothing_of_the_first_ones(

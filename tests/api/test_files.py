@@ -71,7 +71,7 @@ async def test_what_is_not_taken_is_refused_and_leaves_nothing(
     larger = await upload(http, b"x" * (MAX_BYTES + 100_000))
     assert (larger.status_code, larger.json()["code"]) == (413, "too_large")
     for body in ({"data": {"file": "text"}}, {"json": {}}, {"files": {"other": b"x"}}):
-        answer = await http.post("/api/files", **body)  # type: ignore[arg-type]
+        answer = await http.post("/api/files", **body)
         assert answer.status_code == 422, answer.text
     assert (await http.get("/api/files/none")).status_code == 422
     assert (await http.get(f"/api/files/{'0' * 8}-0000-7000-8000-{'0' * 12}")).status_code == 404
@@ -108,7 +108,7 @@ async def test_a_message_names_its_files_and_holds_nothing_of_them(
         {"type": "file", "file_id": text["id"], "mime_type": "text/plain", "name": "notes.txt"},
     ]
     for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes", "message", "run"):
-        rows = await services.db.tuples(f"SELECT t::text FROM {table} AS t", {})  # type: ignore[arg-type]
+        rows = await services.db.tuples(f"SELECT t::text FROM {table} AS t", {})
         told = json.dumps(rows)
         assert b"secret words".hex() not in told
         assert "secret words" not in told
@@ -136,5 +136,5 @@ async def test_what_nothing_uses_is_deleted(http: httpx.AsyncClient, services: S
     await services.runs.delete_thread(session, access=EVERYTHING)
     assert await files.collect(services.db, unused_seconds=0, limit=10) == 1
     for table in ("file", "file_content", "file_chunk", "file_use"):
-        rows = await services.db.tuples(f"SELECT 1 FROM {table}", {})  # type: ignore[arg-type]
+        rows = await services.db.tuples(f"SELECT 1 FROM {table}", {})
         assert rows == [], table

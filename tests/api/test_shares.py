@@ -67,9 +67,10 @@ async def shown(http: httpx.AsyncClient, url: str, **headers: str) -> list[str]:
     return [message["content"] for message in answer.json()["messages"]]
 
 
-def utf_8(text: str) -> str:
-    """A header as it is on the wire: httpx writes Latin-1 if it can."""
-    return text.encode().decode("latin-1")
+def knowing(password: str, who: dict[str, str] | None = None) -> dict[bytes, bytes]:
+    """The headers of somebody who knows a password, in UTF-8 as a shell sends it."""
+    known = {name.encode(): value.encode() for name, value in (who or {}).items()}
+    return {**known, b"x-share-password": password.encode()}
 
 
 async def test_a_snapshot_shows_what_was_said_then_and_a_live_link_what_is(
@@ -121,26 +122,26 @@ async def test_a_link_with_a_password_is_tried_a_few_times_and_no_more(
 ) -> None:
     session_id = await session(http, "hello")
     url = (await share(http, session_id, password="sésame 芝麻"))["url"]
-    right = {"X-Share-Password": utf_8("sésame 芝麻")}
+    right = "sésame 芝麻"
 
     async def tried(password: str) -> tuple[int, str]:
-        answer = await http.get(url, headers={"X-Share-Password": utf_8(password)})
+        answer = await http.get(url, headers=knowing(password))
         return answer.status_code, answer.json().get("code", "")
 
     assert (await http.get(url)).json()["code"] == "password_required"
-    assert await tried("sésame 芝麻") == (200, "")
+    assert await tried(right) == (200, "")
     wrong = await asyncio.gather(*[tried("wrong") for _ in range(shares.MAX_FAILURES + 5)])
 
     assert (
         sorted(wrong)
         == [(401, "wrong_password")] * shares.MAX_FAILURES + [(429, "too_many_attempts")] * 5
     )
-    assert (await http.get(url, headers=right)).status_code == 429
-    assert (await http.post(f"{url}/clone", headers={**BOB, **right})).status_code == 429
+    assert (await http.get(url, headers=knowing(right))).status_code == 429
+    assert (await http.post(f"{url}/clone", headers=knowing(right, BOB))).status_code == 429
     await services.db.execute(
         "UPDATE share SET failed_since = failed_since - interval '1 hour'", {}
     )
-    assert (await http.get(url, headers=right)).status_code == 200
+    assert (await http.get(url, headers=knowing(right))).status_code == 200
     [[kept]] = await services.db.tuples("SELECT password_hash FROM share", {})
     assert kept.startswith("scrypt$")
     assert "sésame" not in kept
@@ -169,6 +170,31 @@ async def test_a_link_ends_and_is_revoked_and_goes_with_its_session(
     assert answers == [410, 404, 200]
     assert (await http.get(kept["url"])).status_code == 404
     assert await services.db.tuples("SELECT 1 FROM share, share_message", {}) == []
+
+
+async def test_a_session_that_was_deleted_comes_back_shared_with_nobody(
+    http: httpx.AsyncClient,
+) -> None:
+    session_id = await session(http, "hello")
+    path = f"/api/sessions/{session_id}"
+    url = (await share(http, session_id, mode="live"))["url"]
+    await share(http, session_id, audience="users", users=["bob"], role="editor")
+
+    await http.delete(path, headers=ADA)
+    while_deleted = [
+        (await http.get(url)).status_code,
+        (await http.get(f"/threads/{session_id}", headers=BOB)).status_code,
+        (await http.get(f"{path}/shares", headers=ADA)).status_code,
+        (await http.post(f"{path}/shares", json={}, headers=ADA)).status_code,
+        (await http.post(f"{path}/restore", headers=BOB)).status_code,
+    ]
+    restored = await http.post(f"{path}/restore", headers=ADA)
+
+    assert while_deleted == [404] * 5
+    assert restored.status_code == 200
+    assert (await http.get(url)).status_code == 404
+    assert (await http.get(path, headers=BOB)).status_code == 404
+    assert (await http.get(f"{path}/shares", headers=ADA)).json()["data"] == []
 
 
 SENSELESS: list[dict[str, Any]] = [

@@ -47,6 +47,7 @@ VALUES: dict[str, Any] = {
 }
 #: Whose bodies the specification does not spell out.
 BODIES: dict[str, Any] = {
+    "/api/sessions/import": {"messages": [{"role": "user", "content": "hello"}]},
     "/runs/crons/{cron_id}": {"enabled": True},
     "/api/sessions/{session_id}/messages/{message_id}/feedback": {"score": 1},
     "/api/sessions/{session_id}/messages": {"query": "hello"},
@@ -122,6 +123,9 @@ async def test_every_route_says_so_in_time(
         "item_id": "i",
         "response_id": run["run_id"],
         "cron_id": thread_id,
+        "share_id": thread_id,
+        "import_id": thread_id,
+        "token": "t",
         "file_id": thread_id,
         **run,
     }
@@ -135,7 +139,13 @@ async def test_every_route_says_so_in_time(
                 method,
                 path.format(**named),
                 **sent(spec, path, operation),
-                params={"namespace": "a", "key": "k", "assistant_id": "chat", "q": "hello"},
+                params={
+                    "namespace": "a",
+                    "key": "k",
+                    "assistant_id": "chat",
+                    "q": "hello",
+                    "user": "eve",
+                },
             )
             for path, operations in spec["paths"].items()
             for method, operation in operations.items()

@@ -163,7 +163,7 @@ async def _ask_once(
         if "json" in media_type and "lines" not in media_type and "ndjson" not in media_type:
             matches(json.loads(wanted), json.loads(text), known, "$")
         else:
-            match_lines(wanted.strip("\n").split("\n"), text.strip("\r\n").splitlines(), known)
+            match_lines(wanted.strip("\n").splitlines(), text.strip("\r\n").splitlines(), known)
 
 
 def _parts(text: str) -> tuple[str, dict[str, str], str]:
@@ -311,6 +311,11 @@ async def _match_events(wanted: str, response: httpx.Response, known: dict[str, 
             raise Mismatch(f"the stream goes on with {more}")
 
 
+def _data(text: str) -> Any:
+    """What a frame has: JSON, or words such as the ``[DONE]`` that ends a stream of OpenAI's."""
+    return json.loads(text) if text[:1] in ("{", "[", '"') and text != "[DONE]" else text
+
+
 def _frame(text: str) -> dict[str, Any] | None:
     if text.strip() == REST:
         return None
@@ -318,8 +323,8 @@ def _frame(text: str) -> dict[str, Any] | None:
     for line in text.strip().split("\n"):
         name, _, value = line.partition(":")
         fields[name.strip()] = value.strip()
-    if fields.get("data", REST) != REST and fields["data"][:1] in '{["':
-        fields["data"] = json.loads(fields["data"])
+    if fields.get("data", REST) != REST:
+        fields["data"] = _data(fields["data"])
     # Ids need not be said.
     return {**fields, REST: REST}
 
@@ -333,7 +338,7 @@ async def _frames(response: httpx.Response) -> AsyncGenerator[dict[str, Any], No
             name, _, value = line.partition(":")
             fields[name] = value.removeprefix(" ")
         elif fields:
-            if fields.get("data", "")[:1] in ("{", "[", '"'):
-                fields["data"] = json.loads(fields["data"])
+            if "data" in fields:
+                fields["data"] = _data(fields["data"])
             yield fields
             fields = {}

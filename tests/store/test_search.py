@@ -129,12 +129,17 @@ async def test_what_is_deleted_is_not_found(db: Database) -> None:
         await said(db, session_id, "cat", "cat")
     assert len(await found(db, "cat")) == 6
 
-    await sessions.update(db, "a", changes={"status": "deleted"}, access=EVERYTHING)
+    await sessions.delete(db, "a", keep_seconds=None, access=EVERYTHING)
     await db.execute("DELETE FROM message WHERE conversation_id = 'b' AND id = 'm2'", {})
     await threads.delete(db, "c", access=EVERYTHING)
 
     assert await found(db, "cat") == ["b/m1"]
-    await sessions.update(db, "a", changes={"status": "active"}, access=EVERYTHING)
+    await db.execute(
+        "INSERT INTO message_deletion (conversation_id, message_id) VALUES ('b', 'm1')", {}
+    )
+    assert await found(db, "cat") == []
+    await db.execute("DELETE FROM message_deletion", {})
+    await sessions.restore(db, "a", access=EVERYTHING)
     assert len(await found(db, "cat")) == 3
     assert await db.tuples(
         "SELECT 1 FROM search_message WHERE conversation_id = 'c' UNION ALL"

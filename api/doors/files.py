@@ -1,0 +1,77 @@
+"""Files that come within a message: kept as files, and named in it by their ids."""
+
+import base64
+import binascii
+from io import BytesIO
+from typing import Any
+
+from starlette.datastructures import UploadFile
+
+from api.auth import Caller
+from api.bootstrap import Services
+from api.session_schemas import attachment_block
+from api.uploads import keep_file
+from store import files
+from store.access import Access
+from store.errors import InvalidInputError
+from store.models import JsonObject
+
+
+async def with_files_kept(
+    services: Services, caller: Caller, session_id: str, message: JsonObject, *, access: Access
+) -> JsonObject:
+    """
+    A message of a session as it is to be kept: the graph finds its files by their ids.
+
+    Args:
+        access: The sessions that the caller sees.
+
+    Raises:
+        InvalidInputError: What is to be a file's content is not.
+        WrongTypeError: It is of no kind that is taken.
+        TooLargeError: It is larger than files may be.
+    """
+    content = message["content"]
+    if not isinstance(content, list):
+        return message
+    owner = caller.user.identity if caller.user else ""
+    blocks = []
+    for block in content:
+        data = _data(block)
+        if data is None:
+            blocks.append(block)
+            continue
+        given = UploadFile(BytesIO(data), filename=_filename(block))
+        file = await keep_file(services, given, owner=owner)
+        await files.send(services.db, [file.file_id], session_id, owner=owner, access=access)
+        blocks.append(attachment_block(file))
+    return {**message, "content": blocks}
+
+
+def _data(block: JsonObject) -> bytes | None:
+    """What a block holds of a file; None of one that does not, or names it by a URL."""
+    kind = str(block.get("type"))
+    inner = block.get(kind)
+    within: dict[str, Any] = inner if isinstance(inner, dict) else {}
+    found = {
+        "image_url": within.get("url"),
+        "input_audio": within.get("data"),
+        "file": within.get("file_data"),
+    }
+    text = block.get("base64") or found.get(kind)
+    if not isinstance(text, str):
+        return None
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    elif kind == "image_url":
+        return None
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise InvalidInputError("A file within a message must be in base64") from exc
+
+
+def _filename(block: JsonObject) -> str | None:
+    inner = block.get("file")
+    found = block.get("filename") or (inner.get("filename") if isinstance(inner, dict) else None)
+    return found if isinstance(found, str) else None

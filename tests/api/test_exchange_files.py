@@ -1,0 +1,184 @@
+"""Files of conversations, as they are read: whatever is in them, nothing but our errors comes of it."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from api.exchange import markdown, native
+from api.exchange.files import Entry, Form, entries
+from api.exchange.transcript import Transcript, Utterance, checked
+from store.errors import InvalidInputError, TooLargeError
+
+FORMS: list[Form] = ["auto", "native", "chatgpt", "openwebui", "openai", "sharegpt", "markdown"]
+#: What the readers look for, so that what is made up comes to them.
+KEYS = st.sampled_from(
+    [
+        "mapping", "message", "author", "role", "content", "content_type", "parts", "parent",
+        "children", "current_node", "chat", "history", "messages", "currentId", "parentId", "id",
+        "conversations", "from", "value", "type", "session", "format", "version", "metadata",
+        "meta_data", "tool_calls", "function", "arguments", "name", "create_time", "timestamp",
+    ]
+)  # fmt: skip
+WORDS = st.sampled_from(
+    [
+        "user", "assistant", "system", "tool", "human", "gpt", "text", "all", "session", "message",
+        "threadwell", "a", "b", "",
+    ]
+)  # fmt: skip
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), WORDS, st.text(max_size=8),
+    st.floats(allow_nan=False, allow_infinity=False),
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.one_of(KEYS, WORDS), inner, max_size=6)
+    ),
+    max_leaves=40,
+)
+QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def read(content: bytes, form: Form = "auto") -> list[Entry]:
+    return list(entries(io.BytesIO(content), form))
+
+
+def conversations(found: list[Entry]) -> list[Transcript]:
+    """Those that could be read, which all hold together."""
+    for entry in found:
+        if entry.transcript is not None:
+            entry.transcript.stretches()
+            assert len(entry.transcript.line) <= len(entry.transcript.utterances)
+        else:
+            assert isinstance(entry.fault, InvalidInputError | TooLargeError)
+    return [entry.transcript for entry in found if entry.transcript]
+
+
+@QUICK
+@given(VALUES, st.sampled_from(FORMS))
+def test_no_json_leads_to_anything_but_our_errors(value: Any, form: Form) -> None:
+    content = json.dumps(value).encode()
+
+    found = read(content, form)
+
+    conversations(found)
+    assert found
+    assert [entry.number for entry in found] == list(range(len(found)))
+
+
+@QUICK
+@given(st.binary(max_size=200), st.sampled_from(FORMS))
+def test_no_bytes_lead_to_anything_but_our_errors(content: bytes, form: Form) -> None:
+    conversations(read(content, form))
+    conversations(read(b"[" + content, form))
+    conversations(read(b"# User\n" + content, form))
+    conversations(read(f"{markdown.SESSION}{{}} -->\n".encode() + content, form))
+
+
+#: What PostgreSQL, and so a session, can hold.
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40).map(
+    lambda text: text.replace("\ufeff", "")
+)
+ROLES = st.sampled_from(["user", "assistant", "system", "tool"])
+MARKS = st.sampled_from(
+    ["<!-- threadwell:message {} -->", "\\<!-- threadwell:session", "## User", "\n\n", "-->", "\r"]
+)
+CONTENTS = st.lists(st.one_of(TEXTS, MARKS), max_size=4).map("\n".join)
+
+
+@QUICK
+@given(TEXTS.filter(str.strip), st.lists(st.tuples(ROLES, CONTENTS), min_size=1, max_size=6))
+def test_our_own_forms_bring_back_what_they_took(name: str, said: list[tuple[str, str]]) -> None:
+    about = native.session_line({"id": "s", "name": name, "metadata": {"note": name + "--"}})
+    messages = [
+        {"id": f"m{n}", "parent_id": f"m{n - 1}" if n else None, "role": role, "content": content}
+        for n, (role, content) in enumerate(said)
+    ]
+    document = {
+        "format": native.FORMAT, "version": native.VERSION, "session": about, "messages": messages
+    }  # fmt: skip
+    lines = [about, *({"type": "message", **message} for message in messages)]
+    page = markdown.session_head(about, name) + "".join(
+        markdown.message_part(
+            {key: value for key, value in m.items() if key != "content"},
+            m["role"] or "",
+            m["content"] or "",
+        )
+        for m in messages
+    )
+    files = [
+        json.dumps(document), json.dumps([document]),
+        "\n".join(json.dumps(line) for line in lines), page,
+    ]  # fmt: skip
+
+    for file in files:
+        [transcript] = conversations(read(file.encode()))
+        assert transcript.id == "s"
+        assert transcript.attributes["metadata"] == {"note": name + "--"}
+        assert [(one.role, one.content) for one in transcript.line] == said
+
+
+TREES = st.lists(st.integers(0, 20), min_size=1, max_size=20)
+
+
+@QUICK
+@given(TREES, st.integers(0, 20))
+def test_the_stretches_of_a_tree_are_all_of_it_and_end_where_it_is_shown(
+    parents: list[int], shown: int
+) -> None:
+    said = [
+        Utterance(
+            id=str(number),
+            parent_id=None if parent >= number else str(parent),
+            role="user",
+            content=f"{number}",
+        )
+        for number, parent in enumerate(parents)
+    ]
+    utterances, head = checked(reversed(said), str(shown % len(said)))
+    transcript = Transcript(form="native", id=None, attributes={}, utterances=utterances, head=head)
+
+    stretches, place = transcript.stretches()
+
+    def path(at: int | None) -> list[str]:
+        if at is None:
+            return []
+        return [*path(stretches[at].after), *(m["id"] for m in stretches[at].messages)]
+
+    assert sorted(m["id"] for one in stretches for m in one.messages) == sorted(
+        one.id for one in said
+    )
+    assert path(place) == [one.id for one in transcript.line]
+    assert all(one.after is None or one.after < n for n, one in enumerate(stretches))
+    # Only the first begins the history: the others would follow what is newest.
+    assert [n for n, one in enumerate(stretches) if one.after is None] == [0]
+
+
+def test_what_is_beyond_a_bound_is_passed_over() -> None:
+    good = {"messages": [{"role": "user", "content": "hi"}]}
+    many = {"messages": [{"role": "user", "content": "x"}] * 10_001}
+    large = {"messages": [{"role": "user", "content": "x" * (18 * 2**20)}]}
+    tree = {
+        "mapping": {
+            str(n): {
+                "parent": "0" if n else None,
+                "message": {
+                    "author": {"role": "user"},
+                    "content": {"content_type": "text", "parts": ["x"]},
+                },
+            }
+            for n in range(600)
+        }
+    }
+
+    found = read(json.dumps([good, many, good]).encode())
+    assert [entry.fault is None for entry in found] == [True, False, True]
+    [entry] = read(json.dumps(large).encode())
+    assert isinstance(entry.fault, TooLargeError)
+    [entry] = read(json.dumps(tree).encode())
+    assert entry.transcript is not None
+    with pytest.raises(InvalidInputError, match="500 times"):
+        entry.transcript.stretches()
