@@ -25,6 +25,49 @@ COMMANDS = {
         "write to the message table what the checkpoints have and it has not",
         ["config", "data_dir"],
     ),
+    "import": (
+        "import the conversations of an old project's database; again: only what is new",
+        ["config", "data_dir"],
+    ),
+}
+#: Flags that are no settings.
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "project": {
+        "--rebuild": {
+            "action": "store_true",
+            "default": False,
+            "help": "make the whole table anew from the checkpoints",
+        },
+    },
+    "import": {
+        "source": {"choices": ["chatchat"], "help": "whose database it is"},
+        "--url": {
+            "required": True,
+            "help": "SQLAlchemy's: sqlite:///info.db, mysql://user:password@host/name",
+        },
+        "--dialect": {
+            "choices": ["fufan", "chatchat"],
+            "default": "chatchat",
+            "help": "fufan-chat-api, or Langchain-Chatchat 0.2 and 0.3 (the default)",
+        },
+        "--tz": {
+            "default": "UTC",
+            "help": "IANA zone of the times in it. SQLite's are UTC (the default), MySQL's are local.",
+        },
+        "--assistant": {
+            "default": None,
+            "help": "the graph, or assistant, that goes on with them; default: the first graph",
+        },
+        "--user-id": {
+            "default": None,
+            "help": "whose they are, where the database does not say",
+        },
+        "--dry-run": {
+            "action": "store_true",
+            "default": False,
+            "help": "say what would be done, and do nothing",
+        },
+    },
 }
 FLAG_TYPES = {"port": int, "workers": int, "slots": int, "config": Path, "data_dir": Path}
 EPILOG = """\
@@ -38,14 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; give the exit status: 0 done, 1 failed, 2 not understood."""
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")
-    options = {"rebuild": arguments.pop("rebuild")} if command == "project" else {}
+    options = {name: arguments.pop(name) for name in map(_attribute, OPTIONS.get(command, ()))}
     try:
         settings = _settings(arguments)
     except (ValidationError, Error) as exc:
         return _complain(str(exc), status=2)
     logs.configure(level=settings.log_level, json=settings.log_json)
     try:
-        getattr(commands, command)(settings, **options)
+        getattr(commands, "import_" if command == "import" else command)(settings, **options)
     except (EmbeddedServerError, Error) as exc:
         return _complain(str(exc), status=1)
     return 0
@@ -76,14 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         )
         for field in fields:
             _add_setting(subparser, field)
-        if name == "project":
-            subparser.add_argument(
-                "--rebuild",
-                action="store_true",
-                default=False,
-                help="make the whole table anew from the checkpoints",
-            )
+        for option, about_it in OPTIONS.get(name, {}).items():
+            subparser.add_argument(option, **about_it)
     return parser
+
+
+def _attribute(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
 
 
 def _add_setting(parser: argparse.ArgumentParser, field: str) -> None:

@@ -15,6 +15,7 @@ from starlette.types import Scope
 from api import __version__, custom_app, errors, loopback
 from api.auth import Authentication, is_open
 from api.bootstrap import Services, mount_prefix
+from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
 from api.languages import Languages
@@ -25,6 +26,7 @@ from api.routes import (
     ai_sdk,
     assistants,
     crons,
+    events,
     exchange,
     files,
     items,
@@ -37,6 +39,7 @@ from api.routes import (
     search,
     session_context,
     session_messages,
+    session_socket,
     sessions,
     shares,
     states,
@@ -78,6 +81,8 @@ ROUTERS = (
     ai_sdk.router,
     agui.router,
     stats.router,
+    events.router,
+    session_socket.router,
     unsupported.router,
 )
 
@@ -102,6 +107,9 @@ SWITCHES = (
 #: A session is a thread, and its messages are runs: they are switched off with either.
 OF_SESSIONS = (
     "/api/sessions",
+    "/api/events",
+    "/api/webhooks",
+    "/api/ws",
     "/api/shares",
     "/api/imports",
     "/api/search",
@@ -153,7 +161,8 @@ def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
         custom: The user's, whose routes come before ours.
     """
     http = services.graphs.http
-    routers = [_enabled(router, http) for router in ROUTERS]
+    served = [*ROUTERS, *_of_other_projects(services.settings.compat)]
+    routers = [_enabled(router, http) for router in served]
     meta = not http.disable_meta
     app = Application(
         title="Threadwell",
@@ -175,6 +184,11 @@ def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
     for router in routers:
         app.include_router(router)
     return app
+
+
+def _of_other_projects(compat: Iterable[str]) -> list[APIRouter]:
+    """The routers of the projects that this one stands in for, each once."""
+    return list({id(router): router for name in compat for router in COMPAT_ROUTERS[name]}.values())
 
 
 def _enabled(router: APIRouter, http: Http) -> APIRouter:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -111,6 +112,16 @@ def _roles(action: Action, value: JsonObject) -> tuple[Role, ...]:
     return _OF_MEMBERS.get(action, ())
 
 
+#: Where who is calling may be said later than in the handshake: browsers cannot set its headers.
+LATE_PATH = "/api/ws"
+
+
+def is_late(scope: Scope) -> bool:
+    """Whether a request may say who sends it in its subprotocol, or once it is accepted."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return bool(scope["type"] == "websocket" and path == LATE_PATH)
+
+
 def is_open(scope: Scope) -> bool:
     """Whether a request is for what everybody may see."""
     path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -123,7 +134,8 @@ class Authentication:
     """
     Lets through who is known, as ``scope["state"]["caller"]``; Starlette's ``user`` is set too.
 
-    HTTP and WebSocket alike. A scope that has a caller is let through; so is a graph of this process,
+    HTTP and WebSocket alike; a WebSocket on `LATE_PATH` gets ``knock`` instead, by which its route lets
+    the caller in. A scope that has a caller is let through; so is a graph of this process,
     which may do everything.
 
     Args:
@@ -155,17 +167,33 @@ class Authentication:
         if isinstance(state.get("caller"), Caller):
             await self.app(scope, receive, send)
             return
+        if is_late(scope):
+            state["knock"] = partial(self._let_in, scope)
+            await self.app(scope, receive, send)
+            return
         reading = _Rereading(receive)
         try:
             caller = await self._caller(scope, reading.first)
         except Error as exc:
             await _refuse(response_to(exc), scope, receive, send)
             return
-        state["caller"] = caller
-        if caller.user is not None:
-            scope["user"] = caller.user
-            act_for(caller.user)
+        _enter(scope, caller)
         await self.app(scope, reading.again, send)
+
+    async def _let_in(self, scope: Scope, token: str | None) -> Caller:
+        """
+        Find out who has opened a WebSocket, which may say so by a token.
+
+        Raises:
+            Error: It is not known, or refused.
+        """
+        asked = dict(scope)
+        if token is not None:
+            others = [one for one in scope["headers"] if one[0] != b"authorization"]
+            asked["headers"] = [*others, (b"authorization", b"Bearer " + token.encode())]
+        caller = await self._caller(asked, _nothing)
+        _enter(scope, caller)
+        return caller
 
     async def _caller(self, scope: Scope, receive: Receive) -> Caller:
         request_id = scope["state"].get("request_id") or str(uuid4())
@@ -186,6 +214,17 @@ class Authentication:
             headers=headers,
             language=language,
         )
+
+
+def _enter(scope: Scope, caller: Caller) -> None:
+    scope["state"]["caller"] = caller
+    if caller.user is not None:
+        scope["user"] = caller.user
+        act_for(caller.user)
+
+
+async def _nothing() -> Message:
+    return {"type": "websocket.connect"}
 
 
 async def _refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

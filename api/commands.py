@@ -2,17 +2,21 @@
 
 import asyncio
 import gc
+import importlib
 import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
 from functools import partial
 from types import FrameType
 from typing import Any
 from urllib.parse import quote
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import orjson
 import structlog
 import uvicorn
 import uvloop
@@ -35,7 +39,7 @@ from graph.config import GraphConfig, load_config
 from store import messages
 from store.checkpoints import open_saver
 from store.database import open_database
-from store.errors import Error
+from store.errors import Error, InvalidInputError
 from store.messages import Rebuilt
 from store.migrate import migrate as migrate_database
 
@@ -241,6 +245,37 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
             channel_of=registry.channel_of,
             fold_of=registry.fold_of,
         )
+
+
+def import_(settings: Settings, *, source: str, url: str, tz: str, **options: Any) -> None:
+    """Import the conversations of an old project's database, and report in JSON."""
+    try:
+        importer: Any = importlib.import_module(f"api.{source}")
+    except ModuleNotFoundError as exc:
+        raise InvalidInputError(
+            f"{exc.name} is not installed: pip install 'threadwell[import]'"
+        ) from exc
+    try:
+        zone = ZoneInfo(tz)
+    except (ValueError, ZoneInfoNotFoundError):
+        raise InvalidInputError(f"There is no time zone {tz!r}") from None
+    plan = importer.Plan(url=url, zone=zone, **options)
+    with _servers(settings, valkey=False) as servers:
+        report = _run(_import(settings, servers, importer, plan))
+    print(orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+    if report.failed:
+        raise InvalidInputError(f"{report.failed} sessions could not be imported")
+
+
+async def _import(settings: Settings, servers: Servers, importer: Any, plan: Any) -> Any:
+    await migrate_database(servers.database_url)
+    # It writes and runs nothing: nobody has to hear of it live.
+    async with open_services(
+        settings.model_copy(update={"slots": 1}),
+        database_url=servers.database_url,
+        redis_url=settings.redis_url or "",
+    ) as services:
+        return await importer.run(services, plan, tell=importer.show_progress)
 
 
 def _run(main: Coroutine[Any, Any, Any]) -> Any:

@@ -70,7 +70,7 @@ def envelope(content: Any) -> tuple[int, str, JsonObject]:
     return number, method, params if isinstance(params, dict) else {}
 
 
-def failure(number: int | None, code: Code, message: str) -> JsonObject:
+def failure(number: int | None, code: str, message: str) -> JsonObject:
     """The answer to a command that was refused."""
     return {"type": "error", "id": number, "error": code, "message": message}
 

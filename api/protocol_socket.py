@@ -10,21 +10,18 @@ import asyncio
 import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import structlog
-from fastapi import WebSocket, WebSocketDisconnect
+from fastapi import WebSocket
 
 from api.auth import Caller
-from api.bodies import parse
 from api.bootstrap import Services
-from api.errors import BrokenOffError, refuse
-from api.protocol_commands import Code, CommandError, Commands, envelope, failure
+from api.protocol_commands import Code, CommandError, Commands
 from api.protocol_stream import GAP, Tape, applied_through
-from graph.encode import dumps
+from api.sockets import CommandSocket
 from graph.protocol_events import CHANNELS, Numbering, Wanted, since_of, wanted
 from store import threads
 from store.access import Access
@@ -36,13 +33,8 @@ from store.errors import (
 )
 from store.models import JsonObject
 
-log = structlog.get_logger(__name__)
-
 #: How many subscriptions a socket may have.
 MAX_SUBSCRIPTIONS = 64
-
-#: Close codes: another process goes on with this; what is behind this failed.
-GOES_ON, FAILED = 1012, 1011
 
 _EVENT_ID = re.compile(r"(?:synth:[^:]*:)?([0-9]{1,19})-([0-9]{1,19})\.([0-9]{1,3})")
 
@@ -55,7 +47,7 @@ class Subscription:
     since: int
 
 
-class ProtocolSocket:
+class ProtocolSocket(CommandSocket):
     """
     One client's WebSocket on a thread.
 
@@ -72,7 +64,7 @@ class ProtocolSocket:
         *,
         access: Access,
     ) -> None:
-        self._socket = socket
+        super().__init__(socket)
         self._services = services
         self._thread_id = thread_id
         self._access = access
@@ -81,65 +73,9 @@ class ProtocolSocket:
         # How far those subscriptions were played that are being played now.
         self._sent_through = 0
         self._playing: asyncio.Task[None] | None = None
-        self._over: asyncio.Future[BaseException | None] = (
-            asyncio.get_running_loop().create_future()
-        )
 
-    async def run(self) -> None:
-        """Serve it until it is closed, by either side."""
-        listening = asyncio.create_task(self._listen(), name="protocol socket")
-        listening.add_done_callback(self._stopped)
-        try:
-            await self._over
-        finally:
-            for task in (listening, self._playing):
-                if task is not None:
-                    task.cancel()
-                    await asyncio.wait({task})
-        await self._end(self._over.result())
-
-    def _stopped(self, task: "asyncio.Task[None]") -> None:
-        """Take note of what ends the connection: the client has left, or something failed."""
-        if not task.cancelled() and not self._over.done():
-            self._over.set_result(task.exception())
-
-    async def _end(self, error: BaseException | None) -> None:
-        """Close it for what ended it, so that the client knows whether to come back."""
-        if error is None or isinstance(error, WebSocketDisconnect):
-            return
-        with suppress(RuntimeError, WebSocketDisconnect):  # the client has left meanwhile
-            if isinstance(error, BrokenOffError):
-                await self._socket.close(GOES_ON, "The thread is followed by another process")
-            elif isinstance(error, Error):
-                await refuse(self._socket, error)
-            else:
-                log.error("a protocol socket failed", exc_info=error)
-                await self._socket.close(FAILED, "Internal error")
-
-    async def _listen(self) -> None:
-        with suppress(WebSocketDisconnect):
-            while True:
-                message = await self._socket.receive()
-                if message["type"] == "websocket.disconnect":
-                    return
-                frame = message.get("text")
-                raw = message.get("bytes") or b"" if frame is None else frame.encode()
-                await self._heed(raw)
-
-    async def _heed(self, raw: bytes) -> None:
-        """Answer a command."""
-        number: int | None = None
-        try:
-            number, method, params = envelope(parse(raw))
-            answer = await self._answer(number, method, params)
-        except CommandError as exc:
-            answer = failure(number, exc.code, str(exc))
-        except Error as exc:
-            answer = failure(number, _code(exc), exc.message)
-        if answer is not None:
-            await self._send(answer)
-
-    async def _answer(self, number: int, method: str, params: JsonObject) -> JsonObject | None:
+    async def answer(self, number: int, method: str, params: JsonObject) -> JsonObject | None:
+        """Subscribe or not, or do what a command says to the thread."""
         if method == "subscription.subscribe":
             await self._subscribe(number, params)
             return None
@@ -206,7 +142,7 @@ class ProtocolSocket:
             result["resume_gap"] = tape.gap
         answer = await self._success(number, result)
         await self._pause()
-        await self._send(answer)
+        await self.send(answer)
         old = {
             key: Subscription(one.wanted, max(one.since, self._sent_through))
             for key, one in self._subscriptions.items()
@@ -215,8 +151,7 @@ class ProtocolSocket:
         self._subscriptions = {**old, **new}
         self._sent_through = 0
         if self._subscriptions:
-            self._playing = asyncio.create_task(self._play(), name="protocol socket events")
-            self._playing.add_done_callback(self._stopped)
+            self._playing = self.begin(self._play(), "protocol socket events")
 
     async def _pause(self) -> None:
         playing, self._playing = self._playing, None
@@ -251,18 +186,15 @@ class ProtocolSocket:
         meta = {"applied_through_seq": await applied_through(self._services, self._thread_id)}
         return {"type": "success", "id": number, "result": result, "meta": meta}
 
-    async def _send(self, answer: JsonObject) -> None:
-        await self._socket.send_text(dumps(answer).decode())
-
-
-def _code(error: Error) -> Code:
-    if isinstance(error, InvalidInputError):
-        return "invalid_argument"
-    if isinstance(error, PermissionDeniedError):
-        return "permission_denied"
-    if isinstance(error, NotFoundError):
-        return "no_such_run"
-    return "unknown_error"
+    def code(self, error: Error) -> Code:
+        """What an error is in the protocol."""
+        if isinstance(error, InvalidInputError):
+            return "invalid_argument"
+        if isinstance(error, PermissionDeniedError):
+            return "permission_denied"
+        if isinstance(error, NotFoundError):
+            return "no_such_run"
+        return "unknown_error"
 
 
 def _token(params: JsonObject) -> str:

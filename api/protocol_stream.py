@@ -74,7 +74,7 @@ class Tape:
         every = self._services.runs
         with every.watch_queued(self._thread_id) as queued:
             follow = every.follow_thread(self._thread_id, after=after)
-            async with aclosing(_with_queued(follow, queued)) as batches:
+            async with aclosing(with_queued(follow, queued)) as batches:
                 async for batch in batches:
                     if found := await self._made(batch):
                         yield found
@@ -212,7 +212,7 @@ async def applied_through(services: Services, thread_id: str) -> int:
     return 0
 
 
-async def _with_queued(
+async def with_queued(
     follow: AsyncGenerator[list[Event] | Gap, None], queued: "asyncio.Queue[str]"
 ) -> AsyncGenerator[list[Event] | Gap | str, None]:
     """What is logged of a thread, and between it the runs that ended in the queue."""

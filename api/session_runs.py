@@ -18,7 +18,7 @@ from api.auth import Caller
 from api.bootstrap import Services
 from api.session_events import MODES
 from api.session_schemas import MessageSend, Regenerate, attachment_block
-from api.submissions import submit
+from api.submissions import allow, submit
 from graph.branches import no_state
 from graph.requests import RunRequest
 from graph.runs import Submitted
@@ -73,8 +73,10 @@ async def ask(
         request = replace(request, command={"resume": body.resume}, strict_resume=True)
     else:
         message = await _message(services, caller, session, body, access)
-        checkpoint = await _parent(services, session, body, access) if body.branches else None
-        request = replace(request, input={"messages": [message]}, checkpoint=checkpoint)
+        request = replace(request, input={"messages": [message]})
+        if body.branches:
+            checkpoint = await _parent(services, caller, session, body.parent_id, request, access)
+            request = replace(request, checkpoint=checkpoint)
     return await _submit(services, caller, session, request, key, access)
 
 
@@ -106,16 +108,37 @@ async def regenerate(
     if place.role != "assistant":
         raise InvalidInputError("Only what the assistant said can be said again")
     if place.checkpoint_id is None:
-        raise no_state(message_id)
+        return await _answer_anew(services, caller, session, message_id, body, key, access)
     request = replace(
         _request(services, session, body), checkpoint={"checkpoint_id": place.checkpoint_id}
     )
     return await _submit(services, caller, session, request, key, access)
 
 
+async def _answer_anew(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    message_id: str,
+    body: Regenerate,
+    key: str | None,
+    access: Access,
+) -> Submitted:
+    """Have a question answered again of whose answer no state before it is kept."""
+    question = await branches.question_before(services.db, session.id, message_id)
+    if question is None:
+        raise no_state(message_id)
+    request = _request(services, session, body)
+    # The conversation ends with the question then, and what begins is all that is to be done.
+    await _begin_anew(services, caller, session, request, question, is_answered=False)
+    return await _submit(services, caller, session, request, key, access)
+
+
 def _request(services: Services, session: Session, body: MessageSend | Regenerate) -> RunRequest:
     return RunRequest(
-        assistant_id=session.metadata.get("assistant_id") or first_graph(services),
+        assistant_id=session.metadata.get("assistant_id")
+        or session.metadata.get("graph_id")
+        or first_graph(services),
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
@@ -146,7 +169,7 @@ async def _message(
         "content": await _content(services, caller, session, body, access),
     }
     if body.id is not None:
-        if await messages.exists(services.db, session.id, body.id):
+        if await messages.find_seq(services.db, session.id, body.id) is not None:
             # With its id it would replace the one that is there.
             raise AlreadyExistsError(f"Message {body.id} exists already")
         message["id"] = body.id
@@ -180,18 +203,41 @@ async def _content(
 
 
 async def _parent(
-    services: Services, session: Session, body: MessageSend, access: Access
+    services: Services,
+    caller: Caller,
+    session: Session,
+    parent_id: str | None,
+    request: RunRequest,
+    access: Access,
 ) -> JsonObject | None:
-    """The checkpoint that the message goes on from; None for the newest."""
-    if body.parent_id is None:
+    """The checkpoint that a message goes on from; None for the newest."""
+    if parent_id is None:
         place = await branches.beginning(services.db, session.id, access=access)
     else:
-        place = await branches.state_after(services.db, session.id, body.parent_id, access=access)
+        place = await branches.state_after(services.db, session.id, parent_id, access=access)
     if place is None or place.is_head:
         return None
     if place.checkpoint_id is None:
-        raise no_state(body.parent_id)
+        await _begin_anew(services, caller, session, request, parent_id, is_answered=True)
+        return None
     return {"checkpoint_id": place.checkpoint_id}
+
+
+async def _begin_anew(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    request: RunRequest,
+    message_id: str | None,
+    *,
+    is_answered: bool,
+) -> None:
+    """Go back to where no checkpoint is kept, ahead of a run that the caller may create."""
+    allowed = await allow(services, caller, request, thread_id=session.id)
+    with session_busy():
+        await services.branches.begin_anew(
+            session.id, message_id, is_answered=is_answered, access=allowed.access
+        )
 
 
 # --------------------------------------------------------------------------- once only
@@ -279,7 +325,7 @@ async def stop(services: Services, session_id: str, *, access: Access) -> JsonOb
     # The running one comes last, after those that it kept waiting.
     submitted = await services.runs.attach(stopped[-1], thread_id=session_id, access=access)
     await services.runs.join(submitted)
-    said = await _said(services, submitted.run)
+    said = _said(await _of_run(services, submitted.run))
     return {
         "run_id": stopped[-1],
         "message_id": said.id if said else None,
@@ -336,10 +382,12 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
         code = "run_timeout" if result.status == "timeout" else "run_failed"
         raise RunFailedError(result.error["message"], code=code)
     run = submitted.run
-    said = await _said(services, run)
-    asked = await services.runs.patiently(
-        lambda: branches.question_of(services.db, run.thread_id, run.run_id)
-    )
+    rows = await _of_run(services, run)
+    said, asked = _said(rows), next((row.id for row in rows if row.role == "user"), None)
+    if rows and asked is None:
+        asked = await services.runs.patiently(
+            lambda: branches.question_of(services.db, run.thread_id, run.run_id)
+        )
     stopped: str = "stopped" if result.status == "interrupted" else result.status
     if said and (said.meta_data.get("response_metadata") or {}).get("finish_reason") == INCOMPLETE:
         stopped = INCOMPLETE
@@ -355,9 +403,12 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
     }
 
 
-async def _said(services: Services, run: Run) -> Message | None:
-    """The last thing that the assistant said in a run."""
-    rows = await services.runs.patiently(
+async def _of_run(services: Services, run: Run) -> list[Message]:
+    return await services.runs.patiently(
         lambda: messages.of_run(services.db, run.thread_id, run.run_id)
     )
+
+
+def _said(rows: list[Message]) -> Message | None:
+    """The last thing that the assistant said."""
     return next((row for row in reversed(rows) if row.role == "assistant"), None)

@@ -1,6 +1,7 @@
 """What `/api/sessions` takes and gives."""
 
 import base64
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
@@ -25,8 +26,8 @@ from store.errors import BadRequestError
 from store.feedback import Feedback
 from store.files import File
 from store.models import JsonObject, Message, Session
-from store.search import Place as FoundPlace
-from store.sessions import Counts, Filter, Place, SortBy
+from store.search import Place
+from store.sessions import Counts, Filter, Place as ListPlace, SortBy
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(max_length=255)]
@@ -177,8 +178,8 @@ class SessionList(BaseModel):
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     cursor: str | None = None
 
-    def filter(self) -> Filter:
-        """The sessions that are meant."""
+    def filter(self, ids: Collection[str]) -> Filter:
+        """The sessions that are meant; those with these ids beside those whose names `q` is in."""
         asked = {"chat_type": self.chat_type, "folder": self.folder, "tags": self.tag or None}
         return Filter(
             user_id=self.user_id,
@@ -186,6 +187,7 @@ class SessionList(BaseModel):
             pinned=self.pinned,
             attributes={key: value for key, value in asked.items() if value is not None},
             title=self.q,
+            ids=ids,
         )
 
     def sort_by(self) -> SortBy:
@@ -228,6 +230,12 @@ class FeedbackPut(Payload):
 
 class MessageSend(Payload):
     """What is said to the session's graph: a text, blocks of content, or the answer to a question."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"query": "And a shorter one?", "parent_id": "lc_run--01a21865"}]
+        }
+    )
 
     query: Annotated[str, Field(min_length=1)] | None = None
     content: Annotated[
@@ -277,6 +285,8 @@ class MessageSend(Payload):
 class Regenerate(Payload):
     """How an answer is to be given again."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"stream": True}]})
+
     model: Annotated[
         Label | None, Field(min_length=1, description="`configurable.model` of the graph.")
     ] = None
@@ -288,6 +298,10 @@ class Regenerate(Payload):
 class MessageEdit(Payload):
     """What a message is to say."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"content": "Name a river of Europe."}]}
+    )
+
     content: (
         Annotated[str, Field(min_length=1)]
         | Annotated[list[ContentBlock], Field(min_length=1, max_length=100)]
@@ -297,11 +311,17 @@ class MessageEdit(Payload):
 class HeadMove(Payload):
     """Where a conversation is to go on from."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"message_id": "lc_run--01a21865"}]})
+
     message_id: MessageId
 
 
 class SessionFork(Payload):
     """Up to where a conversation is copied, and what the copy is called."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"message_id": "lc_run--01a21865", "name": "Rivers"}]}
+    )
 
     message_id: Annotated[
         MessageId | None, Field(description="The last one of the copy; else that of the session.")
@@ -332,10 +352,11 @@ def attachment_block(file: File) -> JsonObject:
     }
 
 
-def session_json(session: Session) -> JsonObject:
-    """A session, its attributes beside its id."""
+def session_json(session: Session, snippet: str | None = None) -> JsonObject:
+    """A session, its attributes beside its id; of one that was searched for, where it was found."""
     metadata = session.metadata
     tags, folder = metadata.get("tags"), metadata.get("folder")
+    found = {} if snippet is None else {"snippet": snippet}
     return {
         "id": session.id,
         "name": session.name,
@@ -353,6 +374,7 @@ def session_json(session: Session) -> JsonObject:
         "expires_at": session.expires_at,
         "create_time": session.create_time,
         "update_time": session.update_time,
+        **found,
     }
 
 
@@ -404,7 +426,7 @@ def encode_cursor(*parts: Any) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
 
 
-def session_cursor(text: str | None) -> Place | None:
+def session_cursor(text: str | None) -> ListPlace | None:
     """
     The place that a cursor of a list of sessions stands for.
 
@@ -422,7 +444,7 @@ def session_cursor(text: str | None) -> Place | None:
     # A NUL can be in a cursor, which is no JSON body, and in no text of PostgreSQL.
     if not isinstance(session_id, str) or "\0" in session_id or not isinstance(pinned, bool):
         raise _bad_cursor()
-    return Place(pinned, touched_at, session_id)
+    return ListPlace(pinned, touched_at, session_id)
 
 
 def message_cursor(text: str | None) -> int | None:
@@ -440,7 +462,7 @@ def message_cursor(text: str | None) -> int | None:
     return place[0]
 
 
-def search_cursor(text: str | None) -> FoundPlace | None:
+def search_cursor(text: str | None) -> Place | None:
     """
     The place that a cursor of a list of hits stands for.
 
@@ -452,9 +474,9 @@ def search_cursor(text: str | None) -> FoundPlace | None:
         return None
     match place:
         case [int(before), None, None] if 0 <= before < 2**63:
-            return FoundPlace(before=before)
+            return Place(before=before)
         case [int(before), float(rank), int(number)] if 0 <= before < 2**63 > number >= 0:
-            return FoundPlace(before=before, rank=rank, number=number)
+            return Place(before=before, rank=rank, number=number)
     raise _bad_cursor()
 
 

@@ -146,6 +146,14 @@ class Settings(BaseSettings):
         default=None,
         about="Path below which the API is served; unset: `http.mount_prefix` in langgraph.json.",
     )
+    compat: Annotated[
+        tuple[Literal["fufan", "chatchat"], ...], NoDecode, BeforeValidator(_split_commas)
+    ] = _env(
+        "THREADWELL_COMPAT",
+        default=(),
+        about="Projects whose routes are served too, separated by commas: `fufan`, `chatchat`; see "
+        "docs/existing-project.md.",
+    )
     default_a2a_assistant_id: str | None = _env(
         "DEFAULT_A2A_ASSISTANT_ID",
         default=None,
@@ -309,6 +317,20 @@ class Settings(BaseSettings):
         default=16 * 1024 * 1024,
         about="Bytes of one thread's events kept in memory, and in Redis, about.",
         ge=1,
+    )
+
+    # What is told of sessions
+    events_keep_count: int = _env(
+        "EVENTS_KEEP_COUNT",
+        default=100_000,
+        about="Events of `/api/events` kept for clients that come back.",
+        ge=1,
+    )
+    events_keep_hours: float = _env(
+        "EVENTS_KEEP_HOURS",
+        default=72.0,
+        about="Hours that an event of `/api/events` is kept.",
+        gt=0,
     )
 
     # Logs

@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableConfig
 
 from graph.executor import Executor
 from graph.factory import AnyGraph
-from graph.registry import Registry
+from graph.schema import messages_channel
 from graph.snapshots import interrupts_of
 from graph.state import States
 from graph.stopped import appends
@@ -36,11 +36,8 @@ class Branches:
         executor: Projects the messages of a copy.
     """
 
-    def __init__(
-        self, *, db: Database, registry: Registry, states: States, executor: Executor
-    ) -> None:
+    def __init__(self, *, db: Database, states: States, executor: Executor) -> None:
         self._db = db
-        self._registry = registry
         self._states = states
         self._executor = executor
 
@@ -58,15 +55,55 @@ class Branches:
             LeaseLostError: A run took the thread meanwhile; nothing was changed.
         """
         place = await branches.state_after(self._db, thread_id, message_id, access=access)
-        if place.checkpoint_id is None:
-            raise no_state(message_id)
         if place.is_head:
-            return place.checkpoint_id
+            return str(place.checkpoint_id)
+        if place.checkpoint_id is None:
+            return await self.begin_anew(thread_id, message_id, access=access)
         at = {"checkpoint_id": place.checkpoint_id}
         copied = await self._states.update(
             thread_id, None, as_node="__copy__", checkpoint=at, access=access
         )
         return str(copied["checkpoint_id"])
+
+    async def begin_anew(
+        self,
+        thread_id: str,
+        message_id: str | None,
+        *,
+        is_answered: bool = True,
+        access: Access,
+    ) -> str:
+        """
+        Go back to a message of which no checkpoint is kept, by what the model sees now up to it.
+
+        What the state has beside the messages is as now, as far as the graph takes it for its input.
+
+        Args:
+            message_id: None for the state before anything was said.
+            is_answered: The graph is not to answer it.
+
+        Returns:
+            The checkpoint that the conversation goes on from now, which continues no other.
+
+        Raises:
+            ConflictError: The model does not see the message now: ``no_state``.
+            Error: Others as `go_to`.
+        """
+
+        def values(graph: AnyGraph, newest: JsonObject) -> JsonObject:
+            channel = _channel(graph)
+            listed = newest.get(channel) or []
+            if message_id is None:
+                return {**newest, channel: []}
+            _, position = identified(listed).get(message_id, (None, None))
+            if position is None:
+                raise no_state(message_id)
+            return {**newest, channel: listed[: position + 1]}
+
+        begun = await self._states.begin_anew(
+            thread_id, values, is_answered=is_answered, access=access
+        )
+        return str(begun["checkpoint_id"])
 
     async def edit(
         self, thread_id: str, message_id: str, content: str | list[JsonObject], *, access: Access
@@ -151,10 +188,7 @@ class Branches:
 
     async def _change(self, thread_id: str, change: Change, access: Access) -> None:
         async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
-            graph_id = config["configurable"]["graph_id"]
-            channel = self._registry.messages_channel(graph_id)
-            if channel is None or not appends(graph, channel):
-                raise UnsupportedError("This graph's messages cannot be changed one by one")
+            channel = _channel(graph)
             snapshot = await graph.aget_state(config)
             if interrupts_of(snapshot):
                 raise ConflictError(
@@ -169,6 +203,14 @@ class Branches:
             return await graph.aupdate_state(config, {channel: changes})
 
         await self._states.change(thread_id, apply, access=access)
+
+
+def _channel(graph: AnyGraph) -> str:
+    """Where a graph's messages are, of which each can be changed."""
+    channel = messages_channel(graph)
+    if channel is None or not appends(graph, channel):
+        raise UnsupportedError("This graph's messages cannot be changed one by one")
+    return channel
 
 
 def no_state(message_id: str | None) -> ConflictError:

@@ -25,6 +25,7 @@ from store.retention import Life
 
 #: The longest id of a message, in characters.
 MAX_ID = 255
+MAX_SCORE = 100
 
 Status = Literal["created", "updated", "skipped"]
 
@@ -39,6 +40,7 @@ class ImportedMessage:
         type: Whose: a user's is ``human``, an assistant's ``ai``.
         content: Text, or LangChain's content blocks.
         created_at: When it was said, with its zone; None if nobody knows: then it is of now.
+        score: What was thought of it, from 0 to 100, and `reason` why; None if nothing.
         more: Further attributes as LangChain's JSON has them: ``tool_calls``, ``tool_call_id``,
             ``name``, ``additional_kwargs``, ``usage_metadata``, ….
     """
@@ -47,6 +49,8 @@ class ImportedMessage:
     type: Literal["human", "ai", "system", "tool"]
     content: str | list[Any]
     created_at: datetime | None = None
+    score: int | None = None
+    reason: str | None = None
     more: JsonObject = field(default_factory=dict)
 
 
@@ -138,6 +142,13 @@ class Imports:
             created_at=session.created_at,
             updated_at=None if known else session.updated_at,
         )
+        opinions = {
+            m.id: (m.score, m.reason)
+            for m in session.messages
+            if m.score is not None and 0 <= m.score <= MAX_SCORE
+        }
+        user_id = session.metadata.get("user_id") or ""
+        await imports.judge(self._db, session.session_id, opinions, user_id=str(user_id))
         return Imported(status, len(new))
 
     async def _create(self, session: ImportedSession, access: Access) -> None:

@@ -38,12 +38,14 @@ class JobFailedError(Exception):
     Args:
         message: Why, for the log. Holds no secret.
         for_good: Trying again is of no use.
+        status: What a server answered, if one did.
     """
 
-    def __init__(self, message: str, *, for_good: bool = False) -> None:
+    def __init__(self, message: str, *, for_good: bool = False, status: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.for_good = for_good
+        self.status = status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +58,8 @@ class Kind:
     timeout_seconds: float
     #: The pauses between tries: one try more than there are pauses, and the job is given up.
     pauses_seconds: Sequence[float]
+    #: Takes note of a job that is tried no more, and why; before it is forgotten.
+    give_up: Callable[[Job, str], Awaitable[None]] | None = None
 
 
 class Jobs:
@@ -160,6 +164,8 @@ class Jobs:
         pauses = self._kinds[job.kind].pauses_seconds
         if failure.for_good or job.attempt > len(pauses):
             log.error("job given up", **facts, reason=failure.message)
+            if give_up := self._kinds[job.kind].give_up:
+                await give_up(job, failure.message)
             await jobs.done(self._db, job)
             return
         pause = pauses[job.attempt - 1] * random.uniform(*SPREAD)

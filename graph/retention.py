@@ -9,7 +9,7 @@ from graph.checkpointer import AnySaver, CustomSaver
 from graph.factory import InvalidGraphError
 from graph.loop import Backing, Place
 from graph.registry import Registry
-from store import retention, sessions, threads
+from store import idempotency, retention, sessions, threads
 from store.access import EVERYTHING
 from store.checkpoints import Saver
 from store.database import Database
@@ -138,6 +138,22 @@ class Retention:
         done = last = await retention.delete_expired_items(self._db, limit=limit)
         while last == limit:
             last = await retention.delete_expired_items(self._db, limit=limit)
+            done += last
+        return done
+
+    async def sweep_keys(self, *, limit: int) -> int:
+        """
+        Delete idempotency keys whose life has ended; safe in many processes at once.
+
+        Args:
+            limit: Keys of one transaction; there are as many of them as it takes.
+
+        Returns:
+            How many keys were deleted.
+        """
+        done = last = await idempotency.delete_expired(self._db, limit=limit)
+        while last == limit:
+            last = await idempotency.delete_expired(self._db, limit=limit)
             done += last
         return done
 

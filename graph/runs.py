@@ -198,6 +198,7 @@ class Runs:
                 # Among it what says whose it is.
                 metadata=metadata_of(request),
                 life=None if request.temporary else self._life,
+                temporary=request.temporary,
             )
             new = replace(new, access=EVERYTHING)
         return Prepared(new, thread)
@@ -254,6 +255,7 @@ class Runs:
                 metadata=thread.metadata,
                 if_exists="do_nothing",
                 life=thread.life,
+                temporary=thread.temporary,
                 access=access,
             )
         except AlreadyExistsError:  # and is not theirs

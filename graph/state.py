@@ -38,6 +38,7 @@ from graph.snapshots import (
 )
 from store import runs, threads
 from store.access import EVERYTHING, Access
+from store.checkpoints import Saver
 from store.database import Database, repeated
 from store.errors import (
     CONTENT_ERRORS,
@@ -221,6 +222,39 @@ class States:
         thread = await threads.get(self._db, thread_id, access=access)
         if not _graph_id(thread):
             raise _no_graph(thread_id)
+        return await self._write(thread, _config(thread_id), apply, access)
+
+    async def begin_anew(
+        self,
+        thread_id: str,
+        values: Callable[[AnyGraph, JsonObject], JsonObject],
+        *,
+        is_answered: bool,
+        access: Access,
+    ) -> JsonObject:
+        """
+        Give an idle thread a state that continues none, made of the values of its newest one.
+
+        Args:
+            values: What the graph is given, as its input.
+            is_answered: Nothing is to be done about it; else the graph is to begin with it.
+
+        Returns, and raises, as `update`; and what `values` raises of ours.
+        """
+        thread = await threads.get(self._db, thread_id, access=access)
+        if not _graph_id(thread):
+            raise _no_graph(thread_id)
+
+        async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
+            # Of its checkpoint: what a run that was stopped had yet to save is not in it.
+            newest = await graph.aget_state(config)
+            snapshot = await graph.aget_state(newest.config)
+            steps = [[StateUpdate(values(graph, snapshot.values), START)]]
+            if is_answered:
+                steps.append([StateUpdate(None, END)])
+            with cast("Saver", graph.checkpointer).beginning_anew():
+                return await graph.abulk_update_state(config, steps)
+
         return await self._write(thread, _config(thread_id), apply, access)
 
     async def settle(self, thread_id: str, *, access: Access) -> None:

@@ -28,6 +28,8 @@ REQUEST_SECONDS: Final = 30.0
 CONNECTIONS: Final = 32
 #: Values are told up to this size; in place of larger ones null.
 VALUES_MAX_BYTES: Final = 16 * 1024 * 1024
+#: What every request says of itself.
+OURS: Final = {"content-type": "application/json", "user-agent": "threadwell"}
 #: The status of a receiver that wants to hear no more.
 GONE: Final = 410
 
@@ -66,7 +68,12 @@ class Webhooks:
         self._guard = guard
         self._client = client
         given = {name.lower(): value for name, value in headers.items()}
-        self._headers = {"content-type": "application/json", "user-agent": "threadwell", **given}
+        self._headers = {**OURS, **given}
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether langgraph.json has nothing sent."""
+        return self._config.is_disabled
 
     async def check(self, url: str) -> None:
         """
@@ -77,6 +84,15 @@ class Webhooks:
         """
         if self._own_path(url) is None:
             await self._guard.check(url)
+
+    async def check_elsewhere(self, url: str) -> None:
+        """
+        Refuse a URL that must not be sent to, also if it is one of this server.
+
+        Raises:
+            InvalidInputError: It is against the rules, or its name leads nowhere.
+        """
+        await self._guard.check(url)
 
     def _own_path(self, url: str) -> str | None:
         """The path of this server that a URL is, if such may be told."""
@@ -94,39 +110,63 @@ class Webhooks:
         """
         Tell a webhook what a job made by `store.webhooks.delivery` says.
 
-        A redirect is no answer and is not followed.
-
         Raises:
-            JobFailedError: The receiver is not there, does not take it, or must not be sent to.
+            JobFailedError: As for `send`.
         """
         if self._config.is_disabled:
             return
         run_id, url = job.payload["run"]["run_id"], job.payload["url"]
+        told = await self.send(
+            url, self._body(job), about=f"run {run_id}", path=self._own_path(url)
+        )
+        log.info("webhook told", run_id=run_id, host=told, attempt=job.attempt)
+
+    async def send(
+        self,
+        url: str,
+        body: bytes,
+        *,
+        about: str,
+        path: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """
+        Post to a URL that a user gave; its host. A redirect is no answer and is not followed.
+
+        Args:
+            about: What is told, for the reason of a failure.
+            path: The path of this server that the URL is, if such may be told.
+            headers: In place of those of langgraph.json.
+
+        Raises:
+            JobFailedError: The receiver is not there, does not take it, or must not be sent to.
+        """
         try:
-            path = self._own_path(url)
             told = "this server" if path else self._guard.parse(url).authority
-            status = await self._post(url, path, self._body(job))
+            status = await self._post(
+                url, path, body, self._headers if headers is None else headers
+            )
         except InvalidInputError as exc:
             # What a name leads to may change; the rest of a URL does not.
             again = exc.code == UNRESOLVED
-            raise JobFailedError(f"run {run_id}: {exc.message}", for_good=not again) from None
+            raise JobFailedError(f"{about}: {exc.message}", for_good=not again) from None
         except _FAILURES as exc:
-            raise JobFailedError(f"run {run_id}: {told}: {type(exc).__name__}") from None
+            raise JobFailedError(f"{about}: {told}: {type(exc).__name__}") from None
         if not 200 <= status < 300:
-            reason = f"run {run_id}: {told} answered {status}"
-            raise JobFailedError(reason, for_good=status == GONE)
-        log.info("webhook told", run_id=run_id, host=told, attempt=job.attempt)
+            reason = f"{about}: {told} answered {status}"
+            raise JobFailedError(reason, for_good=status == GONE, status=status)
+        return told
 
-    async def _post(self, url: str, path: str | None, body: bytes) -> int:
+    async def _post(self, url: str, path: str | None, body: bytes, sent: Mapping[str, str]) -> int:
         if path is not None and self._post_here is not None:
             async with asyncio.timeout(REQUEST_SECONDS):
-                return await self._post_here(path, self._headers, body)
+                return await self._post_here(path, sent, body)
         # Whoever connects asks for the name, and checks what it leads to.
         target = self._guard.parse(url)
         headers = [
             ("host", target.authority),
             ("content-length", str(len(body))),
-            *self._headers.items(),
+            *sent.items(),
         ]
         timeout = {
             "connect": CONNECT_SECONDS,

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import structlog
 
+from graph.changes import Changes
 from graph.crons import Crons
 from graph.endings import Endings
 from graph.executor import Executor, tell_end
@@ -104,6 +105,7 @@ class Worker:
         retention: Retention,
         crons: Crons,
         jobs: Jobs,
+        changes: Changes,
         timing: Timing,
         by_priority: bool = False,
     ) -> None:
@@ -114,6 +116,7 @@ class Worker:
         self._retention = retention
         self._crons = crons
         self._jobs = jobs
+        self._changes = changes
         self._executor = executor
         self._runs = runs
         self._endings = endings
@@ -141,6 +144,9 @@ class Worker:
             "collect": self._collect_forever,
             "crons": self._crons.work_forever,
             "jobs": self._jobs.work_forever,
+            "publish": self._changes.publish_forever,
+            "trim": self._changes.trim_forever,
+            "listeners": self._changes.listen_forever,
         }
         tasks = {
             name: asyncio.create_task(_supervised(name, job), name=name)
@@ -294,6 +300,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._timing.item_expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep_items(limit=self._timing.expiry_limit)
+            await self._retention.sweep_keys(limit=self._timing.expiry_limit)
 
     async def _index_forever(self) -> None:
         """Keep the index of messages up: what changed is found within this time, and a little."""

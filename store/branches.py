@@ -94,7 +94,19 @@ async def copy_line(
 
 async def question_of(db: Database, session_id: str, run_id: str) -> str | None:
     """The id of the user's message that a run answers; None if it answers none."""
-    rows = await db.tuples(_SQL["question"], {"session_id": session_id, "run_id": run_id})
+    return await _question(db, session_id, run_id=run_id)
+
+
+async def question_before(db: Database, session_id: str, message_id: str) -> str | None:
+    """The id of the user's message that an answer answers; None if it answers none."""
+    return await _question(db, session_id, message_id=message_id)
+
+
+async def _question(
+    db: Database, session_id: str, *, run_id: str | None = None, message_id: str | None = None
+) -> str | None:
+    params = {"session_id": session_id, "run_id": run_id, "message_id": message_id}
+    rows = await db.tuples(_SQL["question"], params)
     return rows[0][0] if rows else None
 
 

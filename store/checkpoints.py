@@ -12,8 +12,14 @@ graphs will not add the types of their state to the allow-list that this saver d
 import asyncio
 import copy
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeVar, cast
 
@@ -147,6 +153,7 @@ class Saver(AsyncPostgresSaver):
         self.writer = writer
         self.cache = heads
         self._leased: _Leased | None = None
+        self._begins_anew = False
 
     def leased(
         self,
@@ -191,6 +198,15 @@ class Saver(AsyncPostgresSaver):
                 for name, channel in channels.items()
                 if isinstance(channel, DeltaChannel)
             }
+
+    @contextmanager
+    def beginning_anew(self) -> Iterator[None]:
+        """Have the thread look as if it had no checkpoint: what is written next continues none."""
+        self._begins_anew = True
+        try:
+            yield
+        finally:
+            self._begins_anew = False
 
     @property
     def checkpoint_count(self) -> int:
@@ -546,6 +562,8 @@ class Saver(AsyncPostgresSaver):
         if checkpoint_id := get_checkpoint_id(config):
             where += " AND checkpoint_id = %s"
             args.append(checkpoint_id)
+        elif self._begins_anew:
+            return None
         elif (tip := self._tip(namespace)) and (head := tip.newest):
             return None if tip.is_new else await self._known_tuple(tip, head)
         rows = await self._rows(f"{where} ORDER BY checkpoint_id DESC LIMIT 1", args)

@@ -38,3 +38,29 @@ async def stamp(
     async with db.transaction() as tx:
         await tx.execute(_SQL["stamp_messages"], of_messages)
         await tx.execute(_SQL["stamp_thread"], of_thread)
+
+
+async def judge(
+    db: Database,
+    thread_id: str,
+    opinions: Mapping[str, tuple[int, str | None]],
+    *,
+    user_id: str,
+) -> None:
+    """
+    Keep what was thought of messages elsewhere, where nobody says anything else here.
+
+    Args:
+        opinions: By the message's id: from 0 to 100, and why.
+        user_id: Whose opinion it is; empty where nobody is known.
+    """
+    if not opinions:
+        return
+    params = {
+        "thread_id": thread_id,
+        "user_id": user_id,
+        "ids": list(opinions),
+        "scores": [score for score, _ in opinions.values()],
+        "reasons": [reason for _, reason in opinions.values()],
+    }
+    await db.execute(_SQL["judge"], params)

@@ -71,8 +71,6 @@ async def list_page(
     limit: int,
     before_seq: int | None = None,
     after_seq: int | None = None,
-    before_id: str | None = None,
-    after_id: str | None = None,
     order: Literal["asc", "desc"] = "asc",
     branch: Literal["active", "all"] = "active",
 ) -> tuple[list[Message], bool]:
@@ -83,7 +81,6 @@ async def list_page(
         limit: The most messages to return.
         before_seq: Only messages that stand before this place; exclusive.
         after_seq: Only messages that stand after this place; exclusive.
-        before_id, after_id: The same by messages; one that is not there bounds nothing.
         order: Which end of the range the page begins at, and the order of its messages.
         branch: ``active`` leaves out messages that only branches that were left have, and those
             that were deleted; else these come without what they said.
@@ -96,8 +93,6 @@ async def list_page(
         "conversation_id": conversation_id,
         "after_seq": _NO_SEQ if after_seq is None else after_seq,
         "before_seq": _MAX_SEQ if before_seq is None else before_seq,
-        "after_id": after_id,
-        "before_id": before_id,
         "every_branch": branch == "all",
         "limit": limit + 1,
     }
@@ -135,10 +130,11 @@ async def delete(db: Database, conversation_id: str, ids: list[str], *, access: 
     await repeated(lambda: db.execute(_SQL["delete"], params))
 
 
-async def exists(db: Database, conversation_id: str, message_id: str) -> bool:
-    """Whether a conversation has, or had, a message with this id; asks nobody who may know."""
+async def find_seq(db: Database, conversation_id: str, message_id: str) -> int | None:
+    """A message's place in the history, None if there never was one; asks nobody who may know."""
     params = {"conversation_id": conversation_id, "id": message_id}
-    return bool(await db.tuples(_SQL["exists"], params))
+    rows = await db.tuples(_SQL["seq"], params)
+    return rows[0][0] if rows else None
 
 
 async def in_context(db: Database, conversation_id: str) -> list[Message]:

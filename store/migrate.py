@@ -39,6 +39,12 @@ DROP INDEX IF EXISTS checkpoints_thread_id_idx, checkpoint_blobs_thread_id_idx,
 """
 
 
+# What a CREATE INDEX CONCURRENTLY leaves that was broken off.
+_BROKEN_INDEX: Final = """
+SELECT indexrelid FROM pg_index
+WHERE indexrelid = to_regclass('message_by_id') AND NOT indisvalid
+"""
+
 # A long conversation is written whole with each step. PostgreSQL's own compression takes a third off
 # it for five times the CPU; the tables are LangGraph's, so this is no migration of ours.
 _UNCOMPRESSED_BLOBS: Final = """
@@ -63,7 +69,11 @@ def migrations() -> Iterator[tuple[int, str, LiteralString]]:
 
 
 async def migrate(
-    url: str, *, index_dims: int | None = None, timeout_seconds: float = 60.0
+    url: str,
+    *,
+    index_dims: int | None = None,
+    index_messages: bool = False,
+    timeout_seconds: float = 60.0,
 ) -> list[str]:
     """
     Apply what is missing; safe from any number of processes at once.
@@ -71,6 +81,7 @@ async def migrate(
     Args:
         url: A libpq URL or conninfo string of a direct connection, not of a pooler's.
         index_dims: The length of the vectors that the store of items is to have, if any.
+        index_messages: Whether messages are to be found by their id alone, without a session's.
         timeout_seconds: How long to wait for another process that is migrating.
 
     Returns:
@@ -91,7 +102,20 @@ async def migrate(
             await AsyncPostgresStore(connection).setup()
             if index_dims is not None:
                 await prepare_index(connection, index_dims)
-            return await _apply(connection)
+            applied = await _apply(connection)
+            if index_messages:
+                await _index_messages(connection)
+            return applied
+
+
+async def _index_messages(connection: AsyncConnection[DictRow]) -> None:
+    """Only where it is asked for: each message that is written would pay for it."""
+    left = await connection.execute(_BROKEN_INDEX)
+    if await left.fetchone():
+        await connection.execute("DROP INDEX CONCURRENTLY IF EXISTS message_by_id")
+    await connection.execute(
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS message_by_id ON message (id)"
+    )
 
 
 async def _lock(connection: AsyncConnection[DictRow], deadline: float) -> None:

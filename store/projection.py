@@ -250,13 +250,12 @@ class History:
 
     Args:
         records: Rows of messages that first appeared in checkpoints which are gone (pruned).
-        forks: As the table has them: what they say of checkpoints whose parents are gone counts.
+        forks: As the table has them; those of checkpoints that are gone are kept.
     """
 
     def __init__(self, records: Iterable[Record] = (), forks: Iterable[Fork] = ()) -> None:
         self.records = {record.id: record for record in records}
-        self._known = {fork.checkpoint_id: fork for fork in forks}
-        self.forks: dict[int, Fork] = {}
+        self.forks = {fork.seq: fork for fork in forks}
         #: The newest checkpoint, and the one that the records mirror.
         self.head: str | None = None
         self.projected: str | None = None
@@ -282,16 +281,19 @@ class History:
         """Apply a checkpoint: the meaning of the writer's SQL, in Python."""
         if self.head is None:
             # Those of checkpoints that are gone, and of this one, whose parent may be.
-            kept = (f for f in self._known.values() if f.checkpoint_id <= checkpoint_id)
+            kept = (f for f in self.forks.values() if f.checkpoint_id <= checkpoint_id)
             self.forks = {fork.seq: fork for fork in kept if fork.seq <= self.count}
         if parent_checkpoint_id != self.projected or value is not self._value:
             first = self.count
-            self._reset(checkpoint_id, parent_checkpoint_id)
+            self._reset(parent_checkpoint_id)
             for id_, (message, position) in identified(value).items():
                 born = (born_at(message) if is_import else None) or at
                 self._put(row(id_, message, position), checkpoint_id, run_id, born)
             if parent_checkpoint_id != self.projected:
-                self._fork(first, checkpoint_id)
+                parent_seq = self._fork(first, checkpoint_id)
+                if parent_checkpoint_id is None:
+                    # A beginning, or its parent is gone.
+                    self._show(parent_seq)
         self._parents[checkpoint_id] = parent_checkpoint_id
         self.head = self.projected = checkpoint_id
         self._value = value
@@ -308,24 +310,28 @@ class History:
             record.last_checkpoint_id, record.updated = checkpoint_id, at
         record.position, record.on_branch = new.position, True
 
-    def _fork(self, seq: int, checkpoint_id: str) -> None:
+    def _fork(self, seq: int, checkpoint_id: str) -> int:
         before = (r.seq for r in self.records.values() if r.on_branch and r.seq < seq)
-        parent = max(before, default=-1)
+        parent_seq = max(before, default=-1)
         self.forks.pop(seq, None)
-        if parent != seq - 1:
-            self.forks[seq] = Fork(seq, parent, checkpoint_id)
+        if parent_seq != seq - 1:
+            self.forks[seq] = Fork(seq, parent_seq, checkpoint_id)
+        return parent_seq
 
-    def _reset(self, checkpoint_id: str, parent: str | None) -> None:
+    def _show(self, seq: int) -> None:
+        """Have a message, and those that it follows, on the branch."""
+        shown = set()
+        while seq >= 0:
+            shown.add(seq)
+            fork = self.forks.get(seq)
+            seq = fork.parent_seq if fork else seq - 1
+        for record in self.records.values():
+            record.on_branch = record.on_branch or record.seq in shown
+
+    def _reset(self, parent: str | None) -> None:
         for record in self.records.values():
             record.position = None
         if parent == self.projected:
-            return
-        if parent is None:
-            # A beginning, or its parent is gone: then the branch is the messages that it goes on from.
-            known = self._known.get(checkpoint_id)
-            branch = self._ancestors(self.count - 1 if known is None else known.parent_seq)
-            for record in self.records.values():
-                record.on_branch = record.seq in branch
             return
         line = self._line(parent)
         oldest = min(line, default="")
@@ -333,15 +339,6 @@ class History:
             record.on_branch = record.checkpoint_id in line or (
                 record.on_branch and record.checkpoint_id < oldest
             )
-
-    def _ancestors(self, seq: int) -> set[int]:
-        """A message and those that it follows, by their places in the history."""
-        found = set()
-        while seq >= 0:
-            found.add(seq)
-            fork = self.forks.get(seq)
-            seq = fork.parent_seq if fork else seq - 1
-        return found
 
     def _line(self, checkpoint_id: str | None) -> set[str]:
         line = set()

@@ -54,11 +54,12 @@ def not_found(thread_id: str) -> NotFoundError:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewThread:
-    """A thread that is to be made; `life` as for `create`."""
+    """A thread that is to be made; `life` and `temporary` as for `create`."""
 
     thread_id: str
     metadata: JsonObject
     life: Life | None
+    temporary: bool = False
 
     def row(self, **more: Any) -> JsonObject:
         """Parameters of the statement that makes it."""
@@ -68,6 +69,7 @@ class NewThread:
             "config": {},
             "strategy": self.life and self.life.strategy,
             "ttl_minutes": self.life and self.life.ttl_minutes,
+            "temporary": self.temporary,
             **more,
         }
 
@@ -85,6 +87,7 @@ async def create(
     config: JsonObject | None = None,
     if_exists: Literal["raise", "do_nothing"] = "raise",
     life: Life | None = None,
+    temporary: bool = False,
     access: Access,
 ) -> Thread:
     """
@@ -92,12 +95,13 @@ async def create(
 
     Args:
         life: How long it lives unused; None for ever.
+        temporary: It goes with its run, and nobody is told of it.
         access: Which threads may be found.
 
     Raises:
         AlreadyExistsError: The id is taken, and `if_exists` is ``raise`` or the thread not visible.
     """
-    new = NewThread(thread_id=thread_id, metadata=metadata or {}, life=life)
+    new = NewThread(thread_id=thread_id, metadata=metadata or {}, life=life, temporary=temporary)
     params = new.row(config=config or {}, visible=access.array)
     try:
         created = await db.one(Thread, SQL["create"], params)

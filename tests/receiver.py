@@ -20,6 +20,7 @@ class Heard:
     path: str
     headers: dict[str, str]
     body: Any
+    raw: bytes = b""
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Receiver:
             more = message.get("more_body", False)
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         async with self._changed:
-            self.heard.append(Heard(scope["path"], headers, orjson.loads(content)))
+            self.heard.append(Heard(scope["path"], headers, orjson.loads(content), content))
             self._changed.notify_all()
         if self.pause is not None:
             await self.pause()

@@ -5,5 +5,7 @@ threadwell.langchain    an old chain keeps its history in sessions
 threadwell.memory       the same for one that still has a memory (extra ``classic``)
 threadwell.repository   the functions of Langchain-Chatchat's repositories
 threadwell.connection   how these reach a server
+threadwell.standalone   or the database alone
+threadwell.events       listeners: what happens to sessions calls functions of yours
 threadwell.mounting     Threadwell inside a FastAPI application of yours
 """

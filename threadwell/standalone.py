@@ -30,7 +30,12 @@ def open_database(
     """
     logs.be_a_guest()
     settings = Settings(
-        config=Path(config), database_url=database_url, redis_url=redis_url, slots=1
+        config=Path(config),
+        database_url=database_url,
+        redis_url=redis_url,
+        slots=1,
+        # For `threadwell.repository`.
+        compat=("chatchat",),
     )
 
     @asynccontextmanager

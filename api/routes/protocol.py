@@ -1,11 +1,9 @@
 """The event-streaming protocol: commands on a thread, and its events over SSE and WebSocket."""
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response, WebSocket
 from pydantic import TypeAdapter, ValidationError
-from starlette.middleware.cors import CORSMiddleware
 
 from api.auth import Caller
 from api.bodies import described, parse
@@ -16,6 +14,7 @@ from api.protocol_commands import Commands, envelope, failure
 from api.protocol_socket import ProtocolSocket
 from api.protocol_stream import Tape, frames
 from api.responses import json_response
+from api.sockets import is_welcome
 from api.sse import EventStream
 from graph.protocol_events import since_of, wanted
 from store import threads
@@ -87,7 +86,7 @@ async def stream_events(
 @router.websocket("/stream/events")
 async def socket(websocket: WebSocket, caller: CallerDep, services: ServicesDep) -> None:
     """Commands and events of a thread over one connection."""
-    if not _is_welcome(websocket):
+    if not is_welcome(websocket):
         await refuse(websocket, PermissionDeniedError("This origin is not allowed"))
         return
     try:
@@ -110,15 +109,3 @@ async def _readable(services: Services, caller: Caller, thread_id: str) -> Acces
     if access != EVERYTHING:
         await threads.get(services.db, thread_id, access=access)
     return access
-
-
-def _is_welcome(websocket: WebSocket) -> bool:
-    """Whether a page that opens a socket may: browsers ask no leave for those, as CORS has them do."""
-    origin = websocket.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc == websocket.headers.get("host"):
-        return True
-    for middleware in websocket.app.user_middleware:
-        if middleware.cls is CORSMiddleware:
-            cors = CORSMiddleware(websocket.app, **middleware.kwargs)
-            return cors.is_allowed_origin(origin)
-    return False

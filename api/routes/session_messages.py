@@ -77,17 +77,18 @@ async def list_messages(
     access = await caller.may("threads", "read", {"thread_id": session_id})
     await sessions.get(services.db, session_id, access=access)
     place = message_cursor(cursor)
-    for bound in (before, after):
-        if bound is not None and not await messages.exists(services.db, session_id, bound):
-            raise NotFoundError(f"Message {bound} not found")
+    upper = await _seq(services, session_id, before)
+    lower = await _seq(services, session_id, after)
+    if place is not None and order == "asc":
+        lower = place if lower is None else max(place, lower)
+    elif place is not None:
+        upper = place if upper is None else min(place, upper)
     page, more = await messages.list_page(
         services.db,
         session_id,
         limit=limit,
-        after_seq=place if order == "asc" else None,
-        before_seq=place if order == "desc" else None,
-        before_id=before,
-        after_id=after,
+        after_seq=lower,
+        before_seq=upper,
         order=order,
         branch=branch,
     )
@@ -227,6 +228,16 @@ async def stream_session(
         return Response(status_code=204)
     stream = SessionStream(services, submitted, after=after)
     return _event_stream(services, stream)
+
+
+async def _seq(services: Services, session_id: str, message_id: str | None) -> int | None:
+    """The place of a message that bounds a list."""
+    if message_id is None:
+        return None
+    seq = await messages.find_seq(services.db, session_id, message_id)
+    if seq is None:
+        raise NotFoundError(f"Message {message_id} not found")
+    return seq
 
 
 async def _session(

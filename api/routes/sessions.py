@@ -8,6 +8,7 @@ from uuid_utils.compat import uuid7
 
 from api.auth import Caller
 from api.bodies import JsonRoute
+from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Text
@@ -23,7 +24,8 @@ from api.session_schemas import (
     session_cursor,
     session_json,
 )
-from store import feedback, sessions
+from store import feedback, search, sessions, terms
+from store.access import Access
 from store.errors import PermissionDeniedError
 from store.models import JsonObject, Session
 from store.sessions import SortBy
@@ -33,6 +35,9 @@ router = APIRouter(prefix="/api/sessions", tags=["sessions"], route_class=JsonRo
 
 MessagePath = Annotated[Text, Path(max_length=255)]
 
+#: Words of a question, as for /api/search.
+MAX_TERMS = 32
+SECONDS_OF_A_DAY = 86400.0
 #: A strong validator of HTTP; a weak one never matches.
 _ETAG = re.compile(r'(?<!W/)"([^"]*)"')
 
@@ -81,14 +86,15 @@ async def list_sessions(
     Sessions, those that are pinned first, and the one touched last first.
 
     `status=all` is all but the deleted ones. `tag` may be repeated: sessions that have them all. `q` is a
-    part of their names. Pinned sessions do not come first in other orders than the usual one, or among
+    part of their names, or words of one of their messages, which is their `snippet` then. Pinned sessions do not come first in other orders than the usual one, or among
     what is archived or deleted, unless `pinned_first` says so. `counts=true` adds how many sessions the
     user has.
     """
     place = session_cursor(asked.cursor)
     value: JsonObject = {"metadata": {}, "limit": asked.limit, "offset": 0}
     access = await caller.may("threads", "search", value)
-    which, sort_by = asked.filter(), asked.sort_by()
+    snippets = await _said(services, asked.q, access) if asked.q else {}
+    which, sort_by = asked.filter(snippets), asked.sort_by()
     page, more = await sessions.list_page(
         services.db,
         which,
@@ -100,13 +106,26 @@ async def list_sessions(
         access=access,
     )
     answer: JsonObject = {
-        "data": [session_json(session) for session in page],
+        "data": [session_json(session, snippets.get(session.id)) for session in page],
         "next_cursor": _following(page[-1], sort_by) if more else None,
         "has_more": more,
     }
     if asked.counts:
         answer["counts"] = counts_json(await sessions.counts(services.db, which, access=access))
     return json_response(answer)
+
+
+async def _said(services: Services, q: str, access: Access) -> dict[str, str]:
+    """The sessions in which these words were said, each with the place."""
+    question = terms.query(q)
+    if services.graphs.checkpointer is not None or question.size > MAX_TERMS:
+        return {}  # names are all that is looked at
+    found = await search.sessions(services.db, question, access=access)
+    return {
+        hit.session_id: terms.snippet(hit.content, question)
+        for hit in found
+        if hit.message_id is not None
+    }
 
 
 def _following(last: Session, sort_by: SortBy) -> str:

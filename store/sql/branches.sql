@@ -75,13 +75,15 @@ WHERE m.conversation_id = %(session_id)s AND t.metadata @> ANY(%(visible)s::json
     )
 
 -- name: question
--- What a run answers: the first message that it brought, if that is the user's, or the one of the
--- user that this one follows.
+-- What a message answers: of those that it follows, the user's that comes first. Of a run it is the
+-- same for what it brought first, which may be the user's itself.
 WITH RECURSIVE line AS (
     (
         SELECT m.seq, m.id, m.role
         FROM message AS m
-        WHERE m.conversation_id = %(session_id)s AND m.run_id = %(run_id)s::uuid
+        WHERE m.conversation_id = %(session_id)s
+            AND CASE WHEN %(run_id)s::text IS NULL THEN m.id = %(message_id)s::text
+                ELSE m.run_id = %(run_id)s::text::uuid END
         ORDER BY m.seq
         LIMIT 1
     )
@@ -117,15 +119,27 @@ ORDER BY m.seq DESC
 LIMIT 1
 
 -- name: copy_thread
-INSERT INTO thread (thread_id, metadata, config, epoch)
-SELECT %(target)s, %(metadata)s::jsonb || jsonb_strip_nulls(jsonb_build_object(
-        'graph_id', s.metadata -> 'graph_id', 'assistant_id', s.metadata -> 'assistant_id'
-    )), s.config,
-    -- above what the writes of its checkpoints were made under
-    greatest(s.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)
-FROM thread AS s
-WHERE s.thread_id = %(source)s AND s.metadata @> ANY(%(visible)s::jsonb[])
-RETURNING thread_id
+WITH copied AS (
+    INSERT INTO thread (thread_id, metadata, config, epoch)
+    SELECT %(target)s, %(metadata)s::jsonb || jsonb_strip_nulls(jsonb_build_object(
+            'graph_id', s.metadata -> 'graph_id', 'assistant_id', s.metadata -> 'assistant_id'
+        )), s.config,
+        -- above what the writes of its checkpoints were made under
+        greatest(s.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+    FROM thread AS s
+    WHERE s.thread_id = %(source)s AND s.metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING thread_id
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.created', thread_id, jsonb_build_object('copied_from', %(source)s::text)
+    FROM copied
+), told_through AS (
+    -- Whatever messages it is found with at first are nobody's news.
+    INSERT INTO change_of_messages (thread_id, message_count, checkpoint_id)
+    SELECT thread_id, 2147483647, '~'
+    FROM copied
+)
+SELECT thread_id FROM copied
 
 -- name: give_life
 INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)

@@ -162,9 +162,11 @@ WHERE (m.role, m.content, m.message_type, m.meta_data, m.position, m.on_branch)
 
 -- name: forks
 -- Where a branch begins: what is said next does not follow the message before it in the history. Only
--- checkpoints that go back come here; of several before anything is said the last one counts.
-WITH forked AS MATERIALIZED (
-    SELECT t.thread_id, t.message_count AS seq, n.checkpoint_id, coalesce((
+-- checkpoints that go back come here; of several before anything is said the last one counts. One that
+-- continues no other is on the branch of the messages that it begins with.
+WITH RECURSIVE forked AS MATERIALIZED (
+    SELECT t.thread_id, t.message_count AS seq, n.checkpoint_id,
+        n.parent_checkpoint_id IS NULL AS is_root, coalesce((
         SELECT max(m.seq)
         FROM message AS m
         WHERE m.conversation_id = t.thread_id AND m.on_branch AND m.seq < t.message_count
@@ -176,6 +178,22 @@ WITH forked AS MATERIALIZED (
     JOIN thread AS t ON t.thread_id = n.thread_id AND t.epoch = n.epoch
     WHERE t.projected_checkpoint_id IS DISTINCT FROM n.parent_checkpoint_id
         AND t.projected_checkpoint_id IS DISTINCT FROM n.checkpoint_id
+), branch AS (
+    SELECT thread_id, parent_seq AS seq
+    FROM forked
+    WHERE is_root
+    UNION ALL
+    SELECT b.thread_id, coalesce((
+        SELECT f.parent_seq
+        FROM message_fork AS f
+        WHERE f.conversation_id = b.thread_id AND f.seq = b.seq
+    ), b.seq - 1)
+    FROM branch AS b
+    WHERE b.seq >= 0
+), shown AS (
+    UPDATE message AS m SET on_branch = true
+    FROM branch AS b
+    WHERE m.conversation_id = b.thread_id AND m.seq = b.seq AND NOT m.on_branch
 ), straight AS (
     DELETE FROM message_fork AS f
     USING forked

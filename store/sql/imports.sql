@@ -14,3 +14,11 @@ UPDATE thread SET
     created_at = least(created_at, %(created_at)s::timestamptz),
     updated_at = coalesce(%(updated_at)s::timestamptz, updated_at)
 WHERE thread_id = %(thread_id)s
+
+-- name: judge
+-- What was said of it here since counts.
+INSERT INTO feedback (conversation_id, message_id, user_id, score, reason)
+SELECT m.conversation_id, m.id, %(user_id)s, n.score, n.reason
+FROM unnest(%(ids)s::text[], %(scores)s::int[], %(reasons)s::text[]) AS n (id, score, reason)
+JOIN message AS m ON m.conversation_id = %(thread_id)s AND m.id = n.id
+ON CONFLICT DO NOTHING

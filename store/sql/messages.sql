@@ -1,105 +1,123 @@
 -- name: page_forward
 -- What a message follows is the one before it, unless a branch begins with it.
+WITH page AS MATERIALIZED (
+    SELECT m.id, m.conversation_id, m.seq, m.role, m.content, m.message_type, m.meta_data,
+        m.run_id, m.in_context, m.on_branch, m.create_time, m.update_time,
+        CASE WHEN m.last_checkpoint_id <> m.checkpoint_id THEN m.update_time END AS edited_at,
+        coalesce((
+            SELECT f.parent_seq
+            FROM message_fork AS f
+            WHERE f.conversation_id = m.conversation_id AND f.seq = m.seq
+        ), m.seq - 1) AS parent_seq,
+        (
+            SELECT d.deleted_at
+            FROM message_deletion AS d
+            WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
+        ) AS deleted_at
+    FROM message AS m
+    WHERE m.conversation_id = %(conversation_id)s
+        AND m.seq > %(after_seq)s AND m.seq < %(before_seq)s
+        AND (
+            %(every_branch)s::boolean
+            OR m.on_branch AND NOT EXISTS (
+                SELECT FROM message_deletion AS d
+                WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
+            )
+        )
+    ORDER BY m.seq
+    LIMIT %(limit)s::int
+)
 SELECT m.id, m.conversation_id, m.seq, m.role,
-    CASE WHEN d.deleted_at IS NULL THEN m.content ELSE '' END AS content, m.message_type,
-    CASE WHEN d.deleted_at IS NULL THEN m.meta_data ELSE '{}' END AS meta_data, m.run_id,
-    m.in_context, m.on_branch, m.create_time, m.update_time, p.id AS parent_id,
+    CASE WHEN m.deleted_at IS NULL THEN m.content ELSE '' END AS content, m.message_type,
+    CASE WHEN m.deleted_at IS NULL THEN m.meta_data ELSE '{}' END AS meta_data, m.run_id,
+    m.in_context, m.on_branch, m.create_time, m.update_time, m.edited_at, m.deleted_at,
+    (
+        SELECT p.id
+        FROM message AS p
+        WHERE p.conversation_id = m.conversation_id AND p.seq = m.parent_seq
+    ) AS parent_id,
     ARRAY(
         SELECT s.id
-        FROM message AS s
-        WHERE s.conversation_id = m.conversation_id
-            AND s.seq = ANY (
-                (
-                    SELECT array_agg(o.seq)
-                    FROM message_fork AS o
-                    WHERE o.conversation_id = m.conversation_id AND o.parent_seq = f.parent_seq
-                ) || CASE WHEN NOT EXISTS (
-                    SELECT FROM message_fork AS o
-                    WHERE o.conversation_id = m.conversation_id AND o.seq = f.parent_seq + 1
-                ) THEN f.parent_seq + 1 END
+        FROM (
+            SELECT o.seq
+            FROM message_fork AS o
+            WHERE o.conversation_id = m.conversation_id AND o.parent_seq = m.parent_seq
+            UNION ALL
+            SELECT m.parent_seq + 1
+            WHERE NOT EXISTS (
+                SELECT FROM message_fork AS o
+                WHERE o.conversation_id = m.conversation_id AND o.seq = m.parent_seq + 1
             )
-            AND NOT EXISTS (
-                SELECT FROM message_deletion AS g
-                WHERE g.conversation_id = s.conversation_id AND g.message_id = s.id
-            )
+        ) AS following
+        JOIN message AS s ON s.conversation_id = m.conversation_id AND s.seq = following.seq
+        WHERE NOT EXISTS (
+            SELECT FROM message_deletion AS d
+            WHERE d.conversation_id = s.conversation_id AND d.message_id = s.id
+        )
         ORDER BY s.seq
-    ) AS sibling_ids,
-    CASE WHEN m.last_checkpoint_id <> m.checkpoint_id THEN m.update_time END AS edited_at,
-    d.deleted_at
-FROM message AS m
-LEFT JOIN message_deletion AS d ON d.conversation_id = m.conversation_id AND d.message_id = m.id
-CROSS JOIN LATERAL (
-    SELECT coalesce((
-        SELECT o.parent_seq
-        FROM message_fork AS o
-        WHERE o.conversation_id = m.conversation_id AND o.seq = m.seq
-    ), m.seq - 1) AS parent_seq
-) AS f
-LEFT JOIN message AS p ON p.conversation_id = m.conversation_id AND p.seq = f.parent_seq
-WHERE m.conversation_id = %(conversation_id)s
-    AND m.seq > coalesce((
-        SELECT a.seq FROM message AS a
-        WHERE a.conversation_id = %(conversation_id)s AND a.id = %(after_id)s::text
-    ), -1)
-    AND m.seq < coalesce((
-        SELECT b.seq FROM message AS b
-        WHERE b.conversation_id = %(conversation_id)s AND b.id = %(before_id)s::text
-    ), 2147483647)
-    AND m.seq > %(after_seq)s AND m.seq < %(before_seq)s
-    AND (%(every_branch)s::boolean OR m.on_branch AND d.deleted_at IS NULL)
+    ) AS sibling_ids
+FROM page AS m
 ORDER BY m.seq
-LIMIT %(limit)s::int
 
 -- name: page_backward
+WITH page AS MATERIALIZED (
+    SELECT m.id, m.conversation_id, m.seq, m.role, m.content, m.message_type, m.meta_data,
+        m.run_id, m.in_context, m.on_branch, m.create_time, m.update_time,
+        CASE WHEN m.last_checkpoint_id <> m.checkpoint_id THEN m.update_time END AS edited_at,
+        coalesce((
+            SELECT f.parent_seq
+            FROM message_fork AS f
+            WHERE f.conversation_id = m.conversation_id AND f.seq = m.seq
+        ), m.seq - 1) AS parent_seq,
+        (
+            SELECT d.deleted_at
+            FROM message_deletion AS d
+            WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
+        ) AS deleted_at
+    FROM message AS m
+    WHERE m.conversation_id = %(conversation_id)s
+        AND m.seq > %(after_seq)s AND m.seq < %(before_seq)s
+        AND (
+            %(every_branch)s::boolean
+            OR m.on_branch AND NOT EXISTS (
+                SELECT FROM message_deletion AS d
+                WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
+            )
+        )
+    ORDER BY m.seq DESC
+    LIMIT %(limit)s::int
+)
 SELECT m.id, m.conversation_id, m.seq, m.role,
-    CASE WHEN d.deleted_at IS NULL THEN m.content ELSE '' END AS content, m.message_type,
-    CASE WHEN d.deleted_at IS NULL THEN m.meta_data ELSE '{}' END AS meta_data, m.run_id,
-    m.in_context, m.on_branch, m.create_time, m.update_time, p.id AS parent_id,
+    CASE WHEN m.deleted_at IS NULL THEN m.content ELSE '' END AS content, m.message_type,
+    CASE WHEN m.deleted_at IS NULL THEN m.meta_data ELSE '{}' END AS meta_data, m.run_id,
+    m.in_context, m.on_branch, m.create_time, m.update_time, m.edited_at, m.deleted_at,
+    (
+        SELECT p.id
+        FROM message AS p
+        WHERE p.conversation_id = m.conversation_id AND p.seq = m.parent_seq
+    ) AS parent_id,
     ARRAY(
         SELECT s.id
-        FROM message AS s
-        WHERE s.conversation_id = m.conversation_id
-            AND s.seq = ANY (
-                (
-                    SELECT array_agg(o.seq)
-                    FROM message_fork AS o
-                    WHERE o.conversation_id = m.conversation_id AND o.parent_seq = f.parent_seq
-                ) || CASE WHEN NOT EXISTS (
-                    SELECT FROM message_fork AS o
-                    WHERE o.conversation_id = m.conversation_id AND o.seq = f.parent_seq + 1
-                ) THEN f.parent_seq + 1 END
+        FROM (
+            SELECT o.seq
+            FROM message_fork AS o
+            WHERE o.conversation_id = m.conversation_id AND o.parent_seq = m.parent_seq
+            UNION ALL
+            SELECT m.parent_seq + 1
+            WHERE NOT EXISTS (
+                SELECT FROM message_fork AS o
+                WHERE o.conversation_id = m.conversation_id AND o.seq = m.parent_seq + 1
             )
-            AND NOT EXISTS (
-                SELECT FROM message_deletion AS g
-                WHERE g.conversation_id = s.conversation_id AND g.message_id = s.id
-            )
+        ) AS following
+        JOIN message AS s ON s.conversation_id = m.conversation_id AND s.seq = following.seq
+        WHERE NOT EXISTS (
+            SELECT FROM message_deletion AS d
+            WHERE d.conversation_id = s.conversation_id AND d.message_id = s.id
+        )
         ORDER BY s.seq
-    ) AS sibling_ids,
-    CASE WHEN m.last_checkpoint_id <> m.checkpoint_id THEN m.update_time END AS edited_at,
-    d.deleted_at
-FROM message AS m
-LEFT JOIN message_deletion AS d ON d.conversation_id = m.conversation_id AND d.message_id = m.id
-CROSS JOIN LATERAL (
-    SELECT coalesce((
-        SELECT o.parent_seq
-        FROM message_fork AS o
-        WHERE o.conversation_id = m.conversation_id AND o.seq = m.seq
-    ), m.seq - 1) AS parent_seq
-) AS f
-LEFT JOIN message AS p ON p.conversation_id = m.conversation_id AND p.seq = f.parent_seq
-WHERE m.conversation_id = %(conversation_id)s
-    AND m.seq > coalesce((
-        SELECT a.seq FROM message AS a
-        WHERE a.conversation_id = %(conversation_id)s AND a.id = %(after_id)s::text
-    ), -1)
-    AND m.seq < coalesce((
-        SELECT b.seq FROM message AS b
-        WHERE b.conversation_id = %(conversation_id)s AND b.id = %(before_id)s::text
-    ), 2147483647)
-    AND m.seq > %(after_seq)s AND m.seq < %(before_seq)s
-    AND (%(every_branch)s::boolean OR m.on_branch AND d.deleted_at IS NULL)
+    ) AS sibling_ids
+FROM page AS m
 ORDER BY m.seq DESC
-LIMIT %(limit)s::int
 
 -- name: in_context
 SELECT id, conversation_id, seq, role, content, message_type, meta_data, run_id, in_context,
@@ -108,18 +126,24 @@ FROM message
 WHERE conversation_id = %(conversation_id)s AND position IS NOT NULL
 ORDER BY position
 
--- name: exists
-SELECT id FROM message WHERE conversation_id = %(conversation_id)s AND id = %(id)s
+-- name: seq
+SELECT seq FROM message WHERE conversation_id = %(conversation_id)s AND id = %(id)s
 
 -- name: delete
 -- Whether the model saw it or not.
-INSERT INTO message_deletion (conversation_id, message_id)
-SELECT m.conversation_id, m.id
-FROM message AS m
-JOIN thread AS t ON t.thread_id = m.conversation_id
-WHERE m.conversation_id = %(conversation_id)s AND m.id = ANY(%(ids)s::text[])
-    AND t.metadata @> ANY(%(visible)s::jsonb[])
-ON CONFLICT DO NOTHING
+WITH gone AS (
+    INSERT INTO message_deletion (conversation_id, message_id)
+    SELECT m.conversation_id, m.id
+    FROM message AS m
+    JOIN thread AS t ON t.thread_id = m.conversation_id
+    WHERE m.conversation_id = %(conversation_id)s AND m.id = ANY(%(ids)s::text[])
+        AND t.metadata @> ANY(%(visible)s::jsonb[])
+    ON CONFLICT DO NOTHING
+    RETURNING conversation_id, message_id
+)
+INSERT INTO outbox (name, thread_id, data)
+SELECT 'message.deleted', conversation_id, jsonb_build_object('message_id', message_id)
+FROM gone
 
 -- name: get
 SELECT m.id, m.conversation_id, m.seq, m.role, m.content, m.message_type, m.meta_data, m.run_id,

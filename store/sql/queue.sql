@@ -27,6 +27,11 @@ WITH taken AS (
         1, epoch, epoch, %(worker_id)s::uuid, now()
     FROM taken
     RETURNING created_at
+), told AS (
+    INSERT INTO outbox (name, thread_id, run_id)
+    SELECT 'run.started', thread_id, %(run_id)s::uuid
+    FROM taken
+    WHERE NOT %(temporary)s
 )
 SELECT taken.thread_id, epoch, head_checkpoint_id, projected_checkpoint_id, settled_status,
     head_is_newest, checkpoint_count, started.created_at
@@ -95,6 +100,11 @@ WITH asked AS MATERIALIZED (
     SELECT thread_id, 'busy', thread_metadata, thread_config
     FROM asked
     RETURNING thread_id, epoch, updated_at
+), told AS (
+    INSERT INTO outbox (name, thread_id)
+    SELECT 'session.created', thread_id
+    FROM asked
+    WHERE NOT temporary
 ), given_life AS (
     INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
     SELECT made.thread_id, %(strategy)s, %(ttl_minutes)s,
@@ -160,6 +170,12 @@ WITH next AS MATERIALIZED (
     RETURNING r.run_id, r.thread_id, r.assistant_id, r.status, r.multitask_strategy, r.metadata,
         r.kwargs, r.attempt, r.first_epoch, r.first_epoch AS log_epoch, r.temporary, r.error,
         r.created_at, r.updated_at
+), told AS (
+    INSERT INTO outbox (name, thread_id, run_id, data)
+    SELECT 'run.started', thread_id, run_id,
+        CASE WHEN attempt > 1 THEN jsonb_build_object('attempt', attempt) END
+    FROM claimed
+    WHERE NOT temporary
 )
 SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
     claimed.multitask_strategy, claimed.metadata, claimed.kwargs, claimed.attempt,
@@ -314,8 +330,8 @@ WITH ending AS (
     FROM ending
     WHERE run.run_id = ending.run_id AND run.epoch = ending.epoch AND run.status = 'running'
         AND run.cancel_action IS DISTINCT FROM 'rollback'
-    RETURNING run.run_id, run.thread_id, run.started_at, ending.thread_status, ending.interrupts,
-        ending.thread_error, ending.webhook
+    RETURNING run.run_id, run.thread_id, run.status, run.started_at, ending.thread_status,
+        ending.interrupts, ending.thread_error, ending.webhook
 ), to_tell AS (
     -- Nobody is told of an end that is not one, and every end is told.
     INSERT INTO job (kind, payload)
@@ -323,6 +339,10 @@ WITH ending AS (
     FROM done
     WHERE webhook IS NOT NULL
     RETURNING pg_notify('threadwell', %(job_signal)s)
+), told AS (
+    INSERT INTO outbox (name, thread_id, run_id, run_status)
+    SELECT 'run.ended', thread_id, run_id, status
+    FROM done
 ), waiting AS (
     -- not now(): this transaction may have waited for the lock while a run was queued
     SELECT r.thread_id, bool_or(r.not_before <= clock_timestamp()) AS due
@@ -382,12 +402,20 @@ WHERE thread_id = %(thread_id)s AND status = 'pending'
 RETURNING run_id;
 
 -- name: cancel_pending
-UPDATE run
-SET status = 'interrupted', ended_at = now(), updated_at = now()
-WHERE thread_id = %(thread_id)s AND status = 'pending'
-    AND (%(run_ids)s::uuid[] IS NULL OR run_id = ANY(%(run_ids)s::uuid[]))
-RETURNING run_id, temporary, first_epoch IS NOT NULL AS begun,
-    CASE WHEN kwargs ->> 'webhook' IS NOT NULL THEN to_jsonb(run) END AS with_webhook;
+WITH ended AS (
+    UPDATE run
+    SET status = 'interrupted', ended_at = now(), updated_at = now()
+    WHERE thread_id = %(thread_id)s AND status = 'pending'
+        AND (%(run_ids)s::uuid[] IS NULL OR run_id = ANY(%(run_ids)s::uuid[]))
+    RETURNING run_id, thread_id, temporary, first_epoch IS NOT NULL AS begun,
+        CASE WHEN kwargs ->> 'webhook' IS NOT NULL THEN to_jsonb(run) END AS with_webhook
+), told AS (
+    INSERT INTO outbox (name, thread_id, run_id, run_status)
+    SELECT 'run.ended', thread_id, run_id, 'interrupted'
+    FROM ended
+    WHERE NOT temporary
+)
+SELECT run_id, temporary, begun, with_webhook FROM ended;
 
 -- name: cancel_running
 -- Of two wishes the one that leaves less counts: 'rollback' is the greater word too.
@@ -415,9 +443,17 @@ WHERE run_id = %(run_id)s::uuid AND thread_id = %(thread_id)s
     AND status NOT IN ('pending', 'running');
 
 -- name: discard
-DELETE FROM run
-WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
-RETURNING CASE WHEN kwargs ->> 'webhook' IS NOT NULL THEN to_jsonb(run) END AS with_webhook;
+WITH gone AS (
+    DELETE FROM run
+    WHERE run_id = %(run_id)s::uuid AND epoch = %(epoch)s AND status = 'running'
+    RETURNING run_id, thread_id,
+        CASE WHEN kwargs ->> 'webhook' IS NOT NULL THEN to_jsonb(run) END AS with_webhook
+), told AS (
+    INSERT INTO outbox (name, thread_id, run_id, run_status, data)
+    SELECT 'run.ended', thread_id, run_id, 'interrupted', '{"rolled_back": true}'
+    FROM gone
+)
+SELECT with_webhook FROM gone;
 
 -- name: delete_run
 DELETE FROM run
@@ -485,8 +521,16 @@ WHERE b.thread_id = %(thread_id)s
     );
 
 -- name: forget_messages
--- What it only changed or took out is put right when the thread is projected again.
-DELETE FROM message WHERE conversation_id = %(thread_id)s AND run_id = %(run_id)s::uuid;
+-- What it only changed or took out is put right when the thread is projected again. Their places are
+-- given again, and so told again.
+WITH gone AS (
+    DELETE FROM message
+    WHERE conversation_id = %(thread_id)s AND run_id = %(run_id)s::uuid
+    RETURNING seq
+)
+UPDATE change_of_messages
+SET message_count = least(message_count, (SELECT min(seq) FROM gone))
+WHERE thread_id = %(thread_id)s;
 
 -- name: reset_head
 -- The projection is stale until it is made again, and whatever still runs writes nothing more.
@@ -571,8 +615,13 @@ WITH fenced AS (
         END
     FROM fenced
     WHERE run.run_id = fenced.run_id
-    RETURNING run.status, run.temporary, fenced.epoch,
+    RETURNING run.status, run.temporary, fenced.epoch, run.run_id, run.thread_id,
         CASE WHEN run.kwargs ->> 'webhook' IS NOT NULL THEN to_jsonb(run) END AS with_webhook
+), told AS (
+    INSERT INTO outbox (name, thread_id, run_id, run_status)
+    SELECT 'run.ended', thread_id, run_id, status
+    FROM given
+    WHERE status NOT IN ('pending', 'running') AND NOT temporary
 )
 SELECT status, temporary, epoch, with_webhook FROM given;
 

@@ -79,21 +79,45 @@ SELECT kind, name, count FROM ranked;
 -- name: change
 -- One statement for whatever its owner, or the server, changes of a session. It changes if what the
 -- caller knows of it still holds.
-UPDATE thread
-SET metadata = (metadata - %(removed)s::text[]) || %(changes)s::jsonb,
-    expires_at = CASE WHEN %(sets_expiry)s THEN %(expires_at)s::timestamptz ELSE expires_at END,
-    updated_at = CASE WHEN %(touches)s THEN now() ELSE updated_at END
-WHERE thread_id = %(id)s AND session_is_there(metadata, expires_at)
-    AND (%(etags)s::text[] IS NULL OR session_etag(metadata, expires_at) = ANY(%(etags)s::text[]))
-    AND metadata @> ANY(%(visible)s::jsonb[])
-RETURNING thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metadata) AS name,
-    metadata ->> 'chat_type' AS chat_type, session_status(metadata) AS status, metadata,
-    status AS thread_status, message_count, expires_at, session_etag(metadata, expires_at) AS etag,
-    created_at AS create_time, updated_at AS update_time;
+WITH before AS MATERIALIZED (
+    SELECT thread_id AS before_id, metadata AS was, expires_at AS expired_at
+    FROM thread
+    WHERE thread_id = %(id)s
+    FOR NO KEY UPDATE
+), changed AS (
+    UPDATE thread
+    SET metadata = (metadata - %(removed)s::text[]) || %(changes)s::jsonb,
+        expires_at = CASE WHEN %(sets_expiry)s THEN %(expires_at)s::timestamptz ELSE expires_at END,
+        updated_at = CASE WHEN %(touches)s THEN now() ELSE updated_at END
+    FROM before
+    WHERE thread_id = before_id AND session_is_there(metadata, expires_at)
+        AND (
+            %(etags)s::text[] IS NULL
+            OR session_etag(metadata, expires_at) = ANY(%(etags)s::text[])
+        )
+        AND metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metadata) AS name,
+        metadata ->> 'chat_type' AS chat_type, session_status(metadata) AS status, metadata,
+        status AS thread_status, message_count, expires_at,
+        session_etag(metadata, expires_at) AS etag, created_at AS create_time,
+        updated_at AS update_time,
+        changed_keys(
+            was || jsonb_build_object('expires_at', expired_at),
+            metadata || jsonb_build_object('expires_at', expires_at)
+        ) AS keys
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.updated', id, jsonb_build_object('changed', keys)
+    FROM changed
+    WHERE keys IS NOT NULL
+)
+SELECT id, user_id, name, chat_type, status, metadata, thread_status, message_count, expires_at,
+    etag, create_time, update_time
+FROM changed;
 
 -- name: delete
 -- Softly: it can be restored until it is purged. It is shared with nobody any more, then either.
-WITH deleted AS (
+WITH changed AS (
     UPDATE thread
     SET metadata = metadata - 'members'
             || jsonb_build_object('status', 'deleted', 'deleted_at', now()),
@@ -103,27 +127,45 @@ WITH deleted AS (
         AND metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id
 ), unshared AS (
-    DELETE FROM share USING deleted WHERE share.thread_id = deleted.thread_id
+    DELETE FROM share USING changed WHERE share.thread_id = changed.thread_id
+), told AS (
+    INSERT INTO outbox (name, thread_id)
+    SELECT 'session.deleted', thread_id
+    FROM changed
 )
-SELECT thread_id FROM deleted;
+SELECT thread_id FROM changed;
 
 -- name: restore
-UPDATE thread
-SET metadata = (metadata - 'deleted_at') || '{"status": "active"}', purge_at = NULL,
-    updated_at = now()
-WHERE thread_id = %(id)s AND metadata @> '{"status": "deleted"}'
-    AND (expires_at IS NULL OR expires_at > now()) AND metadata @> ANY(%(visible)s::jsonb[])
-RETURNING thread_id;
+WITH changed AS (
+    UPDATE thread
+    SET metadata = (metadata - 'deleted_at') || '{"status": "active"}', purge_at = NULL,
+        updated_at = now()
+    WHERE thread_id = %(id)s AND metadata @> '{"status": "deleted"}'
+        AND (expires_at IS NULL OR expires_at > now()) AND metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING thread_id
+), told AS (
+    INSERT INTO outbox (name, thread_id)
+    SELECT 'session.restored', thread_id
+    FROM changed
+)
+SELECT thread_id FROM changed;
 
 -- name: title
 -- By the model, in place of the first words; never over a name that somebody gave, and no reason to
 -- come first in a list.
-UPDATE thread
-SET metadata = metadata || jsonb_build_object('generated_title', %(title)s::text,
-    'title_source', 'model')
-WHERE thread_id = %(id)s AND NOT metadata ? 'name'
-    AND metadata ->> 'title_source' IS DISTINCT FROM 'model'
-RETURNING thread_id;
+WITH changed AS (
+    UPDATE thread
+    SET metadata = metadata || jsonb_build_object('generated_title', %(title)s::text,
+        'title_source', 'model')
+    WHERE thread_id = %(id)s AND NOT metadata ? 'name'
+        AND metadata ->> 'title_source' IS DISTINCT FROM 'model'
+    RETURNING thread_id
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.updated', thread_id, '{"changed": ["name"]}'
+    FROM changed
+)
+SELECT thread_id FROM changed;
 
 -- name: tombstone
 -- Also of one whose time has come and that nobody has purged yet.

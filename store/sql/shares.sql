@@ -8,16 +8,22 @@ WITH shared AS (
         AND session_is_there(t.metadata, t.expires_at)
         AND (SELECT count(*) FROM share AS s WHERE s.thread_id = t.thread_id) < %(most)s
     FOR UPDATE
+), made AS (
+    INSERT INTO share (share_id, thread_id, token_hash, mode, password_hash, name, checkpoint_id,
+        created_by, expires_at)
+    SELECT %(share_id)s::uuid, thread_id, %(token_hash)s::bytea, %(mode)s, %(password_hash)s,
+        CASE WHEN %(mode)s = 'snapshot' THEN name END,
+        CASE WHEN %(mode)s = 'snapshot' THEN head_checkpoint_id END,
+        %(created_by)s, %(expires_at)s::timestamptz
+    FROM shared
+    RETURNING share_id, thread_id, mode, password_hash IS NOT NULL AS has_password, checkpoint_id,
+        created_at, expires_at
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.shared', thread_id, jsonb_build_object('share_id', share_id, 'mode', mode)
+    FROM made
 )
-INSERT INTO share (share_id, thread_id, token_hash, mode, password_hash, name, checkpoint_id,
-    created_by, expires_at)
-SELECT %(share_id)s::uuid, thread_id, %(token_hash)s::bytea, %(mode)s, %(password_hash)s,
-    CASE WHEN %(mode)s = 'snapshot' THEN name END,
-    CASE WHEN %(mode)s = 'snapshot' THEN head_checkpoint_id END,
-    %(created_by)s, %(expires_at)s::timestamptz
-FROM shared
-RETURNING share_id, thread_id, mode, password_hash IS NOT NULL AS has_password, checkpoint_id,
-    created_at, expires_at;
+SELECT share_id, thread_id, mode, has_password, checkpoint_id, created_at, expires_at FROM made;
 
 -- name: forget_expired
 -- So that those that nobody can use do not fill the room for others.
@@ -46,14 +52,25 @@ WHERE s.thread_id = %(thread_id)s AND session_is_there(t.metadata, t.expires_at)
 ORDER BY s.created_at, s.share_id;
 
 -- name: delete
-DELETE FROM share AS s
-USING thread AS t
-WHERE s.share_id = %(share_id)s::uuid AND s.thread_id = %(thread_id)s
-    AND t.thread_id = s.thread_id AND session_is_there(t.metadata, t.expires_at)
-    AND t.metadata @> ANY(%(visible)s::jsonb[]);
+WITH gone AS (
+    DELETE FROM share AS s
+    USING thread AS t
+    WHERE s.share_id = %(share_id)s::uuid AND s.thread_id = %(thread_id)s
+        AND t.thread_id = s.thread_id AND session_is_there(t.metadata, t.expires_at)
+        AND t.metadata @> ANY(%(visible)s::jsonb[])
+    RETURNING s.thread_id, s.share_id
+)
+INSERT INTO outbox (name, thread_id, data)
+SELECT 'session.unshared', thread_id, jsonb_build_object('share_id', share_id)
+FROM gone;
 
 -- name: revoke
-DELETE FROM share WHERE thread_id = %(thread_id)s;
+WITH gone AS (
+    DELETE FROM share WHERE thread_id = %(thread_id)s RETURNING thread_id, share_id
+)
+INSERT INTO outbox (name, thread_id, data)
+SELECT 'session.unshared', thread_id, jsonb_build_object('share_id', share_id)
+FROM gone;
 
 -- name: find
 SELECT s.share_id, s.thread_id, s.token_hash, s.mode, s.password_hash,
@@ -115,23 +132,48 @@ WITH found AS (
     WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
         AND session_is_there(metadata, expires_at)
     FOR UPDATE
+), shared AS (
+    UPDATE thread AS t
+    SET metadata = t.metadata || jsonb_build_object('members', found.members)
+    FROM found
+    WHERE t.thread_id = found.thread_id
+        AND (SELECT count(*) FROM jsonb_object_keys(found.members)) <= %(most)s
+    RETURNING t.thread_id, t.metadata -> 'members' AS members
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.shared', thread_id, jsonb_build_object('members', %(members)s::jsonb)
+    FROM shared
 )
-UPDATE thread AS t
-SET metadata = t.metadata || jsonb_build_object('members', found.members)
-FROM found
-WHERE t.thread_id = found.thread_id
-    AND (SELECT count(*) FROM jsonb_object_keys(found.members)) <= %(most)s
-RETURNING t.metadata -> 'members';
+SELECT members FROM shared;
 
 -- name: remove_member
-UPDATE thread
-SET metadata = metadata #- ARRAY['members', %(user)s::text]
-WHERE thread_id = %(thread_id)s AND session_is_there(metadata, expires_at)
-    AND metadata @> ANY(%(visible)s::jsonb[])
-    AND metadata -> 'members' ? %(user)s::text;
+WITH unshared AS (
+    UPDATE thread
+    SET metadata = metadata #- ARRAY['members', %(user)s::text]
+    WHERE thread_id = %(thread_id)s AND session_is_there(metadata, expires_at)
+        AND metadata @> ANY(%(visible)s::jsonb[])
+        AND metadata -> 'members' ? %(user)s::text
+    RETURNING thread_id
+)
+INSERT INTO outbox (name, thread_id, data)
+SELECT 'session.unshared', thread_id, jsonb_build_object('members', jsonb_build_array(%(user)s::text))
+FROM unshared;
 
 -- name: remove_members
-UPDATE thread
-SET metadata = metadata - 'members'
-WHERE thread_id = %(thread_id)s AND session_is_there(metadata, expires_at)
-    AND metadata @> ANY(%(visible)s::jsonb[]);
+WITH before AS MATERIALIZED (
+    SELECT thread_id AS before_id, metadata -> 'members' AS members
+    FROM thread
+    WHERE thread_id = %(thread_id)s AND session_is_there(metadata, expires_at)
+        AND metadata @> ANY(%(visible)s::jsonb[])
+    FOR NO KEY UPDATE
+), unshared AS (
+    UPDATE thread SET metadata = metadata - 'members' FROM before WHERE thread_id = before_id
+    RETURNING thread_id, members
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.unshared', thread_id,
+        jsonb_build_object('members', ARRAY(SELECT jsonb_object_keys(members)))
+    FROM unshared
+    WHERE jsonb_typeof(members) = 'object'
+)
+SELECT thread_id FROM unshared;

@@ -5,6 +5,11 @@ WITH created AS (
     ON CONFLICT (thread_id) DO NOTHING
     RETURNING thread_id, status, metadata, config, interrupts, error,
         created_at, updated_at, state_updated_at
+), told AS (
+    INSERT INTO outbox (name, thread_id)
+    SELECT 'session.created', thread_id
+    FROM created
+    WHERE NOT %(temporary)s
 ), given_life AS (
     INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
     SELECT thread_id, %(strategy)s, %(ttl_minutes)s,
@@ -27,7 +32,12 @@ WITH created AS (
         AND t.updated_at = t.created_at AND t.head_checkpoint_id IS NULL
         AND t.metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id, status, metadata, config, interrupts, error,
-        created_at, updated_at, state_updated_at
+        created_at, updated_at, state_updated_at, xmax = 0 AS is_new
+), told AS (
+    INSERT INTO outbox (name, thread_id)
+    SELECT 'session.created', thread_id
+    FROM created
+    WHERE is_new AND NOT %(temporary)s
 ), given_life AS (
     INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
     SELECT thread_id, %(strategy)s, %(ttl_minutes)s,
@@ -74,10 +84,32 @@ WHERE (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
     AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]));
 
 -- name: update
+WITH before AS MATERIALIZED (
+    SELECT thread_id, metadata
+    FROM thread
+    WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
+    FOR NO KEY UPDATE
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT CASE
+            WHEN is_deleted AND NOT was_deleted THEN 'session.deleted'
+            WHEN was_deleted AND NOT is_deleted THEN 'session.restored'
+            ELSE 'session.updated'
+        END,
+        thread_id, jsonb_build_object('changed', changed)
+    FROM before
+    CROSS JOIN LATERAL (
+        SELECT before.metadata @> '{"status": "deleted"}' AS was_deleted,
+            before.metadata || %(metadata)s::jsonb @> '{"status": "deleted"}' AS is_deleted,
+            changed_keys(before.metadata, before.metadata || %(metadata)s::jsonb) AS changed
+    ) AS difference
+    WHERE changed IS NOT NULL
+)
 UPDATE thread
-SET metadata = metadata || %(metadata)s::jsonb, updated_at = now()
-WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
-RETURNING thread_id, status, metadata, config, interrupts, error,
+SET metadata = thread.metadata || %(metadata)s::jsonb, updated_at = now()
+FROM before
+WHERE thread.thread_id = before.thread_id
+RETURNING thread.thread_id, status, thread.metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at;
 
 -- name: lease
@@ -98,14 +130,22 @@ SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s AND epoch = %(epoch
 
 -- name: settle
 -- A run that was queued meanwhile keeps the thread busy; one that began has another epoch.
-UPDATE thread
-SET status = CASE WHEN status = 'busy' THEN status ELSE %(status)s END,
-    settled_status = %(status)s,
-    interrupts = %(interrupts)s::jsonb,
-    error = NULL,
-    updated_at = now(),
-    state_updated_at = now()
-WHERE thread_id = %(thread_id)s AND epoch = %(epoch)s;
+WITH settled AS (
+    UPDATE thread
+    SET status = CASE WHEN status = 'busy' THEN status ELSE %(status)s END,
+        settled_status = %(status)s,
+        interrupts = %(interrupts)s::jsonb,
+        error = NULL,
+        updated_at = now(),
+        state_updated_at = now()
+    WHERE thread_id = %(thread_id)s AND epoch = %(epoch)s
+    RETURNING thread_id
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.updated', thread_id, '{"changed": ["state"]}'
+    FROM settled
+)
+SELECT thread_id FROM settled;
 
 -- name: lock
 SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]) FOR UPDATE;
@@ -113,7 +153,18 @@ SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s AND metadata @> ANY
 -- name: delete
 -- Runs and messages go with the row; a write that comes late finds no row to be fenced by.
 WITH gone AS (
-    DELETE FROM thread WHERE thread_id = %(thread_id)s RETURNING thread_id
+    DELETE FROM thread WHERE thread_id = %(thread_id)s RETURNING thread_id, metadata
+), told AS (
+    -- Who could see the thread may know that it is gone, and nobody what it was called.
+    INSERT INTO outbox (name, thread_id, seen_by)
+    SELECT 'session.purged', thread_id, metadata - ARRAY['name', 'tags', 'folder']
+    FROM gone
+), change_gone AS (
+    DELETE FROM change WHERE thread_id = %(thread_id)s
+), delivery_gone AS (
+    DELETE FROM webhook_delivery WHERE thread_id = %(thread_id)s
+), place_gone AS (
+    DELETE FROM change_of_messages WHERE thread_id = %(thread_id)s
 ), checkpoint_gone AS (
     DELETE FROM checkpoints WHERE thread_id = %(thread_id)s
 ), blob_gone AS (
@@ -165,6 +216,16 @@ WITH copied AS (
     ) AS left_in
     WHERE s.thread_id = %(source)s AND s.metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id, updated_at
+), told AS (
+    INSERT INTO outbox (name, thread_id, data)
+    SELECT 'session.created', thread_id, jsonb_build_object('copied_from', %(source)s::text)
+    FROM copied
+), told_through AS (
+    -- The messages that it begins with are nobody's news.
+    INSERT INTO change_of_messages (thread_id, message_count, checkpoint_id)
+    SELECT copied.thread_id, s.message_count, coalesce(s.head_checkpoint_id, '')
+    FROM copied
+    JOIN thread AS s ON s.thread_id = %(source)s
 ), given_life AS (
     INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
     SELECT copied.thread_id, x.strategy, x.ttl_minutes,

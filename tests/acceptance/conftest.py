@@ -31,6 +31,7 @@ GRAPHS = (
     "alone",
     "ask",
     "ask_twice",
+    "asking",
     "tools",
     "stubborn",
     "poison",
@@ -116,6 +117,7 @@ def replicas(
         "DATABASE_URL": database,
         "REDIS_URL": servers.redis_url,
         "OPENAI_API_KEY": "none",
+        "TITLE_MODEL": "off",
         "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
     }
     with starting(project, variables) as one, starting(project, variables) as other:

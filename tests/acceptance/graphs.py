@@ -174,6 +174,10 @@ async def _ask_twice(state: Work) -> Work:
     return {"log": [f"told: {first} and {second}"]}
 
 
+def _asking(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [("ai", f"told {interrupt('Well?')}")]}
+
+
 def _after(state: Work) -> Work:
     return {"log": ["after"]}
 
@@ -345,6 +349,7 @@ talking_steps = _chain(Talk, ("greet", _greet), ("a", _step("a")), ("b", _step("
 blocking = _chain(Work, ("block", _block), ("after", _after))
 alone = _chain(Work, ("alone", _alone))
 ask = _chain(Work, ("ask", _ask), ("after", _after))
+asking = _chain(MessagesState, ("ask", _asking))
 ask_twice = _chain(Work, ("ask", _ask_twice), ("after", _after))
 tools = _agent_with_a_tool()
 stubborn = _chain(Work, ("stay", _stubborn), ("after", _step("after")))

@@ -1,6 +1,7 @@
 """Edits, answers given again, and the branches that they make."""
 
 import asyncio
+import signal
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ from langgraph_sdk.client import LangGraphClient
 
 from tests.acceptance.conftest import Sql
 from tests.acceptance.gate import Gate
+from tests.acceptance.process import ServerProcess
 from tests.acceptance.sse import Frame, collect, frames
 from tests.acceptance.talk import contents
 from tests.acceptance.test_sessions import ask, session
@@ -170,6 +172,51 @@ async def test_a_message_is_corrected_and_another_taken_out(
     assert (refused.status_code, refused.json()["code"]) == (409, "not_in_context")
 
 
+async def test_the_answers_of_tools_go_with_what_called_them(
+    http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = (await client.threads.create(graph_id="delta"))["thread_id"]
+    call = {"name": "add", "args": {}, "id": "call-1", "type": "tool_call"}
+    given = [
+        {"type": "human", "content": "sum", "id": "q"},
+        {"type": "ai", "content": "", "id": "c", "tool_calls": [call]},
+        {"type": "tool", "content": "3", "id": "t", "tool_call_id": "call-1"},
+        {"type": "ai", "content": "It is 3", "id": "a"},
+    ]
+    await client.threads.update_state(session_id, {"messages": given}, as_node="model")
+    path = f"/api/sessions/{session_id}/messages"
+
+    refused = await http.delete(f"{path}/t")
+    deleted = await http.delete(f"{path}/c")
+
+    assert (refused.status_code, deleted.status_code) == (422, 204)
+    assert texts(await said(http, session_id)) == ["sum", "It is 3"]
+    values = (await client.threads.get_state(session_id))["values"]
+    assert contents(values) == ["sum", "It is 3"]
+
+
+async def test_while_the_graph_waits_for_an_answer_nothing_is_corrected(
+    http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = await session(http, assistant_id="asking")
+    asked = (await ask(http, session_id, "may I?")).json()
+    path = f"/api/sessions/{session_id}"
+    message = f"{path}/messages/{asked['user_message_id']}"
+
+    refused = [
+        await http.patch(message, json={"content": "x"}),
+        await http.delete(message),
+    ]
+    answered = await http.post(f"{path}/messages", json={"resume": "yes"})
+
+    assert asked["status"] == "interrupted"
+    assert {(a.status_code, a.json()["code"]) for a in refused} == {(409, "session_interrupted")}
+    assert answered.json()["response"] == "told yes"
+    assert answered.json()["user_message_id"] == asked["user_message_id"]
+    again_ = (await again(http, session_id, answered.json()["id"])).json()
+    assert again_["status"] == "interrupted"
+
+
 @pytest.mark.parametrize("graph", GRAPHS)
 async def test_a_fork_is_a_session_of_its_own_up_to_a_message(
     graph: str, http: httpx.AsyncClient, client: LangGraphClient
@@ -201,8 +248,41 @@ async def test_a_fork_is_a_session_of_its_own_up_to_a_message(
     assert (await again(http, whole["id"], other["id"])).json()["response"] == "(3) other"
 
 
+@pytest.mark.parametrize("graph", GRAPHS)
+async def test_a_conversation_that_came_in_one_piece_branches_anywhere(
+    graph: str, http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = (await client.threads.create(graph_id=graph))["thread_id"]
+    kinds = ["human", "ai"] * 3
+    given = [{"type": kind, "content": f"{n}", "id": f"m{n}"} for n, kind in enumerate(kinds)]
+    await client.threads.update_state(session_id, {"messages": given}, as_node="model")
+    regenerated = (await again(http, session_id, "m3")).json()
+    back = await http.put(f"/api/sessions/{session_id}/head", json={"message_id": "m1"})
+    edited = (await ask(http, session_id, "edited", parent_id="m1")).json()
+    await ask(http, session_id, "on")
+    lost = await http.put(f"/api/sessions/{session_id}/head", json={"message_id": "m4"})
+    anew = (await ask(http, session_id, "anew", parent_id=None)).json()
+
+    assert regenerated["response"] == "(3) 2"
+    assert regenerated["user_message_id"] == "m2"
+    assert back.status_code == 200, back.text
+    assert edited["response"] == "(3) edited"
+    assert (lost.status_code, lost.json()["code"]) == (409, "no_state")
+    assert anew["response"] == "(1) anew"
+    parents = {
+        m["content"]: (m["parent_id"], len(m["sibling_ids"]))
+        for m in await said(http, session_id, branch="all")
+    }
+    assert parents["(3) 2"] == ("m2", 2)
+    assert parents["3"] == ("m2", 2)
+    assert parents["edited"] == ("m1", 2)
+    assert parents["anew"] == (None, 2)
+    state = await client.threads.get_state(session_id)
+    assert texts(await said(http, session_id)) == contents(state["values"]) == ["anew", "(1) anew"]
+
+
 async def test_a_stopped_answer_stays_as_far_as_it_came(
-    http: httpx.AsyncClient, gate: Gate
+    http: httpx.AsyncClient, replica: ServerProcess, gate: Gate
 ) -> None:
     gate.hold("stop")
     session_id = await session(http)
@@ -215,7 +295,7 @@ async def test_a_stopped_answer_stays_as_far_as_it_came(
         await http.patch(f"{path}/messages/nobody", json={"content": "x"}),
     ]
 
-    stopped = await http.post(f"{path}/stop")
+    stopped = await http.post(f"{replica.url}{path}/stop")
     answered = await asking
 
     assert (idle.status_code, idle.json()["code"]) == (409, "session_idle")
@@ -229,7 +309,7 @@ async def test_a_stopped_answer_stays_as_far_as_it_came(
 
 
 async def test_a_client_that_was_lost_comes_back_and_reads_the_same_text(
-    http: httpx.AsyncClient, gate: Gate
+    http: httpx.AsyncClient, replica: ServerProcess, gate: Gate
 ) -> None:
     gate.hold("lost")
     session_id = await session(http)
@@ -252,7 +332,7 @@ async def test_a_client_that_was_lost_comes_back_and_reads_the_same_text(
     ]
     following = asyncio.create_task(collect(http, "GET", f"{path}/stream"))
     resuming = asyncio.create_task(
-        collect(http, "GET", f"{path}/stream", last_event_id=heard[-1].id)
+        collect(http, "GET", f"{replica.url}{path}/stream", last_event_id=heard[-1].id)
     )
     gate.release("lost")
     whole, rest = await following, await resuming
@@ -313,6 +393,29 @@ async def test_the_same_key_is_one_run_and_one_answer(
     )
     expired = await http.post(path, json={"query": "something else"}, headers=key)
     assert expired.json()["response"] == "(3) something else"
+
+
+async def test_the_key_of_a_refused_request_may_come_again(
+    http: httpx.AsyncClient, gate: Gate, sql: Sql
+) -> None:
+    gate.hold("again")
+    session_id = await session(http)
+    path, key = f"/api/sessions/{session_id}/messages", {"Idempotency-Key": "k1"}
+    asking = asyncio.create_task(ask(http, session_id, f"hold {gate.port} again one"))
+    await gate.arrived("again")
+
+    refused = await http.post(path, json={"query": "two"}, headers=key)
+    gate.release("again")
+    await asking
+    answered = [await http.post(path, json={"query": "two"}, headers=key) for _ in range(2)]
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "session_busy")
+    assert answered[0].json() == answered[1].json()
+    assert answered[0].json()["response"] == "(3) two"
+    [(run_id,)] = sql(
+        "SELECT run_id::text FROM idempotency_key WHERE conversation_id = %s", session_id
+    )
+    assert answered[0].json()["run_id"] == run_id
 
 
 async def test_of_two_sends_at_once_one_waits_for_its_turn_and_nothing_is_lost(
@@ -384,3 +487,32 @@ async def test_a_question_of_the_graph_is_answered_by_resume(http: httpx.AsyncCl
     assert asked["status"] == "interrupted"
     assert [one["value"] for one in asked["interrupts"]] == [{"question": "Go on?"}]
     assert answered.json()["status"] == "success"
+
+
+async def test_a_thousand_turns_take_a_small_multiple_of_what_was_said(
+    http: httpx.AsyncClient, sql: Sql
+) -> None:
+    """Figures of PostgreSQL: docs/performance.md tells them."""
+    signal.alarm(300)
+    turns, text = 1000, "x" * 600
+    session_id = await session(http, assistant_id="delta")
+    for _ in range(turns):
+        answered = await ask(http, session_id, text)
+        assert answered.status_code == 200, answered.text
+
+    [(said_bytes, count)] = sql(
+        "SELECT sum(octet_length(content)), count(*) FROM message WHERE conversation_id = %s",
+        session_id,
+    )
+    stored = (await http.get(f"/threads/{session_id}/storage")).json()
+    print(f"{count} messages, {said_bytes:,} bytes of text: {stored}")  # noqa: T201
+    assert count == 2 * turns
+    assert stored["checkpoints"]["count"] <= 300
+    assert stored["total_bytes"] < 4 * said_bytes
+    shown = await said(http, session_id, order="desc", limit=100)
+    assert len(shown) == 100
+    edited = await ask(http, session_id, "edited", parent_id=shown[51]["id"])
+    assert edited.status_code == 200
+    long_ago = await said(http, session_id, limit=10)
+    from_rows = await ask(http, session_id, "from the tenth", parent_id=long_ago[9]["id"])
+    assert from_rows.json()["response"] == "(11) from the tenth"

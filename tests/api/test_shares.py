@@ -409,3 +409,34 @@ async def test_a_token_is_in_no_log_and_in_no_row(
     assert "/api/shares/" in logged
     assert token not in logged
     assert token not in str(rows)
+
+
+async def test_a_viewer_moves_no_conversation_by_asking(http: httpx.AsyncClient) -> None:
+    session_id = await session(http)
+    path = f"/api/sessions/{session_id}"
+    given = [{"type": kind, "content": kind, "id": kind} for kind in ("human", "ai")]
+    await http.patch(f"/threads/{session_id}", json={"metadata": {"graph_id": "chat"}}, headers=ADA)
+    # In one piece: to go back into it takes a change of state.
+    update = {"values": {"messages": given}}
+    written = await http.post(f"/threads/{session_id}/state", json=update, headers=ADA)
+    assert written.status_code == 200, written.text
+    await share(http, session_id, audience="users", users=["bob"])
+
+    refused = [
+        await http.post(f"{path}/messages", json={"query": "x", "parent_id": "human"}, headers=BOB),
+        await http.post(f"{path}/messages/ai/regenerate", json={}, headers=BOB),
+        await http.put(f"{path}/head", json={"message_id": "human"}, headers=BOB),
+        await http.patch(f"{path}/messages/ai", json={"content": "x"}, headers=BOB),
+        await http.delete(f"{path}/messages/ai", headers=BOB),
+        await http.post(f"{path}/stop", headers=BOB),
+    ]
+    seen = (await http.get(f"{path}/messages", headers=BOB)).json()["data"]
+    copied = await http.post(f"{path}/fork", json={}, headers=BOB)
+
+    assert [answer.status_code for answer in refused] == [404] * 6
+    assert [message["content"] for message in seen] == ["human", "ai"]
+    assert copied.status_code == 200, copied.text
+    assert "members" not in copied.json()["metadata"]
+    copy_id = copied.json()["id"]
+    assert (await http.get(f"/api/sessions/{copy_id}", headers=BOB)).status_code == 200
+    assert (await http.get(f"/api/sessions/{copy_id}", headers=ADA)).status_code == 404

@@ -36,6 +36,7 @@ VALUES: dict[str, Any] = {
     "thread_ids": ["00000000-0000-7000-8000-000000000000"],
     "version": 1,
     "schedule": "0 0 1 1 *",
+    "url": "https://1.1.1.1/hook",
     "model": "chat",
     "messages": [{"id": "m", "role": "user", "content": "x", "parts": []}],
     "id": "00000000-0000-7000-8000-000000000000",
@@ -126,6 +127,8 @@ async def test_every_route_says_so_in_time(
         "share_id": thread_id,
         "import_id": thread_id,
         "token": "t",
+        "webhook_id": thread_id,
+        "delivery_id": thread_id,
         "file_id": thread_id,
         **run,
     }

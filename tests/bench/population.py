@@ -17,8 +17,12 @@ SELECT md5(i::text)::uuid::text,
         'chat_type', (ARRAY['support', 'sales', 'private'])[1 + mod(i, 3)],
         -- what was long ago: a hundredth of all, every one of them older than the rest
         'project', CASE WHEN i > %(threads)s * 0.99 THEN 'old' ELSE 'project-' || mod(i, 40) END,
-        'number', i
-    ) || CASE WHEN mod(i, 50) = 0 THEN '{"status": "archived"}'::jsonb ELSE '{}' END,
+        'number', i,
+        'folder', 'folder-' || mod(i, 7),
+        'tags', jsonb_build_array('tag-' || mod(i, 11), 'rare-' || mod(i, 20011))
+    ) || CASE WHEN mod(i, 50) = 0 THEN '{"status": "archived"}'::jsonb
+        WHEN mod(i, 50) = 1 THEN '{"status": "deleted"}' ELSE '{}' END
+    || CASE WHEN mod(i, 60) IN (2, 20) THEN '{"pinned": true}'::jsonb ELSE '{}' END,
     t.head_checkpoint_id, t.projected_checkpoint_id, %(messages)s,
     now() - make_interval(mins => i + 5), now() - make_interval(mins => i),
     now() - make_interval(mins => i)

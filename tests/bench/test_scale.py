@@ -14,6 +14,7 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,7 @@ import psycopg
 import pytest
 
 from api.embedded import embedded_servers
+from api.session_schemas import encode_cursor
 from tests.acceptance.process import serving
 from tests.bench.population import fill
 from tests.bench.servers import (
@@ -110,6 +112,23 @@ class Requests:
                 "/api/sessions?user_id=user-0&status=archived",
                 None,
             ),
+            "sessions, deleted": lambda: ("GET", "/api/sessions?status=deleted", None),
+            "sessions, pinned": lambda: ("GET", "/api/sessions?pinned=true", None),
+            "sessions, page 2": lambda: ("GET", f"/api/sessions?cursor={_place()}", None),
+            "sessions by creation": lambda: ("GET", "/api/sessions?sort=-create_time", None),
+            "sessions in a folder": lambda: ("GET", "/api/sessions?folder=folder-3", None),
+            "sessions of a tag": lambda: ("GET", "/api/sessions?tag=tag-3", None),
+            "sessions of a rare tag": lambda: (
+                "GET",
+                f"/api/sessions?tag=rare-{self._number() % 20011}",
+                None,
+            ),
+            "tag of a big user": lambda: ("GET", "/api/sessions?user_id=user-0&tag=tag-3", None),
+            "counts of a user": lambda: (
+                "GET",
+                f"/api/sessions?user_id={self._user()}&counts=true",
+                None,
+            ),
             "messages": lambda: ("GET", f"/api/sessions/{self._thread()}/messages", None),
             "messages, newest first": lambda: (
                 "GET",
@@ -129,6 +148,12 @@ class Requests:
 
     def _number(self) -> int:
         return self._rng.randrange(THREADS)
+
+
+def _place() -> str:
+    """In a list of sessions, among those that are not pinned, some way down."""
+    at = datetime.now(UTC) - timedelta(minutes=3000)
+    return encode_cursor(False, at, "f")
 
 
 @pytest.mark.bench

@@ -36,6 +36,7 @@ def processes(servers: Servers, database: str, project: Path, model_port: int) -
         "DATABASE_URL": database,
         "REDIS_URL": servers.redis_url,
         "OPENAI_API_KEY": "none",
+        "TITLE_MODEL": "off",
         "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
     }
     with open_cluster(project, variables) as cluster:

@@ -11,6 +11,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph_sdk import Priority
 
 from api.cron_schemas import cron_request
+from graph.changes import Changes
 from graph.config import GraphEntry
 from graph.crons import Clock, Crons
 from graph.endings import Endings
@@ -219,10 +220,13 @@ async def process(
         )  # fmt: skip
         crons = Crons(db=db, runs=commands, decode=cron_request, clock=clock)
         jobs = Jobs(db=db, kinds={KIND: hooks.kind(pauses_seconds)})
+        changes = Changes(
+            db=db, place=Here(backing), endings=endings, keep_count=1000, keep_seconds=3600
+        )
         worker = Worker(
             db=db, executor=executor, runs=commands, endings=endings, events=events,
-            heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, timing=times,
-            by_priority=priority is not None,
+            heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, changes=changes,
+            timing=times, by_priority=priority is not None,
         )  # fmt: skip
         one = Process(
             db=db,

@@ -1,6 +1,7 @@
 """The plans of the queries that a busy server lives by, on tables of some size."""
 
 import re
+from collections.abc import Iterator
 from typing import Any, LiteralString
 
 from store.access import EVERYTHING, Access
@@ -150,3 +151,32 @@ async def _plan(db: Database, query: str, params: dict[str, Any] | None) -> str:
     async with db.connection() as connection:
         cursor = await connection.execute(query.encode(), params, prepare=False)
         return "\n".join(row[0] for row in await cursor.fetchall())
+
+
+async def test_a_page_of_a_long_conversation_reads_its_own_rows(db: Database) -> None:
+    await db.execute("INSERT INTO thread (thread_id) SELECT generate_series(1, 10)::text", {})
+    await db.execute(
+        """
+        INSERT INTO message (id, conversation_id, role, content, create_time, update_time, seq,
+            position, checkpoint_id, last_checkpoint_id)
+        SELECT t.thread_id || '-' || n, t.thread_id, 'user', 'text', now(), now(), n, n, 'c', 'c'
+        FROM thread AS t, generate_series(0, 2999) AS n
+        """,
+        {},
+    )
+    await db.execute("ANALYZE message", {})
+    bounds = {"after_seq": -1, "before_seq": 2**31 - 1, "every_branch": False, "limit": 51}
+    for name in ("page_forward", "page_backward"):
+        async with db.connection() as connection:
+            explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {load('messages')[name]}"
+            cursor = await connection.execute(explain.encode(), {"conversation_id": "7", **bounds})
+            [(plan,)] = await cursor.fetchall()
+
+        assert max(_rows_read(plan[0]["Plan"])) <= 51
+
+
+def _rows_read(node: dict[str, Any]) -> Iterator[float]:
+    """How many rows each part of a plan gave in all."""
+    yield node["Actual Rows"] * node["Actual Loops"]
+    for part in node.get("Plans", ()):
+        yield from _rows_read(part)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage
+from langgraph.graph import END
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
-from langgraph.types import Command
+from langgraph.types import Command, StateUpdate
 
 from store import messages
 from store.checkpoints import Saver
@@ -76,6 +77,21 @@ class Conversation:
         graph = await self.graph()
         await graph.ainvoke(None, await self.past())
 
+    async def switch(self) -> None:
+        await (await self.graph()).aupdate_state(await self.past(), None, as_node="__copy__")
+
+    async def begin_anew(self) -> None:
+        listed = await self.list()
+        kept = listed[: self.random.randrange(len(listed))]
+        saver = await leased(self.db, self.saver, self.thread_id)
+        graph = talk(saver)
+        await graph.aget_state(self.config)
+        with saver.beginning_anew():
+            await graph.abulk_update_state(
+                self.config,
+                [[StateUpdate({"messages": kept}, "__start__")], [StateUpdate(None, END)]],
+            )
+
     async def interrupt_and_resume(self) -> None:
         mode = self.random.choice(["sync", "async", "exit"])
         graph = await self.graph(ask)
@@ -88,7 +104,8 @@ class Conversation:
     async def step(self) -> None:
         steps = [
             self.run, self.run, self.edit, self.remove, self.summarise, self.fork,
-            self.edit_in_the_past, self.replay, self.interrupt_and_resume,
+            self.edit_in_the_past, self.replay, self.interrupt_and_resume, self.switch,
+            self.begin_anew,
         ]  # fmt: skip
         if len(await self.list()) < 3:
             steps = [self.run]
@@ -146,3 +163,24 @@ async def test_the_table_mirrors_the_head_after_every_random_step_and_rebuilds_t
     assert await table(db, conversation.thread_id) == before
     assert await thread_row(db, conversation.thread_id) == row
     assert said == list(range(len(said)))
+
+
+@pytest.mark.parametrize("keep", [1, 7])
+async def test_branches_last_when_their_checkpoints_are_gone(
+    db: Database, saver: Saver, keep: int
+) -> None:
+    conversation = Conversation(db, saver, keep)
+    await create_thread(db, conversation.thread_id)
+    steps = [conversation.run, conversation.switch, conversation.fork, conversation.begin_anew]
+    for _ in range(20):
+        few = len(await conversation.list()) < 3
+        await (conversation.run if few else conversation.random.choice(steps))()
+    await (await leased(db, saver, conversation.thread_id)).trim(keep=keep)
+    before = await table(db, conversation.thread_id)
+
+    done = await messages.rebuild(db, saver, thread_id=conversation.thread_id)
+
+    assert done.threads == 1
+    assert await db.tuples("SELECT count(*) FROM checkpoints", {}) == [(keep,)]
+    assert sum(row[-2] is not None for row in before) > 1
+    assert await table(db, conversation.thread_id) == before

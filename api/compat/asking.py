@@ -1,0 +1,87 @@
+"""How the question of an old front end becomes a run, within a session or without one."""
+
+from contextlib import suppress
+from typing import Any
+
+from api.auth import Caller
+from api.bootstrap import Services
+from api.routes.sessions import create_session
+from api.session_events import MODES
+from api.session_runs import ask
+from api.session_schemas import MessageSend, SessionCreate
+from api.submissions import submit
+from graph.requests import RunRequest
+from graph.runs import Submitted
+from store.errors import AlreadyExistsError, NotFoundError
+from store.models import JsonObject
+
+
+async def ask_in_session(
+    services: Services,
+    caller: Caller,
+    session_id: str,
+    query: str,
+    *,
+    chat_type: str,
+    model: str | None,
+    create: bool = False,
+) -> Submitted:
+    """
+    Ask within a session, as `api.session_runs.ask` does.
+
+    Args:
+        chat_type: Kept with the question: which of its modes a graph is to answer in.
+        model: ``configurable.model`` of the graph, unless it is a graph's name.
+        create: Make the session if it is not there: the client has made its id up.
+    """
+    body = MessageSend(
+        query=query, chat_type=chat_type, model=None if _is_graph(services, model) else model
+    )
+    try:
+        return await ask(services, caller, session_id, body)
+    except NotFoundError:
+        if not create:
+            raise
+    assistant_id = model if _is_graph(services, model) else None
+    new = SessionCreate(id=session_id, chat_type=chat_type, assistant_id=assistant_id)
+    with suppress(AlreadyExistsError):  # somebody else has made it meanwhile
+        await create_session(new, caller, services)
+    return await ask(services, caller, session_id, body)
+
+
+async def ask_without_session(
+    services: Services, caller: Caller, said: list[JsonObject], *, model: str | None
+) -> Submitted:
+    """Ask with a history that the client keeps: nothing of it is kept here."""
+    graphs = services.registry.graph_ids
+    if not graphs:
+        raise NotFoundError("This server has no graph that could answer", code="no_graph")
+    is_graph = _is_graph(services, model)
+    config = {"configurable": {"model": model}} if model and not is_graph else {}
+    request = RunRequest(
+        assistant_id=model if model and is_graph else graphs[0],
+        input={"messages": said},
+        config=config,
+        stream_modes=MODES,
+        temporary=True,
+    )
+    return await submit(services, caller, request, thread_id=None, attached=True)
+
+
+def history_messages(history: Any) -> list[JsonObject]:
+    """A history that a client sends: pairs of role and content, as lists or as objects."""
+    said = []
+    for item in history if isinstance(history, list) else []:
+        if isinstance(item, dict):
+            role, content = item.get("role"), item.get("content")
+        elif isinstance(item, list | tuple) and len(item) == 2:
+            role, content = item
+        else:
+            continue
+        if role in ("user", "assistant", "system") and isinstance(content, str):
+            said.append({"role": role, "content": content})
+    return said
+
+
+def _is_graph(services: Services, model: str | None) -> bool:
+    return model in services.registry.graph_ids

@@ -1,0 +1,90 @@
+"""Turns as pairs, for `threadwell.repository`: what the old repositories' functions work on."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import Field
+
+from api.auth import Caller
+from api.bodies import JsonRoute
+from api.bootstrap import Services
+from api.compat.question import question_id
+from api.deps import CallerDep, ServicesDep, SessionId
+from api.responses import json_response
+from api.routes.sessions import put_feedback
+from api.schemas import Payload, Text
+from api.session_schemas import FeedbackPut
+from store import pairs, sessions
+from store.pairs import Pair
+
+router = APIRouter(prefix="/api/pairs", tags=["pairs"], route_class=JsonRoute)
+
+MessageId = Annotated[Text, Path(max_length=255)]
+
+
+class Judgement(Payload):
+    """What somebody thinks of an answer."""
+
+    score: Annotated[int, Field(ge=0, le=100)] = Field(examples=[100])
+    reason: Annotated[str, Field(max_length=255)] = ""
+
+
+async def find(services: Services, caller: Caller, message_id: str) -> Pair:
+    """
+    The pair of a message, wherever it is.
+
+    Raises:
+        NotFoundError: There is none that the caller may see.
+    """
+    access = await caller.may("threads", "search", {"metadata": {}, "limit": 1, "offset": 0})
+    found = await pairs.get(services.db, message_id, question_id(message_id), access=access)
+    access = await caller.may("threads", "read", {"thread_id": found.conversation_id})
+    await sessions.get(services.db, found.conversation_id, access=access)
+    return found
+
+
+async def judge(
+    services: Services, caller: Caller, message_id: str, score: int, reason: str
+) -> None:
+    """Keep what the caller thinks of an answer."""
+    found = await find(services, caller, message_id)
+    said = FeedbackPut(score=score, reason=reason or None)
+    await put_feedback(found.conversation_id, found.id, said, caller, services)
+
+
+@router.get("")
+async def list_pairs(
+    conversation_id: SessionId,
+    caller: CallerDep,
+    services: ServicesDep,
+    chat_type: Text | None = None,
+    answered: bool = True,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+) -> Response:
+    """The newest turns of a conversation as pairs, newest first."""
+    access = await caller.may("threads", "read", {"thread_id": conversation_id})
+    await sessions.get(services.db, conversation_id, access=access)
+    found = await pairs.list_newest(
+        services.db,
+        conversation_id,
+        chat_type=chat_type,
+        answered=answered,
+        limit=limit,
+        access=access,
+    )
+    return json_response({"data": found})
+
+
+@router.get("/{message_id}")
+async def get_pair(message_id: MessageId, caller: CallerDep, services: ServicesDep) -> Response:
+    """The turn of a message as a pair."""
+    return json_response(await find(services, caller, message_id))
+
+
+@router.put("/{message_id}/feedback")
+async def put_judgement(
+    message_id: MessageId, body: Judgement, caller: CallerDep, services: ServicesDep
+) -> Response:
+    """Keep what somebody thinks of an answer."""
+    await judge(services, caller, message_id, body.score, body.reason)
+    return json_response(await find(services, caller, message_id))

@@ -1,0 +1,100 @@
+"""Sessions over a WebSocket."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from fastapi import APIRouter, WebSocket
+
+from api.auth import Caller
+from api.bodies import parse
+from api.deps import ServicesDep
+from api.errors import refuse, status_of
+from api.protocol_commands import envelope, failure
+from api.session_socket import SessionSocket
+from api.sockets import is_welcome, received
+from graph.encode import dumps
+from store.errors import AuthenticationError, Error, PermissionDeniedError, UnsupportedError
+
+router = APIRouter(tags=["sessions"])
+
+#: How long a client that was accepted may take to say who it is.
+AUTH_SECONDS = 10.0
+#: The subprotocol beside which a token may stand.
+BEARER = "bearer"
+
+#: Finds out who is calling, by a token or, without one, by the headers of the handshake.
+Knock = Callable[[str | None], Awaitable[Caller]]
+
+
+@router.websocket("/api/ws")
+async def session_socket(websocket: WebSocket, services: ServicesDep) -> None:
+    """Commands and events of many sessions over one connection."""
+    if not is_welcome(websocket):
+        await refuse(websocket, PermissionDeniedError("This origin is not allowed"))
+        return
+    if services.graphs.checkpointer is not None:
+        message = "Messages of a session: not with the checkpointer that langgraph.json names"
+        await refuse(websocket, UnsupportedError(message))
+        return
+    try:
+        caller = await _caller(websocket)
+    except Error as exc:
+        await refuse(websocket, exc)
+        return
+    if caller is not None:
+        await SessionSocket(websocket, services, caller).run()
+
+
+async def _caller(websocket: WebSocket) -> Caller | None:
+    """
+    Accept the socket and find out whose it is; None if the client has left meanwhile.
+
+    By the token beside the subprotocol ``bearer``; by the headers of the handshake, if they say so;
+    else by the first frame, ``{"id": 1, "method": "auth", "params": {"token": "…"}}``.
+
+    Raises:
+        AuthenticationError: It is not said, or not known.
+        Error: It is refused.
+    """
+    state = websocket.scope["state"]
+    offered = [one.strip() for one in websocket.scope.get("subprotocols") or ()]
+    await websocket.accept(subprotocol=BEARER if BEARER in offered else None)
+    if "caller" in state:
+        return cast("Caller", state["caller"])
+    knock = cast("Knock", state["knock"])
+    if BEARER in offered and len(offered) > 1:
+        return await knock(next(one for one in offered if one != BEARER))
+    try:
+        return await knock(None)
+    except Error as exc:
+        if status_of(exc) not in (400, 401):
+            raise
+    return await _by_first_frame(websocket, knock)
+
+
+async def _by_first_frame(websocket: WebSocket, knock: Knock) -> Caller | None:
+    try:
+        async with asyncio.timeout(AUTH_SECONDS):
+            raw = await received(websocket)
+    except TimeoutError:
+        raise AuthenticationError("Nobody said who is calling") from None
+    if raw is None:
+        return None
+    try:
+        number, method, params = envelope(parse(raw))
+    except Error as exc:
+        raise AuthenticationError(exc.message) from None
+    token = params.get("token")
+    if method != "auth" or not isinstance(token, str) or not token.isprintable():
+        raise AuthenticationError("The first frame must be `auth` with a token")
+    try:
+        caller = await knock(token)
+    except Error as exc:
+        answer = failure(number, exc.code, exc.message)
+        await websocket.send_text(dumps(answer).decode())
+        raise
+    result = {"identity": caller.identity}
+    answer = {"type": "success", "id": number, "result": result}
+    await websocket.send_text(dumps(answer).decode())
+    return caller

@@ -1,0 +1,78 @@
+"""Threadwell inside an application of somebody's, and the other way round: the examples."""
+
+import asyncio
+import runpy
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+from langgraph_sdk import get_client
+
+from api.embedded import Servers
+from tests.acceptance.process import ROOT, serving as serving_process
+from tests.acceptance.talk import contents, says
+from tests.serving import serving
+
+EXAMPLES = ROOT / "examples"
+
+pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainDeprecationWarning")
+
+
+@pytest.fixture(params=["outside", "inside"])
+async def urls(
+    request: pytest.FixtureRequest,
+    servers: Servers,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[str, str]]:
+    """Where the application is, and where Threadwell."""
+    variables = {"DATABASE_URL": database, "REDIS_URL": servers.redis_url}
+    if request.param == "inside":
+        started = serving_process(EXAMPLES / "inside/langgraph.json", variables)
+        server = await asyncio.to_thread(started.__enter__)
+        yield server.url, server.url
+        await asyncio.to_thread(started.__exit__, None, None, None)
+        return
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    app = runpy.run_path(str(EXAMPLES / "outside/app.py"))["app"]
+    async with app.router.lifespan_context(app), serving(app) as url:
+        yield url, f"{url}/threadwell"
+
+
+async def test_an_application_and_threadwell_are_one(urls: tuple[str, str]) -> None:
+    theirs, ours = urls
+    id_ = str(uuid4())
+    async with (
+        httpx.AsyncClient(base_url=theirs, timeout=30) as http,
+        get_client(url=ours) as client,
+    ):
+        first = await http.post("/old/chat", json={"thread_id": id_, "text": "one"})
+        ran = await client.runs.wait(id_, "agent", input=says("two"))
+        second = await http.post("/old/chat", json={"thread_id": id_, "text": "three"})
+        streamed = [
+            part.event
+            async for part in client.runs.stream(
+                id_, "agent", input=says("four"), stream_mode="values"
+            )
+        ]
+        page = (await http.get(f"{ours}/api/sessions/{id_}/messages")).json()["data"]
+        nothing = await http.get(f"{theirs}/nothing")
+
+    assert first.json() == {"answer": "The chain was told 1 things."}
+    assert contents(ran)[:3] == ["one", "The chain was told 1 things.", "two"]
+    assert second.json() == {"answer": "The chain was told 5 things."}
+    assert streamed.count("values") >= 2
+    assert [row["role"] for row in page] == ["user", "assistant"] * 4
+    assert nothing.status_code == 404
+
+
+async def test_before_it_lives_it_says_so(tmp_path: Path) -> None:
+    app = runpy.run_path(str(EXAMPLES / "outside/app.py"))["app"]
+    async with serving(app) as url, httpx.AsyncClient(base_url=url) as http:
+        answer = await http.get("/threadwell/ok")
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")

@@ -1,0 +1,321 @@
+"""Sessions over a WebSocket, by the `websockets` client."""
+
+import asyncio
+import json
+import socket as sockets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from api import session_socket
+from api.app import create_app
+from api.bootstrap import Services, open_services
+from api.embedded import Servers
+from api.settings import Settings
+from tests.acceptance.sse import frames
+from tests.graph.flood import PIECES
+from tests.serving import serving
+
+ADA, EVE = {"authorization": "Bearer ada"}, {"authorization": "Bearer eve"}
+DEADLINE_SECONDS = 30.0
+UNKNOWN = "00000000-0000-7000-8000-00000000dead"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    config = tmp_path / "langgraph.json"
+    graphs = {
+        name: f"tests.graph.sample_graphs:{name}"
+        for name in ("chat", "tools", "ask_user", "endless")
+    }
+    graphs["flood"] = "tests.graph.flood:flood"
+    sections = {"graphs": graphs, "auth": {"path": "tests.api.auths:owners"}}
+    config.write_text(json.dumps(sections))
+    return Settings(config=config, cors_allow_origins=("https://good.example",))
+
+
+class Client:
+    """A socket, whose answers and events are kept apart."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.events: list[Any] = []
+        self._number = 0
+
+    async def ask(self, method: str, **params: Any) -> Any:
+        """The answer to a command."""
+        self._number += 1
+        await self.socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
+        while True:
+            told = await self._read()
+            if told["type"] != "event":
+                assert told["id"] == self._number
+                return told
+
+    async def do(self, method: str, **params: Any) -> Any:
+        """The result of a command that succeeds."""
+        answer = await self.ask(method, **params)
+        assert answer["type"] == "success", answer
+        return answer["result"]
+
+    async def until(self, method: str, times: int = 1) -> list[Any]:
+        """The events so far, once one came so often."""
+        while sum(event["method"] == method for event in self.events) < times:
+            await self._read()
+        return self.events
+
+    def of(self, *methods: str) -> list[Any]:
+        return [event["params"] for event in self.events if event["method"] in methods]
+
+    async def _read(self) -> Any:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            told = json.loads(await self.socket.recv())
+        if told["type"] == "event":
+            self.events.append(told)
+        return told
+
+
+@asynccontextmanager
+async def connected(
+    url: str, who: dict[str, str] | None = ADA, **more: Any
+) -> AsyncIterator[Client]:
+    address = url.replace("http", "ws", 1) + "/api/ws"
+    async with connect(address, additional_headers=who, max_size=None, **more) as socket:
+        yield Client(socket)
+
+
+async def a_session(http: httpx.AsyncClient, graph: str = "chat", who: Any = ADA) -> str:
+    answer = await http.post("/api/sessions", json={"assistant_id": graph}, headers=who)
+    return str(answer.json()["id"])
+
+
+def parts(events: list[Any]) -> list[tuple[str, Any, str]]:
+    """Events as the stream of a session has them: no session in what is of one."""
+    return [
+        (
+            event["method"],
+            {k: v for k, v in event["params"].items() if k != "session_id"},
+            event.get("event_id", ""),
+        )
+        for event in events
+        if event["method"] not in ("presence", "typing")
+    ]
+
+
+async def test_a_socket_tells_of_a_session_what_its_stream_tells_under_the_same_ids(
+    http: httpx.AsyncClient, url: str
+) -> None:
+    session_id = await a_session(http, "tools")
+    body = {"query": "add 2 3", "stream": True}
+    async with connected(url) as client:
+        await client.do("session.subscribe", session_id=session_id)
+        path = f"/api/sessions/{session_id}/messages"
+        async with http.stream("POST", path, json=body, headers=ADA) as response:
+            streamed = [frame async for frame in frames(response)]
+        heard = await client.until("run.end")
+
+        told = [
+            (f.name, {k: v for k, v in f.data.items() if k != "session_id"}, f.id) for f in streamed
+        ]
+        assert parts(heard) == told
+        assert {"tool.start", "tool.end", "message.delta"} <= {name for name, _, _ in told}
+        numbers = [event["seq"] for event in heard if "seq" in event]
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) == len(told)
+
+    # Every place to come back from: by number and by id, whatever was told before the socket broke.
+    events = [event for event in heard if "seq" in event]
+    async with connected(url) as again:
+        for place, event in enumerate(events):
+            for since in filter(None, (event["seq"], event.get("event_id"))):
+                again.events.clear()
+                await again.do("session.subscribe", session_id=session_id, since=since)
+                rest = events[place + 1 :]
+                while len([e for e in again.events if "seq" in e]) < len(rest):
+                    await again._read()
+                assert [e for e in again.events if "seq" in e] == rest, since
+        again.events.clear()
+        await again.do("session.subscribe", session_id=session_id, since=-1)
+        await again.until("run.end")
+        assert parts(again.events) == told
+
+
+async def test_messages_are_sent_once_stopped_and_answered_over_one_socket(
+    http: httpx.AsyncClient, url: str
+) -> None:
+    first, second, asking = [
+        await a_session(http, graph) for graph in ("chat", "endless", "ask_user")
+    ]
+    async with connected(url) as client:
+        for session_id in (first, second, asking):
+            await client.do("session.subscribe", session_id=session_id)
+
+        asked = {"session_id": first, "query": "hello", "idempotency_key": "k"}
+        sent = await client.do("message.send", **asked)
+        await client.until("run.end")
+        assert (await client.do("message.send", **asked))["run_id"] == sent["run_id"]
+        endless = await client.do("message.send", session_id=second, query="x")
+        busy = await client.ask("message.send", session_id=second, query="y")
+        stopped = await client.do("run.stop", session_id=second)
+        await client.until("run.end", 2)
+        await client.do("message.send", session_id=asking, query="x")
+        await client.until("run.end", 3)
+        [interrupt] = client.of("interrupt")
+        answer = {"session_id": asking, "interrupt_id": interrupt["id"], "value": "blue"}
+        await client.do("input.respond", **answer)
+        await client.until("run.end", 4)
+        idle = await client.ask("run.stop", session_id=first)
+        assert "time" in await client.do("ping")
+
+    assert busy["error"] == "session_busy"
+    assert (stopped["run_id"], stopped["status"]) == (endless["run_id"], "stopped")
+    assert idle["error"] == "no_such_run"
+    ends = client.of("run.end")
+    assert [end["session_id"] for end in ends] == [first, second, asking, asking]
+    assert [end["status"] for end in ends] == ["success", "interrupted", "success", "success"]
+    answered = await http.get(f"/api/sessions/{asking}/messages", headers=ADA)
+    assert answered.json()["data"][-1]["content"] == "You said blue"
+    history = await http.get(f"/api/sessions/{first}/messages", headers=ADA)
+    assert len(history.json()["data"]) == 2
+
+
+async def test_what_is_not_understood_or_not_the_callers_is_answered_and_the_socket_stays(
+    http: httpx.AsyncClient, url: str
+) -> None:
+    of_eve = await a_session(http, who=EVE)
+    mine = await a_session(http)
+    async with connected(url) as client:
+        for method, params, code in (
+            ("session.subscribe", {"session_id": of_eve}, "not_found"),
+            ("session.subscribe", {"session_id": UNKNOWN}, "not_found"),
+            ("session.subscribe", {"session_id": "x"}, "invalid_input"),
+            ("session.subscribe", {}, "invalid_input"),
+            ("session.subscribe", {"session_id": mine, "since": "x"}, "invalid_input"),
+            ("session.subscribe", {"session_id": mine, "since": [1]}, "invalid_input"),
+            ("session.unsubscribe", {"session_id": mine}, "not_found"),
+            ("message.send", {"session_id": of_eve, "query": "x"}, "not_found"),
+            ("message.send", {"session_id": mine}, "invalid_input"),
+            ("message.send", {"session_id": mine, "query": 5}, "invalid_input"),
+            ("message.send", {"session_id": mine, "query": "x", "idempotency_key": 5},
+             "invalid_input"),
+            ("run.stop", {"session_id": of_eve}, "not_found"),
+            ("input.respond", {"session_id": mine}, "invalid_input"),
+            ("input.respond", {"session_id": mine, "value": "x"}, "not_interrupted"),
+            ("typing", {"session_id": mine}, "not_found"),
+            ("explode", {}, "unknown_command"),
+        ):  # fmt: skip
+            answer = await client.ask(method, **params)
+            assert (answer["type"], answer["error"]) == ("error", code), (method, params, answer)
+        for raw in ("{", "[]", '{"id": "x", "method": "ping"}', b"\xff"):
+            await client.socket.send(raw)
+            told = json.loads(await client.socket.recv())
+            assert (told["type"], told["id"]) == ("error", None)
+        await client.do("session.subscribe", session_id=mine)
+        await http.delete(f"/api/sessions/{mine}", headers=ADA)
+
+
+async def test_a_socket_says_who_it_is_in_its_subprotocol_or_first_frame_or_is_closed(
+    http: httpx.AsyncClient, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = await a_session(http)
+    async with connected(url, None, subprotocols=["bearer", "ada"]) as client:
+        assert client.socket.subprotocol == "bearer"
+        await client.do("session.subscribe", session_id=session_id)
+    async with connected(url, None) as client:
+        assert await client.do("auth", token="ada") == {"identity": "ada"}
+        await client.do("session.subscribe", session_id=session_id)
+    async with connected(url, None, subprotocols=["bearer", "eve"]) as client:
+        assert (await client.ask("session.subscribe", session_id=session_id))[
+            "error"
+        ] == "not_found"
+
+    async def code(frame: str | None, who: dict[str, str] | None = None, **more: Any) -> int | None:
+        async with connected(url, who, **more) as client:
+            if frame is not None:
+                await client.socket.send(frame)
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await client.socket.wait_closed()
+            return client.socket.close_code
+
+    assert await code('{"id": 1, "method": "ping"}') == 4401
+    assert await code("{") == 4401
+    assert await code('{"id": 1, "method": "auth", "params": {"token": ""}}') == 4401
+    assert await code(None, ADA, origin="https://evil.example") == 4403
+    monkeypatch.setattr("api.routes.session_socket.AUTH_SECONDS", 0.1)
+    assert await code(None) == 4401
+
+
+async def test_those_who_are_in_a_session_know_of_each_other_across_processes(
+    http: httpx.AsyncClient,
+    url: str,
+    settings: Settings,
+    servers: Servers,
+    database_url: str,
+) -> None:
+    session_id = await a_session(http)
+    urls = {"database_url": database_url, "redis_url": servers.redis_url}
+    async with (
+        open_services(settings, **urls) as second,
+        second.worker.working(),
+        serving(create_app(second)) as elsewhere,
+        connected(url) as here,
+    ):
+        await here.do("session.subscribe", session_id=session_id)
+        async with connected(elsewhere) as there:
+            await there.do("session.subscribe", session_id=session_id)
+            await _members(there, 2)
+            await _members(here, 2)
+            await there.do("typing", session_id=session_id)
+            await here.until("typing")
+            assert here.of("typing") == [{"session_id": session_id, "user": "ada", "typing": True}]
+            assert there.of("typing") == []
+            # What is asked in one process is told in the other.
+            await there.do("message.send", session_id=session_id, query="hello")
+            mine, theirs = await here.until("run.end"), await there.until("run.end")
+            assert parts(mine) == parts(theirs)
+        await _members(here, 1)
+
+
+async def _members(client: Client, count: int) -> None:
+    """Wait until so many connections are known to be there."""
+    while True:
+        told = client.of("presence")
+        if told and sum(one["connections"] for one in told[-1]["members"]) == count:
+            return
+        await client._read()
+
+
+async def test_a_client_that_does_not_keep_up_loses_pieces_and_no_whole(
+    http: httpx.AsyncClient, url: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = await a_session(http, "flood")
+    waiting: list[int] = []
+    add = session_socket.Outgoing._add
+
+    def measured(outgoing: session_socket.Outgoing, event: bytes) -> None:
+        add(outgoing, event)
+        waiting.append(outgoing._bytes)
+
+    monkeypatch.setattr(session_socket.Outgoing, "_add", measured)
+    address = httpx.URL(url)
+    narrow = sockets.socket()
+    narrow.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+    narrow.connect((address.host, address.port))
+    async with connected(url, sock=narrow, max_queue=1, compression=None) as slow:
+        await slow.do("session.subscribe", session_id=session_id)
+        # It is asked elsewhere, and this client takes nothing until the answer is whole.
+        asked = {"query": "x"}
+        await http.post(f"/api/sessions/{session_id}/messages", json=asked, headers=ADA)
+        await slow.until("run.end")
+
+    [whole] = [event for event in slow.events if event["method"] == "message.end"]
+    pieces = sum(event["method"] == "message.delta" for event in slow.events)
+    assert whole["params"]["content"].endswith("in all")
+    assert 0 < pieces < PIECES
+    assert pieces + whole["dropped"] == PIECES
+    assert max(waiting) <= session_socket.SOFT_BYTES + 16 * 1024

@@ -1,0 +1,190 @@
+"""What happened is told once, in one order, to who may see it, however transactions commit."""
+
+import asyncio
+import random
+import uuid
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from store import outbox, queue, threads
+from store.access import EVERYTHING, Access
+from store.database import Database
+from store.outbox import Change
+from tests.store.queues import a_thread, a_worker, begin, end, new_run, together
+
+
+async def told(db: Database, *, after: int = 0, **more: Any) -> list[Change]:
+    """What is published once all that has committed is."""
+    while await outbox.publish(db):
+        pass
+    options: dict[str, Any] = {"access": EVERYTHING, **more}
+    return (await outbox.read(db, after=after, **options)).changes
+
+
+def names(changes: list[Change]) -> list[str]:
+    return [change.name for change in changes]
+
+
+async def test_a_change_is_told_if_its_transaction_has_committed(db: Database) -> None:
+    thread_id = await a_thread(db)
+    with suppress(ZeroDivisionError):
+        async with db.transaction() as tx:
+            await outbox.put(tx, "session.shared", thread_id)
+            raise ZeroDivisionError
+    assert names(await told(db)) == ["session.created"]
+
+    async with db.transaction() as tx:
+        await outbox.put(tx, "session.shared", thread_id, data={"role": "viewer"})
+
+    [_, shared] = await told(db)
+    assert (shared.name, shared.data) == (
+        "session.shared",
+        {"session_id": thread_id, "role": "viewer"},
+    )
+
+
+async def _write(db: Database, thread_id: str) -> None:
+    chance = random.Random(thread_id)
+    for number in range(15):
+        async with db.transaction() as tx:
+            await queue.lock(tx, thread_id)
+            await outbox.put(tx, "session.updated", thread_id, data={"number": number})
+            # Its number of the outbox is taken; it commits whenever.
+            await asyncio.sleep(chance.choice((0, 0, 0.02)))
+
+
+async def _publish(db: Database, done: asyncio.Event) -> None:
+    while not done.is_set() or (await outbox.look(db)).is_waiting:
+        await outbox.publish(db)
+
+
+async def _read(db: Database, place: int, done: asyncio.Event, seen: list[Change]) -> None:
+    """Read on until nothing comes any more."""
+    while True:
+        is_last = done.is_set() and not (await outbox.look(db)).is_waiting
+        page = await outbox.read(db, after=place, limit=7, access=EVERYTHING)
+        seen.extend(page.changes)
+        place = page.through
+        if is_last and place == page.head:
+            return
+
+
+async def test_changes_that_commit_out_of_order_reach_a_reader_once_and_in_the_order_of_their_thread(
+    db: Database,
+) -> None:
+    thread_ids = [await a_thread(db) for _ in range(6)]
+    await told(db)
+    start = (await outbox.look(db)).head
+    done = asyncio.Event()
+    seen: list[Change] = []
+
+    async def write_all() -> None:
+        await together(*[_write(db, thread_id) for thread_id in thread_ids])
+        done.set()
+
+    await together(
+        write_all(), _publish(db, done), _publish(db, done), _read(db, start, done, seen)
+    )
+
+    assert [change.seq for change in seen] == list(range(start + 1, start + 1 + 6 * 15))
+    for thread_id in thread_ids:
+        numbers = [c.data["number"] for c in seen if c.thread_id == thread_id]
+        assert numbers == list(range(15))
+
+
+async def test_a_run_is_told_as_it_starts_and_as_it_ends_whatever_ends_it(db: Database) -> None:
+    worker_id = await a_worker(db)
+    thread_id = await a_thread(db)
+    await end(db, await begin(db, thread_id, worker_id))
+    claimed = await begin(db, thread_id, worker_id)
+    await queue.enqueue(db, new_run(thread_id))
+    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
+    await end(db, claimed, status="interrupted")
+    taken_back = await begin(db, thread_id, worker_id)
+    await queue.undo(db, taken_back.held)
+    await queue.discard(db, taken_back.held)
+
+    found = (await told(db))[1:]
+
+    assert [(c.name, c.data["status"]) for c in found] == [
+        ("run.started", "running"),
+        ("run.ended", "success"),
+        ("run.started", "running"),
+        ("run.ended", "interrupted"),
+        ("run.ended", "interrupted"),
+        ("run.started", "running"),
+        ("run.ended", "interrupted"),
+    ]
+    assert found[-1].data["rolled_back"] is True
+    assert found[0].data == {
+        "session_id": thread_id, "run_id": found[1].data["run_id"], "attempt": 1,
+        "status": "running",
+    }  # fmt: skip
+
+
+async def test_a_change_of_a_session_is_named_by_what_it_does(db: Database) -> None:
+    thread_id = await a_thread(db)
+
+    async def set_to(**metadata: Any) -> None:
+        await threads.update(db, thread_id, metadata=metadata, access=EVERYTHING)
+
+    await set_to(name="a", pinned=True)
+    await set_to(name="a")
+    await set_to(status="deleted")
+    await set_to(status="active")
+
+    found = (await told(db))[1:]
+
+    assert names(found) == ["session.updated", "session.deleted", "session.restored"]
+    assert found[0].data["changed"] == ["name", "pinned"]
+    assert found[0].data["name"] == "a"
+
+
+async def test_a_thread_that_goes_takes_with_it_what_was_told_of_it(db: Database) -> None:
+    ada = Access(({"owner": "ada"},))
+    thread_id = str(uuid.uuid4())
+    metadata = {"owner": "ada", "name": "of the heart"}
+    await threads.create(db, thread_id, metadata=metadata, access=EVERYTHING)
+    await threads.update(db, thread_id, metadata={"name": "broken"}, access=EVERYTHING)
+    assert len(await told(db, access=ada)) == 2
+    # Not published yet when the thread goes.
+    await threads.update(db, thread_id, metadata={"name": "mended"}, access=EVERYTHING)
+
+    await threads.delete(db, thread_id, access=EVERYTHING)
+
+    assert await db.tuples("SELECT seq FROM change", {}) == []
+    [gone] = await told(db, access=ada)
+    assert (gone.name, gone.data) == ("session.purged", {"session_id": thread_id})
+    assert await told(db, access=Access(({"owner": "eve"},))) == []
+    rows = await db.tuples("SELECT to_jsonb(change) FROM change", {})
+    assert "mended" not in str(rows)
+
+
+async def test_who_may_see_something_is_decided_when_it_is_read(db: Database) -> None:
+    thread_id = str(uuid.uuid4())
+    await threads.create(db, thread_id, metadata={"owner": "ada"}, access=EVERYTHING)
+    eve = Access(({"owner": "eve"}, {"members": {"eve": "viewer"}}))
+    assert await told(db, access=eve) == []
+    await threads.update(db, thread_id, metadata={"members": {"eve": "viewer"}}, access=EVERYTHING)
+    assert names(await told(db, access=eve)) == ["session.created", "session.updated"]
+
+    waiting = [Access(({"owner": "x"},)), eve, EVERYTHING]
+    assert await outbox.concerned(db, waiting, after=1, through=2) == {1, 2}
+
+
+@pytest.mark.parametrize(("count", "hours"), [(3, 1.0), (100, 0.0)])
+async def test_what_is_too_old_or_too_much_is_not_kept_and_known_to_be_gone(
+    db: Database, count: int, hours: float
+) -> None:
+    for _ in range(5):
+        await a_thread(db)
+    await told(db)
+
+    await outbox.trim(db, keep_count=count, keep_seconds=3600 * hours)
+
+    page = await outbox.read(db, after=0, access=EVERYTHING)
+    gone = 2 if hours else 5
+    assert (page.trimmed_through, page.head) == (gone, 5)
+    assert [change.seq for change in page.changes] == list(range(gone + 1, 6))
