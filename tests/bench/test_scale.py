@@ -200,7 +200,10 @@ def _template(url: str) -> str:
 
 def _thread_ids(database_url: str) -> list[str]:
     with psycopg.connect(database_url) as connection:
-        rows = connection.execute("SELECT thread_id FROM thread ORDER BY md5(thread_id) LIMIT 5000")
+        rows = connection.execute(
+            "SELECT thread_id FROM thread WHERE session_is_there(metadata, expires_at) "
+            "ORDER BY md5(thread_id) LIMIT 5000"
+        )
         return [thread_id for (thread_id,) in rows]
 
 
