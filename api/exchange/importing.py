@@ -5,6 +5,7 @@ Whatever is taken in twice is there once: a session's id is that of the file, or
 said, and a message's likewise. A file that has gone on since is taken in where it has.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,10 +31,12 @@ from store.errors import (
     ConflictError,
     Error,
     InvalidInputError,
+    LeaseLostError,
     NotFoundError,
+    ThreadBusyError,
     UnavailableError,
 )
-from store.models import JsonObject
+from store.models import JsonObject, Thread
 from store.projection import plain_text
 from store.retention import Life
 
@@ -45,6 +48,8 @@ MAX_LISTED: Final = 100
 #: How many sessions may have begun with the same words, for a form that has no ids, or have gone on
 #: here and in the file.
 _CANDIDATES: Final = 20
+#: Between tries to write to a session that somebody else is writing to.
+_PAUSES_SECONDS: Final = (0.1, 0.5)
 
 
 @dataclass(slots=True)
@@ -128,13 +133,24 @@ class Importer:
             report.fail(entry, entry.fault)
             return
         try:
-            session_id, outcome = await self._take(caller, entry.transcript, dry_run=dry_run)
+            session_id, outcome = await self._in_turn(caller, entry.transcript, dry_run=dry_run)
         except UnavailableError:
             raise
         except Error as exc:
             report.fail(entry, exc)
         else:
             report.add(entry, session_id, outcome)
+
+    async def _in_turn(
+        self, caller: Caller, transcript: Transcript, *, dry_run: bool
+    ) -> tuple[str, Outcome]:
+        """Take it in when nobody else is writing to it, such as the same import a second time."""
+        for pause in _PAUSES_SECONDS:
+            try:
+                return await self._take(caller, transcript, dry_run=dry_run)
+            except (LeaseLostError, ThreadBusyError):
+                await asyncio.sleep(pause)
+        return await self._take(caller, transcript, dry_run=dry_run)
 
     async def _take(
         self, caller: Caller, transcript: Transcript, *, dry_run: bool
@@ -167,7 +183,17 @@ class Importer:
         readable = await plan.caller.may("threads", "read", {"thread_id": session_id}, shared=False)
         found = await threads.find(self._db, session_id, access=readable)
         if found is None:
-            return await self._create(session_id, plan)
+            try:
+                return await self._create(session_id, plan)
+            except AlreadyExistsError:
+                # It may be the caller's own, of a moment ago.
+                found = await threads.find(self._db, session_id, access=readable)
+                if found is None:
+                    raise
+        return await self._meet(session_id, found, plan)
+
+    async def _meet(self, session_id: str, found: Thread, plan: "_Plan") -> Outcome | None:
+        """Take it in where the caller has a session under its id."""
         if found.metadata.get("status") == "deleted":
             return "skipped"
         if known := await exchanges.known(self._db, session_id):
@@ -200,8 +226,8 @@ class Importer:
         )
         try:
             await self._fill(session_id, plan, EVERYTHING)
-        except UnavailableError:
-            # What is there by now is gone on with the next time.
+        except (ConflictError, UnavailableError):
+            # What is there by now is gone on with: the next time, or by who is at it.
             raise
         except Error:
             with suppress(Error):

@@ -86,7 +86,7 @@ class Transcript:
 
     def stretches(self) -> tuple[list[Stretch], int]:
         """
-        The conversation by its turns, the branch that is shown last; and which of them that ends in.
+        The conversation by its turns; and which of them the branch that is shown ends with.
 
         Raises:
             InvalidInputError: It turns more than `MAX_TURNS` times.
@@ -98,7 +98,8 @@ def checked(
     utterances: Iterable[Utterance], head: str | None
 ) -> tuple[list[Utterance], str | None]:
     """
-    Utterances in an order in which each follows its parent, and the last one of the shown branch.
+    Utterances in an order in which each follows its parent, their own if it is such a one; and the last
+    one of the branch that is shown.
 
     Raises:
         InvalidInputError: They are no conversation: too many, an id twice, a parent that is missing,
@@ -110,17 +111,30 @@ def checked(
         if said.parent_id is not None and said.parent_id not in by_id:
             raise InvalidInputError(f"Message {said.id!r} follows one that is missing")
         children.setdefault(said.parent_id, []).append(said.id)
+    ordered = list(by_id.values())
+    place = {said.id: number for number, said in enumerate(ordered)}
+    if not all(
+        said.parent_id is None or place[said.parent_id] < place[said.id] for said in ordered
+    ):
+        ordered = _from_the_beginning(by_id, children)
+    if len(ordered) != len(by_id):
+        raise InvalidInputError("Its messages follow one another in a circle")
+    if head not in by_id:
+        head = ordered[-1].id if ordered else None
+    return ordered, head
+
+
+def _from_the_beginning(
+    by_id: dict[str, Utterance], children: dict[str | None, list[str]]
+) -> list[Utterance]:
+    """Each after its parent; those of a circle are left out."""
     ordered: list[Utterance] = []
     ahead = children.get(None, [])[::-1]
     while ahead:
         id_ = ahead.pop()
         ordered.append(by_id[id_])
         ahead.extend(reversed(children.get(id_, ())))
-    if len(ordered) != len(by_id):
-        raise InvalidInputError("Its messages follow one another in a circle")
-    if head not in by_id:
-        head = ordered[-1].id if ordered else None
-    return ordered, head
+    return ordered
 
 
 def _by_id(utterances: Iterable[Utterance]) -> dict[str, Utterance]:
@@ -135,33 +149,35 @@ def _by_id(utterances: Iterable[Utterance]) -> dict[str, Utterance]:
 
 
 def _stretches(utterances: Sequence[Utterance], line: Sequence[str]) -> tuple[list[Stretch], int]:
-    children: dict[str | None, list[Utterance]] = {}
-    shown = set(line)
+    """
+    In the order of the utterances, which the history keeps: so a stretch ends where the next one
+    follows something else, or where anything but the next one follows.
+    """
+    following: dict[str | None, list[str]] = {}
     for said in utterances:
-        children.setdefault(said.parent_id, []).append(said)
-    for siblings in children.values():
-        # What is written last is what the thread is at.
-        siblings.sort(key=lambda said: said.id in shown)
+        following.setdefault(said.parent_id, []).append(said.id)
     head = line[-1] if line else None
     found: list[Stretch] = []
-    roots = children.get(None, [])
-    if len(roots) > 1:
+    # By the last message of each.
+    ends: dict[str | None, int | None] = {None: None}
+    if len(following.get(None, [])) > 1:
+        # They all follow the state before anything was said.
         found.append(Stretch(()))
-    ahead = [(root, 0 if len(roots) > 1 else None) for root in reversed(roots)]
-    place = 0
-    while ahead:
-        said, after = ahead.pop()
-        messages = [said.message()]
-        while len(following := children.get(said.id, [])) == 1 and said.id != head:
-            said = following[0]
-            messages.append(said.message())
+        ends[None] = 0
+    messages: list[JsonObject] = []
+    for number, said in enumerate(utterances):
+        if not messages:
+            after = ends[said.parent_id]
+        messages.append(said.message())
+        then = utterances[number + 1].id if number + 1 < len(utterances) else None
+        if said.id != head and following.get(said.id) == [then]:
+            continue
         if len(found) == MAX_TURNS:
             raise InvalidInputError(f"It turns more than {MAX_TURNS} times")
+        ends[said.id] = len(found)
         found.append(Stretch(messages, after))
-        if said.id == head:
-            place = len(found) - 1
-        ahead.extend((child, len(found) - 1) for child in reversed(following))
-    return found, place
+        messages = []
+    return found, ends[head] or 0
 
 
 def derived(*parts: object) -> str:

@@ -1,5 +1,6 @@
 """Sessions as files: exported, imported, and both again."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,9 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
+from uuid_utils.compat import uuid7
 
 from api.bootstrap import Services
+from api.exchange.importing import Report
+from api.exchange.jobs import ImportJobs
 from api.settings import Settings
+from store import exchanges
+from store.jobs import Job
 from tests.api.test_shares import ADA, BOB, ask, session, share
 
 FILES = Path(__file__).parent / "exchange_files"
@@ -182,28 +188,46 @@ async def test_a_longer_export_adds_what_is_new(http: httpx.AsyncClient) -> None
     assert len(await history(http, session_id)) == 6
 
 
-@pytest.mark.parametrize("format", ["json", "jsonl", "markdown"])
+@pytest.mark.parametrize(
+    ("format", "branch"), [("json", "active"), ("jsonl", "all"), ("markdown", "all")]
+)
 async def test_what_is_exported_comes_back_equal(
-    http: httpx.AsyncClient, services: Services, format: str
+    http: httpx.AsyncClient, services: Services, format: str, branch: str
 ) -> None:
     for name in FOREIGN:
         await imported(http, (FILES / name).read_bytes())
     own = await session(http, "hello", "add 2 3", assistant_id="tools", chat_type="general_chat")
     odd = "---> \\<!-- threadwell:message {} -->\n<!-- threadwell:session {} -->\n# User\r\n\n \x07"
     await ask(http, own, odd, ADA)
-    before = await exported(http, format=format, branch="active")
+    await turned(http, await session(http, "one", "two", "three", assistant_id="chat"))
+    before = await exported(http, format=format, branch=branch)
     of_one = await exported(http, own, format=format)
     everything = [row[0] for row in await services.db.tuples("SELECT thread_id FROM thread", {})]
     for id_ in everything:
         assert (await http.delete(f"/threads/{id_}", headers=ADA)).status_code == 204
 
     report = await imported(http, before)
-    after = await exported(http, format=format, branch="active")
+    after = await exported(http, format=format, branch=branch)
 
     assert counts(report) == {"created": len(everything)}, report["errors"]
     assert after == before
     assert await exported(http, own, format=format) == of_one
     assert counts(await imported(http, after)) == {"skipped": len(everything)}
+
+
+async def turned(http: httpx.AsyncClient, session_id: str) -> None:
+    """Leave branches behind in a session: an answer given again, a question asked otherwise."""
+    rows = await history(http, session_id)
+    path = f"/api/sessions/{session_id}"
+    again = await http.post(f"{path}/messages/{rows[-1]['id']}/regenerate", json={}, headers=ADA)
+    assert again.status_code == 200, again.text
+    other = {"query": "two, otherwise", "parent_id": rows[1]["id"]}
+    assert (await http.post(f"{path}/messages", json=other, headers=ADA)).status_code == 200
+    first = {"query": "one, otherwise", "parent_id": None}
+    assert (await http.post(f"{path}/messages", json=first, headers=ADA)).status_code == 200
+    back = {"message_id": rows[-1]["id"]}
+    assert (await http.put(f"{path}/head", json=back, headers=ADA)).status_code == 200
+    assert (await ask(http, session_id, "four", ADA)).status_code == 200
 
 
 async def test_the_forms_of_others_are_written_as_they_are_read(http: httpx.AsyncClient) -> None:
@@ -326,6 +350,38 @@ async def test_a_long_import_goes_on_in_the_background(
     assert await services.db.tuples("SELECT 1 FROM import_part", {}) == []
     owners = await services.db.tuples("SELECT DISTINCT metadata ->> 'owner' FROM thread", {})
     assert owners == [("ada",)]
+
+
+async def test_an_import_that_two_are_at_work_on_is_counted_once(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    many = 8
+    lines = [{"messages": [{"role": "user", "content": f"question {n}"}]} for n in range(many)]
+    request: dict[str, Any] = {"format": "auto", "dry_run": False, "user": {"identity": "ada"}}
+    content = json.dumps(lines).encode()
+    begun = await exchanges.begin(
+        services.db,
+        str(uuid7()),
+        owner="ada",
+        request=request,
+        report={**Report().json(), "done_bytes": 0},
+        size_bytes=len(content),
+        parts=[content[:99], content[99:]],
+    )
+    jobs = ImportJobs(db=services.db, importer=services.importer, authority=services.authority)
+    job = Job(
+        job_id=0, kind="import", payload={"import_id": begun.import_id}, attempt=1,
+        created_at=begun.created_at,
+    )  # fmt: skip
+
+    await asyncio.gather(jobs.work(job), jobs.work(job))
+    await jobs.work(job)
+    done = (await http.get(f"/api/imports/{begun.import_id}", headers=ADA)).json()
+
+    assert (done["status"], done["position"]) == ("success", many)
+    assert sum(counts(done).values()) == many
+    assert done["errors"] == []
+    assert await services.db.tuples("SELECT count(*) FROM thread", {}) == [(many,)]
 
 
 async def progress(http: httpx.AsyncClient, path: str) -> AsyncIterator[dict[str, Any]]:

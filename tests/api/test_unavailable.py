@@ -102,7 +102,9 @@ def body(spec: Any, path: str, operation: Any) -> Any:
 
 def sent(spec: Any, path: str, operation: Any) -> dict[str, Any]:
     """The body, as httpx takes it."""
-    if "multipart/form-data" in operation.get("requestBody", {}).get("content", {}):
+    if path not in BODIES and "multipart/form-data" in operation.get("requestBody", {}).get(
+        "content", {}
+    ):
         return {"files": {"file": ("a.txt", b"a")}}
     return {"json": body(spec, path, operation)}
 
