@@ -66,6 +66,7 @@ async def page(directory: Path, url: str) -> AsyncIterator[Any]:
         async with asyncio.timeout(DEADLINE_SECONDS):
             target = await _target(directory / "DevToolsActivePort", url)
             async with connect(target, max_size=None) as devtools:
+                await _loaded(devtools, url)
                 yield lambda expression: _evaluate(devtools, expression)
     finally:
         process.terminate()
@@ -88,14 +89,25 @@ def _port(file: Path) -> str:
     return file.read_text().split("\n")[0] if file.exists() else ""
 
 
+async def _loaded(devtools: Any, url: str) -> None:
+    """Wait until it is this page, and there to stay."""
+    asked = f"location.href === {json.dumps(url)} && document.readyState"
+    while True:
+        if await _evaluate(devtools, asked) == "complete":
+            return
+        await asyncio.sleep(0.1)
+
+
 async def _evaluate(devtools: Any, expression: str) -> Any:
     params = {"expression": expression, "awaitPromise": True, "returnByValue": True}
     await devtools.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": params}))
     while True:
         answer = json.loads(await devtools.recv())
         if answer.get("id") == 1:
-            assert "exceptionDetails" not in answer["result"], answer
-            return answer["result"]["result"]["value"]
+            # Without a result the page has gone to another one meanwhile.
+            found = answer.get("result", {"result": {}})
+            assert "exceptionDetails" not in found, answer
+            return found["result"].get("value")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser is installed")
