@@ -18,6 +18,7 @@ from api.bootstrap import Services, mount_prefix
 from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
+from api.languages import Languages
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
 from api.routes import (
     a2a,
@@ -212,6 +213,7 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         Middleware(RequestLog, headers=HeaderFilter(http.logging_headers)),
         Middleware(CORSMiddleware, **_cors(services, http)),
         *([Middleware(MountPrefix, prefix=prefix)] if prefix else []),
+        Middleware(Languages, everywhere=services.settings.translate_everything),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
     ]

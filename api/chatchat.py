@@ -37,6 +37,8 @@ _SESSIONS = UUID("6a9f0f0e-52d0-4a56-9c55-2b1f8c9a7d10")
 UNNAMED = frozenset({"", "新对话", "new_chat"})
 NAME_CHARACTERS = 50
 PROGRESS_SECONDS = 5.0
+#: Sessions that are written at the same time: the commits of several are one.
+AT_ONCE = 8
 #: Errors that the report has; the others are counted.
 MAX_ERRORS = 20
 
@@ -108,11 +110,16 @@ async def run(
         try:
             await _users(services, plan, old, report, reader)
             sessions = _sessions(old, plan)
-            while session := await loop.run_in_executor(reader, next, sessions, None):
-                await _write(services, plan, session, report)
-                if time.monotonic() - told_at > PROGRESS_SECONDS:
-                    tell(report)
-                    told_at = time.monotonic()
+            free = asyncio.Semaphore(AT_ONCE)
+            async with asyncio.TaskGroup() as writing:
+                while session := await loop.run_in_executor(reader, next, sessions, None):
+                    # No more are read than are written: each is in memory as a whole.
+                    await free.acquire()
+                    written = writing.create_task(_write(services, plan, session, report))
+                    written.add_done_callback(lambda _: free.release())
+                    if time.monotonic() - told_at > PROGRESS_SECONDS:
+                        tell(report)
+                        told_at = time.monotonic()
         finally:
             await loop.run_in_executor(reader, stack.close)
     return report

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketState
 
+from api.languages import told
 from graph.factory import InvalidGraphError
 from store.errors import (
     AuthenticationError,
@@ -109,7 +110,9 @@ def error_response(
     status: int, detail: str, code: str, *, headers: dict[str, str] | None = None
 ) -> Response:
     """The answer to a request that failed."""
+    detail, language = told(detail, code)
     content = orjson.dumps({"detail": detail, "code": code})
+    headers = {**(headers or {}), **language}
     return Response(content, int(status), headers, media_type="application/json")
 
 
@@ -145,7 +148,7 @@ async def refuse(socket: WebSocket, error: Error) -> None:
     if socket.application_state == WebSocketState.CONNECTING:
         await socket.accept()
     # The protocol has room for 123 bytes.
-    reason = error.message.encode()[:120].decode(errors="ignore")
+    reason = told(error.message, error.code)[0].encode()[:120].decode(errors="ignore")
     await socket.close(4000 + status_of(error), reason)
 
 

@@ -3,6 +3,7 @@ A run as people who think in conversations see it stream.
 
     run.start      run_id, session_id
     message.delta  message_id, delta                          text of the answer, as it comes
+    reasoning.delta  message_id, delta                        what the model thinks, if it tells
     tool.start     message_id, call_id, name, args
     tool.end       message_id, call_id, name, output, is_error
     message.end    message_id, content, usage, finish_reason  a message is whole
@@ -49,8 +50,24 @@ def parts_of(event: Event, session_id: str) -> Iterator[Part]:
 
 def _of_token(message: JsonObject) -> Iterator[Part]:
     """A piece of an answer. A message that comes whole comes with its node's update."""
-    if message.get("type") == "AIMessageChunk" and (delta := text_of(message.get("content"))):
+    if message.get("type") != "AIMessageChunk":
+        return
+    content = message.get("content")
+    if thought := _reasoning_of(content, message.get("additional_kwargs")):
+        yield "reasoning.delta", {"message_id": message["id"], "delta": thought}
+    if delta := text_of(content):
         yield "message.delta", {"message_id": message["id"], "delta": delta}
+
+
+def _reasoning_of(content: Any, more: Any) -> str:
+    """What a model thinks in a piece of an answer, as LangChain has it of one provider or another."""
+    told = more.get("reasoning_content") if more else None
+    if isinstance(told, str):
+        return told
+    if not isinstance(content, list):
+        return ""
+    blocks = (b.get("reasoning") or b.get("thinking") for b in content if isinstance(b, dict))
+    return "".join(text for text in blocks if isinstance(text, str))
 
 
 def _of_updates(updates: JsonObject) -> Iterator[Part]:

@@ -352,6 +352,12 @@ def attachment_block(file: File) -> JsonObject:
     }
 
 
+def is_pinned(session: Session) -> bool:
+    """Whether it comes first: as SQL sees it, whatever was written there through /threads."""
+    pinned = session.metadata.get("pinned")
+    return pinned is True or pinned == "true"
+
+
 def session_json(session: Session, snippet: str | None = None) -> JsonObject:
     """A session, its attributes beside its id; of one that was searched for, where it was found."""
     metadata = session.metadata
@@ -364,7 +370,7 @@ def session_json(session: Session, snippet: str | None = None) -> JsonObject:
         "user_id": session.user_id,
         "chat_type": session.chat_type,
         "status": session.status,
-        "pinned": metadata.get("pinned") is True,
+        "pinned": is_pinned(session),
         # Through /threads anything may be written there.
         "tags": [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else [],
         "folder": folder if isinstance(folder, str) else None,

@@ -25,7 +25,7 @@ from api.protocol_commands import CommandError
 from api.protocol_stream import with_queued
 from api.schemas import SessionId
 from api.session_events import Part, parts_of
-from api.session_runs import ask
+from api.session_runs import ask, stop
 from api.session_schemas import MessageSend
 from api.sockets import CommandSocket
 from api.sse import GOES_ON
@@ -43,6 +43,8 @@ MAX_SUBSCRIPTIONS: Final = 64
 #: subscriptions wait; and how many events at the most.
 SOFT_BYTES, HARD_BYTES = 256 * 1024, 4 * 1024 * 1024
 MAX_WAITING: Final = 10_000
+#: Of how many messages it is known that pieces were left out.
+MAX_DROPPED: Final = 1_000
 #: How often somebody may say that they type.
 TYPING_SECONDS: Final = 0.5
 #: How often it is asked again whether a session is still the client's to read.
@@ -67,6 +69,9 @@ class Outgoing:
         """Add a piece of a message, if there is room, and nothing of the message was left out yet."""
         if message_id in self._dropped or self._bytes > SOFT_BYTES or self._is_long:
             self._dropped[message_id] = self._dropped.get(message_id, 0) + 1
+            if len(self._dropped) > MAX_DROPPED:
+                # Of a message that was never whole: its run was stopped, or failed.
+                del self._dropped[next(iter(self._dropped))]
             return
         self._add(event)
 
@@ -139,6 +144,13 @@ class SessionTape:
         if since is None:
             tail = await self._services.runs.end_of_log(self._session_id)
             return tail, self._numbering.tail(tail)
+        after, seq = self._after(since)
+        if after[0] > await threads.epoch(self._services.db, self._session_id):
+            # Of another session, that was here under this id.
+            return START, 0
+        return after, seq
+
+    def _after(self, since: Any) -> tuple[EventId, int]:
         if isinstance(since, str):
             after = parse_event_id(since)
             return after, self._numbering.tail(after)
@@ -225,7 +237,7 @@ class SessionSocket(CommandSocket):
     """One client's WebSocket on sessions; who it is, is known."""
 
     def __init__(self, socket: WebSocket, services: Services, caller: Caller) -> None:
-        super().__init__(socket)
+        super().__init__(socket, max_bytes=services.settings.request_body_max_bytes)
         self._services = services
         self._caller = caller
         self._member_id = uuid4().hex
@@ -330,12 +342,8 @@ class SessionSocket(CommandSocket):
     async def _stop(self, params: JsonObject) -> JsonObject:
         session_id = _session_id(params)
         access = await self._caller.may("threads", "update", {"thread_id": session_id})
-        stopped = await self._services.runs.cancel(
-            session_id, None, action="interrupt", access=access
-        )
-        if not stopped:
-            raise CommandError("no_such_run", "Nothing is being answered")
-        return {"session_id": session_id, "run_id": stopped[-1], "status": "stopped"}
+        stopped = await stop(self._services, session_id, access=access)
+        return {"session_id": session_id, **stopped}
 
     async def _type(self, params: JsonObject) -> JsonObject:
         session_id, is_typing = _session_id(params), params.get("typing", True)

@@ -166,6 +166,12 @@ class Settings(BaseSettings):
         about="Bytes of the largest request body, then 413.",
         ge=1,
     )
+    translate_everything: bool = _env(
+        "TRANSLATE_EVERYTHING",
+        default=False,
+        about="Let the error texts of the LangGraph API, MCP, A2A and `/v1` follow `Accept-Language` "
+        "too, as those of `/api` do.",
+    )
     sse_heartbeat_seconds: float = _env(
         "SSE_HEARTBEAT_SECONDS",
         default=5.0,

@@ -15,7 +15,7 @@ from api.bodies import parse
 from api.errors import BrokenOffError, refuse
 from api.protocol_commands import CommandError, envelope, failure
 from graph.encode import dumps
-from store.errors import Error
+from store.errors import Error, TooLargeError
 from store.models import JsonObject
 
 log = structlog.get_logger(__name__)
@@ -41,10 +41,14 @@ class CommandSocket(ABC):
     One client's WebSocket, which is accepted: answers its commands one by one.
 
     It is over when the client has left, or when something that was begun by `begin` failed.
+
+    Args:
+        max_bytes: How long a command may be.
     """
 
-    def __init__(self, socket: WebSocket) -> None:
+    def __init__(self, socket: WebSocket, *, max_bytes: int) -> None:
         self._socket = socket
+        self._max_bytes = max_bytes
         self._tasks: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[BaseException | None] = (
             asyncio.get_running_loop().create_future()
@@ -117,6 +121,8 @@ class CommandSocket(ABC):
     async def _heed(self, raw: bytes) -> None:
         number: int | None = None
         try:
+            if len(raw) > self._max_bytes:
+                raise TooLargeError(f"A command may have {self._max_bytes} bytes at the most")
             number, method, params = envelope(parse(raw))
             answer = await self.answer(number, method, params)
         except CommandError as exc:

@@ -76,6 +76,8 @@ class Deliveries:
             return
         if self._webhooks.is_disabled:
             raise JobFailedError("langgraph.json has no webhook told", for_good=True)
+        if not found.enabled:
+            raise JobFailedError("the webhook is switched off", for_good=True)
         body, now, message_id = dumps(found.body), int(time.time()), f"msg_{delivery_id}"
         signed = signature(found.secret, message_id=message_id, timestamp=now, body=body)
         # What langgraph.json has sent beside is for those whom runs name.

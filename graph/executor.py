@@ -325,7 +325,7 @@ class Executor:
         run, kwargs = claim.run, claim.run.kwargs
         config = _config(claim)
         graph_id = config["configurable"]["graph_id"]
-        owner = config["configurable"]["langgraph_auth_user_id"]
+        owner = config["configurable"].get("langgraph_auth_user_id") or ""
         attach(RunFiles(backing.db, thread_id=run.thread_id, owner=owner).find)
         saver = None if run.temporary else self._leased(backing.saver, execution, graph_id)
         resumes = await _resumes(backing.saver, claim)

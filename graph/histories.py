@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from langchain_core.messages import BaseMessage, RemoveMessage, convert_to_messages
 
+from graph.first_words import LOOK_AT_MESSAGES, begun
 from graph.registry import Registry
 from graph.runs import Runs
 from graph.state import States
@@ -83,6 +84,7 @@ class Histories:
         named = [m if m.id else m.model_copy(update={"id": str(uuid4())}) for m in messages]
         if named:
             await self._write(thread_id, lambda _: named, wait_seconds, access)
+            await self._title(thread_id, named)
         return [str(message.id) for message in named]
 
     async def clear(self, thread_id: str, *, wait_seconds: float = 0.0, access: Access) -> None:
@@ -106,6 +108,12 @@ class Histories:
             await self._states.converse(thread_id, edit, access=access)
 
         await self._when_idle(thread_id, write, wait_seconds)
+
+    async def _title(self, thread_id: str, said: Sequence[BaseMessage]) -> None:
+        """Name a session that has no name yet by what was said, as its first run would."""
+        thread = await threads.find(self._db, thread_id, access=EVERYTHING)
+        if thread and (title := begun(thread.metadata, as_input(said))):
+            await threads.update(self._db, thread_id, metadata=title, access=EVERYTHING)
 
     async def give_graph(self, thread_id: str, *, access: Access) -> None:
         """
@@ -169,6 +177,12 @@ class Histories:
         if not found:
             # Its last transaction is under way, or another change of state.
             await asyncio.sleep(RETRY_SECONDS)
+
+
+def as_input(messages: Sequence[BaseMessage]) -> JsonObject:
+    """Messages as a client would say them to a graph."""
+    said = messages[:LOOK_AT_MESSAGES]
+    return {"messages": [{"type": m.type, "content": m.content} for m in said]}
 
 
 #: How soon to try again on a thread that nobody is seen to have.

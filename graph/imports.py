@@ -13,7 +13,8 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage
 
-from graph.histories import Histories
+from graph.first_words import LOOK_AT_MESSAGES, begun
+from graph.histories import Histories, as_input
 from graph.message_json import decode
 from graph.state import States
 from store import imports, threads
@@ -155,6 +156,8 @@ class Imports:
         metadata = {key: value for key, value in session.metadata.items() if value is not None}
         # Before anything is written: there may be none.
         metadata["graph_id"] = await self._histories.graph_of(metadata)
+        said = [_message(message) for message in session.messages[:LOOK_AT_MESSAGES]]
+        metadata |= begun(metadata, as_input(said))
         await threads.create(
             self._db, session.session_id, metadata=metadata, life=self._life, access=access
         )

@@ -167,10 +167,10 @@ class OldDatabase:
         found = self._connection.execute(select(*columns).where(table.c.id == id_)).first()
         return {} if found is None else dict(found._mapping)
 
-    def _of(self, id_: str) -> Select[Any]:
+    def _of(self, id_: str) -> Select[*tuple[Any, ...]]:
         return self._ordered(self._selected().where(self._messages.c.conversation_id == id_))
 
-    def _selected(self) -> Select[Any]:
+    def _selected(self) -> Select[*tuple[Any, ...]]:
         table = self._messages
 
         def text(name: str, length: int | None = None) -> Any:
@@ -187,7 +187,7 @@ class OldDatabase:
             text("create_time", 32),
         )
 
-    def _ordered(self, query: Select[Any]) -> Select[Any]:
+    def _ordered(self, query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
         """By the second of their time; within one as they were inserted, where that is known."""
         last = literal_column("rowid") if self._is_sqlite else self._messages.c.id
         return query.order_by(self._messages.c.create_time, last)

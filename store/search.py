@@ -30,7 +30,7 @@ _MESSAGES: Final = 500
 #: The most that a search brings into the index before it looks there, and of how many threads that
 #: were touched last it looks whether they are in it.
 _FRESH_THREADS: Final = 20
-_FRESH_LOOKED_AT: Final = 200
+_FRESH_LOOKED_AT: Final = 1_000
 #: How much of a message is read, in characters: more than its terms may have, nearly always.
 _CHARACTERS: Final = 200_000
 _SNIPPET_CHARACTERS: Final = 64_000

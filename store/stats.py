@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from store.access import Access
+from store.access import EVERYTHING, Access
 from store.database import Database
 from store.sql import load
 
@@ -86,13 +86,16 @@ async def count(db: Database, of: Range) -> Stats:
     Raises:
         UnavailableError: It took longer than a statement may.
     """
+    only = _only_user(of.access)
+    user_id = only if of.user_id is None else of.user_id
     params: dict[str, Any] = {
         "since": of.since,
         "until": of.until,
         "days": list(of.days),
         "group_by": of.group_by,
-        "user_id": of.user_id,
+        "user_id": user_id,
         "visible": of.access.array,
+        "narrowed": (of.access if only is None else EVERYTHING).array,
     }
     ran = "ran_by_model" if of.group_by == "model" else "ran"
     # Planned anew each time: for a user's few sessions, or for everybody's.
@@ -101,3 +104,13 @@ async def count(db: Database, of: Range) -> Stats:
         ran=await db.all(Ran, SQL[ran], params, prepare=False),
         thought=await db.all(Thought, SQL["thought"], params, prepare=False),
     )
+
+
+def _only_user(access: Access) -> str | None:
+    """
+    The one user whose threads are visible, if that is what an access says.
+
+    PostgreSQL knows how many threads each user has, and of containment nothing.
+    """
+    user_id = access.visible[0].get("user_id") if len(access.visible) == 1 else None
+    return user_id if isinstance(user_id, str) else None

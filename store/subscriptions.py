@@ -65,6 +65,8 @@ class ToSend:
     body: JsonObject
     url: str
     secret: bytes
+    #: Whether its webhook is on.
+    enabled: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

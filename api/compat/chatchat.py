@@ -41,7 +41,7 @@ class Chat(Payload):
 
     query: Annotated[str, Field(min_length=1)] = Field(examples=["你好"])
     #: Empty for none.
-    conversation_id: str = ""
+    conversation_id: str | None = ""
     #: Used without a conversation only: what was said in one is known here.
     history: Any = None
     stream: bool = False
@@ -55,7 +55,7 @@ class Completions(Payload):
     messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1000)] = Field(
         examples=[[{"role": "user", "content": "你好"}]]
     )
-    conversation_id: str = ""
+    conversation_id: str | None = ""
     model: Label | None = None
     stream: bool = False
 
@@ -137,7 +137,10 @@ async def kb_chat(body: Chat, caller: CallerDep, services: ServicesDep) -> Respo
     """Answer with a history that the client keeps, in 0.3's chunks."""
     submitted = await _ask(services, caller, body, "kb_chat")
     return await respond(
-        services, submitted, Chunks(body.model or "", body.conversation_id), stream=body.stream
+        services,
+        submitted,
+        Chunks(body.model or "", body.conversation_id or ""),
+        stream=body.stream,
     )
 
 
@@ -153,7 +156,7 @@ async def completions(body: Completions, caller: CallerDep, services: ServicesDe
     else:
         said = history_messages(body.messages)
         submitted = await ask_without_session(services, caller, said, model=body.model)
-    encoder = Chunks(body.model or "", body.conversation_id)
+    encoder = Chunks(body.model or "", body.conversation_id or "")
     return await respond(services, submitted, encoder, stream=body.stream)
 
 

@@ -146,10 +146,6 @@ class AgentEvents(Door):
         self._interrupts.append(_interrupt(data))
         return []
 
-    def on_session_updated(self, data: JsonObject) -> list[JsonObject]:
-        """The session has another name."""
-        return [{"type": "CUSTOM", "name": "session.updated", "value": data}]
-
     def on_error(self, data: JsonObject) -> list[JsonObject]:
         """The run has failed."""
         self._failed = True

@@ -156,10 +156,6 @@ class UIMessageStream(Door):
         """A call of a tool, by the graph."""
         return self._call(data["call_id"], data["name"], data["args"])
 
-    def on_session_updated(self, data: JsonObject) -> list[JsonObject]:
-        """The session has another name."""
-        return [{"type": "data-session", "data": data, "transient": True}]
-
     def on_error(self, data: JsonObject) -> list[JsonObject]:
         """The run has failed."""
         self._failed = True

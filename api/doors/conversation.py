@@ -26,7 +26,7 @@ from graph.encode import dumps
 from graph.requests import RunRequest
 from graph.runs import Submitted
 from graph.snapshots import open_interrupts
-from store import branches, idempotency, messages, sessions, threads
+from store import assistants, branches, idempotency, messages, sessions, threads
 from store.access import EVERYTHING, Access
 from store.errors import (
     AlreadyExistsError,
@@ -228,6 +228,8 @@ async def opened(
     readable = await caller.may("threads", "read", {"thread_id": session_id})
     with suppress(NotFoundError):
         return await sessions.get(services.db, session_id, access=readable)
+    if model := attributes.get("assistant_id"):
+        await _require_model(services, caller, model)
     value: JsonObject = {"thread_id": session_id, "metadata": attributes, "if_exists": "raise"}
     access = await caller.may("threads", "create", value)
     # Made by somebody else meanwhile, it is found now; not theirs, it is not.
@@ -240,6 +242,14 @@ async def opened(
             access=access,
         )
     return await sessions.get(services.db, session_id, access=readable)
+
+
+async def _require_model(services: Services, caller: Caller, model: str) -> None:
+    """See that a run could be of it, before a session is made for that."""
+    assistant_id = services.runs.assistant_id(model)
+    if not services.runs.is_system(assistant_id):
+        access = await caller.may("assistants", "read", {"assistant_id": assistant_id})
+        await assistants.get(services.db, assistant_id, access=access)
 
 
 async def _free(services: Services, caller: Caller, session: Session, on_busy: OnBusy) -> None:

@@ -82,7 +82,8 @@ async def _frames(follow: AsyncGenerator[Any, None], after: int) -> AsyncGenerat
         BrokenOffError: This process goes.
     """
     try:
-        yield b"id: %d\r\n\r\n" % after
+        if after >= 0:
+            yield b"id: %d\r\n\r\n" % after
         async with aclosing(follow):
             async for told in follow:
                 if isinstance(told, Missed):

@@ -21,6 +21,7 @@ from api.session_schemas import (
     counts_json,
     encode_cursor,
     feedback_json,
+    is_pinned,
     session_cursor,
     session_json,
 )
@@ -129,7 +130,7 @@ async def _said(services: Services, q: str, access: Access) -> dict[str, str]:
 
 
 def _following(last: Session, sort_by: SortBy) -> str:
-    return encode_cursor(last.metadata.get("pinned") is True, getattr(last, sort_by), last.id)
+    return encode_cursor(is_pinned(last), getattr(last, sort_by), last.id)
 
 
 @router.get("/{session_id}")

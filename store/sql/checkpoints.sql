@@ -56,6 +56,8 @@ WITH deleted_messages AS (
     DELETE FROM message WHERE conversation_id = %(thread_id)s
 ), deleted_forks AS (
     DELETE FROM message_fork WHERE conversation_id = %(thread_id)s
+), deleted_deletions AS (
+    DELETE FROM message_deletion WHERE conversation_id = %(thread_id)s
 ), deleted_writes AS (
     DELETE FROM checkpoint_writes WHERE thread_id = %(thread_id)s
 ), deleted_blobs AS (

@@ -47,12 +47,12 @@ CROSS JOIN LATERAL (
     SELECT n.thread_id, n.head_checkpoint_id, n.metadata
     FROM thread AS n
     WHERE n.updated_at >= coalesce(p.caught_up_at, p.touched_at) - interval '1 second'
-        AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR n.metadata @> ANY(%(visible)s::jsonb[]))
     ORDER BY n.updated_at DESC
     LIMIT %(looked_at)s
 ) AS t
 LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
-WHERE (t.head_checkpoint_id, t.metadata ->> 'name') IS DISTINCT FROM (s.checkpoint_id, s.name)
+WHERE t.metadata @> ANY(%(visible)s::jsonb[])
+    AND (t.head_checkpoint_id, t.metadata ->> 'name') IS DISTINCT FROM (s.checkpoint_id, s.name)
     AND NOT EXISTS (
         SELECT FROM run AS r
         WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND r.temporary

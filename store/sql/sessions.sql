@@ -30,7 +30,8 @@ WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
         > (%(created_after)s::timestamptz, %(place_id)s::text))
     AND (%(status)s::text IS NULL OR coalesce(metadata ->> 'status', 'active') = %(status)s::text)
     AND (%(status)s::text IS NOT NULL OR coalesce(metadata ->> 'status', 'active') <> 'deleted')
-    AND (%(pinned)s::boolean IS NULL OR (metadata @> '{"pinned": true}') = %(pinned)s::boolean)
+    AND (%(pinned)s::boolean IS NOT true OR metadata ->> 'pinned' = 'true')
+    AND (%(pinned)s::boolean IS NOT false OR metadata ->> 'pinned' IS DISTINCT FROM 'true')
     AND (%(attributes)s::jsonb = '{}' OR metadata @> %(attributes)s::jsonb)
     AND (
         %(title)s::text IS NULL OR session_name(metadata) ILIKE %(title)s::text
@@ -42,7 +43,7 @@ WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
 -- name: counts
 -- By status, and of those that are active by folder and by tag; the most frequent ones.
 WITH mine AS MATERIALIZED (
-    SELECT session_status(metadata) AS status, metadata @> '{"pinned": true}' AS is_pinned,
+    SELECT session_status(metadata) AS status, metadata ->> 'pinned' = 'true' AS is_pinned,
         metadata ->> 'folder' AS folder,
         CASE WHEN jsonb_typeof(metadata -> 'tags') = 'array' THEN metadata -> 'tags' END AS tags
     FROM thread

@@ -157,7 +157,8 @@ WITH gone AS (
 ), told AS (
     -- Who could see the thread may know that it is gone, and nobody what it was called.
     INSERT INTO outbox (name, thread_id, seen_by)
-    SELECT 'session.purged', thread_id, metadata - ARRAY['name', 'tags', 'folder']
+    SELECT 'session.purged', thread_id,
+        metadata - ARRAY['name', 'generated_title', 'title_source', 'tags', 'folder']
     FROM gone
 ), change_gone AS (
     DELETE FROM change WHERE thread_id = %(thread_id)s

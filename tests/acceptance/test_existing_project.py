@@ -1,41 +1,52 @@
 """The conversations of the old projects come along, once (cases 6 and 12)."""
 
+import asyncio
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
 from langgraph_sdk import get_client
+from langgraph_sdk.client import LangGraphClient
 
+from api.bootstrap import open_services
+from api.chatchat import Plan, run as import_all
+from api.embedded import Servers
+from api.settings import Settings
+from store.errors import Error
 from tests.acceptance import old_databases as old
 from tests.acceptance.conftest import Sql
 from tests.acceptance.process import ROOT, ServerProcess, command, environment, serving
 from tests.acceptance.talk import contents, says
+from threadwell import repository
+from threadwell.connection import default, use
+from threadwell.standalone import open_database
 
-Importing = Callable[..., dict[str, Any]]
+Importing = Callable[..., Awaitable[dict[str, Any]]]
 
 
 @pytest.fixture
-def importing(database: str, project: Path, server: ServerProcess) -> Importing:
-    """`threadwell import chatchat` beside running servers; its report."""
+async def importing(
+    database: str, servers: Servers, project: Path, server: ServerProcess
+) -> AsyncIterator[Importing]:
+    """What `threadwell import chatchat` does, beside running servers; its report."""
+    async with open_services(
+        Settings(config=project, slots=1), database_url=database, redis_url=servers.redis_url
+    ) as services:
 
-    def run(url: str, *options: str, status: int = 0) -> dict[str, Any]:
-        arguments = ["import", "chatchat", "--url", url, "--config", str(project), *options]
-        done = subprocess.run(
-            command(*arguments),
-            cwd=ROOT,
-            env=environment({"DATABASE_URL": database}),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == status, done.stderr
-        return dict(json.loads(done.stdout)) if done.stdout else {"said": done.stderr}
+        async def run(url: str, **more: Any) -> dict[str, Any]:
+            options = {"dialect": "chatchat", "zone": ZoneInfo("UTC"), "assistant": "chat"}
+            plan = Plan(url=url, **{**options, **more})
+            return asdict(await import_all(services, plan))
 
-    return run
+        yield run
 
 
 def counts(report: dict[str, Any]) -> tuple[int, ...]:
@@ -64,15 +75,24 @@ def clean(sql: Sql) -> None:
 
 
 async def test_chatchat_02_comes_along_once(
-    importing: Importing, tmp_path: Path, http: httpx.AsyncClient, server: ServerProcess
+    importing: Importing,
+    tmp_path: Path,
+    http: httpx.AsyncClient,
+    server: ServerProcess,
+    sql: Sql,
 ) -> None:
     url = old.chatchat_02(tmp_path / "info.db")
-    planned = importing(url, "--dry-run", "--assistant", "chat")
+    planned = await importing(url, dry_run=True)
     absent = await http.get(f"/api/sessions/{old.ONE}")
-    first = importing(url, "--assistant", "chat", "--user-id", "ada", "--tz", "Asia/Shanghai")
-    second = importing(url, "--assistant", "chat")
+    first = await importing(url, user_id="ada", zone=ZoneInfo("Asia/Shanghai"))
+    second = await importing(url)
 
     assert counts(planned) == counts(first) == (3, 0, 0, 0, 8)
+    assert sql(
+        "SELECT feedback_score, feedback_reason FROM message_pair WHERE conversation_id = %s"
+        " ORDER BY seq",
+        old.ONE,
+    ) == [(80, "good"), (-1, "")]
     assert absent.status_code == 404
     assert counts(second) == (0, 0, 3, 0, 0)
     found = await rows(http, old.ONE)
@@ -90,7 +110,7 @@ async def test_chatchat_02_comes_along_once(
         ran = await client.runs.wait(old.ONE, "chat", input=says("third"))
     assert state["next"] == []
     assert contents(ran)[-2:] == ["third", "(5) third"]
-    assert counts(importing(url, "--assistant", "chat")) == (0, 0, 3, 0, 0)
+    assert counts(await importing(url)) == (0, 0, 3, 0, 0)
 
 
 async def test_chatchat_03_comes_along_with_what_it_has(
@@ -98,7 +118,7 @@ async def test_chatchat_03_comes_along_with_what_it_has(
 ) -> None:
     url = old.chatchat_031(tmp_path / "info.db")
 
-    reports = [importing(url, "--assistant", "chat") for _ in range(2)]
+    reports = [await importing(url) for _ in range(2)]
 
     assert [counts(report) for report in reports] == [(1, 0, 0, 0, 2), (0, 0, 1, 0, 0)]
     found = await rows(http, old.ONE)
@@ -113,7 +133,7 @@ async def test_a_turn_that_is_there_twice_comes_once(
 ) -> None:
     url = old.chatchat_master(tmp_path / "info.db")
 
-    reports = [importing(url, "--assistant", "chat") for _ in range(2)]
+    reports = [await importing(url) for _ in range(2)]
 
     assert [counts(report) for report in reports] == [(1, 0, 0, 0, 3), (0, 0, 1, 0, 0)]
     found = await rows(http, old.ONE)
@@ -130,11 +150,10 @@ async def test_fufan_comes_along_with_its_users_and_grows(
     sql: Sql,
     http: httpx.AsyncClient,
 ) -> None:
-    options = ("--dialect", "fufan", "--assistant", "chat")
-    url = old.fufan(tmp_path / "one.db")
-    first, second = importing(url, *options), importing(url, *options)
-    longer = old.fufan(tmp_path / "two.db", later=True)
-    third, fourth = importing(longer, *options), importing(longer, *options)
+    urls = [old.fufan(tmp_path / f"{later}.db", later=later) for later in (False, True)]
+    first, second, third, fourth = [
+        await importing(url, dialect="fufan") for url in urls for _ in range(2)
+    ]
 
     assert [counts(report) for report in (first, second, third, fourth)] == [
         (2, 0, 0, 0, 4), (0, 0, 2, 0, 0), (0, 1, 1, 0, 2), (0, 0, 2, 0, 0),
@@ -163,7 +182,9 @@ async def test_fufan_comes_along_with_its_users_and_grows(
     assert sql('SELECT left(password_hash, 7) FROM "user"') == [("scrypt$",)]
 
 
-def test_what_cannot_be_read_is_said_without_a_secret(importing: Importing, tmp_path: Path) -> None:
+async def test_what_cannot_be_read_is_said_without_a_secret(
+    importing: Importing, tmp_path: Path
+) -> None:
     (tmp_path / "other.db").write_bytes(b"")
     for url, told in (
         (f"sqlite:///{tmp_path}/missing.db", "There is no file"),
@@ -171,10 +192,84 @@ def test_what_cannot_be_read_is_said_without_a_secret(importing: Importing, tmp_
         ("postgresql://ada:secret@127.0.0.1/x", "must begin with sqlite:// or mysql://"),
         ("mysql://ada:secret@127.0.0.1:1/x", "cannot be read"),
     ):
-        said = importing(url, status=1)["said"]
-
-        assert told in said, url
-        assert "secret" not in said
-    zone = importing(old.chatchat_02(tmp_path / "a.db"), "--tz", "Nowhere/Else", status=1)
-    assert "no time zone" in zone["said"]
+        with pytest.raises(Error, match=told) as refused:
+            await importing(url)
+        assert "secret" not in str(refused.value)
     assert not (tmp_path / "missing.db").exists()
+
+
+async def test_a_session_that_cannot_be_written_is_reported_and_the_others_are(
+    importing: Importing, tmp_path: Path
+) -> None:
+    report = await importing(old.fufan(tmp_path / "a.db"), dialect="fufan", assistant="nobody")
+
+    assert counts(report) == (0, 0, 0, 2, 0)
+    assert [error["code"] for error in report["errors"]] == ["invalid_input"] * 2
+
+
+def test_the_command_reports_in_json(
+    database: str, project: Path, tmp_path: Path, server: ServerProcess
+) -> None:
+    url = old.chatchat_031(tmp_path / "info.db")
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        arguments = ["import", "chatchat", "--url", url, "--config", str(project), *options]
+        return subprocess.run(
+            command(*arguments),
+            cwd=ROOT,
+            env=environment({"DATABASE_URL": database}),
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+
+    done, nowhere = run("--assistant", "chat", "--dry-run"), run("--tz", "Nowhere/Else")
+
+    assert done.returncode == 0, done.stderr
+    assert counts(json.loads(done.stdout)) == (1, 0, 0, 0, 2)
+    assert (nowhere.returncode, "no time zone" in nowhere.stderr) == (1, True)
+
+
+async def test_the_old_repositories_functions_work_on_sessions(
+    database: str, project: Path, servers: Servers, client: LangGraphClient
+) -> None:
+    opened = partial(open_database, database, config=project, redis_url=servers.redis_url)
+    before = default()
+    with await asyncio.to_thread(opened) as connection:
+        use(connection)
+        try:
+            await _use_the_functions(client)
+        finally:
+            use(before)
+
+
+async def _use_the_functions(client: LangGraphClient) -> None:
+    id_ = await repository.add_conversation_to_db("llm_chat", "Old", user_id="ada")
+    again = await repository.add_conversation_to_db("llm_chat", conversation_id=id_)
+    first = await repository.add_message_to_db(
+        query="one", conversation_id=id_, prompt_name="llm_chat", response="1", message_id="first"
+    )
+    late = await repository.add_message_to_db(query="two", conversation_id=id_, chat_type="other")
+    unanswered = await repository.filter_message(id_)
+    await repository.update_message(late, "2", {"docs": ["d"]})
+    await repository.update_message(first, response="uno")
+    await repository.feedback_message_to_db(first, 90, "good")
+    answered = await repository.filter_message(id_)
+    of_mode = await repository.filter_message(id_, "other", limit=1)
+    found = await repository.get_message_by_id(first)
+
+    assert (again, first) == (id_, "first")
+    assert [pair["response"] for pair in unanswered] == ["1"]
+    assert [pair["response"] for pair in answered] == ["2", "uno"]
+    assert [(pair["id"], pair["meta_data"]) for pair in of_mode] == [(late, {"docs": ["d"]})]
+    assert found is not None
+    assert (found["query"], found["feedback_score"], found["feedback_reason"]) == (
+        "one",
+        90,
+        "good",
+    )
+    assert await repository.get_message_by_id("nothing") is None
+    assert await repository.update_message("nothing", "x") is None
+    assert await repository.filter_message(str(uuid4())) == []
+    ran = await client.runs.wait(id_, "chat", input=says("three"))
+    assert contents(ran) == ["one", "uno", "two", "2", "three", "(5) three"]

@@ -112,6 +112,7 @@ async def test_a_chain_and_the_graph_alternate(
     page = (await http.get(f"/api/sessions/{id_}/messages")).json()["data"]
     assert [row["content"] for row in page] == said
     assert [row["id"] for row in page] == [message.id for message in history]
+    assert (await http.get(f"/api/sessions/{id_}")).json()["name"] == "one"
 
 
 async def test_a_graph_that_goes_on_meanwhile_is_waited_for_and_nothing_is_lost(

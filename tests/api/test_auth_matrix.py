@@ -118,6 +118,9 @@ ITEM = {"namespace": ["n"], "key": "k"}
 CRON = {"assistant_id": "ask", "schedule": "0 0 1 1 *", "input": {"text": "x"}}
 #: It is told nothing: nothing is sent beyond this machine.
 HOOK = {"url": f"https://1.1.1.1/{MARK}", "enabled": False}
+HUMAN = {"type": "human", "content": "eve's"}
+#: A question as the old front ends ask it.
+OLD = {"query": "x", "conversation_id": "{session_id}"}
 MCP = {"accept": "application/json"}
 
 
@@ -437,6 +440,44 @@ CASES: dict[str, list[Case]] = {
     "GET /api/ai/chat/{chat_id}/stream": [
         Case(204, path="/api/ai/chat/{session_id}/stream", owner=204)
     ],
+    "GET /api/sessions/{session_id}/context": [Case()],
+    "POST /api/sessions/{session_id}/context": [Case(body={"messages": [HUMAN]})],
+    "DELETE /api/sessions/{session_id}/context": [Case(owner=204)],
+    "POST /api/conversations": [
+        Case(403, {"user_id": "ada", "chat_type": "general_chat"}),
+    ],
+    "GET /api/users/{user_id}/conversations": [
+        Case(200, params={"chat_types": "llm"}, path="/api/users/ada/conversations", says="[]")
+    ],
+    "DELETE /api/conversations/{conversation_id}": [
+        Case(path="/api/conversations/{session_id}", owner=0)
+    ],
+    "PUT /api/conversations/{conversation_id}/update_name": [
+        Case(body={"name": "eve's"}, path="/api/conversations/{session_id}/update_name")
+    ],
+    "GET /api/conversations/{conversation_id}/messages": [
+        Case(path="/api/conversations/{session_id}/messages")
+    ],
+    # Who calls is what counts, and not who registered.
+    "POST /api/users/register": [Case(501, {"username": "eve", "password": "x"}, owner=501)],
+    "POST /api/users/login": [Case(501, {"username": "eve", "password": "x"}, owner=501)],
+    "GET /api/llm_model/list_running_models": [Case(200, says="chat")],
+    "POST /api/chat": [Case(body=OLD)],
+    "POST /api/chat/knowledge_base_chat": [Case(body=OLD)],
+    "POST /api/chat/search_engine_chat": [Case(body=OLD)],
+    "POST /api/chat/recommend_chat": [Case(body=OLD)],
+    "POST /api/chat/agent_chat": [Case(body=OLD)],
+    "POST /chat/chat": [Case(body=OLD), Case(body={**OLD, "stream": True})],
+    "POST /chat/knowledge_base_chat": [Case(body=OLD)],
+    "POST /chat/search_engine_chat": [Case(body=OLD)],
+    "POST /chat/file_chat": [Case(body=OLD)],
+    "POST /chat/agent_chat": [Case(body=OLD)],
+    "POST /chat/kb_chat": [Case(body=OLD)],
+    "POST /chat/chat/completions": [Case(body={**SAYS, "conversation_id": "{session_id}"})],
+    "POST /chat/feedback": [Case(body={"message_id": "{message_id}", "score": 1})],
+    "GET /api/pairs": [Case(params={"conversation_id": "{session_id}"})],
+    "GET /api/pairs/{message_id}": [Case()],
+    "PUT /api/pairs/{message_id}/feedback": [Case(body={"score": 1})],
     "POST /agui": [
         Case(
             body={
@@ -462,6 +503,7 @@ LAST = [
     "DELETE /api/sessions/{session_id}/shares",
     "DELETE /api/webhooks/{webhook_id}",
     "DELETE /api/sessions/{session_id}/messages/{message_id}",
+    "DELETE /api/sessions/{session_id}/context",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",
     "DELETE /threads/{thread_id}",
@@ -474,7 +516,7 @@ def settings(tmp_path: Path) -> Settings:
     config = tmp_path / "langgraph.json"
     auth = {"path": "tests.api.auths:owners"}
     config.write_text(json.dumps({"graphs": graphs, "auth": auth}))
-    return Settings(config=config)
+    return Settings(config=config, compat=("fufan", "chatchat"))
 
 
 @pytest.fixture
@@ -689,6 +731,24 @@ async def test_a_second_user_gets_nothing_over_a_socket(
     assert codes == [4404]
     assert told["result"]["values"]["text"] == MARK
     assert refused.value.response.status_code == 401
+
+
+async def test_a_conversation_of_a_door_is_its_callers_whatever_it_is_called(
+    http: httpx.AsyncClient,
+) -> None:
+    body = {**SAYS, "conversation_id": "my chat"}
+    made = []
+    for who in (ADA, EVE):
+        answer = await http.post(
+            "/v1/chat/completions", json=body, headers={**who, "x-user-id": "somebody"}
+        )
+        assert answer.status_code == 200, answer.text
+        made.append(answer.json()["conversation_id"])
+    mine = (await http.get(f"/api/sessions/{made[0]}", headers=ADA)).json()
+
+    assert made[0] != made[1]
+    assert (mine["user_id"], mine["metadata"]["client_id"]) == ("ada", "my chat")
+    assert (await http.get(f"/api/sessions/{made[0]}", headers=EVE)).status_code == 404
 
 
 def _order(route: str) -> tuple[int, str]:

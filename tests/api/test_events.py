@@ -26,7 +26,7 @@ from tests.serving import serving
 ADA, EVE = {"authorization": "Bearer ada"}, {"authorization": "Bearer eve"}
 DEADLINE_SECONDS = 20.0
 #: What deleting a session is told as.
-DELETED = "session.purged"
+DELETED = "session.deleted"
 
 
 @pytest.fixture
@@ -56,6 +56,10 @@ class Listening:
             while self.names.count(name) < times:
                 await self._read()
         return self.events
+
+    def clear(self) -> None:
+        """Forget what was told."""
+        self.events, self.names = [], []
 
     async def _read(self) -> None:
         fields: dict[str, str] = {}
@@ -126,7 +130,72 @@ async def test_a_stream_tells_what_happens_to_the_callers_sessions_and_goes_on_w
     await http.delete(f"/api/sessions/{session_id}", headers=ADA)
     async with listening(http, mine.last_id) as again:
         [gone] = await again.until(DELETED)
-    assert gone["data"]["session_id"] == session_id
+        assert gone["data"]["session_id"] == session_id
+        await http.delete(f"/api/sessions/{session_id}", params={"purge": "true"}, headers=ADA)
+        [_, purged] = await again.until("session.purged")
+        assert purged["data"] == {"session_id": session_id}
+
+
+async def test_what_is_changed_of_messages_forked_and_shared_is_told_and_no_copy_as_new(
+    http: httpx.AsyncClient,
+) -> None:
+    session_id = await a_session(http)
+    path = f"/api/sessions/{session_id}"
+
+    async def ask(path: str) -> Any:
+        answer = await http.post(f"{path}/messages", json={"query": "say a"}, headers=ADA)
+        return answer.json()
+
+    async with listening(http) as mine:
+        first = await ask(path)
+        await mine.until("run.ended")
+        mine.clear()
+        said = f"{path}/messages/{first['id']}"
+        answers = [
+            await http.patch(said, json={"content": "else"}, headers=ADA),
+            await http.delete(said, headers=ADA),
+            forked := await http.post(f"{path}/fork", json={}, headers=ADA),
+            shared := await http.post(f"{path}/shares", json={"mode": "live"}, headers=ADA),
+        ]
+        assert [a.status_code for a in answers] == [200, 204, 200, 200]
+        await http.delete(f"{path}/shares/{shared.json()['id']}", headers=ADA)
+        fork = forked.json()["id"]
+        again = await ask(f"/api/sessions/{fork}")
+        found = await mine.until("run.ended")
+
+    told = [event for event in found if event["type"] != "session.updated"]
+    assert [event["type"] for event in told] == [
+        "message.updated", "message.deleted", "session.created", "session.shared",
+        "session.unshared", "run.started", "message.created", "message.created", "run.ended",
+    ]  # fmt: skip
+    ids = [event["data"].get("message_id") for event in told]
+    assert ids[:2] == [first["id"]] * 2
+    assert ids[6:8] == [again["user_message_id"], again["id"]]
+    assert told[2]["data"]["copied_from"] == session_id
+    assert told[3]["data"]["share_id"] == told[4]["data"]["share_id"] == shared.json()["id"]
+
+
+async def test_messages_in_the_place_of_those_of_a_run_that_was_taken_back_are_told_too(
+    http: httpx.AsyncClient,
+) -> None:
+    session_id = await a_session(http)
+
+    async def ask() -> Any:
+        path = f"/api/sessions/{session_id}/messages"
+        return (await http.post(path, json={"query": "say a"}, headers=ADA)).json()
+
+    async with listening(http, types="message.created,run.ended") as mine:
+        await ask()
+        taken_back = await ask()
+        await mine.until("run.ended", 2)
+        run = f"/threads/{session_id}/runs/{taken_back['run_id']}"
+        assert (await http.delete(run, headers=ADA)).status_code == 204
+        mine.clear()
+        last = await ask()
+        found = await mine.until("run.ended")
+
+    ids = [event["data"].get("message_id") for event in found]
+    assert ids == [last["user_message_id"], last["id"], None]
 
 
 async def test_a_stream_has_a_filter_and_refuses_what_is_no_name_and_no_place(
@@ -234,7 +303,11 @@ async def test_a_webhook_is_told_signed_again_and_again_until_it_is_dead_and_can
         replayed = (await _heard(receiver, 6))[-1]
         assert replayed.headers["webhook-id"] == f"msg_{dead['id']}"
         assert len(await _deliveries(http, hook, "delivered", 2)) == 2
-        # Nothing of another's session was ever sent.
+        # Nothing of another's session was ever sent; nor is anything while the webhook is off.
+        await http.patch(f"/api/webhooks/{hook['id']}", json={"enabled": False}, headers=ADA)
+        await http.post(path, headers=ADA)
+        [off] = await _deliveries(http, hook, "dead")
+        assert off["id"] == dead["id"]
         assert len(receiver.heard) == 6
 
 
@@ -280,13 +353,14 @@ async def test_a_webhook_is_its_owners_and_shows_its_secret_once(http: httpx.Asy
         assert (await http.delete(path, headers=ADA)).status_code == 204
         assert (await http.get(path, headers=ADA)).status_code == 404
 
-        for body, status in (
+        refused: list[tuple[Any, int]] = [
             ({"url": "http://169.254.169.254/latest"}, 422),
             ({"url": receiver.url, "events": ["session.exploded"]}, 422),
             ({"url": receiver.url, "events": []}, 422),
             ({"url": receiver.url, "secret": "whsec_short"}, 422),
             ({}, 422),
-        ):
+        ]
+        for body, status in refused:
             answer = await http.post("/api/webhooks", json=body, headers=ADA)
             assert (answer.status_code, set(answer.json())) == (status, {"detail", "code"}), body
 

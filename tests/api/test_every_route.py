@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 
 from api.app import create_app
 from api.bootstrap import Services
+from api.settings import Settings
 from tests.api.conftest import BODY_MAX_BYTES, Run
 from tests.api.test_threads import UNKNOWN
 
@@ -26,6 +27,12 @@ BODIES = [
     b'{"a":' * 99 + b"1" + b"}" * 99, b'{"\\u0000": "\\u0000"}',
 ]  # fmt: skip
 PARAMETERS = [UNKNOWN, "nothing", "%00", "..%2F..", "x" * 3000, "%F0%9F%A7%B5"]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """With the routes of other projects, which are routes too."""
+    return settings.model_copy(update={"compat": ("fufan", "chatchat")})
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -70,7 +71,12 @@ async def test_what_is_not_taken_is_refused_and_leaves_nothing(
     assert (large.status_code, large.json()["code"]) == (413, "too_large")
     larger = await upload(http, b"x" * (MAX_BYTES + 100_000))
     assert (larger.status_code, larger.json()["code"]) == (413, "too_large")
-    for body in ({"data": {"file": "text"}}, {"json": {}}, {"files": {"other": b"x"}}):
+    bodies: list[dict[str, Any]] = [
+        {"data": {"file": "text"}},
+        {"json": {}},
+        {"files": {"other": b"x"}},
+    ]
+    for body in bodies:
         answer = await http.post("/api/files", **body)
         assert answer.status_code == 422, answer.text
     assert (await http.get("/api/files/none")).status_code == 422

@@ -36,7 +36,9 @@ def settings(tmp_path: Path) -> Settings:
     graphs["flood"] = "tests.graph.flood:flood"
     sections = {"graphs": graphs, "auth": {"path": "tests.api.auths:owners"}}
     config.write_text(json.dumps(sections))
-    return Settings(config=config, cors_allow_origins=("https://good.example",))
+    return Settings(
+        config=config, cors_allow_origins=("https://good.example",), request_body_max_bytes=1 << 16
+    )
 
 
 class Client:
@@ -174,7 +176,7 @@ async def test_messages_are_sent_once_stopped_and_answered_over_one_socket(
 
     assert busy["error"] == "session_busy"
     assert (stopped["run_id"], stopped["status"]) == (endless["run_id"], "stopped")
-    assert idle["error"] == "no_such_run"
+    assert idle["error"] == "session_idle"
     ends = client.of("run.end")
     assert [end["session_id"] for end in ends] == [first, second, asking, asking]
     assert [end["status"] for end in ends] == ["success", "interrupted", "success", "success"]
@@ -215,8 +217,8 @@ async def test_what_is_not_understood_or_not_the_callers_is_answered_and_the_soc
             await client.socket.send(raw)
             told = json.loads(await client.socket.recv())
             assert (told["type"], told["id"]) == ("error", None)
-        await client.do("session.subscribe", session_id=mine)
-        await http.delete(f"/api/sessions/{mine}", headers=ADA)
+        long = await client.ask("message.send", session_id=mine, query="x" * (1 << 16))
+        assert long["error"] == "too_large"
 
 
 async def test_a_socket_says_who_it_is_in_its_subprotocol_or_first_frame_or_is_closed(

@@ -1,0 +1,230 @@
+"""What doors make of conversations and events that no client can be made to send or to meet."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from api.bootstrap import Services
+from api.doors.agui import AgentEvents, RunAgentInput
+from api.doors.ai_sdk import UIMessageStream
+from api.doors.history import Step, Turn, kept, reconcile, sent
+from api.doors.openai_chat import ChatAnswer
+from api.doors.openai_responses import ResponseAnswer
+from api.doors.spoken import Door
+from api.session_events import Part, parts_of
+from graph.runs import Submitted
+from store.events import Event
+from store.models import Message, Run
+
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
+
+
+def row(role: str, content: str, id_: str, kind: str = "text") -> Message:
+    return Message(
+        id=id_, conversation_id="c", seq=0, role=role, content=content, message_type=kind,
+        meta_data={}, run_id=None, in_context=True, on_branch=True, create_time=NOW, update_time=NOW,
+    )  # fmt: skip
+
+
+def told(*texts: str) -> list[Turn]:
+    """What a client sends: the user's words, the assistant's, and so on."""
+    roles = ("user", "assistant")
+    return sent({"role": roles[n % 2], "content": text} for n, text in enumerate(texts))
+
+
+KEPT = kept(
+    [
+        row("user", "one", "u1"),
+        row("assistant", "Let me see.", "a1"),
+        row("tool", "42", "t1"),
+        row("assistant", "It is 42.", "a2"),
+        row("user", "two", "u2"),
+        row("assistant", "zwei", "a3"),
+    ]
+)
+ONE = "Let me see.\n\nIt is 42."
+
+
+def texts(step: Step) -> list[str]:
+    return [message["content"] for message in step.new]
+
+
+@pytest.mark.parametrize(
+    ("conversation", "new", "place"),
+    [
+        (("one", ONE, "two", "zwei", "three"), ["three"], "head"),
+        (("one", " Let me see. It is 42. ", "two", "zwei", "three"), ["three"], "head"),
+        (("one", ONE, "two"), [], "u2"),
+        (("one",), [], "u1"),
+        (("one", ONE, "deux"), ["deux"], "a2"),
+        (("one", "cut", "deux"), ["cut", "deux"], "u1"),
+        (("eins",), ["eins"], None),
+        (("two", "zwei", "three"), ["three"], "head"),
+        (("other", "zwei", "three"), ["other", "zwei", "three"], None),
+    ],
+)
+def test_what_a_client_says_is_placed_where_it_belongs(
+    conversation: tuple[str, ...], new: list[str], place: str | None
+) -> None:
+    step = reconcile(KEPT, told(*conversation))
+
+    assert (texts(step), "head" if step.at_head else step.after) == (new, place)
+    assert step.again == (new == [])
+
+
+def test_a_session_without_messages_takes_all_and_a_client_of_sessions_sends_one() -> None:
+    assert reconcile([], told("one", "eins", "two")).at_head
+    assert len(reconcile([], told("one", "eins", "two")).new) == 3
+    alone = reconcile(KEPT, told("one"), alone=True)
+    assert (texts(alone), alone.at_head, alone.again) == (["one"], True, False)
+
+
+def test_an_image_is_not_the_same_as_its_words() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+    asked = sent([{"role": "user", "content": [{"type": "text", "text": "look"}, image]}])
+
+    assert reconcile(kept([row("user", "look", "u")]), asked).again is False
+    assert reconcile(kept([row("user", "look", "u", "image")]), asked).again is True
+
+
+def test_a_call_that_waits_for_its_approval_is_nothing_that_a_client_knows() -> None:
+    known = kept([row("user", "go", "u"), row("assistant", "", "a")])
+
+    assert reconcile(known, told("go", "Go on?", "yes")).at_head
+
+
+# --------------------------------------------------------------------- events
+
+
+@dataclass
+class Told:
+    """What a door sends of a run that is made up."""
+
+    door: Door
+    frames: list[Any] = field(default_factory=list)
+
+    def tell(self, *parts: Part) -> "Told":
+        for text in self.door.encoded(parts, "1-1").decode().strip().split("\n\n"):
+            data = text.rpartition("data: ")[2]
+            if data:
+                self.frames.append(data if data == "[DONE]" else json.loads(data))
+        return self
+
+    def types(self) -> list[str]:
+        return [frame["type"] for frame in self.frames if isinstance(frame, dict)]
+
+
+RUN = Run(
+    run_id="r", thread_id="t", assistant_id="a", status="running", multitask_strategy="reject",
+    metadata={}, kwargs={"config": {"configurable": {"graph_id": "chat"}}, "command": None},
+    attempt=1, first_epoch=1, log_epoch=1, temporary=False, error=None, created_at=NOW,
+    updated_at=NOW,
+)  # fmt: skip
+SUBMITTED = Submitted(RUN, None)
+NONE = cast("Services", None)
+START: Part = ("run.start", {"run_id": "r", "session_id": "t"})
+END: Part = ("run.end", {"run_id": "r", "status": "success"})
+GAP: Part = ("gap", {"run_id": "r"})
+INPUT: Any = {"threadId": "t", "runId": "r", "messages": []}
+
+
+def delta(text: str, message_id: str = "m") -> Part:
+    return "message.delta", {"message_id": message_id, "delta": text}
+
+
+def whole(text: str, message_id: str = "m", **more: Any) -> Part:
+    return "message.end", {"message_id": message_id, "content": text, **more}
+
+
+def chat() -> Told:
+    return Told(ChatAnswer(NONE, SUBMITTED, model="chat"))
+
+
+def agent() -> Told:
+    return Told(AgentEvents(NONE, SUBMITTED, RunAgentInput.model_validate(INPUT)))
+
+
+def test_after_a_gap_only_what_is_missing_is_said() -> None:
+    told = (START, delta("Hel"), GAP, whole("Hello there"), whole("Hello there"), END)
+    chunks = chat().tell(*told).frames
+    ui = Told(UIMessageStream(NONE, SUBMITTED)).tell(*told)
+    events = agent().tell(*told)
+
+    said = [c["choices"][0]["delta"].get("content", "") for c in chunks[:-1]]
+    assert "".join(said) == "Hello there"
+    assert chunks[-1] == "[DONE]"
+    deltas = [f["delta"] for f in ui.frames if isinstance(f, dict) and f["type"] == "text-delta"]
+    assert deltas == ["Hel", "lo there"]
+    assert events.types()[-2:] == ["TEXT_MESSAGE_END", "RUN_FINISHED"]
+
+
+def test_another_attempt_begins_the_answer_again_in_a_message_of_its_own() -> None:
+    told = (START, delta("Hel", "m1"), START, delta("Hello", "m2"), whole("Hello", "m2"), END)
+    chunks = chat().tell(*told).frames
+    events = agent().tell(*told)
+    responses = Told(ResponseAnswer(NONE, SUBMITTED)).tell(*told)
+
+    said = [c["choices"][0]["delta"].get("content", "") for c in chunks[:-1]]
+    assert "".join(said) == "Hel\n\nHello"
+    assert events.types().count("RUN_STARTED") == 1
+    assert events.types().count("TEXT_MESSAGE_END") == 2
+    output = responses.frames[-1]["response"]["output"]
+    assert [(item["status"], item["content"][0]["text"]) for item in output] == [
+        ("incomplete", "Hel"), ("completed", "Hello"),
+    ]  # fmt: skip
+
+
+def test_a_response_whose_log_is_lost_ends_all_the_same() -> None:
+    answer = Told(ResponseAnswer(NONE, SUBMITTED, after=40))
+
+    answer.tell(GAP, whole("Hello", usage={"input_tokens": 1, "output_tokens": 2}), END)
+
+    assert answer.types()[-1] == "response.completed"
+    assert [frame["sequence_number"] for frame in answer.frames] == list(
+        range(41, 41 + len(answer.frames))
+    )
+    assert answer.frames[-1]["response"]["usage"]["total_tokens"] == 3
+
+
+def test_what_a_model_thinks_is_told_beside_what_it_says() -> None:
+    chunk: dict[str, Any] = {"type": "AIMessageChunk", "id": "m"}
+    content = [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "Hi"}]
+    more = {"content": "", "additional_kwargs": {"reasoning_content": "so"}}
+    parts = [
+        part
+        for message in ({**chunk, "content": content}, {**chunk, **more})
+        for part in parts_of(Event(1, 1, "r", "messages", json.dumps([message, {}]).encode()), "t")
+    ]
+
+    assert [name for name, _ in parts] == ["reasoning.delta", "message.delta", "reasoning.delta"]
+    told = (START, *parts, whole("Hi"), END)
+    thought = [
+        c["choices"][0]["delta"].get("reasoning_content") for c in chat().tell(*told).frames[:-1]
+    ]
+    assert [text for text in thought if text] == ["hm", "so"]
+    ui = Told(UIMessageStream(NONE, SUBMITTED)).tell(*told).types()
+    assert (
+        ui.count("reasoning-delta")
+        == agent().tell(*told).types().count("REASONING_MESSAGE_CONTENT")
+        == 2
+    )
+
+
+async def test_bad_input_makes_no_session(http: httpx.AsyncClient) -> None:
+    said = [{"role": "user", "content": "x"}]
+    missing = "00000000-0000-4000-8000-00000000dead"
+    for body in (
+        {"model": "nothing", "messages": said},
+        {"model": missing, "messages": said},
+        {"model": "chat", "messages": [{"role": "assistant", "content": "x"}]},
+        {"model": "chat", "messages": said, "conversation_id": "x" * 256},
+    ):
+        answer = await http.post("/v1/chat/completions", json={"conversation_id": "named", **body})
+        assert answer.status_code in (400, 404), answer.text
+        assert answer.json()["error"]["message"]
+
+    assert (await http.get("/api/sessions")).json()["data"] == []
