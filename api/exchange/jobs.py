@@ -23,23 +23,37 @@ from store.models import JsonObject
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: How long one job works on an import; what is left is another's.
 SLICE_SECONDS: Final = 240.0
 TIMEOUT_SECONDS: Final = 600.0
 PAUSES_SECONDS: Final = (5.0, 30.0, 120.0)
-#: Between two times that it is written down how far it is.
-_TELL_SECONDS: Final = 1.0
+TELL_SECONDS: Final = 1.0
 #: What is kept in memory of a file; the rest is on disk.
 MEMORY_BYTES: Final = 2**20
 
 
 class ImportJobs:
-    """Does jobs of the kind `store.exchanges.KIND`."""
+    """
+    Does jobs of the kind `store.exchanges.KIND`.
 
-    def __init__(self, *, db: Database, importer: Importer, authority: Authority | None) -> None:
+    Args:
+        slice_seconds: How long one works on an import; what is left is the next one's.
+        tell_seconds: Between two times that it is written down how far it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        importer: Importer,
+        authority: Authority | None,
+        slice_seconds: float = SLICE_SECONDS,
+        tell_seconds: float = TELL_SECONDS,
+    ) -> None:
         self._db = db
         self._importer = importer
         self._authority = authority
+        self._slice_seconds = slice_seconds
+        self._tell_seconds = tell_seconds
 
     def kind(self) -> Kind:
         """How they are done."""
@@ -79,10 +93,10 @@ class ImportJobs:
                 await self._importer.take(caller, entry, report, dry_run=dry_run)
                 position = entry.number + 1
                 now = time.monotonic()
-                if now - told < _TELL_SECONDS:
+                if now - told < self._tell_seconds:
                     continue
                 told = now
-                again = now - began > SLICE_SECONDS
+                again = now - began > self._slice_seconds
                 if not await self._tell(found, before, position, report, file, again=again):
                     return
                 before = position

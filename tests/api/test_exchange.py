@@ -352,27 +352,32 @@ async def test_a_long_import_goes_on_in_the_background(
     assert owners == [("ada",)]
 
 
-async def test_an_import_that_two_are_at_work_on_is_counted_once(
-    http: httpx.AsyncClient, services: Services
-) -> None:
-    many = 8
+async def an_import(services: Services, many: int) -> tuple[exchanges.Import, Job]:
+    """An import of Ada's that no process knows of yet, and a job to do it."""
     lines = [{"messages": [{"role": "user", "content": f"question {n}"}]} for n in range(many)]
-    request: dict[str, Any] = {"format": "auto", "dry_run": False, "user": {"identity": "ada"}}
     content = json.dumps(lines).encode()
     begun = await exchanges.begin(
         services.db,
         str(uuid7()),
         owner="ada",
-        request=request,
+        request={"format": "auto", "dry_run": False, "user": {"identity": "ada"}},
         report={**Report().json(), "done_bytes": 0},
         size_bytes=len(content),
         parts=[content[:99], content[99:]],
     )
-    jobs = ImportJobs(db=services.db, importer=services.importer, authority=services.authority)
     job = Job(
         job_id=0, kind="import", payload={"import_id": begun.import_id}, attempt=1,
         created_at=begun.created_at,
     )  # fmt: skip
+    return begun, job
+
+
+async def test_an_import_that_two_are_at_work_on_is_counted_once(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    many = 8
+    begun, job = await an_import(services, many)
+    jobs = ImportJobs(db=services.db, importer=services.importer, authority=services.authority)
 
     await asyncio.gather(jobs.work(job), jobs.work(job))
     await jobs.work(job)
@@ -382,6 +387,26 @@ async def test_an_import_that_two_are_at_work_on_is_counted_once(
     assert sum(counts(done).values()) == many
     assert done["errors"] == []
     assert await services.db.tuples("SELECT count(*) FROM thread", {}) == [(many,)]
+
+
+async def test_an_import_goes_on_where_the_job_before_left_it(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    many = 6
+    begun, job = await an_import(services, many)
+    a_bit_at_a_time = ImportJobs(
+        db=services.db, importer=services.importer, authority=services.authority,
+        slice_seconds=0, tell_seconds=0,
+    )  # fmt: skip
+
+    await asyncio.gather(*[a_bit_at_a_time.work(job) for _ in range(3)])
+    async for found in progress(http, f"/api/imports/{begun.import_id}"):
+        assert found["position"] == sum(counts(found).values()) <= many
+
+    assert found["status"] == "success"
+    assert found["errors"] == []
+    assert await services.db.tuples("SELECT count(*) FROM thread", {}) == [(many,)]
+    assert await services.db.tuples("SELECT count(*) FROM import_part", {}) == [(0,)]
 
 
 async def progress(http: httpx.AsyncClient, path: str) -> AsyncIterator[dict[str, Any]]:
