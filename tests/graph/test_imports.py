@@ -87,7 +87,9 @@ async def rows(services: Services, session_id: str) -> list[Any]:
 
 async def ask(services: Services, session_id: str, graph_id: str, text: str) -> None:
     request = RunRequest(
-        assistant_id=graph_id, input={"messages": [{"role": "user", "content": text}]}
+        assistant_id=graph_id,
+        input={"messages": [{"role": "user", "content": text}]},
+        injected={"langgraph_auth_user_id": ""},
     )
     submitted = await services.runs.submit(
         request, thread_id=session_id, attached=True, access=EVERYTHING,
