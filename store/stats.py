@@ -98,12 +98,14 @@ async def count(db: Database, of: Range) -> Stats:
         "narrowed": (of.access if only is None else EVERYTHING).array,
     }
     ran = "ran_by_model" if of.group_by == "model" else "ran"
-    # Planned anew each time: for a user's few sessions, or for everybody's.
-    return Stats(
-        said=await db.all(Said, SQL["said"], params, prepare=False),
-        ran=await db.all(Ran, SQL[ran], params, prepare=False),
-        thought=await db.all(Thought, SQL["thought"], params, prepare=False),
-    )
+    async with db.transaction() as tx:
+        await tx.tuples(SQL["room"], {})
+        # Planned anew each time: for a user's few sessions, or for everybody's.
+        return Stats(
+            said=await tx.all(Said, SQL["said"], params, prepare=False),
+            ran=await tx.all(Ran, SQL[ran], params, prepare=False),
+            thought=await tx.all(Thought, SQL["thought"], params, prepare=False),
+        )
 
 
 def _only_user(access: Access) -> str | None:

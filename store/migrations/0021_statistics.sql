@@ -2,10 +2,9 @@
 -- was streamed one.
 ALTER TABLE run ADD COLUMN first_token_ms int;
 
--- Rows come in the order of time, so that a summary of each stretch of the table leads to a range,
--- and an insert hardly has to touch it.
-CREATE INDEX message_by_time ON message USING brin (create_time)
-    WITH (pages_per_range = 32, autosummarize = on);
+-- Ranges of time. Messages come in its order, to the end of the index. A run is written three times
+-- over, each time to all of its indexes but those that only summarize stretches of the table.
+CREATE INDEX message_by_time ON message (create_time);
 CREATE INDEX run_by_time ON run USING brin (created_at)
     WITH (pages_per_range = 32, autosummarize = on);
 CREATE INDEX feedback_by_time ON feedback (create_time);

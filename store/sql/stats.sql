@@ -6,24 +6,27 @@
 -- takes containment for rare, and would look for the messages of each of a user's many threads.
 -- `narrowed` is the same condition where threads are found, or none if `user_id` says it better.
 
+-- name: room
+-- For this transaction: hundreds of thousands of rows are grouped without a file.
+SELECT set_config('work_mem', '64MB', true);
+
 -- name: said
 -- Whatever is on any branch: it was said, and paid for. A row of a group without a model is its sum.
 WITH told AS (
-    SELECT m.conversation_id, m.metadata ->> 'user_id' AS user_id,
-        m.metadata ->> 'chat_type' AS chat_type,
+    SELECT m.conversation_id, m.model,
         CASE WHEN %(group_by)s::text = 'day'
             THEN width_bucket(m.create_time, %(days)s::timestamptz[]) END AS day,
-        m.answer #>> '{response_metadata,model_name}' AS model,
         count(*) AS messages,
-        count(m.answer) AS answers,
-        sum(token_count(m.answer #> '{usage_metadata,input_tokens}')) AS input_tokens,
-        sum(token_count(m.answer #> '{usage_metadata,output_tokens}')) AS output_tokens,
-        sum(token_count(m.answer #> '{usage_metadata,input_token_details,cache_read}'))
-            AS cached_tokens
+        count(*) FILTER (WHERE m.is_answer) AS answers,
+        sum(token_count(m.usage -> 'input_tokens')) AS input_tokens,
+        sum(token_count(m.usage -> 'output_tokens')) AS output_tokens,
+        sum(token_count(m.usage #> '{input_token_details,cache_read}')) AS cached_tokens
     FROM (
-        -- To look into JSON is most of the work, and nobody else says anything of tokens.
-        SELECT conversation_id, create_time, metadata,
-            CASE WHEN role = 'assistant' THEN meta_data END AS answer
+        -- To look into JSON is most of the work: once, and only where tokens are told of.
+        SELECT conversation_id, create_time, role = 'assistant' AS is_answer,
+            CASE WHEN role = 'assistant' THEN meta_data -> 'usage_metadata' END AS usage,
+            CASE WHEN role = 'assistant'
+                THEN meta_data -> 'response_metadata' ->> 'model_name' END AS model
         FROM message
         JOIN thread ON thread_id = conversation_id
         WHERE create_time >= %(since)s::timestamptz AND create_time < %(until)s::timestamptz
@@ -32,17 +35,19 @@ WITH told AS (
             AND ('{}'::jsonb = ANY(%(narrowed)s::jsonb[]) OR metadata @> ANY(%(narrowed)s::jsonb[]))
         OFFSET 0
     ) AS m
-    WHERE '{}'::jsonb = ANY(%(visible)s::jsonb[]) OR m.metadata @> ANY(%(visible)s::jsonb[])
-    GROUP BY 1, 2, 3, 4, 5
+    GROUP BY 1, 2, 3
 ), keyed AS (
     SELECT CASE %(group_by)s::text
-            WHEN 'day' THEN day::text
-            WHEN 'user' THEN user_id
-            WHEN 'chat_type' THEN chat_type
-            ELSE model
+            WHEN 'day' THEN told.day::text
+            WHEN 'user' THEN t.metadata ->> 'user_id'
+            WHEN 'chat_type' THEN t.metadata ->> 'chat_type'
+            ELSE told.model
         END AS key,
-        conversation_id, model, messages, answers, input_tokens, output_tokens, cached_tokens
+        told.conversation_id, told.model, told.messages, told.answers, told.input_tokens,
+        told.output_tokens, told.cached_tokens
     FROM told
+    JOIN thread AS t ON t.thread_id = told.conversation_id
+    WHERE '{}'::jsonb = ANY(%(visible)s::jsonb[]) OR t.metadata @> ANY(%(visible)s::jsonb[])
 )
 SELECT key, model, grouping(model) = 1 AS is_sum, count(DISTINCT conversation_id) AS sessions,
     sum(messages)::bigint AS messages, sum(answers)::bigint AS answers,
