@@ -49,6 +49,7 @@ from store.database import Database, open_database
 from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
 from store.exchanges import KIND as IMPORT
+from store.heartbeat import Heartbeat
 from store.items import ItemLife, open_items
 from store.migrate import migrate
 from store.outbox import KIND as EVENT_WEBHOOK
@@ -88,7 +89,7 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(  # noqa: PLR0915
+async def open_services(
     settings: Settings, *, database_url: str, redis_url: str
 ) -> AsyncIterator[Services]:
     """
@@ -104,7 +105,6 @@ async def open_services(  # noqa: PLR0915
     """
     graphs, registry = await load_graphs(settings)
     authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
-    price_table = prices.load(settings.prices)
     timing = _timing(settings, graphs)
     if graphs.store.index_dims is not None or settings.compat:
         await migrate(
@@ -125,22 +125,7 @@ async def open_services(  # noqa: PLR0915
             open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
         )
         backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
-        own = backing.saver if isinstance(backing.saver, CustomSaver) else None
-        retention = Retention(
-            db=db, registry=registry, place=place, events=events,
-            keep=settings.keep_checkpoints, custom=own,
-        )  # fmt: skip
-        executor = Executor(
-            db=db,
-            registry=registry,
-            backing=backing,
-            place=place,
-            events=events,
-            retention=retention,
-            slots=settings.slots,
-            run_timeout_seconds=settings.run_timeout_seconds,
-            alive=heartbeat.alive,
-        )
+        executor = _executor(settings, db, registry, place, backing, events, heartbeat)
         endings = Endings(db)
         webhooks = await stack.enter_async_context(
             open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
@@ -159,26 +144,28 @@ async def open_services(  # noqa: PLR0915
         importer = Importer(
             db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
         )
-        import_jobs = ImportJobs(db=db, importer=importer, authority=authority)
-        # Whatever else is to be done beside runs is one more kind.
-        kinds = {
-            WEBHOOK: webhooks.kind(settings.webhook_retry_seconds),
-            EVENT_WEBHOOK: Deliveries(db, webhooks).kind(settings.webhook_retry_seconds),
-            IMPORT: import_jobs.kind(),
-            TITLE_JOB: titles.kind(),
-        }
-        jobs = Jobs(db=db, kinds=kinds)
+        jobs = Jobs(
+            db=db,
+            kinds={
+                # Whatever else is to be done beside runs is one more kind.
+                WEBHOOK: webhooks.kind(settings.webhook_retry_seconds),
+                EVENT_WEBHOOK: Deliveries(db, webhooks).kind(settings.webhook_retry_seconds),
+                IMPORT: ImportJobs(db=db, importer=importer, authority=authority).kind(),
+                TITLE_JOB: titles.kind(),
+            },
+        )
         changes = Changes(
             db=db, place=place, endings=endings,
             keep_count=settings.events_keep_count, keep_seconds=3600 * settings.events_keep_hours,
         )  # fmt: skip
         worker = Worker(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
-            heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, changes=changes,
+            heartbeat=heartbeat, retention=executor.retention, crons=crons, jobs=jobs, changes=changes,
             timing=timing, by_priority=urgency is not None,
         )  # fmt: skip
-        rooms = await stack.enter_async_context(open_rooms(redis_url))
-        presence = await stack.enter_async_context(open_presence(rooms))
+        presence = await stack.enter_async_context(
+            open_presence(await stack.enter_async_context(open_rooms(redis_url)))
+        )
         histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
             settings=settings,
@@ -192,7 +179,7 @@ async def open_services(  # noqa: PLR0915
             states=states,
             histories=histories,
             imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
-            threads=Threads(db=db, runs=runs, states=states, retention=retention),
+            threads=Threads(db=db, runs=runs, states=states, retention=executor.retention),
             titles=titles,
             branches=Branches(db=db, states=states, executor=executor),
             value_search=ValueSearch(db, states),
@@ -203,8 +190,35 @@ async def open_services(  # noqa: PLR0915
             crons=crons,
             worker=worker,
             authority=authority,
-            prices=price_table,
+            prices=prices.load(settings.prices),
         )
+
+
+def _executor(
+    settings: Settings,
+    db: Database,
+    registry: Registry,
+    place: Place,
+    backing: Backing,
+    events: EventLog,
+    heartbeat: Heartbeat,
+) -> Executor:
+    own = backing.saver if isinstance(backing.saver, CustomSaver) else None
+    retention = Retention(
+        db=db, registry=registry, place=place, events=events,
+        keep=settings.keep_checkpoints, custom=own,
+    )  # fmt: skip
+    return Executor(
+        db=db,
+        registry=registry,
+        backing=backing,
+        place=place,
+        events=events,
+        retention=retention,
+        slots=settings.slots,
+        run_timeout_seconds=settings.run_timeout_seconds,
+        alive=heartbeat.alive,
+    )
 
 
 def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | None:
