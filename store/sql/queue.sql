@@ -286,6 +286,12 @@ WITH RECURSIVE line AS (
     RETURNING r.run_id, r.thread_id, r.assistant_id, r.status, r.multitask_strategy, r.metadata,
         r.kwargs, r.attempt, r.first_epoch, r.first_epoch AS log_epoch, r.temporary, r.error,
         r.created_at, r.updated_at
+), told AS (
+    INSERT INTO outbox (name, thread_id, run_id, data)
+    SELECT 'run.started', thread_id, run_id,
+        CASE WHEN attempt > 1 THEN jsonb_build_object('attempt', attempt) END
+    FROM claimed
+    WHERE NOT temporary
 )
 SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
     claimed.multitask_strategy, claimed.metadata, claimed.kwargs, claimed.attempt,
