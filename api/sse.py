@@ -29,7 +29,7 @@ from graph.protocol_run import PREFIX
 from graph.runs import ENDED, Submitted
 from store import messages, runs
 from store.access import EVERYTHING
-from store.errors import NotFoundError, UnavailableError
+from store.errors import NotFoundError, TooLargeError, UnavailableError
 from store.events import Event, Gap
 from store.models import Run
 
@@ -120,6 +120,9 @@ class EventStream(EventSourceResponse):
             try:
                 async with asyncio.timeout_at(due_at):
                     self._has_left = (await receive())["type"] == "http.disconnect"
+            except TooLargeError:
+                # A body, where none is asked for. Whether its sender is still there is not to be known.
+                self._has_left = True
             except TimeoutError:
                 if self._sent_at + self._keep_alive_seconds <= due_at:
                     self._sent_at = clock()
