@@ -184,6 +184,7 @@ class Branches:
             self._db, thread_id, new, checkpoint_id=place.checkpoint_id, access=access
         )
         await self._executor.project(new.thread_id)
+        await branches.know(self._db, new.thread_id)
         await self._states.settle(new.thread_id, access=EVERYTHING)
 
     async def _change(self, thread_id: str, change: Change, access: Access) -> None:

@@ -92,6 +92,11 @@ async def copy_line(
         await tx.execute(_SQL["copy_line"], params)
 
 
+async def know(db: Database, thread_id: str) -> None:
+    """Take note that the messages which a copy begins with are nobody's news: those after them are."""
+    await db.execute(_SQL["know"], {"thread_id": thread_id})
+
+
 async def question_of(db: Database, session_id: str, run_id: str) -> str | None:
     """The id of the user's message that a run answers; None if it answers none."""
     return await _question(db, session_id, run_id=run_id)

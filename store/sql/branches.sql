@@ -134,12 +134,18 @@ WITH copied AS (
     SELECT 'session.created', thread_id, jsonb_build_object('copied_from', %(source)s::text)
     FROM copied
 ), told_through AS (
-    -- Whatever messages it is found with at first are nobody's news.
+    -- Until all of them are there; see `know`.
     INSERT INTO change_of_messages (thread_id, message_count, checkpoint_id)
     SELECT thread_id, 2147483647, '~'
     FROM copied
 )
 SELECT thread_id FROM copied
+
+-- name: know
+UPDATE change_of_messages AS p
+SET message_count = t.message_count, checkpoint_id = coalesce(t.head_checkpoint_id, '')
+FROM thread AS t
+WHERE t.thread_id = %(thread_id)s AND p.thread_id = t.thread_id
 
 -- name: give_life
 INSERT INTO thread_ttl (thread_id, strategy, ttl_minutes, due_at)
