@@ -18,7 +18,8 @@ class Recorder:
         self.settings = Settings()
         self.options: dict[str, Any] = {}
         for name in __main__.COMMANDS:
-            monkeypatch.setattr(commands, name, self.record)
+            function = "import_" if name == "import" else name
+            monkeypatch.setattr(commands, function, self.record)
         monkeypatch.setattr("api.logs.configure", lambda **_: None)
 
     def record(self, settings: Settings, **options: Any) -> None:
