@@ -23,6 +23,11 @@ from store.sql import load
 log = structlog.get_logger(__name__)
 
 _SQL: Final = load("messages")
+#: A page of a history by its order: the same query, whose direction cannot be a parameter.
+PAGES: Final = {
+    "asc": _SQL["page"],
+    "desc": _SQL["page"].replace("ORDER BY m.seq", "ORDER BY m.seq DESC"),
+}
 _NO_SEQ: Final = -1
 _MAX_SEQ: Final = 2**31 - 1
 _THREADS_PER_PAGE: Final = 100
@@ -88,7 +93,7 @@ async def list_page(
     Returns:
         The messages, and whether there are more beyond the page.
     """
-    query = _SQL["page_forward" if order == "asc" else "page_backward"]
+    query = PAGES[order]
     params = {
         "conversation_id": conversation_id,
         "after_seq": _NO_SEQ if after_seq is None else after_seq,

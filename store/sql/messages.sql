@@ -1,5 +1,6 @@
--- name: page_forward
--- What a message follows is the one before it, unless a branch begins with it.
+-- name: page
+-- Oldest first; `store.messages` turns it round. What a message follows is the one before it, unless a
+-- branch begins with it.
 WITH page AS MATERIALIZED (
     SELECT m.id, m.conversation_id, m.seq, m.role, m.content, m.message_type, m.meta_data,
         m.run_id, m.in_context, m.on_branch, m.create_time, m.update_time,
@@ -58,66 +59,6 @@ SELECT m.id, m.conversation_id, m.seq, m.role,
     ) AS sibling_ids
 FROM page AS m
 ORDER BY m.seq
-
--- name: page_backward
-WITH page AS MATERIALIZED (
-    SELECT m.id, m.conversation_id, m.seq, m.role, m.content, m.message_type, m.meta_data,
-        m.run_id, m.in_context, m.on_branch, m.create_time, m.update_time,
-        CASE WHEN m.last_checkpoint_id <> m.checkpoint_id THEN m.update_time END AS edited_at,
-        coalesce((
-            SELECT f.parent_seq
-            FROM message_fork AS f
-            WHERE f.conversation_id = m.conversation_id AND f.seq = m.seq
-        ), m.seq - 1) AS parent_seq,
-        (
-            SELECT d.deleted_at
-            FROM message_deletion AS d
-            WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
-        ) AS deleted_at
-    FROM message AS m
-    WHERE m.conversation_id = %(conversation_id)s
-        AND m.seq > %(after_seq)s AND m.seq < %(before_seq)s
-        AND (
-            %(every_branch)s::boolean
-            OR m.on_branch AND NOT EXISTS (
-                SELECT FROM message_deletion AS d
-                WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
-            )
-        )
-    ORDER BY m.seq DESC
-    LIMIT %(limit)s::int
-)
-SELECT m.id, m.conversation_id, m.seq, m.role,
-    CASE WHEN m.deleted_at IS NULL THEN m.content ELSE '' END AS content, m.message_type,
-    CASE WHEN m.deleted_at IS NULL THEN m.meta_data ELSE '{}' END AS meta_data, m.run_id,
-    m.in_context, m.on_branch, m.create_time, m.update_time, m.edited_at, m.deleted_at,
-    (
-        SELECT p.id
-        FROM message AS p
-        WHERE p.conversation_id = m.conversation_id AND p.seq = m.parent_seq
-    ) AS parent_id,
-    ARRAY(
-        SELECT s.id
-        FROM (
-            SELECT o.seq
-            FROM message_fork AS o
-            WHERE o.conversation_id = m.conversation_id AND o.parent_seq = m.parent_seq
-            UNION ALL
-            SELECT m.parent_seq + 1
-            WHERE NOT EXISTS (
-                SELECT FROM message_fork AS o
-                WHERE o.conversation_id = m.conversation_id AND o.seq = m.parent_seq + 1
-            )
-        ) AS following
-        JOIN message AS s ON s.conversation_id = m.conversation_id AND s.seq = following.seq
-        WHERE NOT EXISTS (
-            SELECT FROM message_deletion AS d
-            WHERE d.conversation_id = s.conversation_id AND d.message_id = s.id
-        )
-        ORDER BY s.seq
-    ) AS sibling_ids
-FROM page AS m
-ORDER BY m.seq DESC
 
 -- name: in_context
 SELECT id, conversation_id, seq, role, content, message_type, meta_data, run_id, in_context,

@@ -6,6 +6,7 @@ from typing import Any, LiteralString
 
 from store.access import EVERYTHING, Access
 from store.database import Database
+from store.messages import PAGES
 from store.ordering import Order, among, first, ordered
 from store.sql import load
 from store.threads import SortBy
@@ -166,9 +167,10 @@ async def test_a_page_of_a_long_conversation_reads_its_own_rows(db: Database) ->
     )
     await db.execute("ANALYZE message", {})
     bounds = {"after_seq": -1, "before_seq": 2**31 - 1, "every_branch": False, "limit": 51}
-    for name in ("page_forward", "page_backward"):
+    assert set(PAGES) == {"asc", "desc"}
+    for page in PAGES.values():
         async with db.connection() as connection:
-            explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {load('messages')[name]}"
+            explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {page}"
             cursor = await connection.execute(explain.encode(), {"conversation_id": "7", **bounds})
             [(plan,)] = await cursor.fetchall()
 
