@@ -6,9 +6,9 @@ come out the same.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, LiteralString, Protocol
 
 import structlog
 
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 _SQL: Final = load("messages")
 #: A page of a history by its order: the same query, whose direction cannot be a parameter.
-PAGES: Final = {
+PAGES: Final[Mapping[str, LiteralString]] = {
     "asc": _SQL["page"],
     "desc": _SQL["page"].replace("ORDER BY m.seq", "ORDER BY m.seq DESC"),
 }
