@@ -287,6 +287,21 @@ async def test_a_viewer_reads_and_no_more(http: httpx.AsyncClient) -> None:
     assert (spoken.status_code, changed.status_code) == (404, 404)
 
 
+async def test_a_list_has_what_is_shared_with_one_or_leaves_it_out(http: httpx.AsyncClient) -> None:
+    shared_id, _unshared_id = await session(http), await session(http)
+    await share(http, shared_id, audience="users", users=["bob"])
+    own = await http.post("/api/sessions", json={}, headers=BOB)
+
+    async def listed(**query: str) -> list[str]:
+        found = await http.get("/api/sessions", params=query, headers=BOB)
+        return [one["id"] for one in found.json()["data"]]
+
+    assert await listed() == [own.json()["id"], shared_id]
+    assert await listed(shared="true") == [shared_id]
+    assert await listed(shared="false") == [own.json()["id"]]
+    assert await listed(shared="true", user_id="bob") == []
+
+
 async def test_an_editor_speaks_and_makes_nobody_the_owner(http: httpx.AsyncClient) -> None:
     session_id = await session(http, "hello")
     path = f"/api/sessions/{session_id}"
