@@ -45,6 +45,7 @@ from store import assistants
 from store.assistants import SystemAssistant
 from store.cache import open_cache
 from store.checkpoints import Saver, open_saver
+from store.cipher import CLEAR, Cipher, KeyRing, secret_of
 from store.database import Database, open_database
 from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
@@ -281,6 +282,14 @@ def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
     )
 
 
+def cipher_of(settings: Settings) -> Cipher:
+    """What seals and opens what is at rest."""
+    if settings.aes_key is None:
+        return CLEAR
+    secrets = [secret_of(text) for text in (settings.aes_key, *settings.encryption_old_keys)]
+    return KeyRing(secrets, clear_keys=settings.encryption_clear_keys)
+
+
 def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Database]:
     return open_database(
         url,
@@ -290,6 +299,7 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         # A frozen process lets go of its threads before others may take its runs.
         idle_transaction_seconds=settings.lease_seconds - settings.heartbeat_seconds,
+        cipher=cipher_of(settings),
     )
 
 

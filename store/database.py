@@ -21,6 +21,7 @@ from psycopg.rows import TupleRow, class_row, tuple_row
 from psycopg.types.json import JsonbDumper, set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from store.cipher import CLEAR, Cipher
 from store.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -186,13 +187,20 @@ class Database:
     Args:
         lane: For what every run does; on the event loop of the pool.
         statement_seconds: How long a statement, or a transaction, may take in all.
+        cipher: Seals what is written, and opens what is read.
     """
 
     def __init__(
-        self, pool: AsyncConnectionPool[Connection], lane: Lane, *, statement_seconds: float
+        self,
+        pool: AsyncConnectionPool[Connection],
+        lane: Lane,
+        *,
+        statement_seconds: float,
+        cipher: Cipher = CLEAR,
     ) -> None:
         self.pool = pool
         self.lane = lane
+        self.cipher = cipher
         self._statement_seconds = statement_seconds
         self._renewed_at = 0.0
 
@@ -265,7 +273,7 @@ class Database:
     async def transaction(self) -> AsyncIterator["Transaction"]:
         """Run several statements as one transaction."""
         async with self.connection() as connection, connection.transaction():
-            yield Transaction(connection)
+            yield Transaction(connection, self.cipher)
 
     async def all(
         self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
@@ -277,31 +285,34 @@ class Database:
             prepare: False has the query planned anew, for just these parameters.
         """
         async with self.connection() as connection:
-            return await Transaction(connection).all(row, query, params, prepare=prepare)
+            return await Transaction(connection, self.cipher).all(
+                row, query, params, prepare=prepare
+            )
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
         """The first row of a one-statement transaction, if there is one."""
         async with self.connection() as connection:
-            return await Transaction(connection).one(row, query, params)
+            return await Transaction(connection, self.cipher).one(row, query, params)
 
     async def tuples(
         self, query: LiteralString, params: Params, *, prepare: bool | None = None
     ) -> list[tuple[Any, ...]]:
         """The rows of a one-statement transaction, as tuples; `prepare` as for `all`."""
         async with self.connection() as connection:
-            return await Transaction(connection).tuples(query, params, prepare=prepare)
+            return await Transaction(connection, self.cipher).tuples(query, params, prepare=prepare)
 
     async def execute(self, query: LiteralString, params: Params) -> int:
         """Run a statement; how many rows it touched."""
         async with self.connection() as connection:
-            return await Transaction(connection).execute(query, params)
+            return await Transaction(connection, self.cipher).execute(query, params)
 
 
 class Transaction:
     """Statements on one connection."""
 
-    def __init__(self, connection: AsyncConnection[Any]) -> None:
+    def __init__(self, connection: AsyncConnection[Any], cipher: Cipher = CLEAR) -> None:
         self.connection = connection
+        self.cipher = cipher
 
     async def all(
         self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
@@ -382,6 +393,7 @@ async def open_database(
     timeout_seconds: float = 10.0,
     statement_timeout_seconds: float = 30.0,
     idle_transaction_seconds: float = 15.0,
+    cipher: Cipher = CLEAR,
 ) -> AsyncIterator[Database]:
     """
     Open the pool and wait for its first connection.
@@ -393,6 +405,7 @@ async def open_database(
         timeout_seconds: How long a caller waits for a connection before UnavailableError.
         statement_timeout_seconds: How long a statement may take before UnavailableError.
         idle_transaction_seconds: How long a transaction of a process that is frozen keeps its locks.
+        cipher: Seals what is written, and opens what is read.
 
     Raises:
         UnavailableError: PostgreSQL did not answer within `timeout_seconds`.
@@ -437,7 +450,7 @@ async def open_database(
         connect_seconds=timeout_seconds,
         deadline_seconds=min(_SHARED_SECONDS, patience_seconds),
     )
-    database = Database(pool, lane, statement_seconds=patience_seconds)
+    database = Database(pool, lane, statement_seconds=patience_seconds, cipher=cipher)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:
