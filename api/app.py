@@ -19,6 +19,7 @@ from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
 from api.languages import Languages
+from api.limits import HEADERS, IdentityLimits
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
 from api.routes import (
     a2a,
@@ -53,7 +54,9 @@ from graph.http_section import Http
 from store.models import JsonObject
 
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
-EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
+EXPOSED_HEADERS = (
+    "content-location", "location", "x-pagination-total", "x-pagination-next", *HEADERS,
+)  # fmt: skip
 
 #: Asked in this order for every request: what is asked most comes first.
 ROUTERS = (
@@ -176,6 +179,7 @@ def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
             *(_around(services, custom, routers) if custom else ()),
             Middleware(WithoutSlash),
             Middleware(Authentication, **_authentication(services)),
+            *_limits(services),
         ],
     )
     app.state.services = services
@@ -217,6 +221,10 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
     ]
+
+
+def _limits(services: Services) -> list[Middleware]:
+    return [Middleware(IdentityLimits, limits=services.limits)] if services.limits else []
 
 
 def _authentication(services: Services) -> dict[str, Any]:

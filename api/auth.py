@@ -175,7 +175,7 @@ class Authentication:
         try:
             caller = await self._caller(scope, reading.first)
         except Error as exc:
-            await _refuse(response_to(exc), scope, receive, send)
+            await deny(response_to(exc), scope, receive, send)
             return
         _enter(scope, caller)
         await self.app(scope, reading.again, send)
@@ -227,7 +227,8 @@ async def _nothing() -> Message:
     return {"type": "websocket.connect"}
 
 
-async def _refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def deny(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request, or the handshake of a WebSocket, that is not let through."""
     if scope["type"] == "http":
         await response(scope, receive, send)
         return

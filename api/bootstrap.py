@@ -13,6 +13,7 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.limits import Limits, open_limits
 from api.presence import Presence, open_presence
 from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
@@ -87,6 +88,7 @@ class Services:
     worker: Worker
     authority: Authority | None
     prices: Prices
+    limits: Limits | None
 
 
 @asynccontextmanager
@@ -192,6 +194,7 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
+            limits=await stack.enter_async_context(open_limits(settings, redis_url)),
         )
 
 

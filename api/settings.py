@@ -357,6 +357,42 @@ class Settings(BaseSettings):
         gt=0,
     )
 
+    # Limits, of each identity unless they say otherwise; 0: none
+    limit_requests_per_second: float = _env(
+        "LIMIT_REQUESTS_PER_SECOND",
+        default=0.0,
+        about="Requests a second that one identity may send on average, then 429; 0: any number.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_request_burst: int = _env(
+        "LIMIT_REQUEST_BURST",
+        default=0,
+        about="Requests that it may send at once after a pause; 0: as many as in ten seconds.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_requests: int = _env(
+        "LIMIT_REQUESTS",
+        default=0,
+        about="Requests of one identity that may be under way at once, streams left out, then 429; "
+        "0: any number.",
+        ge=0,
+    )
+    limit_streams: int = _env(
+        "LIMIT_STREAMS",
+        default=0,
+        about="Streams, WebSockets and requests that wait for a run that one identity may have open, "
+        "then 429; 0: any number.",
+        ge=0,
+    )
+    limit_streams_per_process: int = _env(
+        "LIMIT_STREAMS_PER_PROCESS",
+        default=0,
+        about="Of those, how many a process has open for all together, then 503; 0: any number.",
+        ge=0,
+    )
+
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = _env(
         "LOG_LEVEL",
