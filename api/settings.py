@@ -13,7 +13,14 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from graph.http_section import checked_prefix
@@ -403,6 +410,28 @@ class Settings(BaseSettings):
         "LOG_JSON",
         default=False,
         about="Log a JSON object a line instead of text.",
+    )
+
+    # What operators see
+    metrics_public: bool = _env(
+        "METRICS_PUBLIC",
+        default=False,
+        about="Let everybody read `/metrics`, also where callers have to say who they are.",
+    )
+    metrics_token: SecretStr | None = _env(
+        "METRICS_TOKEN",
+        default=None,
+        about="What a collector sends as `Authorization: Bearer` to read `/metrics`; at least 16 "
+        "characters.",
+        repr=False,
+        min_length=16,
+    )
+    slow_query_seconds: float = _env(
+        "SLOW_QUERY_SECONDS",
+        default=1.0,
+        about="Seconds after which a statement of PostgreSQL's is logged as slow, by its name and "
+        "without its parameters; 0: never.",
+        ge=0,
     )
 
     @field_validator("database_url")
