@@ -134,9 +134,9 @@ class Application(FastAPI):
         """The description, made when it is first asked for."""
         is_made = self.openapi_schema is not None
         schema = super().openapi()
-        auth = self.state.services.graphs.auth
-        if auth and not is_made:
-            secure(schema, auth.openapi)
+        authority = self.state.services.authority
+        if authority and not is_made:
+            secure(schema, authority.openapi)
         return with_theirs(schema, self.theirs) if self.theirs else schema
 
 

@@ -18,6 +18,7 @@ from api.fresh import Fresh
 from api.health import Health
 from api.http_meter import HttpMeter
 from api.limits import Limits, open_limits
+from api.owners import open_owners
 from api.presence import Presence, open_presence
 from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
@@ -46,9 +47,9 @@ from graph.titles import Titles
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants, queue
+from store import assistants, keys, queue
 from store.assistants import SystemAssistant
-from store.cache import open_cache
+from store.cache import Cache, open_cache
 from store.checkpoints import Saver, open_saver
 from store.cipher import CLEAR, Cipher, KeyRing, secret_of
 from store.database import Database, open_database
@@ -118,7 +119,6 @@ async def open_services(
         UnavailableError: PostgreSQL does not answer.
     """
     graphs, registry = await load_graphs(settings)
-    authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
     timing = _timing(settings, graphs)
     if graphs.store.index_dims is not None or settings.compat:
         await migrate(
@@ -135,6 +135,7 @@ async def open_services(
         )
         cache = await stack.enter_async_context(open_cache(redis_url))
         stack.enter_context(sdk_cache.serving(cache))
+        authority = await stack.enter_async_context(_authority(settings, graphs, db, cache))
         place = await stack.enter_async_context(
             open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
         )
@@ -249,6 +250,35 @@ def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | No
     if not (is_ours or environment().get("TITLE_MODEL")) or chat.title_model() is None:
         return None
     return chat.title_model
+
+
+@asynccontextmanager
+async def _authority(
+    settings: Settings, graphs: GraphConfig, db: Database, cache: Cache
+) -> AsyncIterator[Authority | None]:
+    """Who decides who may what: an `Auth` of the user's, or what is built in; None for nobody."""
+    if graphs.auth:
+        yield load_authority(graphs.auth, graphs.path.parent)
+        return
+    kinds = await identity_kinds(settings, db)
+    if not kinds:
+        yield None
+        return
+    async with open_owners(settings, kinds, db, cache) as owners:
+        yield owners
+
+
+async def identity_kinds(settings: Settings, db: Database) -> frozenset[str]:
+    """
+    Which built-in identities count, where langgraph.json names no `Auth`: ``keys``, ``jwt``; none.
+
+    Those that the settings name; if they name none, API keys as soon as one was ever made, and tokens
+    if there is an issuer: who made a key, or named one, did not mean to serve everybody.
+    """
+    if settings.auth:
+        return frozenset(settings.auth) - {"none"}
+    found = {"jwt"} if settings.jwt_issuer else set()
+    return frozenset(found | {"keys"} if await keys.any_made(db) else found)
 
 
 async def load_graphs(settings: Settings) -> tuple[GraphConfig, Registry]:

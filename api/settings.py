@@ -144,6 +144,12 @@ class Settings(BaseSettings):
         "`threadwell worker`s that do. Other than 1 it needs Redis.",
         ge=0,
     )
+    allow_anybody: bool = _env(
+        "THREADWELL_ALLOW_ANYBODY",
+        default=False,
+        about="Serve other machines too though nobody is asked who they are: whoever reaches the server "
+        "may then read and change everything. See docs/auth.md.",
+    )
     cors_allow_origins: CommaSeparated = _env(
         "CORS_ALLOW_ORIGINS",
         default=("*",),
@@ -191,6 +197,79 @@ class Settings(BaseSettings):
         "STREAM_END_EVENT",
         default=True,
         about="End the stream of a run with an `end` event, which saves the SDKs a request.",
+    )
+
+    # Who may call
+    auth: Annotated[
+        tuple[Literal["keys", "jwt", "none"], ...], NoDecode, BeforeValidator(_split_commas)
+    ] = _env(
+        "THREADWELL_AUTH",
+        default=(),
+        about="How callers say who they are, separated by commas: `keys`, `jwt`; or `none`. Unset: `keys` "
+        "once one was made, `jwt` if there is an issuer. `auth` in langgraph.json wins.",
+    )
+    auth_failures_per_minute: int = _env(
+        "THREADWELL_AUTH_FAILURES_PER_MINUTE",
+        default=60,
+        about="Keys and tokens that are not valid, from one address in a minute; then 429 for a minute to "
+        "who was not let in just before. 0: not limited.",
+        ge=0,
+    )
+    jwt_issuer: str | None = _env(
+        "THREADWELL_JWT_ISSUER",
+        default=None,
+        about="Whose tokens are taken: their `iss`, to the letter.",
+    )
+    jwt_audience: CommaSeparated = _env(
+        "THREADWELL_JWT_AUDIENCE",
+        default=(),
+        about="For whom tokens must be: one of these, separated by commas, is in their `aud`.",
+    )
+    jwt_jwks: str | None = _env(
+        "THREADWELL_JWT_JWKS",
+        default=None,
+        about="URL or file of the public keys (JWKS); unset: where the issuer's "
+        "`/.well-known/openid-configuration` says.",
+    )
+    jwt_algorithms: Annotated[
+        tuple[Literal[
+            "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+        ], ...],
+        Field(min_length=1),
+        NoDecode,
+        BeforeValidator(_split_commas),
+    ] = _env(
+        "THREADWELL_JWT_ALGORITHMS",
+        default=("RS256",),
+        about="Algorithms that tokens may be signed with, separated by commas; whatever a token says.",
+    )  # fmt: skip
+    jwt_identity_claim: str = _env(
+        "THREADWELL_JWT_IDENTITY_CLAIM",
+        default="sub",
+        about="Claim that says who calls. It must be one that nobody can choose for themselves, or share.",
+        min_length=1,
+    )
+    jwt_roles_claim: str | None = _env(
+        "THREADWELL_JWT_ROLES_CLAIM",
+        default=None,
+        about="Claim with roles, a list or a text, as `realm_access.roles`; unset: none is read.",
+    )
+    jwt_permissions_claim: str | None = _env(
+        "THREADWELL_JWT_PERMISSIONS_CLAIM",
+        default=None,
+        about="Claim with permissions, as `scope`; unset: none is read.",
+    )
+    jwt_default_role: Literal["reader", "user", "service", "admin", ""] = _env(
+        "THREADWELL_JWT_DEFAULT_ROLE",
+        default="user",
+        about="Role of who has no role and no permission by a token; empty: none, which allows nothing.",
+    )
+    jwt_leeway_seconds: float = _env(
+        "THREADWELL_JWT_LEEWAY_SECONDS",
+        default=30.0,
+        about="Seconds by which the issuer's clock may differ.",
+        ge=0,
+        le=600,
     )
 
     # Runs
@@ -474,6 +553,10 @@ class Settings(BaseSettings):
             raise ValueError("DATABASE_POOL_MAX_SIZE is smaller than DATABASE_POOL_MIN_SIZE")
         if self.encryption_old_keys and self.aes_key is None:
             raise ValueError("ENCRYPTION_OLD_KEYS needs LANGGRAPH_AES_KEY, the key to encrypt with")
+        if "none" in self.auth and len(self.auth) > 1:
+            raise ValueError("THREADWELL_AUTH is none, or something else")
+        if (self.jwt_issuer or "jwt" in self.auth) and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError("THREADWELL_JWT_ISSUER and THREADWELL_JWT_AUDIENCE go together")
         if self.workers != 1 and self.redis_url == "":
             raise ValueError(
                 "THREADWELL_WORKERS other than 1 needs Redis: with REDIS_URL empty, events of a run "
