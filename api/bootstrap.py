@@ -20,6 +20,7 @@ from api.http_meter import HttpMeter
 from api.presence import Presence, open_presence
 from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
+from api.traces import open_tracing
 from graph import custom, priorities
 from graph.agents import chat
 from graph.branches import Branches
@@ -42,6 +43,7 @@ from graph.runs import Runs
 from graph.state import States
 from graph.threads import Threads
 from graph.titles import Titles
+from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
@@ -94,6 +96,7 @@ class Services:
     health: Health
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
+    tracing: Tracing | None
     #: Which this one is of those that share a port.
     process: str = "0"
     http_meter: HttpMeter = field(default_factory=HttpMeter)
@@ -130,13 +133,17 @@ async def open_services(
         heartbeat = await stack.enter_async_context(
             registered(db, slots=settings.slots, timing=timing)
         )
-        cache = await stack.enter_async_context(open_cache(redis_url))
-        stack.enter_context(sdk_cache.serving(cache))
+        stack.enter_context(
+            sdk_cache.serving(await stack.enter_async_context(open_cache(redis_url)))
+        )
+        tracing = await stack.enter_async_context(open_tracing(settings))
         place = await stack.enter_async_context(
             open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
         )
         backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
-        executor = _executor(settings, db, registry, place, backing, events, heartbeat)
+        executor = _executor(
+            settings, db, registry, place, backing, events, heartbeat, tracing=tracing
+        )
         endings = Endings(db)
         webhooks = await stack.enter_async_context(
             open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
@@ -148,7 +155,7 @@ async def open_services(
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
-            priorities=urgency,
+            priorities=urgency, tracing=tracing,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
@@ -203,6 +210,7 @@ async def open_services(
             authority=authority,
             prices=prices.load(settings.prices),
             health=Health(db=db, events=events, place=place, worker=worker),
+            tracing=tracing,
             queue_stats=Fresh(partial(queue.stats, db)),
         )
 
@@ -215,6 +223,8 @@ def _executor(
     backing: Backing,
     events: EventLog,
     heartbeat: Heartbeat,
+    *,
+    tracing: Tracing | None,
 ) -> Executor:
     own = backing.saver if isinstance(backing.saver, CustomSaver) else None
     retention = Retention(
@@ -231,6 +241,7 @@ def _executor(
         slots=settings.slots,
         run_timeout_seconds=settings.run_timeout_seconds,
         alive=heartbeat.alive,
+        tracing=tracing,
     )
 
 
