@@ -51,6 +51,7 @@ from api.routes import (
     unsupported,
 )
 from api.security import secure
+from api.traces import TracedRequests
 from graph.http_section import Http
 from store.models import JsonObject
 
@@ -214,6 +215,7 @@ def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
 def _middleware(services: Services, http: Http) -> list[Middleware]:
     """The outermost first: an answer of any of them is logged, and one from CORS inwards read."""
     prefix = mount_prefix(services.settings, services.graphs)
+    tracing = services.tracing
     return [
         Middleware(
             RequestLog,
@@ -223,6 +225,7 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         ),
         Middleware(CORSMiddleware, **_cors(services, http)),
         *([Middleware(MountPrefix, prefix=prefix)] if prefix else []),
+        *([Middleware(TracedRequests, tracing=tracing)] if tracing else []),
         Middleware(Languages, everywhere=services.settings.translate_everything),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),

@@ -22,6 +22,7 @@ from api.owners import open_owners
 from api.presence import Presence, open_presence
 from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
+from api.traces import open_tracing
 from graph import custom, priorities
 from graph.agents import chat
 from graph.branches import Branches
@@ -44,6 +45,7 @@ from graph.runs import Runs
 from graph.state import States
 from graph.threads import Threads
 from graph.titles import Titles
+from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
@@ -98,6 +100,7 @@ class Services:
     health: Health
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
+    tracing: Tracing | None
     #: Which this one is of those that share a port.
     process: str = "0"
     http_meter: HttpMeter = field(default_factory=HttpMeter)
@@ -136,11 +139,14 @@ async def open_services(
         cache = await stack.enter_async_context(open_cache(redis_url))
         stack.enter_context(sdk_cache.serving(cache))
         authority = await stack.enter_async_context(_authority(settings, graphs, db, cache))
+        tracing = await stack.enter_async_context(open_tracing(settings))
         place = await stack.enter_async_context(
             open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
         )
         backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
-        executor = _executor(settings, db, registry, place, backing, events, heartbeat)
+        executor = _executor(
+            settings, db, registry, place, backing, events, heartbeat, tracing=tracing
+        )
         endings = Endings(db)
         webhooks = await stack.enter_async_context(
             open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
@@ -152,7 +158,7 @@ async def open_services(
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
-            priorities=urgency,
+            priorities=urgency, tracing=tracing,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
@@ -208,6 +214,7 @@ async def open_services(
             prices=prices.load(settings.prices),
             limits=await stack.enter_async_context(open_limits(settings, redis_url)),
             health=Health(db=db, events=events, place=place, worker=worker),
+            tracing=tracing,
             queue_stats=Fresh(partial(queue.stats, db)),
         )
 
@@ -220,6 +227,8 @@ def _executor(
     backing: Backing,
     events: EventLog,
     heartbeat: Heartbeat,
+    *,
+    tracing: Tracing | None,
 ) -> Executor:
     own = backing.saver if isinstance(backing.saver, CustomSaver) else None
     retention = Retention(
@@ -236,6 +245,7 @@ def _executor(
         slots=settings.slots,
         run_timeout_seconds=settings.run_timeout_seconds,
         alive=heartbeat.alive,
+        tracing=tracing,
     )
 
 

@@ -490,6 +490,12 @@ class Settings(BaseSettings):
         default=False,
         about="Log a JSON object a line instead of text.",
     )
+    log_error_texts: bool | None = _env(
+        "LOG_ERROR_TEXTS",
+        default=None,
+        about="Log what exceptions say, which may quote what users said; unset: unless `LOG_JSON` is "
+        "set.",
+    )
 
     # What operators see
     metrics_public: bool = _env(
@@ -505,6 +511,12 @@ class Settings(BaseSettings):
         repr=False,
         min_length=16,
     )
+    traces: Literal["none", "otlp"] = _env(
+        "OTEL_TRACES_EXPORTER",
+        default="none",
+        about="Where traces go: `otlp` sends them to OTEL_EXPORTER_OTLP_ENDPOINT by HTTP, and needs "
+        "`threadwell[otel]`.",
+    )
     slow_query_seconds: float = _env(
         "SLOW_QUERY_SECONDS",
         default=1.0,
@@ -512,6 +524,11 @@ class Settings(BaseSettings):
         "without its parameters; 0: never.",
         ge=0,
     )
+
+    @property
+    def logs_error_texts(self) -> bool:
+        """Whether the log has what exceptions say."""
+        return not self.log_json if self.log_error_texts is None else self.log_error_texts
 
     @field_validator("database_url")
     @classmethod
