@@ -19,7 +19,14 @@ from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
 from api.languages import Languages
-from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
+from api.middleware import (
+    BodyLimit,
+    LastResort,
+    MountPrefix,
+    RequestLog,
+    WithoutContext,
+    WithoutSlash,
+)
 from api.routes import (
     a2a,
     agui,
@@ -216,6 +223,7 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         Middleware(Languages, everywhere=services.settings.translate_everything),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
+        Middleware(WithoutContext),
     ]
 
 

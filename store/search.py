@@ -8,17 +8,21 @@ process does every few seconds, and each search does first for the newest of wha
 
 import asyncio
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from store import terms
 from store.access import Access
+from store.cipher import Cipher, at
 from store.database import Database, Transaction
+from store.errors import UnreadableError
 from store.models import JsonObject
 from store.sql import load
-from store.terms import Query
+from store.terms import Name, Query
 
 _SQL: Final = load("search")
 
@@ -31,9 +35,14 @@ _MESSAGES: Final = 500
 #: were touched last it looks whether they are in it.
 _FRESH_THREADS: Final = 20
 _FRESH_LOOKED_AT: Final = 1_000
-#: How much of a message is read, in characters: more than its terms may have, nearly always.
+#: How much of a message is read, in characters: more than its terms may have, nearly always. What is
+#: sealed is read whole, or could not be opened.
 _CHARACTERS: Final = 200_000
 _SNIPPET_CHARACTERS: Final = 64_000
+_WHOLE: Final = 2**31 - 1
+#: How many names of terms are remembered, and how long they are, in bytes before they are written down.
+_NAMES: Final = 1 << 16
+_NAME_BYTES: Final = 12
 #: Hits that are ranked together; of those who see many sessions but not all, who are looked up for
 #: each hit, less.
 WINDOW: Final = 300
@@ -49,6 +58,8 @@ _SESSIONS_SECONDS: Final = 0.3
 _NO_ROLE: Final = ""
 _NO_LIMIT: Final = datetime.max.replace(tzinfo=UTC)
 _NAME_SEQ: Final = -1
+#: What the database calls a session that has no name.
+_UNNAMED: Final = "新对话"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -236,9 +247,10 @@ async def sessions(
     params = {
         "numbers": numbers,
         "visible": access.array,
-        "characters": _SNIPPET_CHARACTERS,
+        "characters": _WHOLE if db.cipher.is_on else _SNIPPET_CHARACTERS,
     }
-    return await db.all(SessionHit, _SQL["best_of_sessions"], params)
+    hits = await db.all(SessionHit, _SQL["best_of_sessions"], params)
+    return [_opened_session(db.cipher, hit) for hit in hits]
 
 
 async def _walk(
@@ -256,7 +268,7 @@ async def _walk(
     session_ids, is_small = await _scope(db, filters.session_id, access)
     is_looked_up = session_ids is None and {} not in access.visible
     params = {
-        "query": question.tsquery,
+        "query": question.tsquery(*_names(db.cipher)),
         "role": filters.role,
         "from": filters.from_time,
         "to": filters.to_time,
@@ -297,10 +309,28 @@ async def _ranked(
         "numbers": [number for number, _ in found],
         "rank": float("inf") if place.rank is None else place.rank,
         "number": 0 if place.number is None else place.number,
-        "characters": _SNIPPET_CHARACTERS,
+        "characters": _WHOLE if walk.db.cipher.is_on else _SNIPPET_CHARACTERS,
         "limit": limit,
     }
-    return await walk.db.all(Hit, _SQL["ranked"], params, prepare=False)
+    hits = await walk.db.all(Hit, _SQL["ranked"], params, prepare=False)
+    return [_opened(walk.db.cipher, hit) for hit in hits]
+
+
+def _opened(cipher: Cipher, hit: Hit) -> Hit:
+    if not cipher.is_on:
+        return hit
+    content = opened_content(cipher, hit.session_id, hit.message_id, hit.content)
+    name = open_name(cipher, hit.session_name)
+    return replace(hit, content=content[:_SNIPPET_CHARACTERS], session_name=name)
+
+
+def _opened_session(cipher: Cipher, hit: SessionHit) -> SessionHit:
+    if not cipher.is_on:
+        return hit
+    if hit.message_id is None:
+        return replace(hit, content=open_name(cipher, hit.content))
+    content = opened_content(cipher, hit.session_id, hit.message_id, hit.content)
+    return replace(hit, content=content[:_SNIPPET_CHARACTERS])
 
 
 # --------------------------------------------------------------------------- kept up
@@ -359,17 +389,22 @@ async def _index(tx: Transaction, thread_ids: Sequence[str]) -> bool:
         return True
     held = await tx.tuples(_SQL["hold"], {"thread_ids": thread_ids})
     ids = [id_ for id_, *_ in held]
-    params = {"thread_ids": ids, "characters": _CHARACTERS, "limit": _MESSAGES}
+    cipher = tx.cipher
+    params = {
+        "thread_ids": ids,
+        "characters": _WHOLE if cipher.is_on else _CHARACTERS,
+        "limit": _MESSAGES,
+    }
     rows = await tx.tuples(_SQL["unread"], params)
     whole = [row for row in held if row[0] in _whole(rows, ids)]
     rows += [
-        (id_, _NAME_SEQ, _NO_ROLE, name or "", created_at, created_at)
+        (id_, _NAME_SEQ, _NO_ROLE, name or "", created_at, created_at, "")
         for id_, _, name, indexed_name, created_at in held
         if name != indexed_name
     ]
     if rows:
         # Off the event loop: it may be a hundred thousand words.
-        await tx.execute(_SQL["put"], await asyncio.to_thread(_columns, rows))
+        await tx.execute(_SQL["put"], await asyncio.to_thread(_columns, cipher, rows))
     await tx.execute(_SQL["forget"], {"thread_ids": ids})
     marked = {
         "thread_id": [id_ for id_, *_ in whole],
@@ -387,12 +422,55 @@ def _whole(rows: Sequence[tuple[Any, ...]], thread_ids: Sequence[str]) -> set[st
     return {row[0] for row in rows} - {rows[-1][0]}
 
 
-def _columns(rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
-    read = [(*row[:3], *row[4:], terms.tsvector(row[3])) for row in rows]
+def _columns(cipher: Cipher, rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
+    name = _names(cipher)[0] if cipher.is_on else None
+    read = [(*row[:3], *row[4:6], terms.tsvector(_read(cipher, row), name)) for row in rows]
     names = ("conversation_id", "seq", "role", "create_time", "update_time", "terms")
     return dict(zip(names, map(list, zip(*read, strict=True)), strict=True))
+
+
+def _read(cipher: Cipher, row: tuple[Any, ...]) -> str:
+    """The text of a message, or of a name, as far as it is looked into."""
+    conversation_id, seq, _, text, _, _, message_id = row
+    if not cipher.is_on:
+        return str(text)
+    if seq == _NAME_SEQ:
+        return open_name(cipher, text)
+    return opened_content(cipher, conversation_id, message_id, text)[:_CHARACTERS]
+
+
+def _names(cipher: Cipher) -> tuple[Name, ...]:
+    """
+    What terms are called, by the newest key and by each of the older ones; nothing without keys.
+
+    Names are blind: the same word has the same, so whoever reads the index sees which messages share
+    words, and where they stand, and never which words they are.
+    """
+    count = len(cipher.blinds("", "term")) if cipher.is_on else 0
+    return tuple(partial(_name, cipher, number) for number in range(count))
+
+
+@lru_cache(maxsize=_NAMES)
+def _name(cipher: Cipher, number: int, term: str) -> str:
+    blind = cipher.blinds(term, "term")[number][:_NAME_BYTES]
+    return urlsafe_b64encode(blind).decode()
 
 
 async def _clear(db: Database, thread_ids: Sequence[str]) -> None:
     if thread_ids:
         await db.execute(_SQL["clear"], {"thread_ids": thread_ids})
+
+
+def opened_content(cipher: Cipher, conversation_id: str, message_id: str, text: str) -> str:
+    """The text of a message, also of a copy of it."""
+    return cipher.open_text(text, at("message.content", conversation_id, message_id))
+
+
+def open_name(cipher: Cipher, text: str) -> str:
+    """What ``session_name`` of the database gives: a name, or a title, or that there is neither."""
+    if not cipher.is_on or text == _UNNAMED:
+        return text
+    try:
+        return str(cipher.open_values(text, ["name"]))
+    except UnreadableError:
+        return str(cipher.open_values(text, ["generated_title"]))

@@ -11,7 +11,7 @@ import html
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -102,6 +102,9 @@ STOP_WORDS: Final = frozenset(
     ]
 )
 
+#: What a term is called in an index.
+Name = Callable[[str], str]
+
 _english = snowballstemmer.stemmer("english")
 
 
@@ -143,10 +146,18 @@ class Query:
         """How many terms it has."""
         return sum(map(len, self.phrases))
 
-    @property
-    def tsquery(self) -> str:
-        """As PostgreSQL's ``tsquery``, with `SEGMENT` before each term."""
-        return " & ".join(map(_phrase, self.phrases))
+    def tsquery(self, *names: Name) -> str:
+        """
+        As PostgreSQL's ``tsquery``, with `SEGMENT` before each term.
+
+        Args:
+            names: How terms are called in the index, if not by themselves; one of these.
+        """
+        asked = [
+            " & ".join(_phrase(phrase, name) for phrase in self.phrases)
+            for name in names or (None,)
+        ]
+        return asked[0] if len(asked) == 1 else " | ".join(f"({one})" for one in asked)
 
 
 def read(text: str) -> Iterator[Term]:
@@ -170,13 +181,23 @@ def read(text: str) -> Iterator[Term]:
             return
 
 
-def tsvector(text: str) -> str:
-    """A text as PostgreSQL's ``tsvector``, with `SEGMENT` before each term; empty if it has none."""
+def tsvector(text: str, name: Name | None = None) -> str:
+    """
+    A text as PostgreSQL's ``tsvector``, with `SEGMENT` before each term; empty if it has none.
+
+    Args:
+        name: How terms are called, if not by themselves. One character is then a term of its own: what
+            begins with it cannot be told by its name.
+    """
     places: defaultdict[str, list[str]] = defaultdict(list)
     for term in read(text):
-        places[term.text].append(str(min(term.place, MAX_PLACES)))
+        place = str(min(term.place, MAX_PLACES))
+        places[term.text].append(place)
+        if name is not None and len(term.text) > 1 and _IS_DENSE.match(term.text):
+            places[term.text[0]].append(place)
     return " ".join(
-        f"'{SEGMENT}{term}':{','.join(at[:MAX_PLACES_OF_TERM])}" for term, at in places.items()
+        f"'{SEGMENT}{name(term) if name else term}':{','.join(at[:MAX_PLACES_OF_TERM])}"
+        for term, at in places.items()
     )
 
 
@@ -186,7 +207,7 @@ def query(text: str) -> Query:
     for quoted, plain in _QUOTED.findall(text):
         terms = _asked(quoted or plain)
         phrases.extend([tuple(terms)] if quoted else _runs(terms))
-    distinct = {_phrase(phrase): phrase for phrase in phrases if phrase}
+    distinct = {_phrase(phrase, None): phrase for phrase in phrases if phrase}
     return Query(tuple(distinct.values()))
 
 
@@ -266,14 +287,16 @@ def _runs(terms: Sequence[Term]) -> Iterator[tuple[Term, ...]]:
     yield tuple(run)
 
 
-def _phrase(phrase: Sequence[Term]) -> str:
-    parts = [_written(phrase[0])]
+def _phrase(phrase: Sequence[Term], name: Name | None) -> str:
+    parts = [_written(phrase[0], name)]
     for before, term in pairwise(phrase):
-        parts += [f"<{term.place - before.place}>", _written(term)]
+        parts += [f"<{term.place - before.place}>", _written(term, name)]
     return f"({' '.join(parts)})"
 
 
-def _written(term: Term) -> str:
+def _written(term: Term, name: Name | None) -> str:
+    if name is not None:
+        return f"'{SEGMENT}{name(term.text)}'"
     return f"'{SEGMENT}{term.text}'" + (":*" if term.is_character else "")
 
 

@@ -75,7 +75,7 @@ LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
 -- name: unread
 -- Messages as the index does not have them; of long ones, what it looks into.
 SELECT m.conversation_id, m.seq, m.role, left(m.content, %(characters)s::int), m.create_time,
-    m.update_time
+    m.update_time, m.id
 FROM message AS m
 LEFT JOIN search_message AS s ON s.conversation_id = m.conversation_id AND s.seq = m.seq
 WHERE m.conversation_id = ANY(%(thread_ids)s::text[])
