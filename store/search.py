@@ -9,7 +9,7 @@ process does every few seconds, and each search does first for the newest of wha
 import asyncio
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -40,6 +40,8 @@ _FRESH_LOOKED_AT: Final = 1_000
 _CHARACTERS: Final = 200_000
 _SNIPPET_CHARACTERS: Final = 64_000
 _WHOLE: Final = 2**31 - 1
+#: Of what is sealed, texts that are read together to see whether they have a phrase.
+_READ_AT_ONCE: Final = 50
 #: How many names of terms are remembered, and how long they are, in bytes before they are written down.
 _NAMES: Final = 1 << 16
 _NAME_BYTES: Final = 12
@@ -124,6 +126,12 @@ class _Walk:
     #: How many hits are ranked together.
     size: int
     deadline: float
+    question: Query
+
+    @property
+    def is_to_be_read(self) -> bool:
+        """Whether only its text tells if what is found has what was asked for."""
+        return self.db.cipher.is_on and self.question.has_places
 
     @property
     def is_late(self) -> bool:
@@ -241,6 +249,8 @@ async def sessions(
     before: int | None = await _newest(db) + 1
     while before is not None and len(newest) < limit and not walk.is_late:
         found, before = await walk.window(before, 2 * limit)
+        if walk.is_to_be_read:
+            found = await _with_phrases(walk, [hit for hit in found if hit[1] not in newest])
         for number, session_id in found:
             newest.setdefault(session_id, number)
     numbers = list(newest.values())[:limit]
@@ -276,7 +286,8 @@ async def _walk(
         "visible": access.array,
     }
     size = _LOOKED_UP_WINDOW if is_looked_up else WINDOW
-    return _Walk(db, params, session_ids, is_small, size, time.monotonic() + seconds)
+    deadline = time.monotonic() + seconds
+    return _Walk(db, params, session_ids, is_small, size, deadline, question)
 
 
 async def _scope(
@@ -310,18 +321,51 @@ async def _ranked(
         "rank": float("inf") if place.rank is None else place.rank,
         "number": 0 if place.number is None else place.number,
         "characters": _WHOLE if walk.db.cipher.is_on else _SNIPPET_CHARACTERS,
-        "limit": limit,
+        "limit": max(limit, _READ_AT_ONCE) if walk.is_to_be_read else limit,
     }
-    hits = await walk.db.all(Hit, _SQL["ranked"], params, prepare=False)
-    return [_opened(walk.db.cipher, hit) for hit in hits]
+    hits: list[Hit] = []
+    while True:
+        rows = await walk.db.all(Hit, _SQL["ranked"], params, prepare=False)
+        hits += _opened(walk, rows)
+        if not walk.is_to_be_read or len(hits) >= limit or len(rows) < params["limit"]:
+            return hits[:limit]
+        params |= {"rank": rows[-1].rank, "number": rows[-1].number}
 
 
-def _opened(cipher: Cipher, hit: Hit) -> Hit:
+def _opened(walk: _Walk, rows: Sequence[Hit]) -> Iterator[Hit]:
+    """Hits without their seals, of those that have what was asked for."""
+    cipher = walk.db.cipher
     if not cipher.is_on:
-        return hit
-    content = opened_content(cipher, hit.session_id, hit.message_id, hit.content)
-    name = open_name(cipher, hit.session_name)
-    return replace(hit, content=content[:_SNIPPET_CHARACTERS], session_name=name)
+        yield from rows
+        return
+    for hit in rows:
+        content = opened_content(cipher, hit.session_id, hit.message_id, hit.content)
+        if walk.is_to_be_read and not terms.contains(content[:_CHARACTERS], walk.question):
+            continue
+        name = open_name(cipher, hit.session_name)
+        yield replace(hit, content=content[:_SNIPPET_CHARACTERS], session_name=name)
+
+
+async def _with_phrases(walk: _Walk, found: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Those of some hits that have what was asked for as it was asked for, the newest first."""
+    cipher, kept = walk.db.cipher, []
+    for start in range(0, len(found), _READ_AT_ONCE):
+        part = dict(found[start : start + _READ_AT_ONCE])
+        rows = await walk.db.tuples(_SQL["texts"], {"numbers": list(part)})
+        texts = {
+            number: open_name(cipher, text)
+            if message_id is None
+            else opened_content(cipher, session_id, message_id, text)
+            for number, session_id, message_id, text in rows
+        }
+        kept += [
+            (number, session_id)
+            for number, session_id in part.items()
+            if terms.contains(texts.get(number, "")[:_CHARACTERS], walk.question)
+        ]
+        if walk.is_late:
+            break
+    return kept
 
 
 def _opened_session(cipher: Cipher, hit: SessionHit) -> SessionHit:
@@ -423,20 +467,21 @@ def _whole(rows: Sequence[tuple[Any, ...]], thread_ids: Sequence[str]) -> set[st
 
 
 def _columns(cipher: Cipher, rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
-    name = _names(cipher)[0] if cipher.is_on else None
-    read = [(*row[:3], *row[4:6], terms.tsvector(_read(cipher, row), name)) for row in rows]
+    read = [(*row[:3], *row[4:6], _terms(cipher, row)) for row in rows]
     names = ("conversation_id", "seq", "role", "create_time", "update_time", "terms")
     return dict(zip(names, map(list, zip(*read, strict=True)), strict=True))
 
 
-def _read(cipher: Cipher, row: tuple[Any, ...]) -> str:
-    """The text of a message, or of a name, as far as it is looked into."""
+def _terms(cipher: Cipher, row: tuple[Any, ...]) -> str:
+    """The terms of a message, or of a name."""
     conversation_id, seq, _, text, _, _, message_id = row
     if not cipher.is_on:
-        return str(text)
+        return terms.tsvector(text)
     if seq == _NAME_SEQ:
-        return open_name(cipher, text)
-    return opened_content(cipher, conversation_id, message_id, text)[:_CHARACTERS]
+        text = open_name(cipher, text)
+    else:
+        text = opened_content(cipher, conversation_id, message_id, text)
+    return terms.named_tsvector(text[:_CHARACTERS], _names(cipher)[0])
 
 
 def _names(cipher: Cipher) -> tuple[Name, ...]:
@@ -444,7 +489,7 @@ def _names(cipher: Cipher) -> tuple[Name, ...]:
     What terms are called, by the newest key and by each of the older ones; nothing without keys.
 
     Names are blind: the same word has the same, so whoever reads the index sees which messages share
-    words, and where they stand, and never which words they are.
+    words, and never which words they are.
     """
     count = len(cipher.blinds("", "term")) if cipher.is_on else 0
     return tuple(partial(_name, cipher, number) for number in range(count))

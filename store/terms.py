@@ -146,18 +146,24 @@ class Query:
         """How many terms it has."""
         return sum(map(len, self.phrases))
 
+    @property
+    def has_places(self) -> bool:
+        """Whether it asks for terms that stand beside each other: an index of names alone cannot tell."""
+        return any(len(phrase) > 1 for phrase in self.phrases)
+
     def tsquery(self, *names: Name) -> str:
         """
         As PostgreSQL's ``tsquery``, with `SEGMENT` before each term.
 
         Args:
-            names: How terms are called in the index, if not by themselves; one of these.
+            names: How terms are called in the index, if not by themselves: by one of these. Then it is
+                asked for all of them, wherever they stand; `contains` tells the rest.
         """
-        asked = [
-            " & ".join(_phrase(phrase, name) for phrase in self.phrases)
-            for name in names or (None,)
-        ]
-        return asked[0] if len(asked) == 1 else " | ".join(f"({one})" for one in asked)
+        if not names:
+            return " & ".join(map(_phrase, self.phrases))
+        texts = dict.fromkeys(term.text for phrase in self.phrases for term in phrase)
+        asked = [[f"'{SEGMENT}{name(text)}'" for text in texts] for name in names]
+        return " | ".join(f"({' & '.join(one)})" for one in asked)
 
 
 def read(text: str) -> Iterator[Term]:
@@ -181,24 +187,24 @@ def read(text: str) -> Iterator[Term]:
             return
 
 
-def tsvector(text: str, name: Name | None = None) -> str:
-    """
-    A text as PostgreSQL's ``tsvector``, with `SEGMENT` before each term; empty if it has none.
-
-    Args:
-        name: How terms are called, if not by themselves. One character is then a term of its own: what
-            begins with it cannot be told by its name.
-    """
+def tsvector(text: str) -> str:
+    """A text as PostgreSQL's ``tsvector``, with `SEGMENT` before each term; empty if it has none."""
     places: defaultdict[str, list[str]] = defaultdict(list)
     for term in read(text):
-        place = str(min(term.place, MAX_PLACES))
-        places[term.text].append(place)
-        if name is not None and len(term.text) > 1 and _IS_DENSE.match(term.text):
-            places[term.text[0]].append(place)
+        places[term.text].append(str(min(term.place, MAX_PLACES)))
     return " ".join(
-        f"'{SEGMENT}{name(term) if name else term}':{','.join(at[:MAX_PLACES_OF_TERM])}"
-        for term, at in places.items()
+        f"'{SEGMENT}{term}':{','.join(at[:MAX_PLACES_OF_TERM])}" for term, at in places.items()
     )
+
+
+def named_tsvector(text: str, name: Name) -> str:
+    """
+    The same with other names, and without places: those would tell a text's form, and how often what is
+    in it. One character is a term of its own: what begins with it cannot be told by a name.
+    """
+    texts = {term.text for term in read(text)}
+    texts |= {text[0] for text in texts if len(text) == 2 and _IS_DENSE.match(text)}
+    return " ".join(sorted(f"'{SEGMENT}{name(text)}'" for text in texts))
 
 
 def query(text: str) -> Query:
@@ -207,8 +213,17 @@ def query(text: str) -> Query:
     for quoted, plain in _QUOTED.findall(text):
         terms = _asked(quoted or plain)
         phrases.extend([tuple(terms)] if quoted else _runs(terms))
-    distinct = {_phrase(phrase, None): phrase for phrase in phrases if phrase}
+    distinct = {_phrase(phrase): phrase for phrase in phrases if phrase}
     return Query(tuple(distinct.values()))
+
+
+def contains(text: str, question: Query) -> bool:
+    """Whether a text has all the phrases of a question."""
+    by_place = {term.place: term for term in read(text)}
+    return all(
+        any(_end(phrase, term, by_place) is not None for term in by_place.values())
+        for phrase in question.phrases
+    )
 
 
 def marks(text: str, question: Query) -> list[tuple[int, int]]:
@@ -287,16 +302,14 @@ def _runs(terms: Sequence[Term]) -> Iterator[tuple[Term, ...]]:
     yield tuple(run)
 
 
-def _phrase(phrase: Sequence[Term], name: Name | None) -> str:
-    parts = [_written(phrase[0], name)]
+def _phrase(phrase: Sequence[Term]) -> str:
+    parts = [_written(phrase[0])]
     for before, term in pairwise(phrase):
-        parts += [f"<{term.place - before.place}>", _written(term, name)]
+        parts += [f"<{term.place - before.place}>", _written(term)]
     return f"({' '.join(parts)})"
 
 
-def _written(term: Term, name: Name | None) -> str:
-    if name is not None:
-        return f"'{SEGMENT}{name(term.text)}'"
+def _written(term: Term) -> str:
     return f"'{SEGMENT}{term.text}'" + (":*" if term.is_character else "")
 
 
