@@ -63,7 +63,8 @@ async def mark(tx: Transaction, runs: Iterable[tuple[str, str, Settings]]) -> No
     Args:
         runs: The id of the run, that of its thread, and the decision.
     """
-    of_threads, own = [], []
+    of_threads: list[JsonObject] = []
+    own: list[JsonObject] = []
     for run_id, thread_id, settings in runs:
         (own if settings.is_of_run else of_threads).append(settings.row(run_id, thread_id))
     if of_threads:

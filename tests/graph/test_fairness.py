@@ -101,7 +101,7 @@ async def test_groups_of_a_priority_are_bounded_too(db: Database) -> None:
 
     shared: dict[str, Any] = {"priority": priority, "most_running": 1, "room": (0, 2)}
     async with process(db, {"gated": gated(gate)}, **shared) as one:
-        ours = {"metadata": {"group": "g"}}
+        ours: dict[str, Any] = {"metadata": {"group": "g"}}
         running = await ask(one, "ada", **ours)
         assert running.execution is not None
         waiting = [await ask(one, "eve", **ours) for _ in range(2)]
