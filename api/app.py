@@ -20,6 +20,7 @@ from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.headers import TRACING, HeaderFilter
 from api.languages import Languages
 from api.limits import HEADERS, IdentityLimits
+from api.metrics_gate import MetricsGate
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
 from api.routes import (
     a2a,
@@ -214,7 +215,12 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
     """The outermost first: an answer of any of them is logged, and one from CORS inwards read."""
     prefix = mount_prefix(services.settings, services.graphs)
     return [
-        Middleware(RequestLog, headers=HeaderFilter(http.logging_headers)),
+        Middleware(
+            RequestLog,
+            headers=HeaderFilter(http.logging_headers),
+            meter=services.http_meter,
+            prefix=prefix,
+        ),
         Middleware(CORSMiddleware, **_cors(services, http)),
         *([Middleware(MountPrefix, prefix=prefix)] if prefix else []),
         Middleware(Languages, everywhere=services.settings.translate_everything),
@@ -229,7 +235,12 @@ def _limits(services: Services) -> list[Middleware]:
 
 def _authentication(services: Services) -> dict[str, Any]:
     headers = HeaderFilter(services.graphs.http.configurable_headers, also=TRACING)
-    return {"authority": services.authority, "headers": headers}
+    gate = MetricsGate.of(services.settings)
+    return {
+        "authority": services.authority,
+        "headers": headers,
+        "unless": lambda scope: is_open(scope) or gate.lets_in(scope),
+    }
 
 
 def _around(
@@ -237,11 +248,12 @@ def _around(
 ) -> Iterator[Middleware]:
     """The user's application, and when who calls it is found out; ours is always, behind it."""
     http, known = services.graphs.http, _authentication(services)
+    is_open_here = known.pop("unless")
     is_theirs = chooser(custom, [route for router in routers for route in router.routes])
     is_covered = http.enable_custom_route_auth
 
     def is_let_through(scope: Scope) -> bool:
-        return not is_covered if is_theirs(scope) else is_open(scope)
+        return not is_covered if is_theirs(scope) else is_open_here(scope)
 
     if http.middleware_order == "auth_first":
         yield Middleware(Authentication, **known, unless=is_let_through)

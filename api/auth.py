@@ -25,7 +25,9 @@ from store.errors import Error
 from store.models import JsonObject
 
 #: What everybody may ask for, also where all else needs a name.
-OPEN_PATHS = frozenset({"/", "/ok", "/info", "/docs", "/openapi.json", "/metrics"})
+OPEN_PATHS = frozenset({"/", "/ok", "/ready", "/info", "/docs", "/openapi.json"})
+#: What tells of everybody's work: for those who may, see `api.metrics_gate`.
+METRICS_PATH = "/metrics"
 _OPEN_BELOW = ("/ui/", "/api/shares/")
 
 #: What may be done with a thread by those whom it is shared with, by action; nothing else.

@@ -36,6 +36,7 @@ from store.errors import (
     TooLargeError,
     TooManyAttemptsError,
     UnavailableError,
+    UnreadableError,
     UnsupportedError,
     WrongTypeError,
 )
@@ -58,6 +59,7 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TooManyAttemptsError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    UnreadableError: HTTPStatus.INTERNAL_SERVER_ERROR,
     UnsupportedError: HTTPStatus.NOT_IMPLEMENTED,
     WrongTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Error: HTTPStatus.INTERNAL_SERVER_ERROR,

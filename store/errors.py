@@ -21,6 +21,7 @@ Every error raised on purpose, in one tree.
     ├─ UnsupportedError        a part of the contract that is not built
     ├─ RunFailedError          the run that an answer was waited for failed
     ├─ EmbeddingError          a text could not be embedded, for the store's index
+    ├─ UnreadableError         what is at rest cannot be decrypted, or should have been encrypted
     ├─ UnavailableError        PostgreSQL or Redis did not answer; safe to retry
     │  ├─ OverloadedError      this server has as much to do as it takes
     │  └─ ConnectionLostError  gone in the middle: what was asked may have been done
@@ -30,19 +31,6 @@ HTTP statuses are known to `api/errors.py` alone.
 """
 
 from typing import ClassVar, Final
-
-#: What decoding a checkpoint may raise for its content: the code or the types that it was written
-#: with are gone, or it is not what was written.
-CONTENT_ERRORS: Final = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 class Error(Exception):
@@ -185,6 +173,12 @@ class EmbeddingError(Error):
     default_code = "embedding_failed"
 
 
+class UnreadableError(Error):
+    """What is at rest cannot be decrypted, or is in the clear where nothing may be."""
+
+    default_code = "unreadable"
+
+
 class UnavailableError(Error):
     """PostgreSQL or Redis did not answer in time; calling again is safe."""
 
@@ -218,3 +212,18 @@ class RunError(Error):
     def __init__(self, message: str, *, kind: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+#: What decoding a checkpoint may raise for its content: the code or the types that it was written
+#: with are gone, or it is not what was written.
+CONTENT_ERRORS: Final = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    UnreadableError,
+    ValueError,
+)

@@ -253,7 +253,7 @@ async def test_without_limits_nothing_stands_in_the_way(
 ) -> None:
     async with processes(config, servers, database_url, 1) as (one,):
         assert one.services.limits is None
-        stack: list[Any] = [m.cls for m in create_app(one.services).user_middleware]
+        stack: list[object] = [m.cls for m in create_app(one.services).user_middleware]
         assert IdentityLimits not in stack
         answer = await one.http.get("/api/sessions", headers=someone())
         assert not [name for name in answer.headers if "ratelimit" in name]
