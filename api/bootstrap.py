@@ -20,6 +20,7 @@ from api.http_meter import HttpMeter
 from api.limits import Limits, open_limits
 from api.presence import Presence, open_presence
 from api.prices import Prices
+from api.quotas import Quotas
 from api.settings import Settings, environment, environment_sections, set_environment
 from graph import custom, priorities
 from graph.agents import chat
@@ -96,6 +97,7 @@ class Services:
     authority: Authority | None
     prices: Prices
     limits: Limits | None
+    quotas: Quotas
     health: Health
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
@@ -156,8 +158,9 @@ async def open_services(
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         importer = Importer(
-            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
-        )
+            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life,
+            quotas=(quotas := _quotas(settings, db)),
+        )  # fmt: skip
         jobs = Jobs(
             db=db,
             kinds={
@@ -206,10 +209,20 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
+            quotas=quotas,
             limits=await stack.enter_async_context(open_limits(settings, redis_url)),
             health=Health(db=db, events=events, place=place, worker=worker),
             queue_stats=Fresh(partial(queue.stats, db)),
         )
+
+
+def _quotas(settings: Settings, db: Database) -> Quotas:
+    return Quotas(
+        db,
+        sessions=settings.limit_sessions,
+        files=settings.limit_files,
+        file_bytes=settings.limit_file_bytes,
+    )
 
 
 def _shares(

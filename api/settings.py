@@ -426,6 +426,24 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
     )
+    limit_sessions: int = _env(
+        "LIMIT_SESSIONS",
+        default=0,
+        about="Sessions, or threads, whose `owner` one identity may be, then 403; 0: any number.",
+        ge=0,
+    )
+    limit_files: int = _env(
+        "LIMIT_FILES",
+        default=0,
+        about="Attachments that one identity may have, then 403; 0: any number.",
+        ge=0,
+    )
+    limit_file_bytes: int = _env(
+        "LIMIT_FILE_BYTES",
+        default=0,
+        about="Bytes that those may have together, then 403; 0: any number.",
+        ge=0,
+    )
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = _env(
