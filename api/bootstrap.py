@@ -21,6 +21,7 @@ from api.limits import Limits, open_limits
 from api.owners import open_owners
 from api.presence import Presence, open_presence
 from api.prices import Prices
+from api.quotas import Quotas
 from api.settings import Settings, environment, environment_sections, set_environment
 from api.traces import open_tracing
 from graph import custom, encryption, priorities
@@ -33,11 +34,13 @@ from graph.crons import Crons
 from graph.deliveries import Deliveries
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.fairness import FairShares, Room
 from graph.histories import Histories
 from graph.imports import Imports
 from graph.jobs import Jobs
 from graph.loop import Backing, Place, open_graph_loop
 from graph.memory import DistantStore
+from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import system_assistant_id
 from graph.retention import Retention
@@ -97,6 +100,7 @@ class Services:
     authority: Authority | None
     prices: Prices
     limits: Limits | None
+    quotas: Quotas
     health: Health
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
@@ -148,20 +152,19 @@ async def open_services(
         webhooks = await stack.enter_async_context(
             open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
         )
-        urgency = (
-            priorities.load(graphs.priority, graphs.path.parent, db) if graphs.priority else None
-        )
+        urgency, room = _shares(settings, graphs, db)
         titles = Titles(db=db, place=place, model=_title_model(graphs))
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
-            priorities=urgency, tracing=tracing,
+            priorities=urgency, room=room, tracing=tracing,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         importer = Importer(
-            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
-        )
+            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life,
+            quotas=(quotas := _quotas(settings, db)),
+        )  # fmt: skip
         jobs = Jobs(
             db=db,
             kinds={
@@ -180,6 +183,7 @@ async def open_services(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=executor.retention, crons=crons, jobs=jobs, changes=changes,
             timing=timing, by_priority=urgency is not None,
+            most_running=settings.limit_runs or None,
         )  # fmt: skip
         presence = await stack.enter_async_context(
             open_presence(await stack.enter_async_context(open_rooms(redis_url, cipher=db.cipher)))
@@ -209,6 +213,7 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
+            quotas=quotas,
             limits=await stack.enter_async_context(open_limits(settings, redis_url)),
             health=Health(db=db, events=events, place=place, worker=worker),
             tracing=tracing,
@@ -224,6 +229,31 @@ async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: st
             index_dims=graphs.store.index_dims,
             index_messages=bool(settings.compat),
         )
+
+
+def _quotas(settings: Settings, db: Database) -> Quotas:
+    return Quotas(
+        db,
+        sessions=settings.limit_sessions,
+        files=settings.limit_files,
+        file_bytes=settings.limit_file_bytes,
+    )
+
+
+def _shares(
+    settings: Settings, graphs: GraphConfig, db: Database
+) -> tuple[Priorities | FairShares | None, Room | None]:
+    """Who decides which runs begin first, and how many may wait."""
+    most, all_together = settings.limit_queued_runs, settings.limit_queued_runs_in_all
+    room = Room(db, all_together, most) if most or all_together else None
+    running = settings.limit_runs or None
+    if graphs.priority:
+        return (
+            priorities.load(graphs.priority, graphs.path.parent, db, most_running=running),
+            room,
+        )
+    is_fair = settings.fair_shares or running or room
+    return (FairShares(db, most_running=running) if is_fair else None), room
 
 
 def _executor(

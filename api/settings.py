@@ -478,6 +478,51 @@ class Settings(BaseSettings):
         about="Of those, how many a process has open for all together, then 503; 0: any number.",
         ge=0,
     )
+    fair_shares: bool = _env(
+        "FAIR_SHARES",
+        default=False,
+        about="Let runs of all identities begin in turn, so that who has many waiting does not keep "
+        "others waiting. Any of the next three does so too.",
+    )
+    limit_runs: int = _env(
+        "LIMIT_RUNS",
+        default=0,
+        about="Runs of one identity that may be under way at once, in all processes; others wait. "
+        "0: any number.",
+        ge=0,
+    )
+    limit_queued_runs: int = _env(
+        "LIMIT_QUEUED_RUNS",
+        default=0,
+        about="Runs of one identity that may wait, then 429; 0: any number.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_queued_runs_in_all: int = _env(
+        "LIMIT_QUEUED_RUNS_IN_ALL",
+        default=0,
+        about="Runs that may wait, then 503 for whoever has an equal part of them; 0: any number.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_sessions: int = _env(
+        "LIMIT_SESSIONS",
+        default=0,
+        about="Sessions, or threads, whose `owner` one identity may be, then 403; 0: any number.",
+        ge=0,
+    )
+    limit_files: int = _env(
+        "LIMIT_FILES",
+        default=0,
+        about="Attachments that one identity may have, then 403; 0: any number.",
+        ge=0,
+    )
+    limit_file_bytes: int = _env(
+        "LIMIT_FILE_BYTES",
+        default=0,
+        about="Bytes that those may have together, then 403; 0: any number.",
+        ge=0,
+    )
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = _env(

@@ -45,6 +45,14 @@ class File:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How many files somebody has, and how many bytes are in them: what is kept once, each time."""
+
+    count: int
+    bytes: int
+
+
 class Upload:
     """
     A file on its way in. Nobody sees it before `finish`.
@@ -136,6 +144,11 @@ async def get(db: Database, file_id: str, *, owner: str, access: Access) -> File
     if found is None:
         raise _not_found(file_id)
     return _opened(db.cipher, found)
+
+
+async def usage(db: Database, owner: str) -> Usage:
+    """What somebody has; costs what it counts."""
+    return (await db.all(Usage, _SQL["usage"], {"owner": owner}))[0]
 
 
 async def send(

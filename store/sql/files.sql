@@ -120,3 +120,9 @@ WHERE (
         AND NOT EXISTS (SELECT FROM file AS f WHERE f.content_id = c.content_id)
     )
     OR (c.sha256 IS NULL AND c.created_at < now() - interval '1 day')
+
+-- name: usage
+SELECT count(*) AS count, coalesce(sum(c.size_bytes), 0)::bigint AS bytes
+FROM file AS f
+JOIN file_content AS c ON c.content_id = f.content_id
+WHERE f.owner = %(owner)s::text
