@@ -25,6 +25,7 @@ from api.routes import (
     agui,
     ai_sdk,
     assistants,
+    audit,
     crons,
     events,
     exchange,
@@ -47,6 +48,7 @@ from api.routes import (
     system,
     threads,
     unsupported,
+    users,
 )
 from api.security import secure
 from graph.http_section import Http
@@ -83,6 +85,8 @@ ROUTERS = (
     stats.router,
     events.router,
     session_socket.router,
+    users.router,
+    audit.router,
     unsupported.router,
 )
 
