@@ -15,6 +15,7 @@ from graph.jobs import JobFailedError, Kind
 from graph.retention import Retention
 from graph.runs import Runs, few_at_once
 from graph.threads import Threads
+from graph.user import label_of
 from store import erasure, outbox, user_jobs
 from store.database import Database
 from store.errors import NotFoundError, UnavailableError
@@ -181,8 +182,3 @@ class Erasures:
     async def _give_up(self, job: Job, why: str) -> None:
         found = await user_jobs.get(self._db, job.payload["user_job_id"], user_id=None)
         await user_jobs.finish(self._db, found, "error", error=why)
-
-
-def label_of(identity: str) -> str:
-    """An identity as a label of a namespace, where there can be no dots."""
-    return identity.replace("%", "%25").replace(".", "%2E")

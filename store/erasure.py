@@ -28,6 +28,7 @@ RUNS_PAGE: Final = 5_000
 
 #: What a statement of its own deletes, in the order in which it is done: first what could make more.
 Simple = Literal[
+    "keys",
     "accounts",
     "crons",
     "imports",
@@ -41,7 +42,7 @@ Simple = Literal[
     "jobs",
 ]
 SIMPLE: Final[tuple[Simple, ...]] = (
-    "accounts", "crons", "imports", "exports", "webhooks", "memberships", "shares", "feedback",
+    "keys", "accounts", "crons", "imports", "exports", "webhooks", "memberships", "shares", "feedback",
     "idempotency_keys", "tombstones", "jobs",
 )  # fmt: skip
 #: When everybody has been told of the rest.
@@ -76,7 +77,7 @@ async def delete_some(db: Database, job: UserJob, what: str, *, namespace: str =
         gone = await tx.execute(SQL[what], params)
         if gone:
             await user_jobs.count(tx, job, **{what: gone})
-        return 0 if what in ("accounts", "exports") else gone
+        return 0 if what in ("keys", "accounts", "exports") else gone
 
 
 async def threads_of(db: Database, job: UserJob) -> list[str]:

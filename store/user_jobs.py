@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from store import audit, jobs
 from store.access import Access
+from store.cipher import at
 from store.database import Database, Transaction
 from store.errors import NotFoundError
 from store.models import JsonObject
@@ -161,16 +162,21 @@ async def advance(
         if not await tx.execute(SQL["advance"], params):
             return False
         for number, content in enumerate(parts, before):
-            await tx.execute(SQL["add_part"], {**params, "number": number, "content": content})
+            sealed = tx.cipher.seal(content, _place(job.user_job_id, number))
+            await tx.execute(SQL["add_part"], {**params, "number": number, "content": sealed})
         if counts:
             await count(tx, job, **counts)
         return True
 
 
+def _place(user_job_id: str, number: int) -> bytes:
+    return at("user_job_part", user_job_id, str(number))
+
+
 async def part(db: Database, user_job_id: str, number: int) -> bytes | None:
     """A part of an export's file; None beyond its end."""
     rows = await db.tuples(SQL["part"], {"user_job_id": user_job_id, "number": number})
-    return bytes(rows[0][0]) if rows else None
+    return db.cipher.open(bytes(rows[0][0]), _place(user_job_id, number)) if rows else None
 
 
 async def go_on(db: Database, job: UserJob, *, delay_seconds: float = 0.0) -> None:

@@ -18,8 +18,8 @@ from langgraph.store.base import BaseStore
 from api.exchange import native
 from api.exchange.exporting import message_json, session_json
 from graph.encode import dumps
-from graph.erasure import label_of
 from graph.jobs import JobFailedError, Kind
+from graph.user import label_of
 from store import assistants, audit, crons, exchanges, files, subscriptions, user_jobs
 from store.audit import Filter
 from store.database import Database

@@ -6,7 +6,6 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Response
 
 from api.deps import CallerDep, ServicesDep
-from api.permissions import has
 from api.responses import json_response
 from api.schemas import Text
 from api.session_schemas import encode_cursor, number_cursor
@@ -61,7 +60,7 @@ async def list_audit(
         Filter(act=act, actor=actor, owner=owner, subject=subject, since=since, until=until),
         before=number_cursor(cursor),
         limit=limit,
-        seen_by=None if has(caller, PERMISSION) else caller.identity,
+        seen_by=None if caller.has(PERMISSION) else caller.identity,
     )
     following = encode_cursor(found[-1].audit_id) if more else None
     return json_response(

@@ -166,7 +166,7 @@ async def update(
 async def delete(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) -> None:
     """Delete a thread with its runs, messages and checkpoints."""
     access = await caller.may("threads", "delete", {"thread_id": thread_id})
-    await services.runs.delete_thread(thread_id, actor=caller.identity, access=access)
+    await services.runs.delete_thread(thread_id, actor=caller.actor, access=access)
 
 
 @router.post("/{thread_id}/copy")

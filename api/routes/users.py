@@ -12,7 +12,6 @@ from api.auth import Caller
 from api.authority import Action, Resource
 from api.deps import CallerDep, ServicesDep
 from api.errors import BrokenOffError
-from api.permissions import has
 from api.responses import json_response
 from api.schemas import RunId, Text
 from store import audit, user_jobs
@@ -88,7 +87,7 @@ async def get_export(user_id: UserId, caller: CallerDep, services: ServicesDep) 
     await audit.record(
         services.db,
         "export.read",
-        actor=caller.identity,
+        actor=caller.actor,
         owner=user_id,
         subject=f"user:{user_id}",
         details={"job_id": found.user_job_id},
@@ -136,7 +135,7 @@ def job_json(job: UserJob) -> JsonObject:
 
 
 def _may(caller: Caller, kind: Kind, user_id: str) -> bool:
-    return user_id == caller.identity or has(caller, PERMISSIONS[kind])
+    return user_id == caller.identity or caller.has(PERMISSIONS[kind])
 
 
 def _require(caller: Caller, kind: Kind, user_id: str) -> None:
@@ -151,7 +150,7 @@ async def _begin(db: Database, caller: Caller, kind: Kind, user_id: str) -> Resp
         str(uuid7()),
         kind=kind,
         user_id=user_id,
-        actor=caller.identity,
+        actor=caller.actor,
         visible=await _visible(caller, kind),
     )
     answer = json_response(
@@ -169,7 +168,7 @@ async def _visible(caller: Caller, kind: Kind) -> dict[str, Access]:
     Raises:
         PermissionDeniedError: Of one of them, none.
     """
-    if has(caller, PERMISSIONS[kind]):
+    if caller.has(PERMISSIONS[kind]):
         return dict.fromkeys(_NAMED, EVERYTHING)
     return {
         resource: await caller.may(resource, _ACTIONS[kind], {named: _NONE}, shared=False)

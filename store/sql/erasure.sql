@@ -36,6 +36,9 @@ WHERE cron_id IN (
     LIMIT %(limit)s::int
 );
 
+-- name: keys
+DELETE FROM api_key WHERE owner = %(user_id)s::text;
+
 -- name: accounts
 DELETE FROM "user" WHERE id = %(user_id)s::text;
 

@@ -174,6 +174,10 @@ async def put_what_is_sent_nowhere(services: Services, who: Somebody) -> None:
             {"n": who.name},
         )
         await tx.execute(
+            "INSERT INTO api_key (key_id, secret_hash, owner) VALUES (%(n)s, 'x', %(n)s)",
+            {"n": who.name},
+        )
+        await tx.execute(
             'INSERT INTO "user" (id, username, password_hash) VALUES (%(n)s, %(n)s, %(n)s)',
             {"n": who.name},
         )
