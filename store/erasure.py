@@ -96,6 +96,7 @@ async def delete_thread(db: Database, job: UserJob, thread_id: str) -> bool:
     """Delete a thread as `threads.delete`, if it is still the user's; whether it was."""
     params = {**_params(job, "threads"), "thread_id": thread_id}
     async with db.transaction() as tx:
+        await tx.tuples(SQL["wait_for_index"], params)
         found = await tx.tuples(SQL["lock_thread"], params)
         if not found:
             return False

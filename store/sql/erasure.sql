@@ -12,6 +12,10 @@ WHERE (
     AND metadata @> ANY(%(visible)s::jsonb[])
 LIMIT %(limit)s::int;
 
+-- name: wait_for_index
+-- Whoever brings the thread into the index of search holds this (search.sql); what it writes goes too.
+SELECT pg_advisory_xact_lock(1400, hashtext(%(thread_id)s::text));
+
 -- name: lock_thread
 SELECT message_count
 FROM thread
