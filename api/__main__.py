@@ -25,6 +25,11 @@ COMMANDS = {
         "write to the message table what the checkpoints have and it has not",
         ["config", "data_dir"],
     ),
+    "check": (
+        "look for what does not hold between runs, threads, checkpoints, messages, search, files and "
+        "event log; status 1 if anything is left of it",
+        ["config", "data_dir"],
+    ),
     "import": (
         "import the conversations of an old project's database; again: only what is new",
         ["config", "data_dir"],
@@ -37,6 +42,18 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "action": "store_true",
             "default": False,
             "help": "make the whole table anew from the checkpoints",
+        },
+    },
+    "check": {
+        "--repair": {
+            "action": "store_true",
+            "default": False,
+            "help": "put right what can be, without losing what anybody said",
+        },
+        "--json": {
+            "action": "store_true",
+            "default": False,
+            "help": "print a JSON object for each finding",
         },
     },
     "import": {

@@ -6,10 +6,11 @@ get an event in once its successor has written one.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -19,6 +20,9 @@ from redis.exceptions import RedisError, ResponseError
 from store.entries import events_of, fields, portions
 from store.errors import InvalidInputError, UnavailableError
 from store.rings import START, Event, EventId
+
+#: The beginning of all keys of a server.
+PREFIX: Final = "threadwell"
 
 #: How long Redis may take to answer, and to take a connection.
 ANSWER_SECONDS = 5.0
@@ -66,6 +70,15 @@ class Page:
     oldest: EventId | None
     events: list[Event]
     is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A stream: how far it ever got, and in how many seconds it expires; None: never."""
+
+    thread_id: str
+    end: EventId
+    ttl_seconds: float | None
 
 
 @asynccontextmanager
@@ -235,6 +248,37 @@ class Streams:
             pipeline.pexpire(key, int(ttl_seconds * 1000))
             await pipeline.execute()
 
+    async def pages(self, count: int) -> AsyncIterator[list[Kept]]:
+        """Every stream that is there all the while, some more than once; about so many at a time."""
+        start, end = self.key("\0").split("\0")
+        pattern, cursor = _literally(start) + "*" + end, 0
+        while True:
+            async with answered():
+                cursor, keys = await self._client.scan(cursor, match=pattern, count=count)
+                names = [str(key, "utf-8") if isinstance(key, bytes) else key for key in keys]
+                pipeline = self._client.pipeline(transaction=False)
+                for name in names:
+                    pipeline.xinfo_stream(name)
+                    pipeline.pttl(name)
+                answers = await pipeline.execute(raise_on_error=False)
+            yield [
+                Kept(
+                    name[len(start) : -len(end)],
+                    _position(info["last-generated-id"]),
+                    ttl / 1000 if ttl >= 0 else None,
+                )
+                for name, info, ttl in zip(names, answers[::2], answers[1::2], strict=True)
+                # One that went meanwhile is an error.
+                if isinstance(info, dict)
+            ]
+            if not cursor:
+                return
+
+    async def expire(self, thread_id: str, ttl_seconds: float) -> None:
+        """Have the stream go in a while, if nothing renews it."""
+        async with answered():
+            await self._client.pexpire(self.key(thread_id), int(ttl_seconds * 1000))
+
     async def delete(self, thread_id: str) -> None:
         """Delete the stream, if there is one."""
         async with answered():
@@ -294,6 +338,11 @@ async def read_blocking(
         )
         for key, entries in answer or ()
     }
+
+
+def _literally(text: str) -> str:
+    """A pattern of Redis that only this text matches."""
+    return re.sub(r"([\\*?\[\]^])", r"\\\1", text)
 
 
 def _text(position: EventId) -> str:
