@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from api.bootstrap import load_graphs
+from api.bootstrap import cipher_of, load_graphs
 from api.settings import Settings
 from store.check import Check, Finding
 from store.checkpoints import open_saver
@@ -45,7 +45,9 @@ async def _opened(settings: Settings, database_url: str, redis_url: str) -> Asyn
     graphs, registry = await load_graphs(settings)
     await migrate(database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(open_database(database_url))
+        db = await stack.enter_async_context(
+            open_database(database_url, cipher=cipher_of(settings))
+        )
         saver = await stack.enter_async_context(
             open_saver(
                 db,

@@ -42,18 +42,16 @@ def contents(wheel: Path) -> set[str]:
 
 def chat(url: str) -> str:
     """What the bundled agent answers to a greeting, streamed; the thread's state has it too."""
-    client = get_sync_client(url=url)
-    thread = client.threads.create()
-    said = ""
-    for part in client.runs.stream(
-        thread["thread_id"],
-        "agent",
-        input=HELLO,
-        stream_mode="messages-tuple",
-    ):
-        if part.event == "messages":
-            said += part.data[0]["content"]
-    kept = client.threads.get_state(thread["thread_id"])["values"]["messages"]  # type: ignore[call-overload]
+    with get_sync_client(url=url) as client:
+        thread = client.threads.create()
+        said = ""
+        for part in client.runs.stream(
+            thread["thread_id"], "agent", input=HELLO, stream_mode="messages-tuple"
+        ):
+            if part.event == "messages":
+                said += part.data[0]["content"]
+        values: Any = client.threads.get_state(thread["thread_id"])["values"]
+    kept = values["messages"]
     assert kept[-1]["content"] == said
     return said
 

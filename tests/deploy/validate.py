@@ -41,12 +41,10 @@ def chart(path: str) -> None:
     ]
     for manifest in manifests:
         kubernetes_validate.validate(manifest, version, strict=True)
-    findings = [str(one) for one in _lint(helm.lint(path))]
-    print(json.dumps({"manifests": manifests, "lint": findings}))  # noqa: T201 - what is asked for
-
-
-def _lint(found: Any) -> list[Any]:
-    return list(getattr(found, "messages", found))
+    found = helm.lint(path, values, strict=True)
+    # That it has no icon is information.
+    lint = found["errors"] + [one for one in found["messages"] if one["severity"] != 1]
+    print(json.dumps({"manifests": manifests, "lint": lint}))  # noqa: T201 - what is asked for
 
 
 if __name__ == "__main__":
