@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -13,9 +14,15 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.fresh import Fresh
+from api.health import Health
+from api.http_meter import HttpMeter
+from api.limits import Limits, open_limits
+from api.owners import open_owners
 from api.presence import Presence, open_presence
 from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
+from api.traces import open_tracing
 from graph import custom, encryption, priorities
 from graph.agents import chat
 from graph.branches import Branches
@@ -38,12 +45,13 @@ from graph.runs import Runs
 from graph.state import States
 from graph.threads import Threads
 from graph.titles import Titles
+from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants
+from store import assistants, keys, queue
 from store.assistants import SystemAssistant
-from store.cache import open_cache
+from store.cache import Cache, open_cache
 from store.checkpoints import Saver, open_saver
 from store.cipher import CLEAR, Cipher, KeyRing, secret_of
 from store.database import Database, open_database
@@ -54,6 +62,7 @@ from store.heartbeat import Heartbeat
 from store.items import ItemLife, open_items
 from store.migrate import migrate
 from store.outbox import KIND as EVENT_WEBHOOK
+from store.queue import Stats
 from store.rooms import open_rooms
 from store.sessions import TITLE_JOB
 from store.vectors import Index
@@ -87,6 +96,14 @@ class Services:
     worker: Worker
     authority: Authority | None
     prices: Prices
+    limits: Limits | None
+    health: Health
+    #: The queue of all processes.
+    queue_stats: Fresh[Stats]
+    tracing: Tracing | None
+    #: Which this one is of those that share a port.
+    process: str = "0"
+    http_meter: HttpMeter = field(default_factory=HttpMeter)
 
 
 @asynccontextmanager
@@ -105,14 +122,8 @@ async def open_services(
         UnavailableError: PostgreSQL does not answer.
     """
     graphs, registry = await load_graphs(settings)
-    authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
     timing = _timing(settings, graphs)
-    if graphs.store.index_dims is not None or settings.compat:
-        await migrate(
-            database_url,
-            index_dims=graphs.store.index_dims,
-            index_messages=bool(settings.compat),
-        )
+    await _add_indexes(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(
             _database(settings, database_url, await opened_cipher(settings, graphs, database_url))
@@ -124,11 +135,15 @@ async def open_services(
         )
         cache = await stack.enter_async_context(open_cache(redis_url, cipher=db.cipher))
         stack.enter_context(sdk_cache.serving(cache))
+        authority = await stack.enter_async_context(_authority(settings, graphs, db, cache))
+        tracing = await stack.enter_async_context(open_tracing(settings))
         place = await stack.enter_async_context(
             open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url, db.cipher))
         )
         backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
-        executor = _executor(settings, db, registry, place, backing, events, heartbeat)
+        executor = _executor(
+            settings, db, registry, place, backing, events, heartbeat, tracing=tracing
+        )
         endings = Endings(db)
         webhooks = await stack.enter_async_context(
             open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
@@ -140,7 +155,7 @@ async def open_services(
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
-            priorities=urgency,
+            priorities=urgency, tracing=tracing,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
@@ -194,6 +209,20 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
+            limits=await stack.enter_async_context(open_limits(settings, redis_url)),
+            health=Health(db=db, events=events, place=place, worker=worker),
+            tracing=tracing,
+            queue_stats=Fresh(partial(queue.stats, db)),
+        )
+
+
+async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: str) -> None:
+    """Have the tables and indexes that only some servers need."""
+    if graphs.store.index_dims is not None or settings.compat:
+        await migrate(
+            database_url,
+            index_dims=graphs.store.index_dims,
+            index_messages=bool(settings.compat),
         )
 
 
@@ -205,6 +234,8 @@ def _executor(
     backing: Backing,
     events: EventLog,
     heartbeat: Heartbeat,
+    *,
+    tracing: Tracing | None,
 ) -> Executor:
     own = backing.saver if isinstance(backing.saver, CustomSaver) else None
     retention = Retention(
@@ -221,6 +252,7 @@ def _executor(
         slots=settings.slots,
         run_timeout_seconds=settings.run_timeout_seconds,
         alive=heartbeat.alive,
+        tracing=tracing,
     )
 
 
@@ -235,6 +267,35 @@ def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | No
     if not (is_ours or environment().get("TITLE_MODEL")) or chat.title_model() is None:
         return None
     return chat.title_model
+
+
+@asynccontextmanager
+async def _authority(
+    settings: Settings, graphs: GraphConfig, db: Database, cache: Cache
+) -> AsyncIterator[Authority | None]:
+    """Who decides who may what: an `Auth` of the user's, or what is built in; None for nobody."""
+    if graphs.auth:
+        yield load_authority(graphs.auth, graphs.path.parent)
+        return
+    kinds = await identity_kinds(settings, db)
+    if not kinds:
+        yield None
+        return
+    async with open_owners(settings, kinds, db, cache) as owners:
+        yield owners
+
+
+async def identity_kinds(settings: Settings, db: Database) -> frozenset[str]:
+    """
+    Which built-in identities count, where langgraph.json names no `Auth`: ``keys``, ``jwt``; none.
+
+    Those that the settings name; if they name none, API keys as soon as one was ever made, and tokens
+    if there is an issuer: who made a key, or named one, did not mean to serve everybody.
+    """
+    if settings.auth:
+        return frozenset(settings.auth) - {"none"}
+    found = {"jwt"} if settings.jwt_issuer else set()
+    return frozenset(found | {"keys"} if await keys.any_made(db) else found)
 
 
 async def load_graphs(settings: Settings) -> tuple[GraphConfig, Registry]:
@@ -322,6 +383,7 @@ def _database(
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         # A frozen process lets go of its threads before others may take its runs.
         idle_transaction_seconds=settings.lease_seconds - settings.heartbeat_seconds,
+        slow_query_seconds=settings.slow_query_seconds,
         cipher=cipher,
     )
 
