@@ -41,7 +41,7 @@ from graph.titles import Titles
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants
+from store import assistants, sealing
 from store.assistants import SystemAssistant
 from store.cache import open_cache
 from store.checkpoints import Saver, open_saver
@@ -114,7 +114,7 @@ async def open_services(
             index_messages=bool(settings.compat),
         )
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(_database(settings, database_url))
+        db = await stack.enter_async_context(_admitted(settings, database_url))
         await _register_graphs(db, registry)
         events = await stack.enter_async_context(_event_log(settings, redis_url))
         heartbeat = await stack.enter_async_context(
@@ -123,7 +123,7 @@ async def open_services(
         cache = await stack.enter_async_context(open_cache(redis_url))
         stack.enter_context(sdk_cache.serving(cache))
         place = await stack.enter_async_context(
-            open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
+            open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url, db.cipher))
         )
         backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
         executor = _executor(settings, db, registry, place, backing, events, heartbeat)
@@ -290,7 +290,16 @@ def cipher_of(settings: Settings) -> Cipher:
     return KeyRing(secrets, clear_keys=settings.encryption_clear_keys)
 
 
-def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Database]:
+@asynccontextmanager
+async def _admitted(settings: Settings, url: str) -> AsyncIterator[Database]:
+    async with _database(settings, url, cipher_of(settings)) as db:
+        await sealing.admit(db)
+        yield db
+
+
+def _database(
+    settings: Settings, url: str, cipher: Cipher
+) -> AbstractAsyncContextManager[Database]:
     return open_database(
         url,
         min_size=settings.database_pool_min_size,
@@ -299,17 +308,17 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         # A frozen process lets go of its threads before others may take its runs.
         idle_transaction_seconds=settings.lease_seconds - settings.heartbeat_seconds,
-        cipher=cipher_of(settings),
+        cipher=cipher,
     )
 
 
 @asynccontextmanager
 async def _backing_of_graphs(
-    settings: Settings, graphs: GraphConfig, url: str
+    settings: Settings, graphs: GraphConfig, url: str, cipher: Cipher
 ) -> AsyncIterator[Backing]:
     """Of their own event loop, with connections of its own."""
     async with (
-        _database(settings, url) as db,
+        _database(settings, url, cipher) as db,
         _saver(db, settings, graphs) as saver,
         _items(db, graphs) as items,
     ):

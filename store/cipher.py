@@ -37,6 +37,8 @@ MARK: Final = b"\xc1tw\x01"
 TEXT_MARK: Final = "tw1:"
 #: The only key of a sealed document, beside those that stay in the clear.
 SEALED: Final = "$sealed"
+#: The code of the error for what is in the clear.
+NOT_ENCRYPTED: Final = "not_encrypted"
 #: Bytes that sealing adds to bytes.
 OVERHEAD: Final = 36
 
@@ -162,6 +164,11 @@ class Cipher:
     def is_current(self, data: bytes | str) -> bool:
         """Whether bytes or a text are sealed by the newest key, or need no sealing."""
         return True
+
+    @property
+    def heads(self) -> tuple[bytes, str]:
+        """What bytes and what text begin with that are sealed by the newest key."""
+        return b"", ""
 
 
 #: For a server without keys.
@@ -289,7 +296,10 @@ class KeyRing(Cipher):
         """Seal a JSON value as one."""
         if value is None or value in ({}, []):
             return value
-        return {**(shown or {}), SEALED: self._text(self._newest, dump_json(value), place)}
+        return {
+            **(shown or {}),
+            SEALED: self._text(self._newest, dump_json(value, in_order=True), place),
+        }
 
     def open_json(self, value: Any, place: bytes) -> Any:
         """Open a sealed JSON value."""
@@ -331,6 +341,11 @@ class KeyRing(Cipher):
         if isinstance(data, bytes):
             return data.startswith(self._newest.head)
         return not data or data.startswith(self._newest.text_head)
+
+    @property
+    def heads(self) -> tuple[bytes, str]:
+        """What bytes and what text begin with that are sealed by the newest key."""
+        return self._newest.head, self._newest.text_head
 
     # ------------------------------------------------------------------ parts
 
@@ -441,7 +456,7 @@ def _person(purpose: str) -> bytes:
 
 
 def _in_the_clear() -> UnreadableError:
-    return UnreadableError("It is not encrypted, and everything is to be")
+    return UnreadableError("It is not encrypted, and everything is to be", code=NOT_ENCRYPTED)
 
 
 def _not_here() -> UnreadableError:

@@ -1,7 +1,7 @@
 """JSON as PostgreSQL keeps it."""
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -11,15 +11,21 @@ from store.errors import InvalidInputError
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-def dump_json(value: Any) -> bytes:
+_IN_ORDER: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS
+
+
+def dump_json(value: Any, *, in_order: bool = False) -> bytes:
     """
     JSON for a ``jsonb`` column.
+
+    Args:
+        in_order: Of its keys, so that equal values have equal texts.
 
     Raises:
         InvalidInputError: The value has something that JSON or PostgreSQL cannot hold.
     """
     try:
-        text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+        text = orjson.dumps(value, option=_IN_ORDER if in_order else orjson.OPT_NON_STR_KEYS)
     except TypeError as exc:
         raise InvalidInputError(f"Not a JSON value: {exc}") from exc
     return without_nul(text)
