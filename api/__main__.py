@@ -27,6 +27,10 @@ COMMANDS = {
         ["config", "data_dir"],
     ),
     "keys": ("make, list and revoke API keys", ["data_dir"]),
+    "encrypt": (
+        "encrypt what the database has with LANGGRAPH_AES_KEY, while servers run that have the key",
+        ["config", "data_dir"],
+    ),
     "import": (
         "import the conversations of an old project's database; again: only what is new",
         ["config", "data_dir"],

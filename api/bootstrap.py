@@ -49,7 +49,7 @@ from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants, keys, queue
+from store import assistants, keys, queue, sealing
 from store.assistants import SystemAssistant
 from store.cache import Cache, open_cache
 from store.checkpoints import Saver, open_saver
@@ -125,9 +125,7 @@ async def open_services(
     timing = _timing(settings, graphs)
     await _add_indexes(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(
-            _database(settings, database_url, await opened_cipher(settings, graphs, database_url))
-        )
+        db = await stack.enter_async_context(_admitted(settings, graphs, database_url))
         await _register_graphs(db, registry)
         events = await stack.enter_async_context(_event_log(settings, redis_url, db.cipher))
         heartbeat = await stack.enter_async_context(
@@ -370,6 +368,14 @@ async def opened_cipher(settings: Settings, graphs: GraphConfig, database_url: s
     others = [settings.aes_key] if settings.aes_key else []
     secrets = [secret_of(text) for text in (*others, *settings.encryption_old_keys)]
     return KeyRing([*kept, *secrets], clear_keys=settings.encryption_clear_keys)
+
+
+@asynccontextmanager
+async def _admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIterator[Database]:
+    cipher = await opened_cipher(settings, graphs, url)
+    async with _database(settings, url, cipher) as db:
+        await sealing.admit(db)
+        yield db
 
 
 def _database(

@@ -25,7 +25,14 @@ from fastapi import FastAPI
 
 from api import keys_command, logs
 from api.app import allowed_origins, open_app
-from api.bootstrap import Services, identity_kinds, load_graphs, mount_prefix, open_services
+from api.bootstrap import (
+    Services,
+    cipher_of,
+    identity_kinds,
+    load_graphs,
+    mount_prefix,
+    open_services,
+)
 from api.connections import allow_connections
 from api.embedded import EmbeddedServerError, Servers, embedded_servers
 from api.settings import (
@@ -37,12 +44,13 @@ from api.settings import (
 )
 from api.supervisor import BACKLOG, Supervisor, listen
 from graph.config import GraphConfig, load_config
-from store import messages
+from store import messages, sealing
 from store.checkpoints import open_saver
-from store.database import open_database
+from store.database import Database, open_database
 from store.errors import Error, InvalidInputError
 from store.messages import Rebuilt
 from store.migrate import migrate as migrate_database
+from store.sealing import Sealed
 
 log = structlog.get_logger(__name__)
 
@@ -282,7 +290,7 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
     graphs, registry = await load_graphs(settings)
     await migrate_database(servers.database_url)
     async with (
-        open_database(servers.database_url) as db,
+        _admitted(settings, servers) as db,
         open_saver(
             db,
             allowed_types=graphs.serde.msgpack,
@@ -296,6 +304,34 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
             channel_of=registry.channel_of,
             fold_of=registry.fold_of,
         )
+
+
+@asynccontextmanager
+async def _admitted(settings: Settings, servers: Servers) -> AsyncIterator[Database]:
+    async with open_database(servers.database_url, cipher=cipher_of(settings)) as db:
+        await sealing.admit(db)
+        yield db
+
+
+def encrypt(settings: Settings) -> None:
+    """Encrypt what the database has with the newest key, while servers run that have it too."""
+    with _servers(settings, valkey=False) as servers:
+        done = _run(_encrypt(settings, servers))
+    print(f"{done.rows} rows encrypted, {done.unreadable} values cannot be read")  # noqa: T201
+    if done.unreadable:
+        raise InvalidInputError(
+            "Some values cannot be decrypted with any of the keys: they stay as they are"
+        )
+
+
+async def _encrypt(settings: Settings, servers: Servers) -> Sealed:
+    await migrate_database(servers.database_url)
+    async with open_database(servers.database_url, cipher=cipher_of(settings)) as db:
+        return await sealing.encrypt(db, _tell_encrypted)
+
+
+def _tell_encrypted(table: str, done: Sealed) -> None:
+    print(f"{table}: {done.rows} rows", flush=True)  # noqa: T201 - what somebody waits for
 
 
 def import_(settings: Settings, *, source: str, url: str, tz: str, **options: Any) -> None:

@@ -1,7 +1,7 @@
 """JSON as PostgreSQL keeps it."""
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -11,19 +11,21 @@ from store.errors import InvalidInputError
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-def dump_json(value: Any, *, sort_keys: bool = False) -> bytes:
+_IN_ORDER: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS
+
+
+def dump_json(value: Any, *, in_order: bool = False) -> bytes:
     """
     JSON for a ``jsonb`` column.
 
     Args:
-        sort_keys: Whether equal objects are equal texts.
+        in_order: Of its keys, so that equal values have equal texts.
 
     Raises:
         InvalidInputError: The value has something that JSON or PostgreSQL cannot hold.
     """
-    option = orjson.OPT_NON_STR_KEYS | (orjson.OPT_SORT_KEYS if sort_keys else 0)
     try:
-        text = orjson.dumps(value, option=option)
+        text = orjson.dumps(value, option=_IN_ORDER if in_order else orjson.OPT_NON_STR_KEYS)
     except TypeError as exc:
         raise InvalidInputError(f"Not a JSON value: {exc}") from exc
     return without_nul(text)
