@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -13,9 +14,15 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.fresh import Fresh
+from api.health import Health
+from api.http_meter import HttpMeter
+from api.limits import Limits, open_limits
+from api.owners import open_owners
 from api.presence import Presence, open_presence
 from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
+from api.traces import open_tracing
 from graph import custom, priorities
 from graph.agents import chat
 from graph.branches import Branches
@@ -38,12 +45,13 @@ from graph.runs import Runs
 from graph.state import States
 from graph.threads import Threads
 from graph.titles import Titles
+from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants, sealing
+from store import assistants, keys, queue, sealing
 from store.assistants import SystemAssistant
-from store.cache import open_cache
+from store.cache import Cache, open_cache
 from store.checkpoints import Saver, open_saver
 from store.cipher import CLEAR, Cipher, KeyRing, secret_of
 from store.database import Database, open_database
@@ -54,6 +62,7 @@ from store.heartbeat import Heartbeat
 from store.items import ItemLife, open_items
 from store.migrate import migrate
 from store.outbox import KIND as EVENT_WEBHOOK
+from store.queue import Stats
 from store.rooms import open_rooms
 from store.sessions import TITLE_JOB
 from store.vectors import Index
@@ -87,6 +96,14 @@ class Services:
     worker: Worker
     authority: Authority | None
     prices: Prices
+    limits: Limits | None
+    health: Health
+    #: The queue of all processes.
+    queue_stats: Fresh[Stats]
+    tracing: Tracing | None
+    #: Which this one is of those that share a port.
+    process: str = "0"
+    http_meter: HttpMeter = field(default_factory=HttpMeter)
 
 
 @asynccontextmanager
@@ -105,14 +122,8 @@ async def open_services(
         UnavailableError: PostgreSQL does not answer.
     """
     graphs, registry = await load_graphs(settings)
-    authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
     timing = _timing(settings, graphs)
-    if graphs.store.index_dims is not None or settings.compat:
-        await migrate(
-            database_url,
-            index_dims=graphs.store.index_dims,
-            index_messages=bool(settings.compat),
-        )
+    await _prepare(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_admitted(settings, database_url))
         await _register_graphs(db, registry)
@@ -122,11 +133,15 @@ async def open_services(
         )
         cache = await stack.enter_async_context(open_cache(redis_url))
         stack.enter_context(sdk_cache.serving(cache))
+        authority = await stack.enter_async_context(_authority(settings, graphs, db, cache))
+        tracing = await stack.enter_async_context(open_tracing(settings))
         place = await stack.enter_async_context(
             open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url, db.cipher))
         )
         backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
-        executor = _executor(settings, db, registry, place, backing, events, heartbeat)
+        executor = _executor(
+            settings, db, registry, place, backing, events, heartbeat, tracing=tracing
+        )
         endings = Endings(db)
         webhooks = await stack.enter_async_context(
             open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
@@ -138,7 +153,7 @@ async def open_services(
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
-            priorities=urgency,
+            priorities=urgency, tracing=tracing,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
@@ -192,6 +207,10 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
+            limits=await stack.enter_async_context(open_limits(settings, redis_url)),
+            health=Health(db=db, events=events, place=place, worker=worker),
+            tracing=tracing,
+            queue_stats=Fresh(partial(queue.stats, db)),
         )
 
 
@@ -203,6 +222,8 @@ def _executor(
     backing: Backing,
     events: EventLog,
     heartbeat: Heartbeat,
+    *,
+    tracing: Tracing | None,
 ) -> Executor:
     own = backing.saver if isinstance(backing.saver, CustomSaver) else None
     retention = Retention(
@@ -219,6 +240,7 @@ def _executor(
         slots=settings.slots,
         run_timeout_seconds=settings.run_timeout_seconds,
         alive=heartbeat.alive,
+        tracing=tracing,
     )
 
 
@@ -233,6 +255,35 @@ def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | No
     if not (is_ours or environment().get("TITLE_MODEL")) or chat.title_model() is None:
         return None
     return chat.title_model
+
+
+@asynccontextmanager
+async def _authority(
+    settings: Settings, graphs: GraphConfig, db: Database, cache: Cache
+) -> AsyncIterator[Authority | None]:
+    """Who decides who may what: an `Auth` of the user's, or what is built in; None for nobody."""
+    if graphs.auth:
+        yield load_authority(graphs.auth, graphs.path.parent)
+        return
+    kinds = await identity_kinds(settings, db)
+    if not kinds:
+        yield None
+        return
+    async with open_owners(settings, kinds, db, cache) as owners:
+        yield owners
+
+
+async def identity_kinds(settings: Settings, db: Database) -> frozenset[str]:
+    """
+    Which built-in identities count, where langgraph.json names no `Auth`: ``keys``, ``jwt``; none.
+
+    Those that the settings name; if they name none, API keys as soon as one was ever made, and tokens
+    if there is an issuer: who made a key, or named one, did not mean to serve everybody.
+    """
+    if settings.auth:
+        return frozenset(settings.auth) - {"none"}
+    found = {"jwt"} if settings.jwt_issuer else set()
+    return frozenset(found | {"keys"} if await keys.any_made(db) else found)
 
 
 async def load_graphs(settings: Settings) -> tuple[GraphConfig, Registry]:
@@ -290,6 +341,13 @@ def cipher_of(settings: Settings) -> Cipher:
     return KeyRing(secrets, clear_keys=settings.encryption_clear_keys)
 
 
+async def _prepare(settings: Settings, graphs: GraphConfig, url: str) -> None:
+    """Bring into the schema what only some servers need."""
+    if graphs.store.index_dims is not None or settings.compat:
+        dims, compat = graphs.store.index_dims, bool(settings.compat)
+        await migrate(url, index_dims=dims, index_messages=compat)
+
+
 @asynccontextmanager
 async def _admitted(settings: Settings, url: str) -> AsyncIterator[Database]:
     async with _database(settings, url, cipher_of(settings)) as db:
@@ -309,6 +367,7 @@ def _database(
         # A frozen process lets go of its threads before others may take its runs.
         idle_transaction_seconds=settings.lease_seconds - settings.heartbeat_seconds,
         cipher=cipher,
+        slow_query_seconds=settings.slow_query_seconds,
     )
 
 

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from redis.asyncio import Redis
@@ -33,7 +33,7 @@ MAX_BYTES: Final = 64 << 20
 
 
 class Cache(Protocol):
-    """Bytes by key, for a while. Neither method raises for what is kept in being away."""
+    """Bytes by key, for a while. No method raises for what is kept in being away."""
 
     async def get(self, key: str) -> bytes | None:
         """What was last put there; None if it is not known any more."""
@@ -41,6 +41,10 @@ class Cache(Protocol):
 
     async def put(self, key: str, value: bytes, *, ttl_seconds: float) -> None:
         """Keep a value for so long at the most; the caller bounds its size."""
+        ...
+
+    async def count(self, key: str, *, ttl_seconds: float) -> int | None:
+        """Count one more of what is counted from its first time on for so long; None if nobody knows."""
         ...
 
 
@@ -72,6 +76,14 @@ class LocalCache:
         while self._bytes > self._max_bytes or len(self._entries) > self._max_entries:
             self._drop(next(iter(self._entries)))
 
+    async def count(self, key: str, *, ttl_seconds: float) -> int | None:
+        """See `Cache`."""
+        known = await self.get(key)
+        left = self._entries[key][0] - time.monotonic() if known is not None else ttl_seconds
+        counted = int(known or 0) + 1
+        await self.put(key, b"%d" % counted, ttl_seconds=left)
+        return counted
+
     def _drop(self, key: str) -> None:
         found = self._entries.pop(key, None)
         self._bytes -= len(key) + len(found[1]) if found else 0
@@ -94,16 +106,22 @@ class RedisCache:
         """See `Cache`."""
         await self._asked("SET", self._key(key), value, "PX", max(1, int(ttl_seconds * 1000)))
 
+    async def count(self, key: str, *, ttl_seconds: float) -> int | None:
+        """See `Cache`."""
+        counted: int | None = await self._asked("INCR", self._key(key))
+        # One that was left without an end gets it with the next.
+        await self._asked("PEXPIRE", self._key(key), max(1, int(ttl_seconds * 1000)), "NX")
+        return counted
+
     def _key(self, key: str) -> str:
         return f"{self._prefix}:cache:{key}"
 
-    async def _asked(self, *command: str | bytes | int) -> bytes | None:
+    async def _asked(self, *command: str | bytes | int) -> Any:
         if time.monotonic() < self._away_until:
             return None
         try:
             async with answered(ANSWER_SECONDS):
-                answer: bytes | None = await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
-                return answer
+                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except UnavailableError:
             self._away_until = time.monotonic() + PAUSE_SECONDS
             log.warning("the cache waits for Redis")

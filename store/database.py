@@ -10,14 +10,15 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, Final, LiteralString, TypeVar
+from typing import Any, Final, LiteralString, Self, TypeVar, cast
 
 import orjson
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, errors as pg
-from psycopg.abc import AdaptContext, Buffer
+from psycopg.abc import AdaptContext, Buffer, Query
 from psycopg.adapt import Dumper, Loader
 from psycopg.rows import TupleRow, class_row, tuple_row
+from psycopg.sql import Composable
 from psycopg.types.json import JsonbDumper, set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -35,6 +36,7 @@ from store.errors import (
 )
 from store.json import dump_json
 from store.lane import Call, Lane, Rows
+from store.meters import QueryMeter
 
 Row = TypeVar("Row")
 T = TypeVar("T")
@@ -79,12 +81,40 @@ CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
 }
 
 
+class _Cursor(AsyncCursor[Row]):
+    """A cursor whose statements are timed."""
+
+    async def execute(
+        self,
+        query: Query,
+        params: Any = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Self:
+        """Have a statement carried out."""
+        began_at = time.monotonic()
+        await super().execute(query, params, prepare=prepare, binary=binary)  # type: ignore[arg-type]
+        took = time.monotonic() - began_at
+        meter = cast("Connection", self._conn).meter
+        if meter is not None and meter.took(took):
+            meter.tell(took, [self._text(query)])
+        return self
+
+    def _text(self, query: Query) -> str:
+        if isinstance(query, Composable):
+            return query.as_string(self._conn)
+        return query.decode() if isinstance(query, bytes) else str(query)
+
+
 class Connection(AsyncConnection[TupleRow]):
     """A connection that knows its age, in seconds of the monotonic clock."""
 
     opened_at: float = 0.0
     #: When it was last seen alive.
     seen_at: float = 0.0
+    #: Told how long its statements take.
+    meter: QueryMeter | None = None
 
 
 class _TextLoader(Loader):
@@ -186,6 +216,7 @@ class Database:
 
     Args:
         lane: For what every run does; on the event loop of the pool.
+        meter: What is told how long statements take.
         statement_seconds: How long a statement, or a transaction, may take in all.
         cipher: Seals what is written, and opens what is read.
     """
@@ -197,8 +228,10 @@ class Database:
         *,
         statement_seconds: float,
         cipher: Cipher = CLEAR,
+        meter: QueryMeter | None = None,
     ) -> None:
         self.pool = pool
+        self.meter = meter or QueryMeter()
         self.lane = lane
         self.cipher = cipher
         self._statement_seconds = statement_seconds
@@ -354,6 +387,7 @@ class Transaction:
 async def _configure(
     connection: Connection,
     *,
+    meter: QueryMeter,
     statement_seconds: float,
     idle_transaction_seconds: float,
     lock_seconds: float = 10.0,
@@ -369,6 +403,8 @@ async def _configure(
         ),
     )
     connection.opened_at = connection.seen_at = time.monotonic()
+    connection.meter = meter
+    connection.cursor_factory = _Cursor
 
 
 def adapt(connection: AdaptContext) -> None:
@@ -401,6 +437,7 @@ async def open_database(
     statement_timeout_seconds: float = 30.0,
     idle_transaction_seconds: float = 15.0,
     cipher: Cipher = CLEAR,
+    slow_query_seconds: float = 0.0,
 ) -> AsyncIterator[Database]:
     """
     Open the pool and wait for its first connection.
@@ -413,10 +450,12 @@ async def open_database(
         statement_timeout_seconds: How long a statement may take before UnavailableError.
         idle_transaction_seconds: How long a transaction of a process that is frozen keeps its locks.
         cipher: Seals what is written, and opens what is read.
+        slow_query_seconds: From where on a statement is logged as slow; 0: never.
 
     Raises:
         UnavailableError: PostgreSQL did not answer within `timeout_seconds`.
     """
+    meter = QueryMeter(slow_query_seconds)
     # Half as long as a caller waits: the first host of a URL may be dead.
     connect_seconds = max(2, int(timeout_seconds / 2))
     arguments = {"autocommit": True, **CONNECT, "connect_timeout": connect_seconds}
@@ -433,6 +472,7 @@ async def open_database(
         reconnect_timeout=timeout_seconds,
         configure=lambda c: _configure(
             c,
+            meter=meter,
             statement_seconds=statement_timeout_seconds,
             idle_transaction_seconds=idle_transaction_seconds,
         ),
@@ -445,6 +485,7 @@ async def open_database(
         with limited(connection, PING_SECONDS):
             await _configure(
                 connection,
+                meter=meter,
                 statement_seconds=statement_timeout_seconds,
                 idle_transaction_seconds=idle_transaction_seconds,
                 lock_seconds=_SHARED_LOCK_SECONDS,
@@ -456,8 +497,9 @@ async def open_database(
         connect,
         connect_seconds=timeout_seconds,
         deadline_seconds=min(_SHARED_SECONDS, patience_seconds),
+        meter=meter,
     )
-    database = Database(pool, lane, statement_seconds=patience_seconds, cipher=cipher)
+    database = Database(pool, lane, statement_seconds=patience_seconds, meter=meter, cipher=cipher)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:
