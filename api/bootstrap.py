@@ -263,7 +263,8 @@ async def _authority(
 ) -> AsyncIterator[Authority | None]:
     """Who decides who may what: an `Auth` of the user's, or what is built in; None for nobody."""
     if graphs.auth:
-        yield load_authority(graphs.auth, graphs.path.parent)
+        clear_keys = db.cipher.clear_keys if isinstance(db.cipher, KeyRing) else None
+        yield load_authority(graphs.auth, graphs.path.parent, clear_keys=clear_keys)
         return
     kinds = await identity_kinds(settings, db)
     if not kinds:
