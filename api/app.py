@@ -21,7 +21,14 @@ from api.headers import TRACING, HeaderFilter
 from api.languages import Languages
 from api.limits import HEADERS, IdentityLimits
 from api.metrics_gate import MetricsGate
-from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
+from api.middleware import (
+    BodyLimit,
+    LastResort,
+    MountPrefix,
+    RequestLog,
+    WithoutContext,
+    WithoutSlash,
+)
 from api.routes import (
     a2a,
     agui,
@@ -229,6 +236,7 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         Middleware(Languages, everywhere=services.settings.translate_everything),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
+        Middleware(WithoutContext),
     ]
 
 

@@ -23,7 +23,7 @@ from api.presence import Presence, open_presence
 from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
 from api.traces import open_tracing
-from graph import custom, priorities
+from graph import custom, encryption, priorities
 from graph.agents import chat
 from graph.branches import Branches
 from graph.changes import Changes
@@ -123,15 +123,15 @@ async def open_services(
     """
     graphs, registry = await load_graphs(settings)
     timing = _timing(settings, graphs)
-    await _prepare(settings, graphs, database_url)
+    await _add_indexes(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(_admitted(settings, database_url))
+        db = await stack.enter_async_context(_admitted(settings, graphs, database_url))
         await _register_graphs(db, registry)
-        events = await stack.enter_async_context(_event_log(settings, redis_url))
+        events = await stack.enter_async_context(_event_log(settings, redis_url, db.cipher))
         heartbeat = await stack.enter_async_context(
             registered(db, slots=settings.slots, timing=timing)
         )
-        cache = await stack.enter_async_context(open_cache(redis_url))
+        cache = await stack.enter_async_context(open_cache(redis_url, cipher=db.cipher))
         stack.enter_context(sdk_cache.serving(cache))
         authority = await stack.enter_async_context(_authority(settings, graphs, db, cache))
         tracing = await stack.enter_async_context(open_tracing(settings))
@@ -180,7 +180,7 @@ async def open_services(
             timing=timing, by_priority=urgency is not None,
         )  # fmt: skip
         presence = await stack.enter_async_context(
-            open_presence(await stack.enter_async_context(open_rooms(redis_url)))
+            open_presence(await stack.enter_async_context(open_rooms(redis_url, cipher=db.cipher)))
         )
         histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
@@ -211,6 +211,16 @@ async def open_services(
             health=Health(db=db, events=events, place=place, worker=worker),
             tracing=tracing,
             queue_stats=Fresh(partial(queue.stats, db)),
+        )
+
+
+async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: str) -> None:
+    """Have the tables and indexes that only some servers need."""
+    if graphs.store.index_dims is not None or settings.compat:
+        await migrate(
+            database_url,
+            index_dims=graphs.store.index_dims,
+            index_messages=bool(settings.compat),
         )
 
 
@@ -342,16 +352,28 @@ def cipher_of(settings: Settings) -> Cipher:
     return KeyRing(secrets, clear_keys=settings.encryption_clear_keys)
 
 
-async def _prepare(settings: Settings, graphs: GraphConfig, url: str) -> None:
-    """Bring into the schema what only some servers need."""
-    if graphs.store.index_dims is not None or settings.compat:
-        dims, compat = graphs.store.index_dims, bool(settings.compat)
-        await migrate(url, index_dims=dims, index_messages=compat)
+async def opened_cipher(settings: Settings, graphs: GraphConfig, database_url: str) -> Cipher:
+    """
+    The same, with the keys that handlers of the user's own keep, where langgraph.json names them.
+
+    The key of the environment then opens what it has sealed before, and seals nothing.
+
+    Raises:
+        InvalidInputError: The handlers cannot be used.
+        UnavailableError: PostgreSQL does not answer.
+    """
+    if graphs.encryption is None:
+        return cipher_of(settings)
+    async with open_database(database_url, min_size=1, max_size=1) as db:
+        kept = await encryption.keys(db, graphs.encryption, graphs.path.parent)
+    others = [settings.aes_key] if settings.aes_key else []
+    secrets = [secret_of(text) for text in (*others, *settings.encryption_old_keys)]
+    return KeyRing([*kept, *secrets], clear_keys=settings.encryption_clear_keys)
 
 
 @asynccontextmanager
-async def _admitted(settings: Settings, url: str) -> AsyncIterator[Database]:
-    async with _database(settings, url, cipher_of(settings)) as db:
+async def _admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIterator[Database]:
+    async with _database(settings, url, await opened_cipher(settings, graphs, url)) as db:
         await sealing.admit(db)
         yield db
 
@@ -367,8 +389,8 @@ def _database(
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         # A frozen process lets go of its threads before others may take its runs.
         idle_transaction_seconds=settings.lease_seconds - settings.heartbeat_seconds,
-        cipher=cipher,
         slow_query_seconds=settings.slow_query_seconds,
+        cipher=cipher,
     )
 
 
@@ -451,12 +473,15 @@ async def _items(db: Database, graphs: GraphConfig) -> AsyncIterator[BaseStore]:
         yield items
 
 
-def _event_log(settings: Settings, url: str) -> AbstractAsyncContextManager[EventLog]:
+def _event_log(
+    settings: Settings, url: str, cipher: Cipher
+) -> AbstractAsyncContextManager[EventLog]:
     return open_event_log(
         url or None,
         max_events=settings.event_log_max_events,
         max_bytes=settings.event_log_max_bytes,
         ttl_seconds=settings.event_log_ttl_seconds,
+        cipher=cipher,
     )
 
 

@@ -310,7 +310,7 @@ class KeyRing(Cipher):
             return value
         return {
             **(shown or {}),
-            SEALED: self._text(self._newest, dump_json(value, in_order=True), place),
+            SEALED: self._text(self._newest, dump_json(value, sort_keys=True), place),
         }
 
     def open_json(self, value: Any, place: bytes) -> Any:
