@@ -26,11 +26,11 @@ COMMANDS = {
         "write to the message table what the checkpoints have and it has not",
         ["config", "data_dir"],
     ),
-    "keys": ("make, list and revoke API keys", ["data_dir"]),
     "encrypt": (
         "encrypt what the database has with LANGGRAPH_AES_KEY, while servers run that have the key",
         ["config", "data_dir"],
     ),
+    "keys": ("make, list and revoke API keys", ["data_dir"]),
     "import": (
         "import the conversations of an old project's database; again: only what is new",
         ["config", "data_dir"],

@@ -273,7 +273,8 @@ async def _authority(
 ) -> AsyncIterator[Authority | None]:
     """Who decides who may what: an `Auth` of the user's, or what is built in; None for nobody."""
     if graphs.auth:
-        yield load_authority(graphs.auth, graphs.path.parent)
+        clear_keys = db.cipher.clear_keys if isinstance(db.cipher, KeyRing) else None
+        yield load_authority(graphs.auth, graphs.path.parent, clear_keys=clear_keys)
         return
     kinds = await identity_kinds(settings, db)
     if not kinds:
@@ -372,8 +373,7 @@ async def opened_cipher(settings: Settings, graphs: GraphConfig, database_url: s
 
 @asynccontextmanager
 async def _admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIterator[Database]:
-    cipher = await opened_cipher(settings, graphs, url)
-    async with _database(settings, url, cipher) as db:
+    async with _database(settings, url, await opened_cipher(settings, graphs, url)) as db:
         await sealing.admit(db)
         yield db
 

@@ -32,6 +32,7 @@ from api.bootstrap import (
     load_graphs,
     mount_prefix,
     open_services,
+    opened_cipher,
 )
 from api.connections import allow_connections
 from api.embedded import EmbeddedServerError, Servers, embedded_servers
@@ -290,7 +291,7 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
     graphs, registry = await load_graphs(settings)
     await migrate_database(servers.database_url)
     async with (
-        _admitted(settings, servers) as db,
+        _admitted(settings, graphs, servers) as db,
         open_saver(
             db,
             allowed_types=graphs.serde.msgpack,
@@ -307,8 +308,11 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
 
 
 @asynccontextmanager
-async def _admitted(settings: Settings, servers: Servers) -> AsyncIterator[Database]:
-    async with open_database(servers.database_url, cipher=cipher_of(settings)) as db:
+async def _admitted(
+    settings: Settings, graphs: GraphConfig, servers: Servers
+) -> AsyncIterator[Database]:
+    cipher = await opened_cipher(settings, graphs, servers.database_url)
+    async with open_database(servers.database_url, cipher=cipher) as db:
         await sealing.admit(db)
         yield db
 
@@ -326,7 +330,13 @@ def encrypt(settings: Settings) -> None:
 
 async def _encrypt(settings: Settings, servers: Servers) -> Sealed:
     await migrate_database(servers.database_url)
-    async with open_database(servers.database_url, cipher=cipher_of(settings)) as db:
+    sections = environment_sections()
+    cipher = cipher_of(settings)
+    # The database can be encrypted where there are no graphs.
+    if sections or settings.config.exists():
+        graphs = load_config(settings.config, sections)
+        cipher = await opened_cipher(settings, graphs, servers.database_url)
+    async with open_database(servers.database_url, cipher=cipher) as db:
         return await sealing.encrypt(db, _tell_encrypted)
 
 

@@ -35,7 +35,10 @@ async def register_system(db: Database, assistants: list[SystemAssistant]) -> No
                 "assistant_id": assistant.assistant_id,
                 "graph_id": assistant.graph_id,
                 "name": assistant.name,
-                "description": assistant.description,
+                "description": assistant.description
+                and db.cipher.seal_text(
+                    assistant.description, at("assistant.description", assistant.assistant_id)
+                ),
             }
             await tx.execute(SQL["upsert_system"], params)
             await tx.execute(SQL["first_version"], params)
@@ -128,8 +131,7 @@ async def create(
         "assistant_id": assistant_id,
         "graph_id": graph_id,
         "name": name,
-        "description": description,
-        **_sealed(db, assistant_id, config, context, metadata),
+        **_sealed(db, assistant_id, description, config, context, metadata),
     }
     created = await db.one(Assistant, SQL["create"], params)
     if created is not None:
@@ -168,8 +170,7 @@ async def update(
         "assistant_id": assistant_id,
         "graph_id": graph_id,
         "name": name,
-        "description": description,
-        **_sealed(db, assistant_id, config, context, metadata or {}),
+        **_sealed(db, assistant_id, description, config, context, metadata or {}),
     }
     async with db.transaction() as tx:
         await _lock(tx, assistant_id, access)
@@ -255,6 +256,7 @@ def not_found(assistant_id: str) -> NotFoundError:
 def _sealed(
     db: Database,
     assistant_id: str,
+    description: str | None,
     config: JsonObject | None,
     context: JsonObject | None,
     metadata: JsonObject,
@@ -262,7 +264,9 @@ def _sealed(
     """What of an assistant is sealed, as parameters; its versions are sealed as it is."""
     if db.cipher.is_on:
         assistant_id = str(UUID(assistant_id))  # as it is read
+    about = at("assistant.description", assistant_id)
     return {
+        "description": description and db.cipher.seal_text(description, about),
         "config": db.cipher.seal_json(config, at("assistant.config", assistant_id)),
         "context": db.cipher.seal_json(context, at("assistant.context", assistant_id)),
         "metadata": db.cipher.seal_values(metadata),

@@ -55,7 +55,7 @@ def _questions(path: tuple[str, ...], value: Any) -> Iterator[str]:
 
 
 def _question(kind: str, path: Sequence[str], value: Any = None) -> str:
-    return dump_json([kind, [*path], _plain(value)], in_order=True).decode()
+    return dump_json([kind, [*path], _plain(value)], sort_keys=True).decode()
 
 
 def _plain(value: Any) -> Any:

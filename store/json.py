@@ -1,7 +1,7 @@
 """JSON as PostgreSQL keeps it."""
 
 import re
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -11,21 +11,19 @@ from store.errors import InvalidInputError
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-_IN_ORDER: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS
-
-
-def dump_json(value: Any, *, in_order: bool = False) -> bytes:
+def dump_json(value: Any, *, sort_keys: bool = False) -> bytes:
     """
     JSON for a ``jsonb`` column.
 
     Args:
-        in_order: Of its keys, so that equal values have equal texts.
+        sort_keys: Whether equal objects are equal texts.
 
     Raises:
         InvalidInputError: The value has something that JSON or PostgreSQL cannot hold.
     """
+    option = orjson.OPT_NON_STR_KEYS | (orjson.OPT_SORT_KEYS if sort_keys else 0)
     try:
-        text = orjson.dumps(value, option=_IN_ORDER if in_order else orjson.OPT_NON_STR_KEYS)
+        text = orjson.dumps(value, option=option)
     except TypeError as exc:
         raise InvalidInputError(f"Not a JSON value: {exc}") from exc
     return without_nul(text)

@@ -44,6 +44,8 @@ class Assistant:
             config=cipher.open_json(self.config, at("assistant.config", self.assistant_id)),
             context=cipher.open_json(self.context, at("assistant.context", self.assistant_id)),
             metadata=cipher.open_values(self.metadata),
+            description=self.description
+            and cipher.open_text(self.description, at("assistant.description", self.assistant_id)),
         )
 
 
@@ -68,6 +70,8 @@ class AssistantVersion:
             config=cipher.open_json(self.config, at("assistant.config", self.assistant_id)),
             context=cipher.open_json(self.context, at("assistant.context", self.assistant_id)),
             metadata=cipher.open_values(self.metadata),
+            description=self.description
+            and cipher.open_text(self.description, at("assistant.description", self.assistant_id)),
         )
 
 

@@ -194,13 +194,19 @@ TABLES: Final[tuple[Table, ...]] = (
     Table(
         "assistant",
         ("assistant_id",),
-        {"config": Column("json"), "context": Column("json"), "metadata": Column("metadata")},
+        {
+            "description": Column("text"),
+            "config": Column("json"),
+            "context": Column("json"),
+            "metadata": Column("metadata"),
+        },
         types=_UUID,
     ),
     Table(
         "assistant_version",
         ("assistant_id", "version"),
         {
+            "description": Column("text", ("assistant_id",), named="assistant.description"),
             "config": Column("json", ("assistant_id",), named="assistant.config"),
             "context": Column("json", ("assistant_id",), named="assistant.context"),
             "metadata": Column("metadata"),

@@ -357,5 +357,5 @@ async def set_title(db: Database, session_id: str, title: str) -> bool:
     Returns:
         Whether it has it now. One that is gone is not made again.
     """
-    sealed = db.cipher.seal_values(title, ["generated_title"])
+    sealed = db.cipher.seal_values(title, ["name"])
     return bool(await db.tuples(SQL["title"], {"id": session_id, "title": sealed}))
