@@ -36,6 +36,10 @@ COMMANDS = {
         "event log; status 1 if anything is left of it",
         ["config", "data_dir"],
     ),
+    "encrypt": (
+        "encrypt what the database has with LANGGRAPH_AES_KEY, while servers run that have the key",
+        ["config", "data_dir"],
+    ),
     "keys": ("make, list and revoke API keys", ["data_dir"]),
     "import": (
         "import the conversations of an old project's database; again: only what is new",

@@ -21,6 +21,7 @@ from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from store.models import JsonObject
+from store.sealing import FILE
 from store.sql import load
 
 _SQL: Final = load("files")
@@ -244,7 +245,7 @@ def _chunk_at(content_id: str, place: int) -> bytes:
 
 def _known_by(cipher: Cipher, digest: bytes) -> list[bytes]:
     """What the same content is known by; a hash would say to everybody whether it is one they have."""
-    return cipher.blinds(digest.hex(), "file") if cipher.is_on else [digest]
+    return cipher.blinds(digest.hex(), FILE) if cipher.is_on else [digest]
 
 
 def _sealed_digest(cipher: Cipher, content_id: str, digest: bytes) -> str | None:
