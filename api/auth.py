@@ -26,7 +26,9 @@ from store.errors import Error
 from store.models import JsonObject
 
 #: What everybody may ask for, also where all else needs a name.
-OPEN_PATHS = frozenset({"/", "/ok", "/info", "/docs", "/openapi.json", "/metrics"})
+OPEN_PATHS = frozenset({"/", "/ok", "/ready", "/info", "/docs", "/openapi.json"})
+#: What tells of everybody's work: for those who may, see `api.metrics_gate`.
+METRICS_PATH = "/metrics"
 _OPEN_BELOW = ("/ui/", "/api/shares/")
 
 #: What may be done with a thread by those whom it is shared with, by action; nothing else.
@@ -209,7 +211,7 @@ class Authentication:
         try:
             caller = await self._caller(scope, reading.first)
         except Error as exc:
-            await _refuse(response_to(exc), scope, receive, send)
+            await deny(response_to(exc), scope, receive, send)
             return
         _enter(scope, caller)
         await self.app(scope, reading.again, send)
@@ -261,7 +263,8 @@ async def _nothing() -> Message:
     return {"type": "websocket.connect"}
 
 
-async def _refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def deny(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request, or the handshake of a WebSocket, that is not let through."""
     if scope["type"] == "http":
         await response(scope, receive, send)
         return

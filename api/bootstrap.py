@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -13,6 +14,10 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.fresh import Fresh
+from api.health import Health
+from api.http_meter import HttpMeter
+from api.limits import Limits, open_limits
 from api.owners import open_owners
 from api.presence import Presence, open_presence
 from api.prices import Prices
@@ -42,10 +47,11 @@ from graph.titles import Titles
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants, keys
+from store import assistants, keys, queue
 from store.assistants import SystemAssistant
 from store.cache import Cache, open_cache
 from store.checkpoints import Saver, open_saver
+from store.cipher import CLEAR, Cipher, KeyRing, secret_of
 from store.database import Database, open_database
 from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
@@ -54,6 +60,7 @@ from store.heartbeat import Heartbeat
 from store.items import ItemLife, open_items
 from store.migrate import migrate
 from store.outbox import KIND as EVENT_WEBHOOK
+from store.queue import Stats
 from store.rooms import open_rooms
 from store.sessions import TITLE_JOB
 from store.vectors import Index
@@ -87,6 +94,13 @@ class Services:
     worker: Worker
     authority: Authority | None
     prices: Prices
+    limits: Limits | None
+    health: Health
+    #: The queue of all processes.
+    queue_stats: Fresh[Stats]
+    #: Which this one is of those that share a port.
+    process: str = "0"
+    http_meter: HttpMeter = field(default_factory=HttpMeter)
 
 
 @asynccontextmanager
@@ -192,6 +206,9 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
+            limits=await stack.enter_async_context(open_limits(settings, redis_url)),
+            health=Health(db=db, events=events, place=place, worker=worker),
+            queue_stats=Fresh(partial(queue.stats, db)),
         )
 
 
@@ -311,6 +328,14 @@ def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
     )
 
 
+def cipher_of(settings: Settings) -> Cipher:
+    """What seals and opens what is at rest."""
+    if settings.aes_key is None:
+        return CLEAR
+    secrets = [secret_of(text) for text in (settings.aes_key, *settings.encryption_old_keys)]
+    return KeyRing(secrets, clear_keys=settings.encryption_clear_keys)
+
+
 def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Database]:
     return open_database(
         url,
@@ -320,6 +345,8 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         # A frozen process lets go of its threads before others may take its runs.
         idle_transaction_seconds=settings.lease_seconds - settings.heartbeat_seconds,
+        cipher=cipher_of(settings),
+        slow_query_seconds=settings.slow_query_seconds,
     )
 
 

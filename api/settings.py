@@ -13,10 +13,18 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from graph.http_section import checked_prefix
+from store.cipher import secret_of
 from store.errors import InvalidInputError
 
 POSTGRES_SCHEMES = {"postgresql", "postgres"}
@@ -38,6 +46,7 @@ SECTIONS = {
 #: Settings of the official server that have no counterpart; docs/settings.md says why.
 WITHOUT_EFFECT = (
     "BG_JOB_ISOLATED_LOOPS",
+    "LANGGRAPH_AES_JSON_KEYS",
     "LANGGRAPH_CONFIG",
     "LANGGRAPH_UI_CONFIG",
 )
@@ -378,6 +387,28 @@ class Settings(BaseSettings):
         ge=0,
     )
 
+    # Encryption at rest
+    aes_key: str | None = _env(
+        "LANGGRAPH_AES_KEY",
+        default=None,
+        about="Key that everything is encrypted with at rest: 16, 24 or 32 characters, or so many "
+        "bytes in Base64 or hexadecimal; unset: nothing is. See docs/encryption.md.",
+        repr=False,
+    )
+    encryption_old_keys: CommaSeparated = _env(
+        "ENCRYPTION_OLD_KEYS",
+        default=(),
+        about="Keys that what is there may be encrypted with besides, separated by commas; those with a "
+        "comma in Base64.",
+        repr=False,
+    )
+    encryption_clear_keys: CommaSeparated = _env(
+        "ENCRYPTION_CLEAR_KEYS",
+        default=(),
+        about="Keys of metadata whose values are not encrypted, separated by commas, beside those in "
+        "docs/encryption.md.",
+    )
+
     # Events of a stream
     event_log_ttl_seconds: int = _env(
         "RESUMABLE_STREAM_TTL_SECONDS",
@@ -412,6 +443,42 @@ class Settings(BaseSettings):
         gt=0,
     )
 
+    # Limits, of each identity unless they say otherwise; 0: none
+    limit_requests_per_second: float = _env(
+        "LIMIT_REQUESTS_PER_SECOND",
+        default=0.0,
+        about="Requests a second that one identity may send on average, then 429; 0: any number.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_request_burst: int = _env(
+        "LIMIT_REQUEST_BURST",
+        default=0,
+        about="Requests that it may send at once after a pause; 0: as many as in ten seconds.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_requests: int = _env(
+        "LIMIT_REQUESTS",
+        default=0,
+        about="Requests of one identity that may be under way at once, streams left out, then 429; "
+        "0: any number.",
+        ge=0,
+    )
+    limit_streams: int = _env(
+        "LIMIT_STREAMS",
+        default=0,
+        about="Streams, WebSockets and requests that wait for a run that one identity may have open, "
+        "then 429; 0: any number.",
+        ge=0,
+    )
+    limit_streams_per_process: int = _env(
+        "LIMIT_STREAMS_PER_PROCESS",
+        default=0,
+        about="Of those, how many a process has open for all together, then 503; 0: any number.",
+        ge=0,
+    )
+
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = _env(
         "LOG_LEVEL",
@@ -422,6 +489,28 @@ class Settings(BaseSettings):
         "LOG_JSON",
         default=False,
         about="Log a JSON object a line instead of text.",
+    )
+
+    # What operators see
+    metrics_public: bool = _env(
+        "METRICS_PUBLIC",
+        default=False,
+        about="Let everybody read `/metrics`, also where callers have to say who they are.",
+    )
+    metrics_token: SecretStr | None = _env(
+        "METRICS_TOKEN",
+        default=None,
+        about="What a collector sends as `Authorization: Bearer` to read `/metrics`; at least 16 "
+        "characters.",
+        repr=False,
+        min_length=16,
+    )
+    slow_query_seconds: float = _env(
+        "SLOW_QUERY_SECONDS",
+        default=1.0,
+        about="Seconds after which a statement of PostgreSQL's is logged as slow, by its name and "
+        "without its parameters; 0: never.",
+        ge=0,
     )
 
     @field_validator("database_url")
@@ -440,6 +529,17 @@ class Settings(BaseSettings):
     def _prefix(cls, prefix: str | None) -> str | None:
         return None if prefix is None else checked_prefix(prefix)
 
+    @field_validator("aes_key")
+    @classmethod
+    def _key(cls, text: str | None) -> str | None:
+        # Compose files pass an unset variable on as an empty one.
+        return _checked_key(text) if text else None
+
+    @field_validator("encryption_old_keys")
+    @classmethod
+    def _old_keys(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_checked_key(text) for text in texts)
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower_case(cls, level: object) -> object:
@@ -455,6 +555,8 @@ class Settings(BaseSettings):
             raise ValueError("THREADWELL_AUTH is none, or something else")
         if (self.jwt_issuer or "jwt" in self.auth) and not (self.jwt_issuer and self.jwt_audience):
             raise ValueError("THREADWELL_JWT_ISSUER and THREADWELL_JWT_AUDIENCE go together")
+        if self.encryption_old_keys and self.aes_key is None:
+            raise ValueError("ENCRYPTION_OLD_KEYS needs LANGGRAPH_AES_KEY, the key to encrypt with")
         if self.workers != 1 and self.redis_url == "":
             raise ValueError(
                 "THREADWELL_WORKERS other than 1 needs Redis: with REDIS_URL empty, events of a run "
@@ -483,12 +585,8 @@ def environment_sections() -> dict[str, Any]:
     The parts of a langgraph.json that the environment has instead, as images of the official CLI do.
 
     Raises:
-        InvalidInputError: One is not JSON, or asks for a protection that this server does not have.
+        InvalidInputError: One is not JSON.
     """
-    if os.environ.get("LANGGRAPH_AES_KEY"):
-        raise InvalidInputError(
-            "LANGGRAPH_AES_KEY is not supported: what it is to encrypt would be kept in the clear"
-        )
     sections = {}
     for name, key in SECTIONS.items():
         if text := os.environ.get(name):
@@ -522,6 +620,14 @@ def without_password(url: str) -> str:
     # Up to the last @: rather too much is hidden than a password that is not escaped shown.
     url = re.sub(r"(://[^:/?#@]*):.+@", r"\1:***@", url)
     return re.sub(r"([?&]password=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
+
+
+def _checked_key(text: str) -> str:
+    try:
+        secret_of(text)
+    except InvalidInputError as error:
+        raise ValueError(error.message) from None
+    return text
 
 
 def _checked_scheme(url: str, schemes: set[str]) -> str:

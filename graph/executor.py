@@ -23,6 +23,7 @@ from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
 from graph.files import RunFiles
 from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
+from graph.meters import RunMeter
 from graph.registry import Registry
 from graph.requests import answered_ids, graph_input
 from graph.retention import Retention
@@ -98,6 +99,11 @@ class Execution:
             return None
         return round(1000 * (self.first_token_at - self._began_at))
 
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it began here."""
+        return time.monotonic() - self._began_at
+
     def begin(self) -> None:
         """Mark the part of the running task that `stop` may cancel."""
         self._streaming = asyncio.current_task()
@@ -145,7 +151,8 @@ class Executor:
         on_free: Callable[[], None] = lambda: None,
     ) -> None:
         self._db = db
-        self._finisher = Finisher(db)
+        self.finisher = Finisher(db)
+        self.meter = RunMeter()
         self._registry = registry
         self._here = Here(backing)
         self._saver = backing.saver
@@ -188,6 +195,7 @@ class Executor:
         """Begin to execute a claimed run, in a slot that was reserved."""
         self._reserved -= 1
         run, lease = claim.run, claim.lease
+        self.meter.begin(run)
         # Before anybody can ask for its events: whoever follows then reads them from memory.
         is_protocol = "protocol" in run.kwargs
         writer = self._events.writer(lease.thread_id, lease.epoch, run.run_id, timed=is_protocol)
@@ -400,8 +408,14 @@ class Executor:
                 return
         if ended:
             execution.result = result
+            self.meter.end(
+                "rollback" if reason == "rollback" else result.status,
+                seconds=execution.age_seconds,
+                first_token_ms=execution.first_token_ms,
+            )
             tell_end(writer, result.status, result.error)
         else:
+            self.meter.given_up["handed_back" if reason == "drain" else "lost"] += 1
             await self._forsake(claim.run.thread_id)
 
     async def _forsake(self, thread_id: str) -> None:
@@ -437,7 +451,7 @@ class Executor:
         if title := claim.run.kwargs.get("title"):
             # Before the end, not in its statement: most runs have no title to ask for.
             await sessions.enqueue_title(self._db, claim.run.thread_id, language=title["language"])
-        return await self._finisher.finish(
+        return await self.finisher.finish(
             Ending(
                 claimed=claim,
                 status=result.status,

@@ -75,6 +75,21 @@ class EventLog:
         """How much all rings hold."""
         return self._memory.used
 
+    @property
+    def follower_count(self) -> int:
+        """How many read a log at this moment."""
+        return sum(len(ring.wakes) for ring in self._rings.values())
+
+    @property
+    def written(self) -> tuple[int, int]:
+        """How many events, and bytes of data, were written here so far."""
+        return self._memory.written_events, self._memory.written_bytes
+
+    @property
+    def redis(self) -> Flusher | None:
+        """Who writes them behind to Redis, if there is one: for what it counts."""
+        return self._flusher
+
     def writer(
         self, thread_id: str, epoch: int, run_id: str, *, timed: bool = False
     ) -> ThreadWriter:
