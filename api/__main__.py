@@ -119,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(arguments)
     except (ValidationError, Error) as exc:
         return _complain(str(exc), status=2)
-    logs.configure(level=settings.log_level, json=settings.log_json)
+    logs.configure(
+        level=settings.log_level, json=settings.log_json, error_texts=settings.logs_error_texts
+    )
     try:
         getattr(commands, "import_" if command == "import" else command)(settings, **options)
     except (EmbeddedServerError, Error) as exc:

@@ -168,7 +168,12 @@ def _serve_as_one_of_many(
     settings: Settings, listener: socket.socket, on_start: Callable[[], None]
 ) -> None:
     """Be one of the processes that a supervisor keeps."""
-    logs.configure(level=settings.log_level, json=settings.log_json, pid=os.getpid())
+    logs.configure(
+        level=settings.log_level,
+        json=settings.log_json,
+        pid=os.getpid(),
+        error_texts=settings.logs_error_texts,
+    )
     signal.signal(signal.SIGINT, _exit)
     try:
         # They are in use for as long as one of the processes is there, whoever of them was killed.
