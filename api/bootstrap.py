@@ -14,6 +14,7 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.exchange.users import UserExports
 from api.fresh import Fresh
 from api.health import Health
 from api.http_meter import HttpMeter
@@ -33,11 +34,12 @@ from graph.config import GraphConfig, load_config
 from graph.crons import Crons
 from graph.deliveries import Deliveries
 from graph.endings import Endings
+from graph.erasure import Erasures
 from graph.executor import Executor
 from graph.fairness import FairShares, Room
 from graph.histories import Histories
 from graph.imports import Imports
-from graph.jobs import Jobs
+from graph.jobs import Jobs, Kind
 from graph.loop import Backing, Place, open_graph_loop
 from graph.memory import DistantStore
 from graph.priorities import Priorities
@@ -68,6 +70,7 @@ from store.outbox import KIND as EVENT_WEBHOOK
 from store.queue import Stats
 from store.rooms import open_rooms
 from store.sessions import TITLE_JOB
+from store.user_jobs import JOBS as USER_JOBS
 from store.vectors import Index
 from store.webhooks import KIND as WEBHOOK
 
@@ -173,6 +176,7 @@ async def open_services(
                 EVENT_WEBHOOK: Deliveries(db, webhooks).kind(settings.webhook_retry_seconds),
                 IMPORT: ImportJobs(db=db, importer=importer, authority=authority).kind(),
                 TITLE_JOB: titles.kind(),
+                **_of_users(settings, db, runs, states, executor, backing),
             },
         )
         changes = Changes(
@@ -271,6 +275,7 @@ def _executor(
     retention = Retention(
         db=db, registry=registry, place=place, events=events,
         keep=settings.keep_checkpoints, custom=own,
+        audit_seconds=86_400 * settings.audit_keep_days,
     )  # fmt: skip
     return Executor(
         db=db,
@@ -284,6 +289,24 @@ def _executor(
         alive=heartbeat.alive,
         tracing=tracing,
     )
+
+
+def _of_users(
+    settings: Settings,
+    db: Database,
+    runs: Runs,
+    states: States,
+    executor: Executor,
+    backing: Backing,
+) -> dict[str, Kind]:
+    """The jobs that are about all that is a user's."""
+    threads = Threads(db=db, runs=runs, states=states, retention=executor.retention)
+    erasures = Erasures(
+        db=db, runs=runs, threads=threads, retention=executor.retention,
+        namespaces=settings.user_namespaces,
+    )  # fmt: skip
+    exports = UserExports(db=db, items=backing.items, namespaces=settings.user_namespaces)
+    return {USER_JOBS["erasure"]: erasures.kind(), USER_JOBS["export"]: exports.kind()}
 
 
 def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | None:

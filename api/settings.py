@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from graph.http_section import checked_prefix
+from store.audit import KEEP_DAYS_AT_LEAST
 from store.cipher import secret_of
 from store.errors import InvalidInputError
 
@@ -379,6 +380,19 @@ class Settings(BaseSettings):
         ge=0,
         le=36525,
     )
+    audit_keep_days: int = _env(
+        "AUDIT_KEEP_DAYS",
+        default=365,
+        about="Days that entries of the audit log are kept, 30 at least; 0 keeps all.",
+        ge=0,
+        le=36525,
+    )
+    user_namespaces: CommaSeparated = _env(
+        "USER_NAMESPACES",
+        default=("{user}",),
+        about="Namespaces of the store whose items are a user's, for their erasure and export: labels "
+        "with dots between them, separated by commas; `{user}` stands for the identity.",
+    )
     head_cache_bytes: int = _env(
         "HEAD_CACHE_BYTES",
         default=64 * 1024 * 1024,
@@ -606,6 +620,20 @@ class Settings(BaseSettings):
     @classmethod
     def _lower_case(cls, level: object) -> object:
         return level.lower() if isinstance(level, str) else level
+
+    @field_validator("audit_keep_days")
+    @classmethod
+    def _kept(cls, days: int) -> int:
+        if 0 < days < KEEP_DAYS_AT_LEAST:
+            raise ValueError(f"AUDIT_KEEP_DAYS is 0, or {KEEP_DAYS_AT_LEAST} at least")
+        return days
+
+    @field_validator("user_namespaces")
+    @classmethod
+    def _of_users(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        if not all("{user}" in pattern.split(".") for pattern in patterns):
+            raise ValueError("USER_NAMESPACES: each has the label {user}")
+        return patterns
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

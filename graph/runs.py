@@ -632,24 +632,29 @@ class Runs:
         await self._executor.project(thread_id)
         await queue.delete(self._db, thread_id, run_id)
 
-    async def delete_thread(self, thread_id: str, *, access: Access) -> None:
+    async def delete_thread(
+        self, thread_id: str, *, actor: str | None = None, access: Access
+    ) -> None:
         """
         Delete a thread with all that it has, its log too: another may come under its name.
+
+        Args:
+            actor: Who asked for it, for the audit log; None: it is no act of anybody's.
 
         Raises:
             NotFoundError: There is no such thread that is visible.
         """
-        await threads.delete(self._db, thread_id, access=access)
+        await threads.delete(self._db, thread_id, actor=actor, access=access)
         await self._executor.retention.forget(thread_id)
 
-    async def purge_session(self, session_id: str, *, access: Access) -> None:
+    async def purge_session(self, session_id: str, *, actor: str, access: Access) -> None:
         """
         Delete a session for good, deleted before or not, as `delete_thread`; it is known that it was.
 
         Raises:
             NotFoundError: There is no such session that is visible.
         """
-        await sessions.purge(self._db, session_id, access=access)
+        await sessions.purge(self._db, session_id, actor=actor, access=access)
         await self._executor.retention.forget(session_id)
 
     def _require_taking_back(self) -> None:

@@ -192,6 +192,11 @@ async def of_run(db: Database, file_id: str, thread_id: str, *, owner: str) -> F
     return None if found is None else _opened(db.cipher, found)
 
 
+async def next_of(db: Database, owner: str, *, after: str | None) -> File | None:
+    """An owner's file that comes after another one of theirs by its id; None if none does."""
+    return await db.one(File, _SQL["of_owner"], {"owner": owner, "after": after})
+
+
 async def read(db: Database, file: File) -> AsyncIterator[bytes]:
     """
     What a file holds, piece by piece; no connection waits for who reads.
