@@ -21,12 +21,20 @@ from api.headers import TRACING, HeaderFilter
 from api.languages import Languages
 from api.limits import HEADERS, IdentityLimits
 from api.metrics_gate import MetricsGate
-from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
+from api.middleware import (
+    BodyLimit,
+    LastResort,
+    MountPrefix,
+    RequestLog,
+    WithoutContext,
+    WithoutSlash,
+)
 from api.routes import (
     a2a,
     agui,
     ai_sdk,
     assistants,
+    audit,
     crons,
     events,
     exchange,
@@ -49,8 +57,10 @@ from api.routes import (
     system,
     threads,
     unsupported,
+    users,
 )
 from api.security import secure
+from api.traces import TracedRequests
 from graph.http_section import Http
 from store.models import JsonObject
 
@@ -87,6 +97,8 @@ ROUTERS = (
     stats.router,
     events.router,
     session_socket.router,
+    users.router,
+    audit.router,
     unsupported.router,
 )
 
@@ -134,9 +146,9 @@ class Application(FastAPI):
         """The description, made when it is first asked for."""
         is_made = self.openapi_schema is not None
         schema = super().openapi()
-        auth = self.state.services.graphs.auth
-        if auth and not is_made:
-            secure(schema, auth.openapi)
+        authority = self.state.services.authority
+        if authority and not is_made:
+            secure(schema, authority.openapi)
         return with_theirs(schema, self.theirs) if self.theirs else schema
 
 
@@ -214,6 +226,7 @@ def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
 def _middleware(services: Services, http: Http) -> list[Middleware]:
     """The outermost first: an answer of any of them is logged, and one from CORS inwards read."""
     prefix = mount_prefix(services.settings, services.graphs)
+    tracing = services.tracing
     return [
         Middleware(
             RequestLog,
@@ -223,9 +236,11 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         ),
         Middleware(CORSMiddleware, **_cors(services, http)),
         *([Middleware(MountPrefix, prefix=prefix)] if prefix else []),
+        *([Middleware(TracedRequests, tracing=tracing)] if tracing else []),
         Middleware(Languages, everywhere=services.settings.translate_everything),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
+        Middleware(WithoutContext),
     ]
 
 

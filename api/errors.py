@@ -102,6 +102,7 @@ _CODES = {
     403: PermissionDeniedError.default_code,
     404: NotFoundError.default_code,
     409: ConflictError.default_code,
+    429: TooManyAttemptsError.default_code,
     500: "internal_error",
 }
 

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from graph.http_section import checked_prefix
+from store.audit import KEEP_DAYS_AT_LEAST
 from store.cipher import secret_of
 from store.errors import InvalidInputError
 
@@ -144,6 +145,12 @@ class Settings(BaseSettings):
         "`threadwell worker`s that do. Other than 1 it needs Redis.",
         ge=0,
     )
+    allow_anybody: bool = _env(
+        "THREADWELL_ALLOW_ANYBODY",
+        default=False,
+        about="Serve other machines too though nobody is asked who they are: whoever reaches the server "
+        "may then read and change everything. See docs/auth.md.",
+    )
     cors_allow_origins: CommaSeparated = _env(
         "CORS_ALLOW_ORIGINS",
         default=("*",),
@@ -191,6 +198,79 @@ class Settings(BaseSettings):
         "STREAM_END_EVENT",
         default=True,
         about="End the stream of a run with an `end` event, which saves the SDKs a request.",
+    )
+
+    # Who may call
+    auth: Annotated[
+        tuple[Literal["keys", "jwt", "none"], ...], NoDecode, BeforeValidator(_split_commas)
+    ] = _env(
+        "THREADWELL_AUTH",
+        default=(),
+        about="How callers say who they are, separated by commas: `keys`, `jwt`; or `none`. Unset: `keys` "
+        "once one was made, `jwt` if there is an issuer. `auth` in langgraph.json wins.",
+    )
+    auth_failures_per_minute: int = _env(
+        "THREADWELL_AUTH_FAILURES_PER_MINUTE",
+        default=60,
+        about="Keys and tokens that are not valid, from one address in a minute; then 429 for a minute to "
+        "who was not let in just before. 0: not limited.",
+        ge=0,
+    )
+    jwt_issuer: str | None = _env(
+        "THREADWELL_JWT_ISSUER",
+        default=None,
+        about="Whose tokens are taken: their `iss`, to the letter.",
+    )
+    jwt_audience: CommaSeparated = _env(
+        "THREADWELL_JWT_AUDIENCE",
+        default=(),
+        about="For whom tokens must be: one of these, separated by commas, is in their `aud`.",
+    )
+    jwt_jwks: str | None = _env(
+        "THREADWELL_JWT_JWKS",
+        default=None,
+        about="URL or file of the public keys (JWKS); unset: where the issuer's "
+        "`/.well-known/openid-configuration` says.",
+    )
+    jwt_algorithms: Annotated[
+        tuple[Literal[
+            "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+        ], ...],
+        Field(min_length=1),
+        NoDecode,
+        BeforeValidator(_split_commas),
+    ] = _env(
+        "THREADWELL_JWT_ALGORITHMS",
+        default=("RS256",),
+        about="Algorithms that tokens may be signed with, separated by commas; whatever a token says.",
+    )  # fmt: skip
+    jwt_identity_claim: str = _env(
+        "THREADWELL_JWT_IDENTITY_CLAIM",
+        default="sub",
+        about="Claim that says who calls. It must be one that nobody can choose for themselves, or share.",
+        min_length=1,
+    )
+    jwt_roles_claim: str | None = _env(
+        "THREADWELL_JWT_ROLES_CLAIM",
+        default=None,
+        about="Claim with roles, a list or a text, as `realm_access.roles`; unset: none is read.",
+    )
+    jwt_permissions_claim: str | None = _env(
+        "THREADWELL_JWT_PERMISSIONS_CLAIM",
+        default=None,
+        about="Claim with permissions, as `scope`; unset: none is read.",
+    )
+    jwt_default_role: Literal["reader", "user", "service", "admin", ""] = _env(
+        "THREADWELL_JWT_DEFAULT_ROLE",
+        default="user",
+        about="Role of who has no role and no permission by a token; empty: none, which allows nothing.",
+    )
+    jwt_leeway_seconds: float = _env(
+        "THREADWELL_JWT_LEEWAY_SECONDS",
+        default=30.0,
+        about="Seconds by which the issuer's clock may differ.",
+        ge=0,
+        le=600,
     )
 
     # Runs
@@ -299,6 +379,19 @@ class Settings(BaseSettings):
         "purges it.",
         ge=0,
         le=36525,
+    )
+    audit_keep_days: int = _env(
+        "AUDIT_KEEP_DAYS",
+        default=365,
+        about="Days that entries of the audit log are kept, 30 at least; 0 keeps all.",
+        ge=0,
+        le=36525,
+    )
+    user_namespaces: CommaSeparated = _env(
+        "USER_NAMESPACES",
+        default=("{user}",),
+        about="Namespaces of the store whose items are a user's, for their erasure and export: labels "
+        "with dots between them, separated by commas; `{user}` stands for the identity.",
     )
     head_cache_bytes: int = _env(
         "HEAD_CACHE_BYTES",
@@ -456,6 +549,12 @@ class Settings(BaseSettings):
         default=False,
         about="Log a JSON object a line instead of text.",
     )
+    log_error_texts: bool | None = _env(
+        "LOG_ERROR_TEXTS",
+        default=None,
+        about="Log what exceptions say, which may quote what users said; unset: unless `LOG_JSON` is "
+        "set.",
+    )
 
     # What operators see
     metrics_public: bool = _env(
@@ -471,6 +570,12 @@ class Settings(BaseSettings):
         repr=False,
         min_length=16,
     )
+    traces: Literal["none", "otlp"] = _env(
+        "OTEL_TRACES_EXPORTER",
+        default="none",
+        about="Where traces go: `otlp` sends them to OTEL_EXPORTER_OTLP_ENDPOINT by HTTP, and needs "
+        "`threadwell[otel]`.",
+    )
     slow_query_seconds: float = _env(
         "SLOW_QUERY_SECONDS",
         default=1.0,
@@ -478,6 +583,11 @@ class Settings(BaseSettings):
         "without its parameters; 0: never.",
         ge=0,
     )
+
+    @property
+    def logs_error_texts(self) -> bool:
+        """Whether the log has what exceptions say."""
+        return not self.log_json if self.log_error_texts is None else self.log_error_texts
 
     @field_validator("database_url")
     @classmethod
@@ -511,6 +621,20 @@ class Settings(BaseSettings):
     def _lower_case(cls, level: object) -> object:
         return level.lower() if isinstance(level, str) else level
 
+    @field_validator("audit_keep_days")
+    @classmethod
+    def _kept(cls, days: int) -> int:
+        if 0 < days < KEEP_DAYS_AT_LEAST:
+            raise ValueError(f"AUDIT_KEEP_DAYS is 0, or {KEEP_DAYS_AT_LEAST} at least")
+        return days
+
+    @field_validator("user_namespaces")
+    @classmethod
+    def _of_users(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        if not all("{user}" in pattern.split(".") for pattern in patterns):
+            raise ValueError("USER_NAMESPACES: each has the label {user}")
+        return patterns
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.lease_seconds < 3 * self.heartbeat_seconds:
@@ -519,6 +643,10 @@ class Settings(BaseSettings):
             raise ValueError("DATABASE_POOL_MAX_SIZE is smaller than DATABASE_POOL_MIN_SIZE")
         if self.encryption_old_keys and self.aes_key is None:
             raise ValueError("ENCRYPTION_OLD_KEYS needs LANGGRAPH_AES_KEY, the key to encrypt with")
+        if "none" in self.auth and len(self.auth) > 1:
+            raise ValueError("THREADWELL_AUTH is none, or something else")
+        if (self.jwt_issuer or "jwt" in self.auth) and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError("THREADWELL_JWT_ISSUER and THREADWELL_JWT_AUDIENCE go together")
         if self.workers != 1 and self.redis_url == "":
             raise ValueError(
                 "THREADWELL_WORKERS other than 1 needs Redis: with REDIS_URL empty, events of a run "

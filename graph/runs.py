@@ -28,6 +28,7 @@ from graph.requests import (
     thread_config,
 )
 from graph.snapshots import open_interrupts
+from graph.tracing import TRACEPARENT, Tracing
 from graph.webhooks import Webhooks
 from store import queue, runs, sessions, threads
 from store.access import EVERYTHING, Access
@@ -102,6 +103,7 @@ class Runs:
         life: Of threads that a run makes.
         titles: Whether the model gives sessions their titles.
         priorities: Who decides which waiting runs begin first; None for whichever is due longest.
+        tracing: If there are traces: knows which one a run goes on with.
         room: How many runs may wait; None for any number.
     """
 
@@ -119,7 +121,9 @@ class Runs:
         titles: bool = False,
         priorities: Priorities | FairShares | None = None,
         room: Room | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._room = room
         self._priorities = priorities
         self._db = db
@@ -194,7 +198,7 @@ class Runs:
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
-        new = _new_run(request, setting, thread_id, access, titles=self._titles)
+        new = self._new_run(request, setting, thread_id, access)
         if self._priorities is not None:
             new = await self._priorities.decided(new, request, setting, is_named=not new_thread)
         thread = None
@@ -210,6 +214,14 @@ class Runs:
             )
             new = replace(new, access=EVERYTHING)
         return Prepared(new, thread)
+
+    def _new_run(
+        self, request: RunRequest, setting: Setting, thread_id: str, access: Access
+    ) -> NewRun:
+        new = _new_run(request, setting, thread_id, access, titles=self._titles)
+        if self._tracing is not None and (parent := self._tracing.traceparent()):
+            new.kwargs[TRACEPARENT] = parent
+        return new
 
     def is_system(self, assistant_id: str) -> bool:
         """Whether it is the assistant that a graph has: those are everybody's."""
@@ -232,7 +244,7 @@ class Runs:
         for request, assistant_access in asked:
             thread_id = str(uuid7())
             setting = await self._setting(request, thread_id, EVERYTHING, assistant_access)
-            run = _new_run(request, setting, thread_id, EVERYTHING, titles=self._titles)
+            run = self._new_run(request, setting, thread_id, EVERYTHING)
             if self._priorities is not None:
                 run = await self._priorities.decided(run, request, setting, is_named=False)
             metadata = {**metadata_of(request), **run.thread_metadata}
@@ -620,24 +632,29 @@ class Runs:
         await self._executor.project(thread_id)
         await queue.delete(self._db, thread_id, run_id)
 
-    async def delete_thread(self, thread_id: str, *, access: Access) -> None:
+    async def delete_thread(
+        self, thread_id: str, *, actor: str | None = None, access: Access
+    ) -> None:
         """
         Delete a thread with all that it has, its log too: another may come under its name.
+
+        Args:
+            actor: Who asked for it, for the audit log; None: it is no act of anybody's.
 
         Raises:
             NotFoundError: There is no such thread that is visible.
         """
-        await threads.delete(self._db, thread_id, access=access)
+        await threads.delete(self._db, thread_id, actor=actor, access=access)
         await self._executor.retention.forget(thread_id)
 
-    async def purge_session(self, session_id: str, *, access: Access) -> None:
+    async def purge_session(self, session_id: str, *, actor: str, access: Access) -> None:
         """
         Delete a session for good, deleted before or not, as `delete_thread`; it is known that it was.
 
         Raises:
             NotFoundError: There is no such session that is visible.
         """
-        await sessions.purge(self._db, session_id, access=access)
+        await sessions.purge(self._db, session_id, actor=actor, access=access)
         await self._executor.retention.forget(session_id)
 
     def _require_taking_back(self) -> None:

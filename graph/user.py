@@ -46,6 +46,10 @@ class User:
         granted = self._fields.get("permissions")
         return list(granted if granted is not None else getattr(self._source, "permissions", ()))
 
+    def becoming(self, **fields: Any) -> "User":
+        """Somebody of other fields, known by the same."""
+        return User({**self._fields, **fields}, self._source)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -141,3 +145,8 @@ def user_of(fields: Any) -> User | None:
     if not isinstance(fields, dict) or "identity" not in fields:
         return None
     return StudioUser(fields) if fields.get("kind") == _STUDIO else User(fields)
+
+
+def label_of(identity: str) -> str:
+    """An identity as a label of a namespace of the store, where there can be no dots."""
+    return identity.replace("%", "%25").replace(".", "%2E")

@@ -24,7 +24,7 @@ from graph.executor import Executor, tell_end
 from graph.jobs import Jobs
 from graph.retention import Retention
 from graph.runs import Runs
-from store import files, priorities, queue, search
+from store import files, priorities, queue, search, user_jobs
 from store.database import Database
 from store.errors import UnavailableError
 from store.events import EventLog
@@ -323,6 +323,8 @@ class Worker:
             await asyncio.sleep(self._timing.expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep(limit=self._timing.expiry_limit)
             await self._retention.sweep_sessions(limit=self._timing.expiry_limit)
+            await self._retention.sweep_audit(limit=self._timing.expiry_limit)
+            await user_jobs.delete_expired(self._db, limit=self._timing.expiry_limit)
 
     async def _expire_items_forever(self) -> None:
         while True:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from store import audit
 from store.access import EVERYTHING, Access
 from store.database import Database, Transaction, repeated
 from store.errors import (
@@ -222,12 +223,15 @@ async def update(db: Database, thread_id: str, *, metadata: JsonObject, access: 
     return updated
 
 
-async def delete(db: Database, thread_id: str, *, access: Access) -> None:
+async def delete(db: Database, thread_id: str, *, actor: str | None = None, access: Access) -> None:
     """
     Delete a thread with its runs, messages, checkpoints and writes, in one transaction.
 
     A run that is still going is told to stop; whatever it writes afterwards is refused. Those who
     follow one are told that it has ended.
+
+    Args:
+        actor: Who asked for it, for the audit log; None: it is no act of anybody's.
 
     Raises:
         NotFoundError: There is no such thread that is visible.
@@ -236,6 +240,8 @@ async def delete(db: Database, thread_id: str, *, access: Access) -> None:
         # The lock waits for a commit of the run that is under way, so that its rows go too.
         if not await tx.tuples(SQL["lock"], {"thread_id": thread_id, "visible": access.array}):
             raise not_found(thread_id)
+        if actor is not None:
+            await audit.record_of_thread(tx, "session.purged", thread_id, actor=actor)
         await delete_within(tx, thread_id)
 
 

@@ -205,7 +205,7 @@ async def delete_session(
     """
     access = await caller.may("threads", "delete", {"thread_id": session_id})
     if purge:
-        await services.runs.purge_session(session_id, access=access)
+        await services.runs.purge_session(session_id, actor=caller.actor, access=access)
         return Response(status_code=204)
     await delete(services, session_id, access=access)
     return Response(status_code=204)

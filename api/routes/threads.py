@@ -167,7 +167,7 @@ async def update(
 async def delete(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) -> None:
     """Delete a thread with its runs, messages and checkpoints."""
     access = await caller.may("threads", "delete", {"thread_id": thread_id})
-    await services.runs.delete_thread(thread_id, access=access)
+    await services.runs.delete_thread(thread_id, actor=caller.actor, access=access)
 
 
 @router.post("/{thread_id}/copy")
