@@ -31,6 +31,11 @@ COMMANDS = {
         "print the audit log, a JSON object a line, the newest first",
         ["config", "data_dir"],
     ),
+    "check": (
+        "look for what does not hold between runs, threads, checkpoints, messages, search, files and "
+        "event log; status 1 if anything is left of it",
+        ["config", "data_dir"],
+    ),
     "keys": ("make, list and revoke API keys", ["data_dir"]),
     "import": (
         "import the conversations of an old project's database; again: only what is new",
@@ -62,6 +67,18 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--since": {"default": None, "type": _moment, "help": "from this time on, in ISO 8601"},
         "--until": {"default": None, "type": _moment, "help": "before this time, in ISO 8601"},
         "--limit": {"default": 1000, "type": int, "help": "entries at the most (1000)"},
+    },
+    "check": {
+        "--repair": {
+            "action": "store_true",
+            "default": False,
+            "help": "put right what can be, without losing what anybody said",
+        },
+        "--json": {
+            "action": "store_true",
+            "default": False,
+            "help": "print a JSON object for each finding",
+        },
     },
     "keys": {
         "action": {"choices": ["create", "list", "revoke"]},
@@ -141,7 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(arguments)
     except (ValidationError, Error) as exc:
         return _complain(str(exc), status=2)
-    logs.configure(level=settings.log_level, json=settings.log_json)
+    logs.configure(
+        level=settings.log_level, json=settings.log_json, error_texts=settings.logs_error_texts
+    )
     try:
         getattr(commands, "import_" if command == "import" else command)(settings, **options)
     except (EmbeddedServerError, Error) as exc:

@@ -21,7 +21,14 @@ from api.headers import TRACING, HeaderFilter
 from api.languages import Languages
 from api.limits import HEADERS, IdentityLimits
 from api.metrics_gate import MetricsGate
-from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
+from api.middleware import (
+    BodyLimit,
+    LastResort,
+    MountPrefix,
+    RequestLog,
+    WithoutContext,
+    WithoutSlash,
+)
 from api.routes import (
     a2a,
     agui,
@@ -53,6 +60,7 @@ from api.routes import (
     users,
 )
 from api.security import secure
+from api.traces import TracedRequests
 from graph.http_section import Http
 from store.models import JsonObject
 
@@ -218,6 +226,7 @@ def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
 def _middleware(services: Services, http: Http) -> list[Middleware]:
     """The outermost first: an answer of any of them is logged, and one from CORS inwards read."""
     prefix = mount_prefix(services.settings, services.graphs)
+    tracing = services.tracing
     return [
         Middleware(
             RequestLog,
@@ -227,9 +236,11 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         ),
         Middleware(CORSMiddleware, **_cors(services, http)),
         *([Middleware(MountPrefix, prefix=prefix)] if prefix else []),
+        *([Middleware(TracedRequests, tracing=tracing)] if tracing else []),
         Middleware(Languages, everywhere=services.settings.translate_everything),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
+        Middleware(WithoutContext),
     ]
 
 

@@ -22,8 +22,10 @@ from api.limits import Limits, open_limits
 from api.owners import open_owners
 from api.presence import Presence, open_presence
 from api.prices import Prices
+from api.quotas import Quotas
 from api.settings import Settings, environment, environment_sections, set_environment
-from graph import custom, priorities
+from api.traces import open_tracing
+from graph import custom, encryption, priorities
 from graph.agents import chat
 from graph.branches import Branches
 from graph.changes import Changes
@@ -34,11 +36,13 @@ from graph.deliveries import Deliveries
 from graph.endings import Endings
 from graph.erasure import Erasures
 from graph.executor import Executor
+from graph.fairness import FairShares, Room
 from graph.histories import Histories
 from graph.imports import Imports
 from graph.jobs import Jobs, Kind
 from graph.loop import Backing, Place, open_graph_loop
 from graph.memory import DistantStore
+from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import system_assistant_id
 from graph.retention import Retention
@@ -46,6 +50,7 @@ from graph.runs import Runs
 from graph.state import States
 from graph.threads import Threads
 from graph.titles import Titles
+from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
@@ -98,9 +103,11 @@ class Services:
     authority: Authority | None
     prices: Prices
     limits: Limits | None
+    quotas: Quotas
     health: Health
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
+    tracing: Tracing | None
     #: Which this one is of those that share a port.
     process: str = "0"
     http_meter: HttpMeter = field(default_factory=HttpMeter)
@@ -123,45 +130,44 @@ async def open_services(
     """
     graphs, registry = await load_graphs(settings)
     timing = _timing(settings, graphs)
-    if graphs.store.index_dims is not None or settings.compat:
-        await migrate(
-            database_url,
-            index_dims=graphs.store.index_dims,
-            index_messages=bool(settings.compat),
-        )
+    await _add_indexes(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(_database(settings, database_url))
+        db = await stack.enter_async_context(
+            _database(settings, database_url, await opened_cipher(settings, graphs, database_url))
+        )
         await _register_graphs(db, registry)
-        events = await stack.enter_async_context(_event_log(settings, redis_url))
+        events = await stack.enter_async_context(_event_log(settings, redis_url, db.cipher))
         heartbeat = await stack.enter_async_context(
             registered(db, slots=settings.slots, timing=timing)
         )
-        cache = await stack.enter_async_context(open_cache(redis_url))
+        cache = await stack.enter_async_context(open_cache(redis_url, cipher=db.cipher))
         stack.enter_context(sdk_cache.serving(cache))
         authority = await stack.enter_async_context(_authority(settings, graphs, db, cache))
+        tracing = await stack.enter_async_context(open_tracing(settings))
         place = await stack.enter_async_context(
-            open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
+            open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url, db.cipher))
         )
         backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
-        executor = _executor(settings, db, registry, place, backing, events, heartbeat)
+        executor = _executor(
+            settings, db, registry, place, backing, events, heartbeat, tracing=tracing
+        )
         endings = Endings(db)
         webhooks = await stack.enter_async_context(
             open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
         )
-        urgency = (
-            priorities.load(graphs.priority, graphs.path.parent, db) if graphs.priority else None
-        )
+        urgency, room = _shares(settings, graphs, db)
         titles = Titles(db=db, place=place, model=_title_model(graphs))
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
-            priorities=urgency,
+            priorities=urgency, room=room, tracing=tracing,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         importer = Importer(
-            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
-        )
+            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life,
+            quotas=(quotas := _quotas(settings, db)),
+        )  # fmt: skip
         jobs = Jobs(
             db=db,
             kinds={
@@ -181,9 +187,10 @@ async def open_services(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=executor.retention, crons=crons, jobs=jobs, changes=changes,
             timing=timing, by_priority=urgency is not None,
+            most_running=settings.limit_runs or None,
         )  # fmt: skip
         presence = await stack.enter_async_context(
-            open_presence(await stack.enter_async_context(open_rooms(redis_url)))
+            open_presence(await stack.enter_async_context(open_rooms(redis_url, cipher=db.cipher)))
         )
         histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
@@ -210,10 +217,47 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
+            quotas=quotas,
             limits=await stack.enter_async_context(open_limits(settings, redis_url)),
             health=Health(db=db, events=events, place=place, worker=worker),
+            tracing=tracing,
             queue_stats=Fresh(partial(queue.stats, db)),
         )
+
+
+async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: str) -> None:
+    """Have the tables and indexes that only some servers need."""
+    if graphs.store.index_dims is not None or settings.compat:
+        await migrate(
+            database_url,
+            index_dims=graphs.store.index_dims,
+            index_messages=bool(settings.compat),
+        )
+
+
+def _quotas(settings: Settings, db: Database) -> Quotas:
+    return Quotas(
+        db,
+        sessions=settings.limit_sessions,
+        files=settings.limit_files,
+        file_bytes=settings.limit_file_bytes,
+    )
+
+
+def _shares(
+    settings: Settings, graphs: GraphConfig, db: Database
+) -> tuple[Priorities | FairShares | None, Room | None]:
+    """Who decides which runs begin first, and how many may wait."""
+    most, all_together = settings.limit_queued_runs, settings.limit_queued_runs_in_all
+    room = Room(db, all_together, most) if most or all_together else None
+    running = settings.limit_runs or None
+    if graphs.priority:
+        return (
+            priorities.load(graphs.priority, graphs.path.parent, db, most_running=running),
+            room,
+        )
+    is_fair = settings.fair_shares or running or room
+    return (FairShares(db, most_running=running) if is_fair else None), room
 
 
 def _executor(
@@ -224,6 +268,8 @@ def _executor(
     backing: Backing,
     events: EventLog,
     heartbeat: Heartbeat,
+    *,
+    tracing: Tracing | None,
 ) -> Executor:
     own = backing.saver if isinstance(backing.saver, CustomSaver) else None
     retention = Retention(
@@ -241,6 +287,7 @@ def _executor(
         slots=settings.slots,
         run_timeout_seconds=settings.run_timeout_seconds,
         alive=heartbeat.alive,
+        tracing=tracing,
     )
 
 
@@ -359,7 +406,28 @@ def cipher_of(settings: Settings) -> Cipher:
     return KeyRing(secrets, clear_keys=settings.encryption_clear_keys)
 
 
-def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Database]:
+async def opened_cipher(settings: Settings, graphs: GraphConfig, database_url: str) -> Cipher:
+    """
+    The same, with the keys that handlers of the user's own keep, where langgraph.json names them.
+
+    The key of the environment then opens what it has sealed before, and seals nothing.
+
+    Raises:
+        InvalidInputError: The handlers cannot be used.
+        UnavailableError: PostgreSQL does not answer.
+    """
+    if graphs.encryption is None:
+        return cipher_of(settings)
+    async with open_database(database_url, min_size=1, max_size=1) as db:
+        kept = await encryption.keys(db, graphs.encryption, graphs.path.parent)
+    others = [settings.aes_key] if settings.aes_key else []
+    secrets = [secret_of(text) for text in (*others, *settings.encryption_old_keys)]
+    return KeyRing([*kept, *secrets], clear_keys=settings.encryption_clear_keys)
+
+
+def _database(
+    settings: Settings, url: str, cipher: Cipher
+) -> AbstractAsyncContextManager[Database]:
     return open_database(
         url,
         min_size=settings.database_pool_min_size,
@@ -368,18 +436,18 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         # A frozen process lets go of its threads before others may take its runs.
         idle_transaction_seconds=settings.lease_seconds - settings.heartbeat_seconds,
-        cipher=cipher_of(settings),
         slow_query_seconds=settings.slow_query_seconds,
+        cipher=cipher,
     )
 
 
 @asynccontextmanager
 async def _backing_of_graphs(
-    settings: Settings, graphs: GraphConfig, url: str
+    settings: Settings, graphs: GraphConfig, url: str, cipher: Cipher
 ) -> AsyncIterator[Backing]:
     """Of their own event loop, with connections of its own."""
     async with (
-        _database(settings, url) as db,
+        _database(settings, url, cipher) as db,
         _saver(db, settings, graphs) as saver,
         _items(db, graphs) as items,
     ):
@@ -452,12 +520,15 @@ async def _items(db: Database, graphs: GraphConfig) -> AsyncIterator[BaseStore]:
         yield items
 
 
-def _event_log(settings: Settings, url: str) -> AbstractAsyncContextManager[EventLog]:
+def _event_log(
+    settings: Settings, url: str, cipher: Cipher
+) -> AbstractAsyncContextManager[EventLog]:
     return open_event_log(
         url or None,
         max_events=settings.event_log_max_events,
         max_bytes=settings.event_log_max_bytes,
         ttl_seconds=settings.event_log_ttl_seconds,
+        cipher=cipher,
     )
 
 

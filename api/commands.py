@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from api import keys_command, logs
+from api import check_command, keys_command, logs
 from api.app import allowed_origins, open_app
 from api.bootstrap import Services, identity_kinds, load_graphs, mount_prefix, open_services
 from api.connections import allow_connections
@@ -172,7 +172,12 @@ def _serve_as_one_of_many(
     settings: Settings, listener: socket.socket, on_start: Callable[[], None]
 ) -> None:
     """Be one of the processes that a supervisor keeps."""
-    logs.configure(level=settings.log_level, json=settings.log_json, pid=os.getpid())
+    logs.configure(
+        level=settings.log_level,
+        json=settings.log_json,
+        pid=os.getpid(),
+        error_texts=settings.logs_error_texts,
+    )
     signal.signal(signal.SIGINT, _exit)
     try:
         # They are in use for as long as one of the processes is there, whoever of them was killed.
@@ -317,6 +322,22 @@ async def _audit(servers: Servers, which: Filter, limit: int) -> None:
                 return
             before = found[-1].audit_id
             limit -= len(found)
+
+
+def check(settings: Settings, *, repair: bool, json: bool) -> None:
+    """Print what does not hold; leave with status 1 if anything is left of it."""
+    with _servers(settings) as servers:
+        is_clean = _run(
+            check_command.run(
+                settings,
+                database_url=servers.database_url,
+                redis_url=servers.redis_url,
+                repair=repair,
+                json=json,
+            )
+        )
+    if not is_clean:
+        sys.exit(1)
 
 
 def import_(settings: Settings, *, source: str, url: str, tz: str, **options: Any) -> None:

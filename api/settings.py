@@ -492,6 +492,51 @@ class Settings(BaseSettings):
         about="Of those, how many a process has open for all together, then 503; 0: any number.",
         ge=0,
     )
+    fair_shares: bool = _env(
+        "FAIR_SHARES",
+        default=False,
+        about="Let runs of all identities begin in turn, so that who has many waiting does not keep "
+        "others waiting. Any of the next three does so too.",
+    )
+    limit_runs: int = _env(
+        "LIMIT_RUNS",
+        default=0,
+        about="Runs of one identity that may be under way at once, in all processes; others wait. "
+        "0: any number.",
+        ge=0,
+    )
+    limit_queued_runs: int = _env(
+        "LIMIT_QUEUED_RUNS",
+        default=0,
+        about="Runs of one identity that may wait, then 429; 0: any number.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_queued_runs_in_all: int = _env(
+        "LIMIT_QUEUED_RUNS_IN_ALL",
+        default=0,
+        about="Runs that may wait, then 503 for whoever has an equal part of them; 0: any number.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_sessions: int = _env(
+        "LIMIT_SESSIONS",
+        default=0,
+        about="Sessions, or threads, whose `owner` one identity may be, then 403; 0: any number.",
+        ge=0,
+    )
+    limit_files: int = _env(
+        "LIMIT_FILES",
+        default=0,
+        about="Attachments that one identity may have, then 403; 0: any number.",
+        ge=0,
+    )
+    limit_file_bytes: int = _env(
+        "LIMIT_FILE_BYTES",
+        default=0,
+        about="Bytes that those may have together, then 403; 0: any number.",
+        ge=0,
+    )
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = _env(
@@ -503,6 +548,12 @@ class Settings(BaseSettings):
         "LOG_JSON",
         default=False,
         about="Log a JSON object a line instead of text.",
+    )
+    log_error_texts: bool | None = _env(
+        "LOG_ERROR_TEXTS",
+        default=None,
+        about="Log what exceptions say, which may quote what users said; unset: unless `LOG_JSON` is "
+        "set.",
     )
 
     # What operators see
@@ -519,6 +570,12 @@ class Settings(BaseSettings):
         repr=False,
         min_length=16,
     )
+    traces: Literal["none", "otlp"] = _env(
+        "OTEL_TRACES_EXPORTER",
+        default="none",
+        about="Where traces go: `otlp` sends them to OTEL_EXPORTER_OTLP_ENDPOINT by HTTP, and needs "
+        "`threadwell[otel]`.",
+    )
     slow_query_seconds: float = _env(
         "SLOW_QUERY_SECONDS",
         default=1.0,
@@ -526,6 +583,11 @@ class Settings(BaseSettings):
         "without its parameters; 0: never.",
         ge=0,
     )
+
+    @property
+    def logs_error_texts(self) -> bool:
+        """Whether the log has what exceptions say."""
+        return not self.log_json if self.log_error_texts is None else self.log_error_texts
 
     @field_validator("database_url")
     @classmethod

@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
+from graph.fairness import FairShares, Room
 from graph.first_words import begun
 from graph.priorities import Priorities
 from graph.registry import Registry
@@ -27,6 +28,7 @@ from graph.requests import (
     thread_config,
 )
 from graph.snapshots import open_interrupts
+from graph.tracing import TRACEPARENT, Tracing
 from graph.webhooks import Webhooks
 from store import queue, runs, sessions, threads
 from store.access import EVERYTHING, Access
@@ -101,6 +103,8 @@ class Runs:
         life: Of threads that a run makes.
         titles: Whether the model gives sessions their titles.
         priorities: Who decides which waiting runs begin first; None for whichever is due longest.
+        tracing: If there are traces: knows which one a run goes on with.
+        room: How many runs may wait; None for any number.
     """
 
     def __init__(
@@ -115,8 +119,12 @@ class Runs:
         webhooks: Webhooks,
         life: Life | None = None,
         titles: bool = False,
-        priorities: Priorities | None = None,
+        priorities: Priorities | FairShares | None = None,
+        room: Room | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
+        self._room = room
         self._priorities = priorities
         self._db = db
         self._titles = titles
@@ -155,6 +163,8 @@ class Runs:
             InvalidInputError: The assistant is no assistant's id and no graph's name.
             NotFoundError: There is no such assistant or thread that is visible.
             ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+            LimitedError: As many runs of the caller wait as may.
+            OverloadedError: As many runs wait as may.
         """
         if request.webhook:
             await self._webhooks.check(request.webhook)
@@ -162,6 +172,8 @@ class Runs:
             request, thread_id=thread_id, access=access, assistant_access=assistant_access
         )
         new, thread = prepared.run, prepared.thread
+        if self._room is not None:
+            await self._room.require([new])
         if thread is not None:
             await self._make(thread, access)
         if attached and (execution := await self._start(new)):
@@ -186,7 +198,7 @@ class Runs:
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
-        new = _new_run(request, setting, thread_id, access, titles=self._titles)
+        new = self._new_run(request, setting, thread_id, access)
         if self._priorities is not None:
             new = await self._priorities.decided(new, request, setting, is_named=not new_thread)
         thread = None
@@ -202,6 +214,14 @@ class Runs:
             )
             new = replace(new, access=EVERYTHING)
         return Prepared(new, thread)
+
+    def _new_run(
+        self, request: RunRequest, setting: Setting, thread_id: str, access: Access
+    ) -> NewRun:
+        new = _new_run(request, setting, thread_id, access, titles=self._titles)
+        if self._tracing is not None and (parent := self._tracing.traceparent()):
+            new.kwargs[TRACEPARENT] = parent
+        return new
 
     def is_system(self, assistant_id: str) -> bool:
         """Whether it is the assistant that a graph has: those are everybody's."""
@@ -224,11 +244,13 @@ class Runs:
         for request, assistant_access in asked:
             thread_id = str(uuid7())
             setting = await self._setting(request, thread_id, EVERYTHING, assistant_access)
-            run = _new_run(request, setting, thread_id, EVERYTHING, titles=self._titles)
+            run = self._new_run(request, setting, thread_id, EVERYTHING)
             if self._priorities is not None:
                 run = await self._priorities.decided(run, request, setting, is_named=False)
             metadata = {**metadata_of(request), **run.thread_metadata}
             new.append(replace(run, thread_metadata=metadata))
+        if self._room is not None:
+            await self._room.require(new)
         return await queue.enqueue_new(self._db, new, life=self._life)
 
     async def _setting(
@@ -285,11 +307,12 @@ class Runs:
     async def _start(self, new: NewRun) -> Execution | None:
         if self.draining or new.after_seconds > 0 or not self._heartbeat.alive():
             return None
-        if self._priorities is not None and not await self._priorities.may_start():
-            return None
         if not self._executor.reserve():
             return None
         try:
+            if self._priorities is not None and not await self._priorities.may_start(new):
+                self._executor.release()
+                return None
             claim = await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
         except BaseException:
             self._executor.release()

@@ -5,9 +5,12 @@ A table of its own, and no columns of ``message``: those rows are made again fro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
 from store.access import Access
+from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import NotFoundError
 from store.json import dump_json
@@ -55,14 +58,13 @@ async def put(
         "message_id": message_id,
         "user_id": user_id,
         "score": score,
-        "reason": reason,
-        "tags": dump_json(list(tags)).decode(),
+        **sealed(db.cipher, conversation_id, message_id, reason=reason, tags=tags),
         "visible": access.array,
     }
     kept = await db.one(Feedback, SQL["put"], params)
     if kept is None:
         raise _not_found(message_id)
-    return kept
+    return _opened(db.cipher, conversation_id, kept)
 
 
 async def delete(
@@ -94,4 +96,61 @@ async def of_messages(
         "user_id": user_id,
     }
     rows = await db.all(Feedback, SQL["of_messages"], params)
-    return {row.message_id: row for row in rows}
+    return {row.message_id: _opened(db.cipher, conversation_id, row) for row in rows}
+
+
+async def of_user(
+    db: Database, user_id: str, *, after: tuple[str, str] | None, limit: int
+) -> list[tuple[str, Feedback, datetime]]:
+    """
+    What a user thinks of messages, wherever they are: the session, the opinion, since when.
+
+    Args:
+        after: The session and the message of the last one that the caller has.
+    """
+    after_id, after_message = after or ("", "")
+    params = {
+        "user_id": user_id,
+        "after_id": after_id,
+        "after_message": after_message,
+        "limit": limit,
+    }
+    found = []
+    for session_id, *told, at_time in await db.tuples(SQL["of_user"], params):
+        names = ("message_id", "score", "reason", "tags")
+        kept = Feedback(**dict(zip(names, told, strict=True)))
+        found.append((session_id, _opened(db.cipher, session_id, kept), at_time))
+    return found
+
+
+def sealed(
+    cipher: Cipher,
+    conversation_id: str,
+    message_id: str,
+    *,
+    reason: str | None,
+    tags: Sequence[str],
+) -> dict[str, Any]:
+    """What somebody wrote, as it is kept."""
+    key = conversation_id, message_id
+    kept = cipher.seal_json(list(tags), at("feedback.tags", *key))
+    return {
+        "reason": reason and cipher.seal_text(reason, at("feedback.reason", *key)),
+        "tags": dump_json(kept).decode(),
+    }
+
+
+def opened_reason(cipher: Cipher, conversation_id: str, message_id: str, reason: str) -> str:
+    """Why, as it was written."""
+    return cipher.open_text(reason, at("feedback.reason", conversation_id, message_id))
+
+
+def _opened(cipher: Cipher, conversation_id: str, row: Feedback) -> Feedback:
+    if not cipher.is_on:
+        return row
+    key = conversation_id, row.message_id
+    return replace(
+        row,
+        reason=row.reason and opened_reason(cipher, *key, row.reason),
+        tags=cipher.open_json(row.tags, at("feedback.tags", *key)),
+    )

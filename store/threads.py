@@ -196,6 +196,19 @@ async def count(
     return int(rows[0][0])
 
 
+async def count_owned(db: Database, owner: str | None, *, most: int) -> int:
+    """
+    How many threads are somebody's, by the key ``owner`` of their metadata, up to a number.
+
+    Those of deleted sessions are there until they are purged.
+
+    Args:
+        owner: Their identity; None for everybody.
+    """
+    params = {"owned": {} if owner is None else {"owner": owner}, "most": most}
+    return int((await db.tuples(SQL["count_owned"], params, prepare=False))[0][0])
+
+
 async def update(db: Database, thread_id: str, *, metadata: JsonObject, access: Access) -> Thread:
     """
     Merge `metadata` into the thread's, key by key.

@@ -68,6 +68,7 @@ async def create_session(body: SessionCreate, caller: CallerDep, services: Servi
         attributes["user_id"] = caller.user.identity
     value: JsonObject = {"thread_id": session_id, "metadata": attributes, "if_exists": "raise"}
     access = await caller.may("threads", "create", value)
+    await services.quotas.require_session(caller)
     created = await sessions.create(
         services.db,
         session_id,

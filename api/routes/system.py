@@ -57,7 +57,7 @@ async def ready(services: ServicesDep) -> Response:
     found = {"ready": checks.is_ready, "checks": asdict(checks)}
     if checks.is_ready:
         return json_response(found)
-    told = {"detail": "This process takes no requests", "code": "not_ready"}
+    told = {"detail": "This process takes no requests", "code": "unavailable"}
     return json_response(found | told, status_code=503, headers={"Retry-After": "1"})
 
 

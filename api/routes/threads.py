@@ -36,6 +36,7 @@ async def create(services: ServicesDep, caller: CallerDep, body: ThreadCreate) -
     }
     thread_id = str(value["thread_id"])
     access = await caller.may("threads", "create", value)
+    await services.quotas.require_session(caller)
     about: JsonObject = {
         "metadata": value.get("metadata") or {},
         "if_exists": body.if_exists,
@@ -176,6 +177,7 @@ async def copy(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) ->
     value: JsonObject = {"thread_id": str(uuid7()), "metadata": {}}
     copy_id = value["thread_id"]
     await caller.may("threads", "create", value)
+    await services.quotas.require_session(caller)
     metadata = value.get("metadata") or {}
     await services.threads.copy(thread_id, copy_id, metadata=metadata, access=access)
     return await _thread_response(

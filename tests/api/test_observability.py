@@ -195,7 +195,7 @@ async def test_a_process_is_ready_until_it_goes(
     going = await http.get("/ready")
     assert going.status_code == 503
     assert going.json()["checks"] == {**checks, "process": "draining"}
-    assert going.json()["code"] == "not_ready"
+    assert going.json()["code"] == "unavailable"
     assert going.headers["retry-after"] == "1"
 
 
