@@ -123,12 +123,7 @@ async def open_services(
     """
     graphs, registry = await load_graphs(settings)
     timing = _timing(settings, graphs)
-    if graphs.store.index_dims is not None or settings.compat:
-        await migrate(
-            database_url,
-            index_dims=graphs.store.index_dims,
-            index_messages=bool(settings.compat),
-        )
+    await _index(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(_database(settings, database_url))
         await _register_graphs(db, registry)
@@ -217,6 +212,12 @@ async def open_services(
             tracing=tracing,
             queue_stats=Fresh(partial(queue.stats, db)),
         )
+
+
+async def _index(settings: Settings, graphs: GraphConfig, url: str) -> None:
+    """Make the indexes that only some need."""
+    if graphs.store.index_dims is not None or settings.compat:
+        await migrate(url, index_dims=graphs.store.index_dims, index_messages=bool(settings.compat))
 
 
 def _executor(
