@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import httpx
 import pytest
 from google.protobuf.json_format import MessageToDict
 from langgraph_sdk import get_client
@@ -15,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from psycopg.conninfo import conninfo_to_dict
 
 from api.embedded import Servers
-from tests.acceptance.process import serving, starting
+from tests.acceptance.process import free_port, serving, starting
 from tests.acceptance.talk import says
 
 SECRET = "marzipan-and-saffron"
@@ -129,6 +130,7 @@ async def test_a_trace_goes_on_in_the_process_that_executes_the_run(
         "LANGSMITH_ENDPOINT": receiver.url,
         "LANGSMITH_API_KEY": "lsv2-key",
         "LANGSMITH_PROJECT": "watched",
+        "METRICS_PORT": str(port := free_port()),
     }
     with serving(config, serves) as front, starting(config, works, serves=False) as back:
         async with get_client(
@@ -145,6 +147,11 @@ async def test_a_trace_goes_on_in_the_process_that_executes_the_run(
             )
             await client.runs.join(thread["thread_id"], failing["run_id"])
         receiver.wait_for(lambda: _is_all_told(receiver))
+        # Of a process that serves nobody.
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            metrics = (await http.get("/metrics")).text
+            assert (await http.get("/ready")).json()["ready"] is True
+        assert 'threadwell_runs_ended_total{process="0",status="error"} 1.0' in metrics
         assert back.stop() == 0
     assert SECRET not in front.log + back.log
     _check_trace(receiver, thread["thread_id"], run["run_id"])
