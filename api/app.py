@@ -17,6 +17,7 @@ from api.auth import Authentication, is_open
 from api.bootstrap import Services, mount_prefix
 from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
+from api.description import describe
 from api.headers import TRACING, HeaderFilter
 from api.languages import Languages
 from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
@@ -131,8 +132,10 @@ class Application(FastAPI):
         is_made = self.openapi_schema is not None
         schema = super().openapi()
         auth = self.state.services.graphs.auth
-        if auth and not is_made:
-            secure(schema, auth.openapi)
+        if not is_made:
+            describe(schema)
+            if auth:
+                secure(schema, auth.openapi)
         return with_theirs(schema, self.theirs) if self.theirs else schema
 
 
