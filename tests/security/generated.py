@@ -161,11 +161,10 @@ async def generate(
     """
     told = directory / "schemathesis.toml"
     told.write_text("\n".join(_configuration(directory, ids)))
-    report = directory / "report.json"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(told), "--no-color",
         "run", f"{url}/openapi.json", "--seed", str(seed), *options,
-        "--report", "json", "--report-json-path", str(report),
+        "--report", "ndjson", "--report-ndjson-path", "report.ndjson",
         cwd=directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
