@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from api import __version__, commands, logs
 from api.embedded import EmbeddedServerError
+from api.permissions import ROLES
 from api.settings import Settings, environment_names, set_environment
 from graph.config import load_env
 from store.errors import Error
@@ -25,6 +26,7 @@ COMMANDS = {
         "write to the message table what the checkpoints have and it has not",
         ["config", "data_dir"],
     ),
+    "keys": ("make, list and revoke API keys", ["data_dir"]),
     "import": (
         "import the conversations of an old project's database; again: only what is new",
         ["config", "data_dir"],
@@ -37,6 +39,37 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "action": "store_true",
             "default": False,
             "help": "make the whole table anew from the checkpoints",
+        },
+    },
+    "keys": {
+        "action": {"choices": ["create", "list", "revoke"]},
+        "key_id": {
+            "nargs": "?",
+            "default": None,
+            "metavar": "KEY",
+            "help": "revoke: the key's id, or the key itself",
+        },
+        "--owner": {"default": None, "help": "who calls with the key; list: whose keys"},
+        "--name": {"default": "", "help": "what the key is for"},
+        "--role": {
+            "action": "append",
+            "default": None,
+            "choices": list(ROLES),
+            "help": "what it may do, repeatable; without one and without a permission: user",
+        },
+        "--permission": {
+            "action": "append",
+            "default": None,
+            "help": "what else it may do, as threads:read or store:*, repeatable; see docs/auth.md",
+        },
+        "--expires": {
+            "default": "90d",
+            "help": "after how long it opens nothing any more: 30m, 12h, 90d (the default), or never",
+        },
+        "--json": {
+            "action": "store_true",
+            "default": False,
+            "help": "answer in JSON",
         },
     },
     "import": {
@@ -86,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(arguments)
     except (ValidationError, Error) as exc:
         return _complain(str(exc), status=2)
-    logs.configure(level=settings.log_level, json=settings.log_json)
+    logs.configure(
+        level=settings.log_level, json=settings.log_json, error_texts=settings.logs_error_texts
+    )
     try:
         getattr(commands, "import_" if command == "import" else command)(settings, **options)
     except (EmbeddedServerError, Error) as exc:

@@ -20,7 +20,16 @@ from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.description import describe
 from api.headers import TRACING, HeaderFilter
 from api.languages import Languages
-from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
+from api.limits import HEADERS, IdentityLimits
+from api.metrics_gate import MetricsGate
+from api.middleware import (
+    BodyLimit,
+    LastResort,
+    MountPrefix,
+    RequestLog,
+    WithoutContext,
+    WithoutSlash,
+)
 from api.routes import (
     a2a,
     agui,
@@ -50,11 +59,14 @@ from api.routes import (
     unsupported,
 )
 from api.security import secure
+from api.traces import TracedRequests
 from graph.http_section import Http
 from store.models import JsonObject
 
 #: What browsers may read of an answer beside its body; the SDKs reconnect by the first two.
-EXPOSED_HEADERS = ("content-location", "location", "x-pagination-total", "x-pagination-next")
+EXPOSED_HEADERS = (
+    "content-location", "location", "x-pagination-total", "x-pagination-next", *HEADERS,
+)  # fmt: skip
 
 #: Asked in this order for every request: what is asked most comes first.
 ROUTERS = (
@@ -131,11 +143,11 @@ class Application(FastAPI):
         """The description, made when it is first asked for."""
         is_made = self.openapi_schema is not None
         schema = super().openapi()
-        auth = self.state.services.graphs.auth
+        authority = self.state.services.authority
         if not is_made:
             describe(schema)
-            if auth:
-                secure(schema, auth.openapi)
+            if authority:
+                secure(schema, authority.openapi)
         return with_theirs(schema, self.theirs) if self.theirs else schema
 
 
@@ -179,6 +191,7 @@ def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
             *(_around(services, custom, routers) if custom else ()),
             Middleware(WithoutSlash),
             Middleware(Authentication, **_authentication(services)),
+            *_limits(services),
         ],
     )
     app.state.services = services
@@ -212,19 +225,36 @@ def _is_disabled(route: BaseRoute, disabled: frozenset[str]) -> bool:
 def _middleware(services: Services, http: Http) -> list[Middleware]:
     """The outermost first: an answer of any of them is logged, and one from CORS inwards read."""
     prefix = mount_prefix(services.settings, services.graphs)
+    tracing = services.tracing
     return [
-        Middleware(RequestLog, headers=HeaderFilter(http.logging_headers)),
+        Middleware(
+            RequestLog,
+            headers=HeaderFilter(http.logging_headers),
+            meter=services.http_meter,
+            prefix=prefix,
+        ),
         Middleware(CORSMiddleware, **_cors(services, http)),
         *([Middleware(MountPrefix, prefix=prefix)] if prefix else []),
+        *([Middleware(TracedRequests, tracing=tracing)] if tracing else []),
         Middleware(Languages, everywhere=services.settings.translate_everything),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
+        Middleware(WithoutContext),
     ]
+
+
+def _limits(services: Services) -> list[Middleware]:
+    return [Middleware(IdentityLimits, limits=services.limits)] if services.limits else []
 
 
 def _authentication(services: Services) -> dict[str, Any]:
     headers = HeaderFilter(services.graphs.http.configurable_headers, also=TRACING)
-    return {"authority": services.authority, "headers": headers}
+    gate = MetricsGate.of(services.settings)
+    return {
+        "authority": services.authority,
+        "headers": headers,
+        "unless": lambda scope: is_open(scope) or gate.lets_in(scope),
+    }
 
 
 def _around(
@@ -232,11 +262,12 @@ def _around(
 ) -> Iterator[Middleware]:
     """The user's application, and when who calls it is found out; ours is always, behind it."""
     http, known = services.graphs.http, _authentication(services)
+    is_open_here = known.pop("unless")
     is_theirs = chooser(custom, [route for router in routers for route in router.routes])
     is_covered = http.enable_custom_route_auth
 
     def is_let_through(scope: Scope) -> bool:
-        return not is_covered if is_theirs(scope) else is_open(scope)
+        return not is_covered if is_theirs(scope) else is_open_here(scope)
 
     if http.middleware_order == "auth_first":
         yield Middleware(Authentication, **known, unless=is_let_through)

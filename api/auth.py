@@ -18,6 +18,7 @@ from api.authority import Action, Authority, Resource
 from api.errors import response_to
 from api.headers import HeaderFilter
 from api.loopback import is_loopback
+from api.permissions import is_granted
 from graph.first_words import preferred_language
 from graph.user import User, act_for
 from store.access import EVERYTHING, ROLES, Access, Role
@@ -25,7 +26,9 @@ from store.errors import Error
 from store.models import JsonObject
 
 #: What everybody may ask for, also where all else needs a name.
-OPEN_PATHS = frozenset({"/", "/ok", "/info", "/docs", "/openapi.json", "/metrics"})
+OPEN_PATHS = frozenset({"/", "/ok", "/ready", "/info", "/docs", "/openapi.json"})
+#: What tells of everybody's work: for those who may, see `api.metrics_gate`.
+METRICS_PATH = "/metrics"
 _OPEN_BELOW = ("/ui/", "/api/shares/")
 
 #: What may be done with a thread by those whom it is shared with, by action; nothing else.
@@ -63,6 +66,39 @@ class Caller:
     def identity(self) -> str:
         """Who that is; empty where nobody is known."""
         return self.user.identity if self.user else ""
+
+    @property
+    def actor(self) -> str:
+        """Who sent it; not `identity` where that is who they act for. Empty where nobody is known."""
+        return str(self.user.get("actor") or self.identity) if self.user else ""
+
+    @property
+    def credential(self) -> str | None:
+        """By what they were known, as ``key:…``, if that is built in. It opens nothing."""
+        found: str | None = getattr(self.user, "credential", None)
+        return found
+
+    def has(self, permission: str) -> bool:
+        """
+        Whether the caller has a permission, such as ``audit:read``; all of it without authentication.
+
+        By the permissions that they were granted, whoever granted them: a custom `Auth` too.
+        """
+        return self.may_everything or (
+            self.user is not None and is_granted(self.user.permissions, permission)
+        )
+
+    def require(self, permission: str) -> None:
+        """
+        Refuse what has no row to ask about, such as one's own webhooks, to a scoped key without it.
+
+        A custom `Auth` is not asked: its permissions mean what its handlers say.
+
+        Raises:
+            PermissionDeniedError: They have not.
+        """
+        if self.authority is not None and self.user is not None:
+            self.authority.require(self.user, permission)
 
     @property
     def injected(self) -> JsonObject:
@@ -180,7 +216,7 @@ class Authentication:
         try:
             caller = await self._caller(scope, reading.first)
         except Error as exc:
-            await _refuse(response_to(exc), scope, receive, send)
+            await deny(response_to(exc), scope, receive, send)
             return
         _enter(scope, caller)
         await self.app(scope, reading.again, send)
@@ -232,7 +268,8 @@ async def _nothing() -> Message:
     return {"type": "websocket.connect"}
 
 
-async def _refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def deny(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request, or the handshake of a WebSocket, that is not let through."""
     if scope["type"] == "http":
         await response(scope, receive, send)
         return

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 import orjson
@@ -47,6 +47,52 @@ Action = Literal[
     "create", "create_run", "read", "update", "delete", "search", "put", "get", "list_namespaces"
 ]
 
+
+class Authority(Protocol):
+    """Who is calling, and what they may do: handlers of an author's, or what is built in."""
+
+    #: What the API's description says of it: `securitySchemes`, `security`, `paths`.
+    openapi: Mapping[str, Any]
+
+    async def authenticate(
+        self, connection: HTTPConnection, *, path_params: Callable[[], Mapping[str, Any]]
+    ) -> User:
+        """
+        Find out who sent a request.
+
+        Args:
+            connection: A `Request` if it may have a body; what is read of it is gone.
+            path_params: Looks up what the path says.
+
+        Raises:
+            Error: It is not known, or refused.
+        """
+        ...
+
+    async def authorize(
+        self, user: User, resource: Resource, action: Action, value: JsonObject
+    ) -> Access:
+        """
+        What somebody may touch.
+
+        Args:
+            value: What is to be done; it may be changed.
+
+        Raises:
+            PermissionDeniedError: Nothing.
+        """
+        ...
+
+    def require(self, user: User, permission: str) -> None:
+        """
+        Refuse what nobody else is asked about, to who has no permission for it.
+
+        Raises:
+            PermissionDeniedError: They have not.
+        """
+        ...
+
+
 #: How long a handler may take.
 HANDLER_SECONDS = 30.0
 #: What `authenticate` may ask for, by name.
@@ -62,7 +108,7 @@ SYNC_AT_ONCE = 32
 _IDS = ("thread_id", "run_id", "assistant_id", "cron_id")
 
 
-def load_authority(entry: AuthEntry, root: Path) -> "Authority":
+def load_authority(entry: AuthEntry, root: Path) -> Authority:
     """
     Import the `Auth` that langgraph.json names. Runs the author's module.
 
@@ -71,15 +117,18 @@ def load_authority(entry: AuthEntry, root: Path) -> "Authority":
             server must not be open because of that.
     """
     try:
-        return Authority(
-            variable(entry.target, root), studio=not entry.disable_studio_auth, cache=entry.cache
+        return AuthHandlers(
+            variable(entry.target, root),
+            studio=not entry.disable_studio_auth,
+            cache=entry.cache,
+            openapi=entry.openapi,
         )
     except (Exception, SystemExit) as exc:
         why = exc.message if isinstance(exc, InvalidInputError) else reason(exc)
         raise InvalidInputError(f"auth: {entry.target} is no usable `Auth`: {why}") from exc
 
 
-class Authority:
+class AuthHandlers:
     """
     Asks the handlers of an `Auth`.
 
@@ -90,12 +139,20 @@ class Authority:
         InvalidInputError: It is no `Auth`, has no `authenticate`, or one that wants what nobody has.
     """
 
-    def __init__(self, auth: Any, *, studio: bool = True, cache: Cache | None = None) -> None:
+    def __init__(
+        self,
+        auth: Any,
+        *,
+        studio: bool = True,
+        cache: Cache | None = None,
+        openapi: Mapping[str, Any] | None = None,
+    ) -> None:
         if not isinstance(auth, Auth):
             raise InvalidInputError(f"it is a {type(auth).__name__}")
         authenticate = auth._authenticate_handler
         if authenticate is None:
             raise InvalidInputError("it has no @auth.authenticate handler")
+        self.openapi = openapi or {}
         self._auth: Auth = auth
         self._studio = studio
         self._authenticate = authenticate
@@ -196,6 +253,9 @@ class Authority:
             # which threads of other owners are shared.
             value["metadata"] = asked
         return access
+
+    def require(self, user: User, permission: str) -> None:
+        """Nothing: what a user may is what handlers say."""
 
     def _handler(self, resource: str, action: str) -> Callable[..., Awaitable[Any]] | None:
         handlers = self._auth._handlers

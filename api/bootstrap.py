@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -13,10 +14,16 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.fresh import Fresh
+from api.health import Health
+from api.http_meter import HttpMeter
+from api.limits import Limits, open_limits
+from api.owners import open_owners
 from api.presence import Presence, open_presence
 from api.prices import Prices
 from api.settings import Settings, environment, environment_sections, set_environment
-from graph import custom, priorities
+from api.traces import open_tracing
+from graph import custom, encryption, priorities
 from graph.agents import chat
 from graph.branches import Branches
 from graph.changes import Changes
@@ -38,13 +45,15 @@ from graph.runs import Runs
 from graph.state import States
 from graph.threads import Threads
 from graph.titles import Titles
+from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants
+from store import assistants, keys, queue
 from store.assistants import SystemAssistant
-from store.cache import open_cache
+from store.cache import Cache, open_cache
 from store.checkpoints import Saver, open_saver
+from store.cipher import CLEAR, Cipher, KeyRing, secret_of
 from store.database import Database, open_database
 from store.errors import InvalidInputError
 from store.events import EventLog, open_event_log
@@ -53,6 +62,7 @@ from store.heartbeat import Heartbeat
 from store.items import ItemLife, open_items
 from store.migrate import migrate
 from store.outbox import KIND as EVENT_WEBHOOK
+from store.queue import Stats
 from store.rooms import open_rooms
 from store.sessions import TITLE_JOB
 from store.vectors import Index
@@ -86,6 +96,14 @@ class Services:
     worker: Worker
     authority: Authority | None
     prices: Prices
+    limits: Limits | None
+    health: Health
+    #: The queue of all processes.
+    queue_stats: Fresh[Stats]
+    tracing: Tracing | None
+    #: Which this one is of those that share a port.
+    process: str = "0"
+    http_meter: HttpMeter = field(default_factory=HttpMeter)
 
 
 @asynccontextmanager
@@ -104,28 +122,28 @@ async def open_services(
         UnavailableError: PostgreSQL does not answer.
     """
     graphs, registry = await load_graphs(settings)
-    authority = load_authority(graphs.auth, graphs.path.parent) if graphs.auth else None
     timing = _timing(settings, graphs)
-    if graphs.store.index_dims is not None or settings.compat:
-        await migrate(
-            database_url,
-            index_dims=graphs.store.index_dims,
-            index_messages=bool(settings.compat),
-        )
+    await _add_indexes(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(_database(settings, database_url))
+        db = await stack.enter_async_context(
+            _database(settings, database_url, await opened_cipher(settings, graphs, database_url))
+        )
         await _register_graphs(db, registry)
-        events = await stack.enter_async_context(_event_log(settings, redis_url))
+        events = await stack.enter_async_context(_event_log(settings, redis_url, db.cipher))
         heartbeat = await stack.enter_async_context(
             registered(db, slots=settings.slots, timing=timing)
         )
-        cache = await stack.enter_async_context(open_cache(redis_url))
+        cache = await stack.enter_async_context(open_cache(redis_url, cipher=db.cipher))
         stack.enter_context(sdk_cache.serving(cache))
+        authority = await stack.enter_async_context(_authority(settings, graphs, db, cache))
+        tracing = await stack.enter_async_context(open_tracing(settings))
         place = await stack.enter_async_context(
-            open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
+            open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url, db.cipher))
         )
         backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
-        executor = _executor(settings, db, registry, place, backing, events, heartbeat)
+        executor = _executor(
+            settings, db, registry, place, backing, events, heartbeat, tracing=tracing
+        )
         endings = Endings(db)
         webhooks = await stack.enter_async_context(
             open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
@@ -137,7 +155,7 @@ async def open_services(
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
-            priorities=urgency,
+            priorities=urgency, tracing=tracing,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
@@ -164,7 +182,7 @@ async def open_services(
             timing=timing, by_priority=urgency is not None,
         )  # fmt: skip
         presence = await stack.enter_async_context(
-            open_presence(await stack.enter_async_context(open_rooms(redis_url)))
+            open_presence(await stack.enter_async_context(open_rooms(redis_url, cipher=db.cipher)))
         )
         histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
@@ -191,6 +209,20 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
+            limits=await stack.enter_async_context(open_limits(settings, redis_url)),
+            health=Health(db=db, events=events, place=place, worker=worker),
+            tracing=tracing,
+            queue_stats=Fresh(partial(queue.stats, db)),
+        )
+
+
+async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: str) -> None:
+    """Have the tables and indexes that only some servers need."""
+    if graphs.store.index_dims is not None or settings.compat:
+        await migrate(
+            database_url,
+            index_dims=graphs.store.index_dims,
+            index_messages=bool(settings.compat),
         )
 
 
@@ -202,6 +234,8 @@ def _executor(
     backing: Backing,
     events: EventLog,
     heartbeat: Heartbeat,
+    *,
+    tracing: Tracing | None,
 ) -> Executor:
     own = backing.saver if isinstance(backing.saver, CustomSaver) else None
     retention = Retention(
@@ -218,6 +252,7 @@ def _executor(
         slots=settings.slots,
         run_timeout_seconds=settings.run_timeout_seconds,
         alive=heartbeat.alive,
+        tracing=tracing,
     )
 
 
@@ -232,6 +267,35 @@ def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | No
     if not (is_ours or environment().get("TITLE_MODEL")) or chat.title_model() is None:
         return None
     return chat.title_model
+
+
+@asynccontextmanager
+async def _authority(
+    settings: Settings, graphs: GraphConfig, db: Database, cache: Cache
+) -> AsyncIterator[Authority | None]:
+    """Who decides who may what: an `Auth` of the user's, or what is built in; None for nobody."""
+    if graphs.auth:
+        yield load_authority(graphs.auth, graphs.path.parent)
+        return
+    kinds = await identity_kinds(settings, db)
+    if not kinds:
+        yield None
+        return
+    async with open_owners(settings, kinds, db, cache) as owners:
+        yield owners
+
+
+async def identity_kinds(settings: Settings, db: Database) -> frozenset[str]:
+    """
+    Which built-in identities count, where langgraph.json names no `Auth`: ``keys``, ``jwt``; none.
+
+    Those that the settings name; if they name none, API keys as soon as one was ever made, and tokens
+    if there is an issuer: who made a key, or named one, did not mean to serve everybody.
+    """
+    if settings.auth:
+        return frozenset(settings.auth) - {"none"}
+    found = {"jwt"} if settings.jwt_issuer else set()
+    return frozenset(found | {"keys"} if await keys.any_made(db) else found)
 
 
 async def load_graphs(settings: Settings) -> tuple[GraphConfig, Registry]:
@@ -281,7 +345,36 @@ def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
     )
 
 
-def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Database]:
+def cipher_of(settings: Settings) -> Cipher:
+    """What seals and opens what is at rest."""
+    if settings.aes_key is None:
+        return CLEAR
+    secrets = [secret_of(text) for text in (settings.aes_key, *settings.encryption_old_keys)]
+    return KeyRing(secrets, clear_keys=settings.encryption_clear_keys)
+
+
+async def opened_cipher(settings: Settings, graphs: GraphConfig, database_url: str) -> Cipher:
+    """
+    The same, with the keys that handlers of the user's own keep, where langgraph.json names them.
+
+    The key of the environment then opens what it has sealed before, and seals nothing.
+
+    Raises:
+        InvalidInputError: The handlers cannot be used.
+        UnavailableError: PostgreSQL does not answer.
+    """
+    if graphs.encryption is None:
+        return cipher_of(settings)
+    async with open_database(database_url, min_size=1, max_size=1) as db:
+        kept = await encryption.keys(db, graphs.encryption, graphs.path.parent)
+    others = [settings.aes_key] if settings.aes_key else []
+    secrets = [secret_of(text) for text in (*others, *settings.encryption_old_keys)]
+    return KeyRing([*kept, *secrets], clear_keys=settings.encryption_clear_keys)
+
+
+def _database(
+    settings: Settings, url: str, cipher: Cipher
+) -> AbstractAsyncContextManager[Database]:
     return open_database(
         url,
         min_size=settings.database_pool_min_size,
@@ -290,16 +383,18 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         # A frozen process lets go of its threads before others may take its runs.
         idle_transaction_seconds=settings.lease_seconds - settings.heartbeat_seconds,
+        slow_query_seconds=settings.slow_query_seconds,
+        cipher=cipher,
     )
 
 
 @asynccontextmanager
 async def _backing_of_graphs(
-    settings: Settings, graphs: GraphConfig, url: str
+    settings: Settings, graphs: GraphConfig, url: str, cipher: Cipher
 ) -> AsyncIterator[Backing]:
     """Of their own event loop, with connections of its own."""
     async with (
-        _database(settings, url) as db,
+        _database(settings, url, cipher) as db,
         _saver(db, settings, graphs) as saver,
         _items(db, graphs) as items,
     ):
@@ -372,12 +467,15 @@ async def _items(db: Database, graphs: GraphConfig) -> AsyncIterator[BaseStore]:
         yield items
 
 
-def _event_log(settings: Settings, url: str) -> AbstractAsyncContextManager[EventLog]:
+def _event_log(
+    settings: Settings, url: str, cipher: Cipher
+) -> AbstractAsyncContextManager[EventLog]:
     return open_event_log(
         url or None,
         max_events=settings.event_log_max_events,
         max_bytes=settings.event_log_max_bytes,
         ttl_seconds=settings.event_log_ttl_seconds,
+        cipher=cipher,
     )
 
 

@@ -192,7 +192,7 @@ def _messages(turn: OldMessage, zone: ZoneInfo) -> Iterator[ImportedMessage]:
     asked = kept if turn.response else {**kept, "status": "incomplete"}
     yield ImportedMessage(
         id=question_id(turn.id),
-        type="human",
+        role="user",
         content=turn.query,
         created_at=at,
         more={"additional_kwargs": asked},
@@ -202,7 +202,7 @@ def _messages(turn: OldMessage, zone: ZoneInfo) -> Iterator[ImportedMessage]:
         answered = {**kept, **({"meta_data": meta_data} if meta_data else {})}
         yield ImportedMessage(
             id=turn.id,
-            type="ai",
+            role="assistant",
             content=turn.response,
             created_at=at,
             # -1 says nothing.

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from functools import partial
+from ipaddress import ip_address
 from types import FrameType
 from typing import Any
 from urllib.parse import quote
@@ -22,9 +23,9 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from api import logs
+from api import keys_command, logs
 from api.app import allowed_origins, open_app
-from api.bootstrap import Services, load_graphs, mount_prefix, open_services
+from api.bootstrap import Services, identity_kinds, load_graphs, mount_prefix, open_services
 from api.connections import allow_connections
 from api.embedded import EmbeddedServerError, Servers, embedded_servers
 from api.settings import (
@@ -90,20 +91,63 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Serve the API and work on runs, in as many processes as set, until SIGTERM or Ctrl-C."""
-    prefix = mount_prefix(settings, load_config(settings.config, environment_sections()))
+    graphs = load_config(settings.config, environment_sections())
+    prefix = mount_prefix(settings, graphs)
     with _servers(settings) as servers:
         _run(migrate_database(servers.database_url))
+        access = access_of(settings, graphs, servers)
         if settings.workers > 1:
-            status = _serve_by_many(settings, servers, prefix)
+            status = _serve_by_many(settings, servers, prefix, access)
         else:
             status = 0
-            on_start = partial(_print_addresses, settings.host, settings.port, prefix, servers)
+            on_start = partial(
+                _print_addresses, settings.host, settings.port, prefix, servers, access
+            )
             _run(_serve(settings, servers, on_start))
     if status:
         sys.exit(status)
 
 
-def _serve_by_many(settings: Settings, servers: Servers, prefix: str) -> int:
+def access_of(settings: Settings, graphs: GraphConfig, servers: Servers) -> str:
+    """
+    Who may call, for people.
+
+    Raises:
+        InvalidInputError: Everybody might who reaches it, from other machines too, and nobody said
+            that this is meant.
+    """
+    if graphs.auth:
+        return f"as {graphs.auth.target} says"
+    kinds = _run(_kinds(settings, servers))
+    if kinds:
+        told = {"keys": "API keys", "jwt": f"tokens of {settings.jwt_issuer}"}
+        return " and ".join(told[kind] for kind in ("keys", "jwt") if kind in kinds)
+    if is_loopback_host(settings.host):
+        return "everybody on this machine: nobody is asked who they are, see docs/auth.md"
+    if settings.allow_anybody:
+        return "EVERYBODY who reaches this server: nobody is asked who they are"
+    raise InvalidInputError(
+        f"Nobody would be asked who they are, and {settings.host} can be reached from other machines. "
+        "Make a key (`threadwell keys create --owner NAME`), or name an issuer of tokens "
+        "(THREADWELL_JWT_ISSUER), or an `auth` in langgraph.json; or listen on 127.0.0.1. If everybody "
+        "may do everything: THREADWELL_ALLOW_ANYBODY=true"
+    )
+
+
+async def _kinds(settings: Settings, servers: Servers) -> frozenset[str]:
+    async with open_database(servers.database_url) as db:
+        return await identity_kinds(settings, db)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether who listens on an address is reached from this machine alone."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _serve_by_many(settings: Settings, servers: Servers, prefix: str, access: str) -> int:
     try:
         listeners = listen(settings.host, settings.port, settings.workers)
     except OSError as exc:
@@ -113,7 +157,9 @@ def _serve_by_many(settings: Settings, servers: Servers, prefix: str) -> int:
 
     async def supervise() -> int:
         supervisor = Supervisor(partial(_serve_as_one_of_many, settings), listeners)
-        return await supervisor.run(partial(_print_addresses, settings.host, port, prefix, servers))
+        return await supervisor.run(
+            partial(_print_addresses, settings.host, port, prefix, servers, access)
+        )
 
     return int(_run(supervise()))
 
@@ -122,7 +168,12 @@ def _serve_as_one_of_many(
     settings: Settings, listener: socket.socket, on_start: Callable[[], None]
 ) -> None:
     """Be one of the processes that a supervisor keeps."""
-    logs.configure(level=settings.log_level, json=settings.log_json, pid=os.getpid())
+    logs.configure(
+        level=settings.log_level,
+        json=settings.log_json,
+        pid=os.getpid(),
+        error_texts=settings.logs_error_texts,
+    )
     signal.signal(signal.SIGINT, _exit)
     try:
         # They are in use for as long as one of the processes is there, whoever of them was killed.
@@ -278,6 +329,19 @@ async def _import(settings: Settings, servers: Servers, importer: Any, plan: Any
         return await importer.run(services, plan, tell=importer.show_progress)
 
 
+def keys(settings: Settings, *, action: str, key_id: str | None, **options: Any) -> None:
+    """Make, list or revoke API keys."""
+    plan = keys_command.plan(action, key_id, **options)
+    with _servers(settings, valkey=False) as servers:
+        print(_run(_keys(servers, plan)))  # noqa: T201 - the command's answer
+
+
+async def _keys(servers: Servers, plan: keys_command.Plan) -> str:
+    await migrate_database(servers.database_url)
+    async with open_database(servers.database_url) as db:
+        return await plan(db)
+
+
 def _run(main: Coroutine[Any, Any, Any]) -> Any:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
@@ -333,7 +397,7 @@ def _report_config(graphs: GraphConfig) -> None:
         log.warning("a dependency in langgraph.json is not installed", dependency=name)
 
 
-def _print_addresses(host: str, port: int, prefix: str, servers: Servers) -> None:
+def _print_addresses(host: str, port: int, prefix: str, servers: Servers, access: str) -> None:
     """Say where everything is."""
     # Nothing is bound here.
     everywhere = host in ("0.0.0.0", "::")  # nosec B104
@@ -343,6 +407,7 @@ def _print_addresses(host: str, port: int, prefix: str, servers: Servers) -> Non
         "Docs": f"{base}/docs",
         "Studio": f"https://smith.langchain.com/studio/?baseUrl={quote(base, safe=':/')}",
         "Database": without_password(servers.database_url),
+        "Access": access,
     }
     text = "\n".join(f"  {name:<9} {value}" for name, value in lines.items())
     print(f"\n{text}\n", flush=True)  # noqa: T201 - what the one who started it waits for

@@ -7,6 +7,7 @@ repeated, and what went wrong inside is logged, never told.
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from math import ceil
 from typing import Any, cast
 
 import orjson
@@ -28,12 +29,15 @@ from store.errors import (
     Error,
     GoneError,
     InvalidInputError,
+    LimitedError,
     NotFoundError,
     PermissionDeniedError,
+    QuotaError,
     RunFailedError,
     TooLargeError,
     TooManyAttemptsError,
     UnavailableError,
+    UnreadableError,
     UnsupportedError,
     WrongTypeError,
 )
@@ -48,12 +52,15 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     GoneError: HTTPStatus.GONE,
     InvalidGraphError: HTTPStatus.FAILED_DEPENDENCY,
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    LimitedError: HTTPStatus.TOO_MANY_REQUESTS,
     NotFoundError: HTTPStatus.NOT_FOUND,
     PermissionDeniedError: HTTPStatus.FORBIDDEN,
+    QuotaError: HTTPStatus.FORBIDDEN,
     RunFailedError: HTTPStatus.BAD_GATEWAY,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TooManyAttemptsError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    UnreadableError: HTTPStatus.INTERNAL_SERVER_ERROR,
     UnsupportedError: HTTPStatus.NOT_IMPLEMENTED,
     WrongTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Error: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -98,6 +105,7 @@ _CODES = {
     403: PermissionDeniedError.default_code,
     404: NotFoundError.default_code,
     409: ConflictError.default_code,
+    429: TooManyAttemptsError.default_code,
     500: "internal_error",
 }
 
@@ -124,10 +132,17 @@ def response_to(error: Error) -> Response:
     if isinstance(error, RefusedError):
         return error_response(error.status, error.message, error.code, headers=error.headers)
     status = status_of(error)
-    # What may have been done is not to be repeated by a machine.
-    again = status == 503 and error.code != "in_doubt"
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if again else None
+    seconds = _retry_after(error, status)
+    headers = {"Retry-After": str(seconds)} if seconds else None
     return error_response(status, error.message, error.code, headers=headers)
+
+
+def _retry_after(error: Error, status: int) -> int:
+    """In how many seconds a machine may ask again; 0 if it should not by itself."""
+    if isinstance(error, LimitedError):
+        return max(RETRY_AFTER_SECONDS, ceil(error.retry_in_seconds))
+    # What may have been done is not to be repeated by a machine.
+    return RETRY_AFTER_SECONDS if status == 503 and error.code != "in_doubt" else 0
 
 
 def internal_error_response() -> Response:

@@ -2,9 +2,12 @@
 
 import logging
 import sys
+import traceback
 from functools import partial
+from typing import Any, Final
 
 import structlog
+from structlog.processors import ExceptionRenderer
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from api.settings import without_password
@@ -14,8 +17,11 @@ SECRET_KEYS = frozenset(
     {"api_key", "authorization", "cookie", "password", "secret", "token", "x-api-key"}
 )
 
+#: Of exceptions that were raised for others, so many are written.
+MAX_CHAIN: Final = 10
 
-def configure(*, level: str, json: bool, pid: int | None = None) -> None:
+
+def configure(*, level: str, json: bool, pid: int | None = None, error_texts: bool = True) -> None:
     """
     Send every logger's events to stderr, from now on.
 
@@ -28,6 +34,9 @@ def configure(*, level: str, json: bool, pid: int | None = None) -> None:
         json: One JSON object a line, for collectors; otherwise text for people.
 
         pid: Added to every event, if given: where several processes write to one stderr.
+
+        error_texts: Whether the texts of exceptions are written. Without them nothing that users
+            said is, unless code of the user's logs it.
     """
     shared: list[Processor] = [
         *([] if pid is None else [partial(_with_pid, pid)]),
@@ -39,11 +48,16 @@ def configure(*, level: str, json: bool, pid: int | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         # Before the secrets are taken out: the text of an error may have one.
-        structlog.processors.format_exc_info,
+        _exceptions(texts=error_texts),
         _without_secrets,
     ]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        # First: what is not written costs nothing more.
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
@@ -85,6 +99,22 @@ def be_a_guest() -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _exceptions(*, texts: bool) -> Processor:
+    return structlog.processors.format_exc_info if texts else ExceptionRenderer(_without_texts)
+
+
+def _without_texts(exc_info: tuple[type[BaseException], BaseException, Any]) -> str:
+    """A traceback with the kinds of exceptions, and without what they say."""
+    chain: list[str] = []
+    exc: BaseException | None = exc_info[1]
+    while exc is not None and len(chain) < MAX_CHAIN:
+        frames = "".join(traceback.format_tb(exc.__traceback__))
+        kind = f"{type(exc).__module__}.{type(exc).__qualname__}".removeprefix("builtins.")
+        chain.append(f"Traceback (most recent call last):\n{frames}{kind}")
+        exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
+    return "\n\n".join(reversed(chain))
 
 
 def _with_pid(pid: int, _: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -1,8 +1,10 @@
 """What every request passes before its route. Plain ASGI, so that streams are never buffered."""
 
+import base64
 import re
 import time
 
+import orjson
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -10,15 +12,20 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid4
 
-from api.auth import OPEN_PATHS
+from api.auth import METRICS_PATH, OPEN_PATHS
 from api.errors import BrokenOffError, error_response, internal_error_response, response_to
 from api.headers import HeaderFilter
+from api.http_meter import HttpMeter, is_event_stream
 from api.loopback import is_in_process
-from store.errors import TooLargeError
+from store.errors import Error, InvalidInputError, TooLargeError, UnsupportedError
 
 log = structlog.stdlib.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+#: What is served outside a prefix too: what probes and readers ask for.
+OUTSIDE = OPEN_PATHS | {METRICS_PATH}
+#: By which a client of the official server names the keys that it wants.
+CONTEXT_HEADER = b"x-encryption-context"
 #: What is a key in itself.
 _TOKEN = re.compile(r"(/api/shares/)[^/]+")
 
@@ -38,11 +45,22 @@ class RequestLog:
     Args:
         app: What is behind it.
         headers: Which of the request's headers those lines have too.
+        meter: Counts them.
+        prefix: The path below which everything is served.
     """
 
-    def __init__(self, app: ASGIApp, *, headers: HeaderFilter) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        headers: HeaderFilter,
+        meter: HttpMeter | None = None,
+        prefix: str = "",
+    ) -> None:
         self.app = app
         self.headers = headers
+        self.meter = meter or HttpMeter()
+        self.prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -54,29 +72,44 @@ class RequestLog:
         request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
         if scope["type"] == "websocket":
-            await self.app(scope, receive, send)
+            with self.meter.under_way("websocket"):
+                await self.app(scope, receive, send)
             return
-        status = 0
+        await self._serve(scope, receive, send, request_id, headers)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, request_id: str, headers: Headers
+    ) -> None:
+        status, is_stream = 0, False
         started = time.perf_counter()
 
         async def send_named(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_stream
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
+                if is_event_stream(message["headers"]):
+                    is_stream = True
+                    self.meter.open["request"] -= 1
+                    self.meter.open["stream"] += 1
             await send(message)
 
+        self.meter.open["request"] += 1
         shown = {"headers": found} if (found := self.headers.of(headers)) else {}
         with structlog.contextvars.bound_contextvars(request_id=request_id, **shown):
             try:
                 await self.app(scope, receive, send_named)
             finally:
+                seconds = time.perf_counter() - started
+                self.meter.open["stream" if is_stream else "request"] -= 1
+                path = scope["path"].removeprefix(self.prefix)
+                self.meter.end(path, scope["method"], status, seconds, is_stream=is_stream)
                 log.debug(
                     "request",
                     method=scope["method"],
                     path=_shown(scope["path"]),
                     status=status,
-                    seconds=round(time.perf_counter() - started, 4),
+                    seconds=round(seconds, 4),
                 )
 
 
@@ -102,7 +135,7 @@ class MountPrefix:
             path += "/"
         if path.startswith(f"{self.prefix}/"):
             scope = {**scope, "path": path, "root_path": scope.get("root_path", "") + self.prefix}
-        elif path not in OPEN_PATHS and not is_in_process(scope):
+        elif path not in OUTSIDE and not is_in_process(scope):
             await self._refuse(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -160,6 +193,39 @@ class LastResort:
                 raise
             log.exception("request failed", method=scope["method"], path=_shown(scope["path"]))
             await internal_error_response()(scope, receive, send)
+
+
+class WithoutContext:
+    """
+    Refuses what asks to be encrypted by the keys of a context: 501, and 422 if it is none.
+
+    Let through, it would be encrypted by everybody's keys, or by none.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        given = next((v for name, v in scope.get("headers", ()) if name == CONTEXT_HEADER), None)
+        if given is None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            await response_to(_no_context(given))(scope, receive, send)
+
+
+def _no_context(given: bytes) -> Error:
+    try:
+        context = orjson.loads(base64.b64decode(given, validate=True))
+    except ValueError:
+        context = None
+    if not isinstance(context, dict):
+        return InvalidInputError("X-Encryption-Context is Base64 of a JSON object")
+    return UnsupportedError(
+        "X-Encryption-Context is not supported: everything is encrypted by the keys of the server"
+    )
 
 
 class BodyLimit:

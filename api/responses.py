@@ -8,9 +8,11 @@ from fastapi import Response
 from graph.encode import dumps
 
 
-def json_response(content: Any, *, headers: dict[str, str] | None = None) -> Response:
+def json_response(
+    content: Any, *, headers: dict[str, str] | None = None, status_code: int = 200
+) -> Response:
     """Any value as JSON; what has no JSON form is null."""
-    return Response(dumps(content), headers=headers, media_type="application/json")
+    return Response(dumps(content), status_code, headers, media_type="application/json")
 
 
 def page_headers(rows: Sequence[Any], *, limit: int, offset: int) -> dict[str, str]:

@@ -172,6 +172,7 @@ class SessionList(BaseModel):
     tag: Annotated[list[Text], Field(max_length=20)] = Field(default_factory=list)
     folder: Text | None = None
     chat_type: Text | None = None
+    shared: bool | None = None
     sort: Literal["-update_time", "update_time", "-create_time", "create_time"] = "-update_time"
     pinned_first: bool | None = None
     counts: bool = False

@@ -13,10 +13,18 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from graph.http_section import checked_prefix
+from store.cipher import secret_of
 from store.errors import InvalidInputError
 
 POSTGRES_SCHEMES = {"postgresql", "postgres"}
@@ -38,6 +46,7 @@ SECTIONS = {
 #: Settings of the official server that have no counterpart; docs/settings.md says why.
 WITHOUT_EFFECT = (
     "BG_JOB_ISOLATED_LOOPS",
+    "LANGGRAPH_AES_JSON_KEYS",
     "LANGGRAPH_CONFIG",
     "LANGGRAPH_UI_CONFIG",
 )
@@ -135,6 +144,12 @@ class Settings(BaseSettings):
         "`threadwell worker`s that do. Other than 1 it needs Redis.",
         ge=0,
     )
+    allow_anybody: bool = _env(
+        "THREADWELL_ALLOW_ANYBODY",
+        default=False,
+        about="Serve other machines too though nobody is asked who they are: whoever reaches the server "
+        "may then read and change everything. See docs/auth.md.",
+    )
     cors_allow_origins: CommaSeparated = _env(
         "CORS_ALLOW_ORIGINS",
         default=("*",),
@@ -182,6 +197,79 @@ class Settings(BaseSettings):
         "STREAM_END_EVENT",
         default=True,
         about="End the stream of a run with an `end` event, which saves the SDKs a request.",
+    )
+
+    # Who may call
+    auth: Annotated[
+        tuple[Literal["keys", "jwt", "none"], ...], NoDecode, BeforeValidator(_split_commas)
+    ] = _env(
+        "THREADWELL_AUTH",
+        default=(),
+        about="How callers say who they are, separated by commas: `keys`, `jwt`; or `none`. Unset: `keys` "
+        "once one was made, `jwt` if there is an issuer. `auth` in langgraph.json wins.",
+    )
+    auth_failures_per_minute: int = _env(
+        "THREADWELL_AUTH_FAILURES_PER_MINUTE",
+        default=60,
+        about="Keys and tokens that are not valid, from one address in a minute; then 429 for a minute to "
+        "who was not let in just before. 0: not limited.",
+        ge=0,
+    )
+    jwt_issuer: str | None = _env(
+        "THREADWELL_JWT_ISSUER",
+        default=None,
+        about="Whose tokens are taken: their `iss`, to the letter.",
+    )
+    jwt_audience: CommaSeparated = _env(
+        "THREADWELL_JWT_AUDIENCE",
+        default=(),
+        about="For whom tokens must be: one of these, separated by commas, is in their `aud`.",
+    )
+    jwt_jwks: str | None = _env(
+        "THREADWELL_JWT_JWKS",
+        default=None,
+        about="URL or file of the public keys (JWKS); unset: where the issuer's "
+        "`/.well-known/openid-configuration` says.",
+    )
+    jwt_algorithms: Annotated[
+        tuple[Literal[
+            "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+        ], ...],
+        Field(min_length=1),
+        NoDecode,
+        BeforeValidator(_split_commas),
+    ] = _env(
+        "THREADWELL_JWT_ALGORITHMS",
+        default=("RS256",),
+        about="Algorithms that tokens may be signed with, separated by commas; whatever a token says.",
+    )  # fmt: skip
+    jwt_identity_claim: str = _env(
+        "THREADWELL_JWT_IDENTITY_CLAIM",
+        default="sub",
+        about="Claim that says who calls. It must be one that nobody can choose for themselves, or share.",
+        min_length=1,
+    )
+    jwt_roles_claim: str | None = _env(
+        "THREADWELL_JWT_ROLES_CLAIM",
+        default=None,
+        about="Claim with roles, a list or a text, as `realm_access.roles`; unset: none is read.",
+    )
+    jwt_permissions_claim: str | None = _env(
+        "THREADWELL_JWT_PERMISSIONS_CLAIM",
+        default=None,
+        about="Claim with permissions, as `scope`; unset: none is read.",
+    )
+    jwt_default_role: Literal["reader", "user", "service", "admin", ""] = _env(
+        "THREADWELL_JWT_DEFAULT_ROLE",
+        default="user",
+        about="Role of who has no role and no permission by a token; empty: none, which allows nothing.",
+    )
+    jwt_leeway_seconds: float = _env(
+        "THREADWELL_JWT_LEEWAY_SECONDS",
+        default=30.0,
+        about="Seconds by which the issuer's clock may differ.",
+        ge=0,
+        le=600,
     )
 
     # Runs
@@ -299,6 +387,28 @@ class Settings(BaseSettings):
         ge=0,
     )
 
+    # Encryption at rest
+    aes_key: str | None = _env(
+        "LANGGRAPH_AES_KEY",
+        default=None,
+        about="Key that everything is encrypted with at rest: 16, 24 or 32 characters, or so many "
+        "bytes in Base64 or hexadecimal; unset: nothing is. See docs/encryption.md.",
+        repr=False,
+    )
+    encryption_old_keys: CommaSeparated = _env(
+        "ENCRYPTION_OLD_KEYS",
+        default=(),
+        about="Keys that what is there may be encrypted with besides, separated by commas; those with a "
+        "comma in Base64.",
+        repr=False,
+    )
+    encryption_clear_keys: CommaSeparated = _env(
+        "ENCRYPTION_CLEAR_KEYS",
+        default=(),
+        about="Keys of metadata whose values are not encrypted, separated by commas, beside those in "
+        "docs/encryption.md.",
+    )
+
     # Events of a stream
     event_log_ttl_seconds: int = _env(
         "RESUMABLE_STREAM_TTL_SECONDS",
@@ -333,6 +443,42 @@ class Settings(BaseSettings):
         gt=0,
     )
 
+    # Limits, of each identity unless they say otherwise; 0: none
+    limit_requests_per_second: float = _env(
+        "LIMIT_REQUESTS_PER_SECOND",
+        default=0.0,
+        about="Requests a second that one identity may send on average, then 429; 0: any number.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_request_burst: int = _env(
+        "LIMIT_REQUEST_BURST",
+        default=0,
+        about="Requests that it may send at once after a pause; 0: as many as in ten seconds.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_requests: int = _env(
+        "LIMIT_REQUESTS",
+        default=0,
+        about="Requests of one identity that may be under way at once, streams left out, then 429; "
+        "0: any number.",
+        ge=0,
+    )
+    limit_streams: int = _env(
+        "LIMIT_STREAMS",
+        default=0,
+        about="Streams, WebSockets and requests that wait for a run that one identity may have open, "
+        "then 429; 0: any number.",
+        ge=0,
+    )
+    limit_streams_per_process: int = _env(
+        "LIMIT_STREAMS_PER_PROCESS",
+        default=0,
+        about="Of those, how many a process has open for all together, then 503; 0: any number.",
+        ge=0,
+    )
+
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = _env(
         "LOG_LEVEL",
@@ -344,6 +490,45 @@ class Settings(BaseSettings):
         default=False,
         about="Log a JSON object a line instead of text.",
     )
+    log_error_texts: bool | None = _env(
+        "LOG_ERROR_TEXTS",
+        default=None,
+        about="Log what exceptions say, which may quote what users said; unset: unless `LOG_JSON` is "
+        "set.",
+    )
+
+    # What operators see
+    metrics_public: bool = _env(
+        "METRICS_PUBLIC",
+        default=False,
+        about="Let everybody read `/metrics`, also where callers have to say who they are.",
+    )
+    metrics_token: SecretStr | None = _env(
+        "METRICS_TOKEN",
+        default=None,
+        about="What a collector sends as `Authorization: Bearer` to read `/metrics`; at least 16 "
+        "characters.",
+        repr=False,
+        min_length=16,
+    )
+    traces: Literal["none", "otlp"] = _env(
+        "OTEL_TRACES_EXPORTER",
+        default="none",
+        about="Where traces go: `otlp` sends them to OTEL_EXPORTER_OTLP_ENDPOINT by HTTP, and needs "
+        "`threadwell[otel]`.",
+    )
+    slow_query_seconds: float = _env(
+        "SLOW_QUERY_SECONDS",
+        default=1.0,
+        about="Seconds after which a statement of PostgreSQL's is logged as slow, by its name and "
+        "without its parameters; 0: never.",
+        ge=0,
+    )
+
+    @property
+    def logs_error_texts(self) -> bool:
+        """Whether the log has what exceptions say."""
+        return not self.log_json if self.log_error_texts is None else self.log_error_texts
 
     @field_validator("database_url")
     @classmethod
@@ -361,6 +546,17 @@ class Settings(BaseSettings):
     def _prefix(cls, prefix: str | None) -> str | None:
         return None if prefix is None else checked_prefix(prefix)
 
+    @field_validator("aes_key")
+    @classmethod
+    def _key(cls, text: str | None) -> str | None:
+        # Compose files pass an unset variable on as an empty one.
+        return _checked_key(text) if text else None
+
+    @field_validator("encryption_old_keys")
+    @classmethod
+    def _old_keys(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_checked_key(text) for text in texts)
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower_case(cls, level: object) -> object:
@@ -372,6 +568,12 @@ class Settings(BaseSettings):
             raise ValueError("LEASE_SECONDS must be at least three times HEARTBEAT_SECONDS")
         if self.database_pool_max_size < self.database_pool_min_size:
             raise ValueError("DATABASE_POOL_MAX_SIZE is smaller than DATABASE_POOL_MIN_SIZE")
+        if self.encryption_old_keys and self.aes_key is None:
+            raise ValueError("ENCRYPTION_OLD_KEYS needs LANGGRAPH_AES_KEY, the key to encrypt with")
+        if "none" in self.auth and len(self.auth) > 1:
+            raise ValueError("THREADWELL_AUTH is none, or something else")
+        if (self.jwt_issuer or "jwt" in self.auth) and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError("THREADWELL_JWT_ISSUER and THREADWELL_JWT_AUDIENCE go together")
         if self.workers != 1 and self.redis_url == "":
             raise ValueError(
                 "THREADWELL_WORKERS other than 1 needs Redis: with REDIS_URL empty, events of a run "
@@ -400,12 +602,8 @@ def environment_sections() -> dict[str, Any]:
     The parts of a langgraph.json that the environment has instead, as images of the official CLI do.
 
     Raises:
-        InvalidInputError: One is not JSON, or asks for a protection that this server does not have.
+        InvalidInputError: One is not JSON.
     """
-    if os.environ.get("LANGGRAPH_AES_KEY"):
-        raise InvalidInputError(
-            "LANGGRAPH_AES_KEY is not supported: what it is to encrypt would be kept in the clear"
-        )
     sections = {}
     for name, key in SECTIONS.items():
         if text := os.environ.get(name):
@@ -439,6 +637,14 @@ def without_password(url: str) -> str:
     # Up to the last @: rather too much is hidden than a password that is not escaped shown.
     url = re.sub(r"(://[^:/?#@]*):.+@", r"\1:***@", url)
     return re.sub(r"([?&]password=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
+
+
+def _checked_key(text: str) -> str:
+    try:
+        secret_of(text)
+    except InvalidInputError as error:
+        raise ValueError(error.message) from None
+    return text
 
 
 def _checked_scheme(url: str, schemes: set[str]) -> str:

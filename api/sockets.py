@@ -11,6 +11,7 @@ import structlog
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.middleware.cors import CORSMiddleware
 
+from api import limits
 from api.bodies import parse
 from api.errors import BrokenOffError, refuse
 from api.protocol_commands import CommandError, envelope, failure
@@ -124,6 +125,7 @@ class CommandSocket(ABC):
             if len(raw) > self._max_bytes:
                 raise TooLargeError(f"A command may have {self._max_bytes} bytes at the most")
             number, method, params = envelope(parse(raw))
+            await limits.again()
             answer = await self.answer(number, method, params)
         except CommandError as exc:
             answer = failure(number, exc.code, str(exc))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from uuid_utils.compat import uuid7
 
+from api import limits
 from api.auth import Caller
 from api.bootstrap import Services
 from api.run_schemas import RunCreateStateless
@@ -33,8 +34,11 @@ async def submit(
         PermissionDeniedError: The caller may not create runs, or not read assistants.
         NotFoundError: There is no such assistant or thread, or it is not the caller's.
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+        LimitedError: The caller follows as many runs as they may.
     """
     request = body if isinstance(body, RunRequest) else body.request()
+    if attached:
+        await limits.follow()
     allowed = await allow(services, caller, request, thread_id=thread_id)
     return await services.runs.submit(
         allowed.request,

@@ -18,11 +18,12 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.runnables import RunnableConfig
-from langgraph.constants import END
+from langgraph.constants import END, START
+from langgraph.errors import InvalidUpdateError
 
 from graph.factory import AnyGraph
 from graph.schema import ending_node
-from store.errors import BadRequestError
+from store.errors import CONTENT_ERRORS, BadRequestError
 from store.models import JsonObject
 
 _CLASSES: dict[str, type[BaseMessage]] = {
@@ -100,29 +101,43 @@ async def adopt(
     Returns:
         The address of the newest checkpoint.
     """
-    node = ending_node(graph)
     places: list[RunnableConfig] = []
     for stretch in stretches:
         at = config if stretch.after is None else _beside(config, places[stretch.after])
         messages = [message_of(fields) for fields in stretch.messages]
-        written = await graph.aupdate_state(at, {channel: messages}, as_node=node)
-        places.append(await _settled(graph, _beside(config, written)))
+        places.append(await end_with(graph, at, {channel: messages}))
     newest = places[-1]
     if head != len(stretches) - 1:
         newest = _beside(config, await graph.aupdate_state(places[head], None, as_node="__copy__"))
     if forgotten:
         gone = [RemoveMessage(id=id_) for id_ in forgotten]
-        written = await graph.aupdate_state(newest, {channel: gone}, as_node=node)
-        newest = await _settled(graph, _beside(config, written))
+        newest = await end_with(graph, newest, {channel: gone})
     return newest
 
 
-async def _settled(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
-    """Nothing is next: an edge of the node may see something to do in what was said elsewhere."""
-    if not (await graph.aget_state(config)).next:
-        return config
-    written: RunnableConfig = await graph.aupdate_state(config, None, as_node=END)
-    return _beside(config, written)
+async def end_with(graph: AnyGraph, at: RunnableConfig, values: JsonObject) -> RunnableConfig:
+    """
+    Update a state so that nothing is next, whatever the graph would make of it.
+
+    One checkpoint, where the graph has a node after which it ends; else another one clears what would
+    be next: an edge of the node may see something to do in what was said elsewhere.
+
+    Args:
+        at: The checkpoint to go on from, or the thread.
+
+    Returns:
+        The address of the newest checkpoint.
+    """
+    try:
+        written = await graph.aupdate_state(at, values, as_node=ending_node(graph))
+    except (InvalidUpdateError, RuntimeError, *CONTENT_ERRORS):
+        # What decides where the node leads to may not know such a state, such as one without any
+        # message: nothing was written.
+        written = await graph.aupdate_state(at, values, as_node=START)
+    place = _beside(at, written)
+    if not (await graph.aget_state(place)).next:
+        return place
+    return _beside(at, await graph.aupdate_state(place, None, as_node=END))
 
 
 def _beside(config: RunnableConfig, place: RunnableConfig) -> RunnableConfig:

@@ -8,13 +8,14 @@ writes that down, fenced by the lease, and only then tells those who follow.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import UnknownInterruptError
+from opentelemetry.trace import Span
 
 from graph import protocol_run
 from graph.attachments import attach
@@ -23,12 +24,14 @@ from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
 from graph.files import RunFiles
 from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
+from graph.meters import RunMeter
 from graph.registry import Registry
 from graph.requests import answered_ids, graph_input
 from graph.retention import Retention
 from graph.snapshots import interrupts_of, status_of
 from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import Outcome, StreamPlan, stream
+from graph.tracing import Tracing, fail
 from graph.user import user_of
 from graph.webhooks import told_of
 from store import messages, queue, sessions, threads
@@ -98,6 +101,11 @@ class Execution:
             return None
         return round(1000 * (self.first_token_at - self._began_at))
 
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it began here."""
+        return time.monotonic() - self._began_at
+
     def begin(self) -> None:
         """Mark the part of the running task that `stop` may cancel."""
         self._streaming = asyncio.current_task()
@@ -128,6 +136,7 @@ class Executor:
         run_timeout_seconds: How long one run may take.
         alive: Whether this process still owns its runs; see `store.heartbeat.Heartbeat.alive`.
         on_free: Called whenever a slot comes free.
+        tracing: Makes the spans of runs, if there are any.
     """
 
     def __init__(
@@ -143,9 +152,12 @@ class Executor:
         run_timeout_seconds: float,
         alive: Callable[[], bool],
         on_free: Callable[[], None] = lambda: None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._db = db
-        self._finisher = Finisher(db)
+        self.finisher = Finisher(db)
+        self.meter = RunMeter()
         self._registry = registry
         self._here = Here(backing)
         self._saver = backing.saver
@@ -188,6 +200,7 @@ class Executor:
         """Begin to execute a claimed run, in a slot that was reserved."""
         self._reserved -= 1
         run, lease = claim.run, claim.lease
+        self.meter.begin(run)
         # Before anybody can ask for its events: whoever follows then reads them from memory.
         is_protocol = "protocol" in run.kwargs
         writer = self._events.writer(lease.thread_id, lease.epoch, run.run_id, timed=is_protocol)
@@ -260,6 +273,21 @@ class Executor:
         self.on_free()
 
     async def _run(self, execution: Execution, writer: ThreadWriter) -> None:
+        run = execution.claim.run
+        # Of this task, and of all that runs for it on the graphs' loop.
+        structlog.contextvars.bind_contextvars(
+            run_id=run.run_id,
+            thread_id=run.thread_id,
+            request_id=run.kwargs["config"]["configurable"].get("langgraph_request_id"),
+        )
+        if self._tracing is None:
+            await self._carry_out(execution, writer)
+            return
+        with self._tracing.run(execution.claim) as span:
+            await self._carry_out(execution, writer)
+            _close(span, execution)
+
+    async def _carry_out(self, execution: Execution, writer: ThreadWriter) -> None:
         result = await self._stream(execution, writer)
         try:
             await self._settle(execution, writer, result)
@@ -293,7 +321,7 @@ class Executor:
             # One run: whatever its graph raises ends it, and it alone.
             if execution.stop_reason:  # in answer to being cancelled
                 return _stopped(execution, outcome)
-            log.warning("run failed", run_id=writer.run_id, exc_info=True)
+            log.warning("run failed", exc_info=True)
             if isinstance(exc, UnknownInterruptError):
                 writer.emit(protocol_run.REFUSED, protocol_run.refusal(exc))
             return self._failed(exc, outcome, "timeout" if limit.expired() else "error")
@@ -343,8 +371,11 @@ class Executor:
             if saver is not None:
                 saver.attend(graph.channels)
             given = None if resumes else await self._input(claim, graph, config)
+            steps = self._tracing.steps() if self._tracing else None
+            if steps is not None:
+                config = {**config, "callbacks": [steps]}
             events = _events(graph, given, config, kwargs, outcome)
-            async with aclosing(events):
+            async with aclosing(events), aclosing(steps) if steps else nullcontext():
                 async for name, data in events:
                     outbox.put(name, data)
                     if execution.fenced.is_set():
@@ -400,8 +431,15 @@ class Executor:
                 return
         if ended:
             execution.result = result
+            self.meter.end(
+                "rollback" if reason == "rollback" else result.status,
+                seconds=execution.age_seconds,
+                first_token_ms=execution.first_token_ms,
+            )
             tell_end(writer, result.status, result.error)
+            log.debug("run ended", status=result.status, seconds=round(execution.age_seconds, 4))
         else:
+            self.meter.given_up["handed_back" if reason == "drain" else "lost"] += 1
             await self._forsake(claim.run.thread_id)
 
     async def _forsake(self, thread_id: str) -> None:
@@ -437,7 +475,7 @@ class Executor:
         if title := claim.run.kwargs.get("title"):
             # Before the end, not in its statement: most runs have no title to ask for.
             await sessions.enqueue_title(self._db, claim.run.thread_id, language=title["language"])
-        return await self._finisher.finish(
+        return await self.finisher.finish(
             Ending(
                 claimed=claim,
                 status=result.status,
@@ -514,6 +552,17 @@ def _events(
         return protocol_run.stream(graph, given, config, outcome=outcome, **options)
     plan = StreamPlan.parse(kwargs["stream_mode"], subgraphs=kwargs["subgraphs"])
     return stream(graph, given, config, plan, outcome=outcome, **options)
+
+
+def _close(span: Span, execution: Execution) -> None:
+    """Say on a run's span what came of it here."""
+    result = execution.result
+    if result is None:
+        span.set_attribute("threadwell.given_up", execution.stop_reason or "lost")
+        return
+    span.set_attribute("threadwell.status", result.status)
+    if result.error is not None:
+        fail(span, result.error["error"])
 
 
 def tell_end(writer: ThreadWriter, status: RunStatus, error: JsonObject | None) -> None:

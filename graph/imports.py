@@ -5,17 +5,15 @@ The one function for every importer, of files, of databases, of another server's
 a second import do nothing is that ids are kept: whoever reads a source makes them deterministic.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from langchain_core.messages import BaseMessage
-
+from graph.adoption import Stretch, message_of
 from graph.first_words import LOOK_AT_MESSAGES, begun
 from graph.histories import Histories, as_input
-from graph.message_json import decode
 from graph.state import States
 from store import imports, threads
 from store.access import Access
@@ -38,7 +36,7 @@ class ImportedMessage:
 
     Attributes:
         id: Its id there, or one made of that: the same each time, unique in the session.
-        type: Whose: a user's is ``human``, an assistant's ``ai``.
+        role: Whose.
         content: Text, or LangChain's content blocks.
         created_at: When it was said, with its zone; None if nobody knows: then it is of now.
         score: What was thought of it, from 0 to 100, and `reason` why; None if nothing.
@@ -47,7 +45,7 @@ class ImportedMessage:
     """
 
     id: str
-    type: Literal["human", "ai", "system", "tool"]
+    role: Literal["user", "assistant", "system", "tool"]
     content: str | list[Any]
     created_at: datetime | None = None
     score: int | None = None
@@ -120,7 +118,9 @@ class Imports:
             InvalidInputError: An id is none, or a message is none; nothing was written.
             NotFoundError: There is no graph to write it by.
         """
-        messages = {message.id: _message(message) for message in session.messages}
+        messages = {message.id: _fields(message) for message in session.messages}
+        for fields in messages.values():
+            message_of(fields)
         _check_session(session.session_id)
         found = await threads.find(self._db, session.session_id, access=access)
         if found is None and await threads.exists(self._db, session.session_id):
@@ -156,24 +156,23 @@ class Imports:
         metadata = {key: value for key, value in session.metadata.items() if value is not None}
         # Before anything is written: there may be none.
         metadata["graph_id"] = await self._histories.graph_of(metadata)
-        said = [_message(message) for message in session.messages[:LOOK_AT_MESSAGES]]
+        said = [message_of(_fields(message)) for message in session.messages[:LOOK_AT_MESSAGES]]
         metadata |= begun(metadata, as_input(said))
         await threads.create(
             self._db, session.session_id, metadata=metadata, life=self._life, access=access
         )
 
-    async def _append(self, thread_id: str, new: list[BaseMessage], access: Access) -> None:
+    async def _append(self, thread_id: str, new: Sequence[JsonObject], access: Access) -> None:
         await self._histories.give_graph(thread_id, access=access)
-        edit: Callable[[list[Any]], Sequence[BaseMessage]] = lambda _: new  # noqa: E731
-        await self._states.converse(thread_id, edit, is_import=True, access=access)
+        await self._states.adopt(thread_id, [Stretch(new)], access=access)
 
 
-def _message(of: ImportedMessage) -> BaseMessage:
+def _fields(of: ImportedMessage) -> JsonObject:
     """
-    The message as LangChain has it.
+    The message as `graph.adoption` takes it.
 
     Raises:
-        InvalidInputError: It is none.
+        InvalidInputError: Its id is none.
     """
     if not 0 < len(of.id) <= MAX_ID or "\0" in of.id:
         raise InvalidInputError(f"The id of a message must have 1 to {MAX_ID} characters")
@@ -181,8 +180,8 @@ def _message(of: ImportedMessage) -> BaseMessage:
     kwargs = {**kept} if isinstance(kept, dict) else {}
     if of.created_at is not None:
         kwargs["created_at"] = _at(of.created_at)
-    said = {**of.more, "additional_kwargs": kwargs, "id": of.id, "type": of.type}
-    return decode({**said, "content": of.content})
+    said = {"role": of.role, "id": of.id, "content": of.content}
+    return {**of.more, "additional_kwargs": kwargs, **said}
 
 
 def _check_session(id_: str) -> None:

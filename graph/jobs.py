@@ -7,7 +7,8 @@ transaction that does. What it does may happen twice, and in any process.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,10 @@ POLL_SECONDS: Final = 5.0
 SLACK_SECONDS: Final = 15.0
 #: What a pause is multiplied with, so that many that failed together do not come back together.
 SPREAD: Final = (0.9, 1.2)
+
+
+#: What may come of a try to do one.
+OUTCOMES: Final = ("done", "again", "given_up")
 
 
 class JobFailedError(Exception):
@@ -76,8 +81,20 @@ class Jobs:
         self._leases = {name: kind.timeout_seconds + SLACK_SECONDS for name, kind in kinds.items()}
         self._due = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        #: What came of tries, by kind and ``done``, ``again`` or ``given_up``.
+        self.outcomes = Counter[tuple[str, str]]()
         #: Those that may be cut off: what came of the others is being written down.
         self._trying: set[asyncio.Task[Any]] = set()
+
+    @property
+    def kinds(self) -> Collection[str]:
+        """What this process does."""
+        return self._kinds.keys()
+
+    @property
+    def active_count(self) -> int:
+        """How many are being done here."""
+        return len(self._tasks)
 
     def wake(self) -> None:
         """Look for jobs now."""
@@ -135,6 +152,7 @@ class Jobs:
         try:
             if failure is None:
                 await jobs.done(self._db, job)
+                self.outcomes[job.kind, "done"] += 1
             else:
                 await self._fail(job, failure)
         except UnavailableError as exc:
@@ -167,8 +185,10 @@ class Jobs:
             if give_up := self._kinds[job.kind].give_up:
                 await give_up(job, failure.message)
             await jobs.done(self._db, job)
+            self.outcomes[job.kind, "given_up"] += 1
             return
         pause = pauses[job.attempt - 1] * random.uniform(*SPREAD)
         log.warning("job is tried again", **facts, seconds=round(pause, 1), reason=failure.message)
         await jobs.again(self._db, job, delay_seconds=pause)
+        self.outcomes[job.kind, "again"] += 1
         asyncio.get_running_loop().call_later(pause, self.wake)

@@ -64,6 +64,11 @@ class Place(Protocol):
         """Whether something there has not awaited for a while: nothing new would begin soon."""
         ...
 
+    @property
+    def backing(self) -> Backing:
+        """What is open there: to be used there alone, but for what it counts."""
+        ...
+
     async def run(self, work: Callable[[Backing], Coroutine[Any, Any, Result]]) -> Result:
         """Run a coroutine there; cancelling the caller cancels it."""
         ...
@@ -77,12 +82,12 @@ class Here:
     """The event loop that asks: for what reads through a graph, and executes no node."""
 
     def __init__(self, backing: Backing) -> None:
-        self._backing = backing
+        self.backing = backing
         self.blocked = False
 
     async def run(self, work: Callable[[Backing], Coroutine[Any, Any, Result]]) -> Result:
         """Await it."""
-        return await work(self._backing)
+        return await work(self.backing)
 
     def outbox(self, deliver: Deliver) -> "Outbox":
         """One that delivers soon."""
@@ -111,6 +116,11 @@ class GraphLoop:
     def blocked(self) -> bool:
         """Whether something on it has not awaited for a while: nothing new would begin soon."""
         return time.monotonic() - self._ticked_at > BLOCKED_SECONDS
+
+    @property
+    def backing(self) -> Backing:
+        """What is open there: to be used there alone, but for what it counts."""
+        return self._opened.result()
 
     async def run(self, work: Callable[[Backing], Coroutine[Any, Any, Result]]) -> Result:
         """

@@ -27,6 +27,7 @@ from graph.requests import (
     thread_config,
 )
 from graph.snapshots import open_interrupts
+from graph.tracing import TRACEPARENT, Tracing
 from graph.webhooks import Webhooks
 from store import queue, runs, sessions, threads
 from store.access import EVERYTHING, Access
@@ -101,6 +102,7 @@ class Runs:
         life: Of threads that a run makes.
         titles: Whether the model gives sessions their titles.
         priorities: Who decides which waiting runs begin first; None for whichever is due longest.
+        tracing: If there are traces: knows which one a run goes on with.
     """
 
     def __init__(
@@ -116,7 +118,9 @@ class Runs:
         life: Life | None = None,
         titles: bool = False,
         priorities: Priorities | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._priorities = priorities
         self._db = db
         self._titles = titles
@@ -186,7 +190,7 @@ class Runs:
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
-        new = _new_run(request, setting, thread_id, access, titles=self._titles)
+        new = self._new_run(request, setting, thread_id, access)
         if self._priorities is not None:
             new = await self._priorities.decided(new, request, setting, is_named=not new_thread)
         thread = None
@@ -202,6 +206,14 @@ class Runs:
             )
             new = replace(new, access=EVERYTHING)
         return Prepared(new, thread)
+
+    def _new_run(
+        self, request: RunRequest, setting: Setting, thread_id: str, access: Access
+    ) -> NewRun:
+        new = _new_run(request, setting, thread_id, access, titles=self._titles)
+        if self._tracing is not None and (parent := self._tracing.traceparent()):
+            new.kwargs[TRACEPARENT] = parent
+        return new
 
     def is_system(self, assistant_id: str) -> bool:
         """Whether it is the assistant that a graph has: those are everybody's."""
@@ -224,7 +236,7 @@ class Runs:
         for request, assistant_access in asked:
             thread_id = str(uuid7())
             setting = await self._setting(request, thread_id, EVERYTHING, assistant_access)
-            run = _new_run(request, setting, thread_id, EVERYTHING, titles=self._titles)
+            run = self._new_run(request, setting, thread_id, EVERYTHING)
             if self._priorities is not None:
                 run = await self._priorities.decided(run, request, setting, is_named=False)
             metadata = {**metadata_of(request), **run.thread_metadata}

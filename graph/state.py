@@ -22,8 +22,7 @@ from langgraph.pregel._checkpoint import achannels_from_checkpoint
 from langgraph.types import StateSnapshot, StateUpdate
 from langgraph_sdk.runtime import AccessContext
 
-from graph import schema
-from graph.adoption import Stretch, adopt
+from graph.adoption import Stretch, adopt, end_with
 from graph.encode import dumps
 from graph.factory import AnyGraph, InvalidGraphError
 from graph.loop import Backing, Here, Place
@@ -335,7 +334,6 @@ class States:
         thread_id: str,
         edit: Callable[[list[Any]], Sequence[BaseMessage]],
         *,
-        is_import: bool = False,
         access: Access,
     ) -> bool:
         """
@@ -347,7 +345,6 @@ class States:
         Args:
             edit: From the messages that the model sees to what the graph is given: messages to
                 add, each with an id, or ``RemoveMessage``s. With none, nothing is written.
-            is_import: The messages are older than this write, and say since when.
 
         Returns:
             Whether anything was written.
@@ -362,8 +359,6 @@ class States:
                 f"Graph '{_graph_id(thread)}' keeps no messages", code="no_messages"
             )
         config = _config(thread_id)
-        if is_import:
-            config["metadata"] = {IMPORTED: True}
         is_written = False
 
         async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
@@ -374,10 +369,7 @@ class States:
             if not given:
                 return before.config
             is_written = True
-            written = await _as_if_ending(graph, config, {channel: given})
-            if (await graph.aget_state(config)).next:
-                written = await graph.aupdate_state(config, None, as_node=END)
-            return written
+            return await end_with(graph, config, {channel: given})
 
         await self._write(thread, config, apply, access)
         return is_written
@@ -594,17 +586,6 @@ class States:
             store=backing.items,
             access_context=access_context,
         )
-
-
-async def _as_if_ending(
-    graph: AnyGraph, config: RunnableConfig, values: JsonObject
-) -> RunnableConfig:
-    try:
-        return await graph.aupdate_state(config, values, as_node=schema.ending_node(graph))
-    except (InvalidUpdateError, RuntimeError, *CONTENT_ERRORS):
-        # What decides where the node leads to may not know such a state, such as one without any
-        # message: nothing was written.
-        return await graph.aupdate_state(config, values, as_node=START)
 
 
 def _listed_in(snapshot: StateSnapshot, channel: str) -> list[Any]:

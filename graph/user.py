@@ -46,6 +46,10 @@ class User:
         granted = self._fields.get("permissions")
         return list(granted if granted is not None else getattr(self._source, "permissions", ()))
 
+    def becoming(self, **fields: Any) -> "User":
+        """Somebody of other fields, known by the same."""
+        return User({**self._fields, **fields}, self._source)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)

@@ -164,6 +164,26 @@ class Worker:
                 await queue.retire(self._db, self._heartbeat.worker_id)
 
     @property
+    def executor(self) -> Executor:
+        """Where claimed runs go: for what it counts."""
+        return self._executor
+
+    @property
+    def jobs(self) -> Jobs:
+        """What is done beside runs: for what it counts."""
+        return self._jobs
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """What keeps this process's leases."""
+        return self._heartbeat
+
+    @property
+    def draining(self) -> bool:
+        """Whether this process takes no more runs, because it goes."""
+        return self._runs.draining
+
+    @property
     def slots(self) -> tuple[int, int]:
         """How many runs this process takes at once, and how many are under way in it."""
         return self._executor.slots, len(self._executor.running)
@@ -328,6 +348,7 @@ class Worker:
     async def _follow_up(self, given_up: GivenUp) -> None:
         """Do for a run that was lost what its owner did not: tell those who follow of its end."""
         log.warning("run without its worker", run_id=given_up.run_id, status=given_up.status)
+        self._executor.meter.reaped[given_up.status] += 1
         status = given_up.status
         if status == "running":
             if not await self._executor.roll_back(given_up.held):
@@ -342,6 +363,7 @@ class Worker:
         """PostgreSQL has declared us dead: our runs are others' now, and we are somebody new."""
         for run_id in list(self._executor.running):
             self._executor.stop(run_id, "lost")
+        self._executor.meter.buried += 1
         worker_id = str(uuid4())
         log.warning("this worker was declared dead and begins anew", worker_id=worker_id)
         await announce(self._db, worker_id, slots=self._executor.slots)

@@ -38,8 +38,12 @@ class Access:
         """This, and the threads that are shared with somebody in one of some roles."""
         if not roles or {} in self.visible:
             return self
-        shared = tuple({MEMBERS: {identity: role}} for role in roles)
-        return Access((*self.visible, *shared))
+        return Access((*self.visible, *Access.of_memberships(identity, roles).visible))
+
+    @staticmethod
+    def of_memberships(identity: str, roles: tuple[Role, ...] = ROLES) -> "Access":
+        """The threads that are shared with somebody in one of some roles, and no others."""
+        return Access(tuple({MEMBERS: {identity: role}} for role in roles))
 
 
 def _element(contained: JsonObject) -> str:

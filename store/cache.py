@@ -9,14 +9,15 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from store.errors import InvalidInputError, UnavailableError
+from store.cipher import CLEAR, Cipher, at
+from store.errors import InvalidInputError, UnavailableError, UnreadableError
 from store.streams import CONNECT_SECONDS, answered
 
 log = structlog.get_logger(__name__)
@@ -33,7 +34,7 @@ MAX_BYTES: Final = 64 << 20
 
 
 class Cache(Protocol):
-    """Bytes by key, for a while. Neither method raises for what is kept in being away."""
+    """Bytes by key, for a while. No method raises for what is kept in being away."""
 
     async def get(self, key: str) -> bytes | None:
         """What was last put there; None if it is not known any more."""
@@ -41,6 +42,10 @@ class Cache(Protocol):
 
     async def put(self, key: str, value: bytes, *, ttl_seconds: float) -> None:
         """Keep a value for so long at the most; the caller bounds its size."""
+        ...
+
+    async def count(self, key: str, *, ttl_seconds: float) -> int | None:
+        """Count one more of what is counted from its first time on for so long; None if nobody knows."""
         ...
 
 
@@ -72,38 +77,66 @@ class LocalCache:
         while self._bytes > self._max_bytes or len(self._entries) > self._max_entries:
             self._drop(next(iter(self._entries)))
 
+    async def count(self, key: str, *, ttl_seconds: float) -> int | None:
+        """See `Cache`."""
+        known = await self.get(key)
+        left = self._entries[key][0] - time.monotonic() if known is not None else ttl_seconds
+        counted = int(known or 0) + 1
+        await self.put(key, b"%d" % counted, ttl_seconds=left)
+        return counted
+
     def _drop(self, key: str) -> None:
         found = self._entries.pop(key, None)
         self._bytes -= len(key) + len(found[1]) if found else 0
 
 
 class RedisCache:
-    """Of all processes; for one event loop. While Redis is away nothing is known, and nothing kept."""
+    """
+    Of all processes; for one event loop. While Redis is away nothing is known, and nothing kept.
 
-    def __init__(self, client: "Redis", prefix: str) -> None:
+    Args:
+        cipher: Seals the values; the names of keys are blind then. What cannot be opened is not there.
+    """
+
+    def __init__(self, client: "Redis", prefix: str, *, cipher: Cipher = CLEAR) -> None:
         self._client = client
+        self._cipher = cipher
         self._prefix = prefix
         self._away_until = 0.0
 
     async def get(self, key: str) -> bytes | None:
         """See `Cache`."""
         found: bytes | None = await self._asked("GET", self._key(key))
-        return found
+        if found is None:
+            return None
+        try:
+            return self._cipher.open(found, at("cache", key))
+        except UnreadableError:
+            return None
 
     async def put(self, key: str, value: bytes, *, ttl_seconds: float) -> None:
         """See `Cache`."""
-        await self._asked("SET", self._key(key), value, "PX", max(1, int(ttl_seconds * 1000)))
+        sealed = self._cipher.seal(value, at("cache", key))
+        await self._asked("SET", self._key(key), sealed, "PX", max(1, int(ttl_seconds * 1000)))
+
+    async def count(self, key: str, *, ttl_seconds: float) -> int | None:
+        """See `Cache`."""
+        counted: int | None = await self._asked("INCR", self._key(key))
+        # One that was left without an end gets it with the next.
+        await self._asked("PEXPIRE", self._key(key), max(1, int(ttl_seconds * 1000)), "NX")
+        return counted
 
     def _key(self, key: str) -> str:
+        if self._cipher.is_on:
+            key = self._cipher.blind(key, "cache").hex()
         return f"{self._prefix}:cache:{key}"
 
-    async def _asked(self, *command: str | bytes | int) -> bytes | None:
+    async def _asked(self, *command: str | bytes | int) -> Any:
         if time.monotonic() < self._away_until:
             return None
         try:
             async with answered(ANSWER_SECONDS):
-                answer: bytes | None = await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
-                return answer
+                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except UnavailableError:
             self._away_until = time.monotonic() + PAUSE_SECONDS
             log.warning("the cache waits for Redis")
@@ -111,13 +144,16 @@ class RedisCache:
 
 
 @asynccontextmanager
-async def open_cache(redis_url: str, *, prefix: str = "threadwell") -> AsyncIterator[Cache]:
+async def open_cache(
+    redis_url: str, *, prefix: str = "threadwell", cipher: Cipher = CLEAR
+) -> AsyncIterator[Cache]:
     """
     Open the cache; Redis need not answer yet, or ever.
 
     Args:
         redis_url: Empty for a process that is alone.
         prefix: The beginning of all keys.
+        cipher: Seals what is kept in Redis.
 
     Raises:
         InvalidInputError: The URL is not valid.
@@ -138,4 +174,4 @@ async def open_cache(redis_url: str, *, prefix: str = "threadwell") -> AsyncIter
         # Its message may hold a part of the password.
         raise InvalidInputError("The Redis URL is not valid") from None
     async with client:
-        yield RedisCache(client, prefix)
+        yield RedisCache(client, prefix, cipher=cipher)

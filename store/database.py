@@ -10,17 +10,19 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, Final, LiteralString, TypeVar
+from typing import Any, Final, LiteralString, Self, TypeVar, cast
 
 import orjson
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, errors as pg
-from psycopg.abc import AdaptContext, Buffer
+from psycopg.abc import AdaptContext, Buffer, Query
 from psycopg.adapt import Dumper, Loader
 from psycopg.rows import TupleRow, class_row, tuple_row
+from psycopg.sql import Composable
 from psycopg.types.json import JsonbDumper, set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from store.cipher import CLEAR, Cipher
 from store.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -34,6 +36,7 @@ from store.errors import (
 )
 from store.json import dump_json
 from store.lane import Call, Lane, Rows
+from store.meters import QueryMeter
 
 Row = TypeVar("Row")
 T = TypeVar("T")
@@ -78,12 +81,40 @@ CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
 }
 
 
+class _Cursor(AsyncCursor[Row]):
+    """A cursor whose statements are timed."""
+
+    async def execute(
+        self,
+        query: Query,
+        params: Any = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Self:
+        """Have a statement carried out."""
+        began_at = time.monotonic()
+        await super().execute(query, params, prepare=prepare, binary=binary)  # type: ignore[arg-type]
+        took = time.monotonic() - began_at
+        meter = cast("Connection", self._conn).meter
+        if meter is not None and meter.took(took):
+            meter.tell(took, [self._text(query)])
+        return self
+
+    def _text(self, query: Query) -> str:
+        if isinstance(query, Composable):
+            return query.as_string(self._conn)
+        return query.decode() if isinstance(query, bytes) else str(query)
+
+
 class Connection(AsyncConnection[TupleRow]):
     """A connection that knows its age, in seconds of the monotonic clock."""
 
     opened_at: float = 0.0
     #: When it was last seen alive.
     seen_at: float = 0.0
+    #: Told how long its statements take.
+    meter: QueryMeter | None = None
 
 
 class _TextLoader(Loader):
@@ -185,14 +216,24 @@ class Database:
 
     Args:
         lane: For what every run does; on the event loop of the pool.
+        meter: What is told how long statements take.
         statement_seconds: How long a statement, or a transaction, may take in all.
+        cipher: Seals what is written, and opens what is read.
     """
 
     def __init__(
-        self, pool: AsyncConnectionPool[Connection], lane: Lane, *, statement_seconds: float
+        self,
+        pool: AsyncConnectionPool[Connection],
+        lane: Lane,
+        *,
+        statement_seconds: float,
+        cipher: Cipher = CLEAR,
+        meter: QueryMeter | None = None,
     ) -> None:
         self.pool = pool
+        self.meter = meter or QueryMeter()
         self.lane = lane
+        self.cipher = cipher
         self._statement_seconds = statement_seconds
         self._renewed_at = 0.0
 
@@ -265,7 +306,7 @@ class Database:
     async def transaction(self) -> AsyncIterator["Transaction"]:
         """Run several statements as one transaction."""
         async with self.connection() as connection, connection.transaction():
-            yield Transaction(connection)
+            yield Transaction(connection, self.cipher)
 
     async def all(
         self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
@@ -277,31 +318,34 @@ class Database:
             prepare: False has the query planned anew, for just these parameters.
         """
         async with self.connection() as connection:
-            return await Transaction(connection).all(row, query, params, prepare=prepare)
+            return await Transaction(connection, self.cipher).all(
+                row, query, params, prepare=prepare
+            )
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
         """The first row of a one-statement transaction, if there is one."""
         async with self.connection() as connection:
-            return await Transaction(connection).one(row, query, params)
+            return await Transaction(connection, self.cipher).one(row, query, params)
 
     async def tuples(
         self, query: LiteralString, params: Params, *, prepare: bool | None = None
     ) -> list[tuple[Any, ...]]:
         """The rows of a one-statement transaction, as tuples; `prepare` as for `all`."""
         async with self.connection() as connection:
-            return await Transaction(connection).tuples(query, params, prepare=prepare)
+            return await Transaction(connection, self.cipher).tuples(query, params, prepare=prepare)
 
     async def execute(self, query: LiteralString, params: Params) -> int:
         """Run a statement; how many rows it touched."""
         async with self.connection() as connection:
-            return await Transaction(connection).execute(query, params)
+            return await Transaction(connection, self.cipher).execute(query, params)
 
 
 class Transaction:
     """Statements on one connection."""
 
-    def __init__(self, connection: AsyncConnection[Any]) -> None:
+    def __init__(self, connection: AsyncConnection[Any], cipher: Cipher = CLEAR) -> None:
         self.connection = connection
+        self.cipher = cipher
 
     async def all(
         self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
@@ -336,6 +380,7 @@ class Transaction:
 async def _configure(
     connection: Connection,
     *,
+    meter: QueryMeter,
     statement_seconds: float,
     idle_transaction_seconds: float,
     lock_seconds: float = 10.0,
@@ -351,6 +396,8 @@ async def _configure(
         ),
     )
     connection.opened_at = connection.seen_at = time.monotonic()
+    connection.meter = meter
+    connection.cursor_factory = _Cursor
 
 
 def adapt(connection: AdaptContext) -> None:
@@ -382,6 +429,8 @@ async def open_database(
     timeout_seconds: float = 10.0,
     statement_timeout_seconds: float = 30.0,
     idle_transaction_seconds: float = 15.0,
+    cipher: Cipher = CLEAR,
+    slow_query_seconds: float = 0.0,
 ) -> AsyncIterator[Database]:
     """
     Open the pool and wait for its first connection.
@@ -393,10 +442,13 @@ async def open_database(
         timeout_seconds: How long a caller waits for a connection before UnavailableError.
         statement_timeout_seconds: How long a statement may take before UnavailableError.
         idle_transaction_seconds: How long a transaction of a process that is frozen keeps its locks.
+        cipher: Seals what is written, and opens what is read.
+        slow_query_seconds: From where on a statement is logged as slow; 0: never.
 
     Raises:
         UnavailableError: PostgreSQL did not answer within `timeout_seconds`.
     """
+    meter = QueryMeter(slow_query_seconds)
     # Half as long as a caller waits: the first host of a URL may be dead.
     connect_seconds = max(2, int(timeout_seconds / 2))
     arguments = {"autocommit": True, **CONNECT, "connect_timeout": connect_seconds}
@@ -413,6 +465,7 @@ async def open_database(
         reconnect_timeout=timeout_seconds,
         configure=lambda c: _configure(
             c,
+            meter=meter,
             statement_seconds=statement_timeout_seconds,
             idle_transaction_seconds=idle_transaction_seconds,
         ),
@@ -425,6 +478,7 @@ async def open_database(
         with limited(connection, PING_SECONDS):
             await _configure(
                 connection,
+                meter=meter,
                 statement_seconds=statement_timeout_seconds,
                 idle_transaction_seconds=idle_transaction_seconds,
                 lock_seconds=_SHARED_LOCK_SECONDS,
@@ -436,8 +490,9 @@ async def open_database(
         connect,
         connect_seconds=timeout_seconds,
         deadline_seconds=min(_SHARED_SECONDS, patience_seconds),
+        meter=meter,
     )
-    database = Database(pool, lane, statement_seconds=patience_seconds)
+    database = Database(pool, lane, statement_seconds=patience_seconds, meter=meter, cipher=cipher)
     with translated_errors():
         await pool.open(wait=True, timeout=timeout_seconds)
     try:

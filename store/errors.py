@@ -13,13 +13,17 @@ Every error raised on purpose, in one tree.
     │  └─ BadRequestError      contradicts itself, or does not fit the thread's state
     ├─ TooLargeError           beyond a bound
     ├─ TooManyAttemptsError    tried too often; later it may be tried again
+    ├─ LimitedError            more than one may ask for at a time; later it may be asked again
+    ├─ QuotaError              more than one may have; something else has to go first
     ├─ WrongTypeError          of a kind that is not taken
     ├─ AuthenticationError
     ├─ PermissionDeniedError
     ├─ UnsupportedError        a part of the contract that is not built
     ├─ RunFailedError          the run that an answer was waited for failed
     ├─ EmbeddingError          a text could not be embedded, for the store's index
+    ├─ UnreadableError         what is at rest cannot be decrypted, or should have been encrypted
     ├─ UnavailableError        PostgreSQL or Redis did not answer; safe to retry
+    │  ├─ OverloadedError      this server has as much to do as it takes
     │  └─ ConnectionLostError  gone in the middle: what was asked may have been done
     └─ RunError                never an HTTP answer: stored on the run, sent as its `error` event
 
@@ -27,19 +31,6 @@ HTTP statuses are known to `api/errors.py` alone.
 """
 
 from typing import ClassVar, Final
-
-#: What decoding a checkpoint may raise for its content: the code or the types that it was written
-#: with are gone, or it is not what was written.
-CONTENT_ERRORS: Final = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 
 
 class Error(Exception):
@@ -125,6 +116,27 @@ class TooManyAttemptsError(Error):
     default_code = "too_many_attempts"
 
 
+class LimitedError(Error):
+    """
+    More than somebody may ask for at a time; nothing was done.
+
+    Args:
+        retry_in_seconds: When it is worth asking again.
+    """
+
+    default_code = "rate_limited"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_in_seconds: float) -> None:
+        super().__init__(message, code=code)
+        self.retry_in_seconds = retry_in_seconds
+
+
+class QuotaError(Error):
+    """More than somebody may have: nothing was done, and time alone does not help."""
+
+    default_code = "quota_exceeded"
+
+
 class WrongTypeError(Error):
     """What was sent is of a kind that is not taken."""
 
@@ -161,10 +173,22 @@ class EmbeddingError(Error):
     default_code = "embedding_failed"
 
 
+class UnreadableError(Error):
+    """What is at rest cannot be decrypted, or is in the clear where nothing may be."""
+
+    default_code = "unreadable"
+
+
 class UnavailableError(Error):
     """PostgreSQL or Redis did not answer in time; calling again is safe."""
 
     default_code = "unavailable"
+
+
+class OverloadedError(UnavailableError):
+    """This server has as much to do as it takes; nothing was done."""
+
+    default_code = "overloaded"
 
 
 class LockedError(UnavailableError):
@@ -188,3 +212,18 @@ class RunError(Error):
     def __init__(self, message: str, *, kind: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+#: What decoding a checkpoint may raise for its content: the code or the types that it was written
+#: with are gone, or it is not what was written.
+CONTENT_ERRORS: Final = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    UnreadableError,
+    ValueError,
+)

@@ -1,12 +1,13 @@
 """Sessions that leave as files, and files that become sessions: pages, and imports that go on alone."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from store import jobs
 from store.access import Access
+from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import ConflictError, NotFoundError
 from store.models import JsonObject, Session
@@ -120,8 +121,8 @@ async def begin(
     params: JsonObject = {
         "import_id": import_id,
         "owner": owner,
-        "request": request,
-        "report": report,
+        "request": db.cipher.seal_json(request, at("import.request", import_id)),
+        "report": db.cipher.seal_json(report, at("import.report", import_id)),
         "size_bytes": size_bytes,
         "most": MAX_UNDER_WAY,
     }
@@ -130,11 +131,12 @@ async def begin(
     if begun is None:
         raise ConflictError(f"{MAX_UNDER_WAY} imports are under way: wait for one to end")
     for number, content in enumerate(parts):
-        part: dict[str, Any] = {"import_id": import_id, "number": number, "content": content}
+        sealed = db.cipher.seal(content, _part_at(import_id, number))
+        part: dict[str, Any] = {"import_id": import_id, "number": number, "content": sealed}
         await db.execute(SQL["add_part"], part)
     async with db.transaction() as tx:
         await jobs.enqueue(tx, KIND, {"import_id": import_id})
-    return begun
+    return _opened(db.cipher, begun)
 
 
 async def get(db: Database, import_id: str, *, owner: str | None, everybody: bool) -> Import:
@@ -151,13 +153,13 @@ async def get(db: Database, import_id: str, *, owner: str | None, everybody: boo
     found = await db.one(Import, SQL["get"], params)
     if found is None:
         raise NotFoundError(f"Import {import_id} not found")
-    return found
+    return _opened(db.cipher, found)
 
 
 async def part(db: Database, import_id: str, number: int) -> bytes | None:
     """A part of an import's file; None beyond its end."""
     rows = await db.tuples(SQL["part"], {"import_id": import_id, "number": number})
-    return bytes(rows[0][0]) if rows else None
+    return db.cipher.open(bytes(rows[0][0]), _part_at(import_id, number)) if rows else None
 
 
 async def advance(
@@ -184,7 +186,7 @@ async def advance(
         "import_id": found.import_id,
         "before": before,
         "position": position,
-        "report": report,
+        "report": db.cipher.seal_json(report, at("import.report", found.import_id)),
         "status": status,
     }
     async with db.transaction() as tx:
@@ -195,3 +197,18 @@ async def advance(
         if again:
             await jobs.enqueue(tx, KIND, {"import_id": found.import_id})
         return True
+
+
+def _part_at(import_id: str, number: int) -> bytes:
+    return at("import_part.content", import_id, str(number))
+
+
+def _opened(cipher: Cipher, found: Import) -> Import:
+    if not cipher.is_on:
+        return found
+    id_ = found.import_id
+    return replace(
+        found,
+        request=cipher.open_json(found.request, at("import.request", id_)),
+        report=cipher.open_json(found.report, at("import.report", id_)),
+    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from store import queue
 from store.database import Database
 from store.errors import UnavailableError
+from store.meters import BATCH_SIZES, Histogram
 from store.queue import Ending
 
 #: How many runs a transaction ends at the most.
@@ -26,6 +27,8 @@ class Finisher:
         self._db = db
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
+        #: How many runs each transaction was to end.
+        self.batches = Histogram(BATCH_SIZES)
 
     async def finish(self, ending: Ending) -> bool:
         """
@@ -52,6 +55,7 @@ class Finisher:
         while self._waiting:
             batch, self._waiting = self._waiting[:BATCH_RUNS], self._waiting[BATCH_RUNS:]
             endings = [ending for ending, _ in batch]
+            self.batches.observe(len(batch))
             try:
                 ended = await queue.finish(self._db, endings, wait=False)
             except UnavailableError as exc:

@@ -9,6 +9,7 @@ from contextlib import suppress
 import structlog
 
 from store.errors import UnavailableError
+from store.meters import SHORT_SECONDS, Histogram
 from store.rings import BATCH_BYTES, BATCH_EVENTS, START, EventId, Ring
 from store.streams import Append, Appended, Streams
 
@@ -51,7 +52,15 @@ class Flusher:
         self._ended_ttl_seconds = ended_ttl_seconds
         # A run that ended elsewhere may shorten the life of this one's stream once.
         self._renew_seconds = min(RENEW_SECONDS, ended_ttl_seconds / 4)
-        self._due: dict[Ring, None] = {}
+        #: Each with the time since when it has something to send.
+        self._due: dict[Ring, float] = {}
+        #: Since when what is on its way, and what Redis did not answer for, has waited.
+        self._sending_since = self._behind_since = math.inf
+        #: Of the batches that Redis took: how long that took, and what they held.
+        self.round_trips = Histogram(SHORT_SECONDS)
+        self.sent_events = self.sent_bytes = 0
+        #: Batches, or questions, that it did not answer.
+        self.failed_count = 0
         self._sent_at = -math.inf
         self._kick = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -60,8 +69,17 @@ class Flusher:
 
     def push(self, ring: Ring) -> None:
         """The ring has something to send. Costs nothing."""
-        self._due[ring] = None
+        if ring not in self._due:
+            self._due[ring] = time.monotonic()
         self._kick.set()
+
+    @property
+    def lag_seconds(self) -> float:
+        """For how long the oldest event waits that Redis is not known to have; 0 if none does."""
+        # The first one waits longest; what is in doubt was pushed anew, and waits since then.
+        waiting = next(iter(self._due.values()), math.inf)
+        since = min(waiting, self._behind_since, self._sending_since)
+        return 0.0 if since == math.inf else time.monotonic() - since
 
     def hurry(self) -> None:
         """Send what was pushed so far without a pause: nothing comes after it for a while."""
@@ -103,6 +121,10 @@ class Flusher:
                     await self._pause()
                     await self._send()
                 except UnavailableError as exc:
+                    self.failed_count += 1
+                    self._behind_since = min(
+                        self._behind_since, self._sending_since, *self._due.values()
+                    )
                     if not delay:
                         logger.warning("event streams are behind", reason=str(exc.__cause__ or exc))
                     self._doubt(rings())
@@ -114,6 +136,9 @@ class Flusher:
                     if delay:
                         logger.info("event streams go on")
                     delay = 0.0
+                    self._behind_since = math.inf
+                finally:
+                    self._sending_since = math.inf
 
     async def _pause(self) -> None:
         """Let more events gather, if the last ones were sent just now."""
@@ -162,8 +187,10 @@ class Flusher:
         batch = self._batch()
         if not batch:
             return
+        began_at = time.monotonic()
         async with self._sending:
             answers = await self._streams.append([append for _, append in batch])
+        self.round_trips.observe(time.monotonic() - began_at)
         for (ring, append), answer in zip(batch, answers, strict=True):
             # Unless it was forgotten, or begun anew with a lower epoch, while Redis answered.
             anew = bool(append.events) and append.events[-1].position > ring.top
@@ -180,7 +207,7 @@ class Flusher:
                 break
             if ring.doubted:
                 continue
-            del self._due[ring]
+            self._sending_since = min(self._sending_since, self._due.pop(ring))
             append = self._append(ring, events, size)
             events -= max(1, len(append.events))
             size -= sum(event.size for event in append.events)
@@ -202,6 +229,8 @@ class Flusher:
 
     def _record(self, ring: Ring, append: Append, answer: Appended) -> None:
         if answer.accepted:
+            self.sent_events += answer.accepted
+            self.sent_bytes += sum(len(event.data) for event in append.events[: answer.accepted])
             ring.sent = append.events[answer.accepted - 1].position
             ring.stored = True
         ring.doubted = answer.accepted < len(append.events)

@@ -64,6 +64,11 @@ class Heartbeat:
         return self.alive() and time.monotonic() - self._returned_at > seconds
 
     @property
+    def age_seconds(self) -> float:
+        """How long ago the last beat was sent that PostgreSQL confirmed."""
+        return time.monotonic() - self._confirmed_at
+
+    @property
     def buried(self) -> bool:
         """Whether PostgreSQL said that this worker is gone: its runs belong to others for good."""
         return self._buried

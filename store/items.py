@@ -11,11 +11,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from langgraph.store.base import (
     NOT_PROVIDED,
     Embeddings,
+    GetOp,
+    Item,
     NotProvided,
     PutOp,
     SearchItem,
@@ -27,7 +29,9 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 from langgraph.store.postgres.base import PLACEHOLDER, _decode_ns_bytes, _row_to_search_item
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
 
+from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import BadRequestError, EmbeddingError
 from store.json import dump_json
@@ -41,6 +45,10 @@ OPERATORS: Final = frozenset({"$eq", "$ne", *_COMPARISONS})
 #: Of our own, for a condition on what is in an object: that it is one.
 _IS_OBJECT: Final = "is object"
 
+#: Where a sealed value has what can be asked of it, blind: see `_blinds`.
+_ASKED: Final = "$blind"
+
+_Item = TypeVar("_Item", bound=Item)
 _Path = tuple[str, ...]
 _Query = tuple[str, list[Any]]
 
@@ -67,6 +75,7 @@ class _Items(AsyncPostgresStore):
         )
         self._database = database
         self._dims = index.dims if index is not None else 0
+        self._cipher = database.cipher
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -113,11 +122,15 @@ class _Items(AsyncPostgresStore):
         conn: AsyncConnection[DictRow] | None = None,
     ) -> None:
         puts, searches = grouped_ops.pop(PutOp, []), grouped_ops.pop(SearchOp, [])
+        gets = [place for place, _ in grouped_ops.get(GetOp, [])]
         # A model is asked before a connection is borrowed.
         put_queries = await self._put_queries(puts)
         search_queries = await self._search_queries([op for _, op in searches])
         if grouped_ops:
             await super()._execute_batch(grouped_ops, results)
+            for place in gets:
+                if results[place] is not None:
+                    self._open(results[place])
         for (place, op), (query, params) in zip(searches, search_queries, strict=True):
             results[place] = await self._search(op, query, params)
         if put_queries:
@@ -129,7 +142,7 @@ class _Items(AsyncPostgresStore):
         # In one order everywhere: two processes that put the same items do not wait in a circle.
         ordered = sorted(puts, key=lambda put: (put[1].namespace, put[1].key))
         queries, embedding = self._prepare_batch_PUT_queries(ordered)
-        found: list[_Query] = [(query, list(params)) for query, params in queries]
+        found: list[_Query] = [(query, self._sealed(params)) for query, params in queries]
         kept = [op for _, op in ordered if op.value is not None]
         if self.index_config and kept:
             names = [".".join(op.namespace) for op in kept], [op.key for op in kept]
@@ -165,8 +178,26 @@ class _Items(AsyncPostgresStore):
             await cursor.execute(cast("Any", query), params)
             rows = await cursor.fetchall()
         return [
-            _row_to_search_item(_decode_ns_bytes(row["prefix"]), cast("Any", row)) for row in rows
+            self._open(_row_to_search_item(_decode_ns_bytes(row["prefix"]), cast("Any", row)))
+            for row in rows
         ]
+
+    def _sealed(self, params: Sequence[Any]) -> list[Any]:
+        """The parameters of a put, whose values come right after the names of their items."""
+        if not self._cipher.is_on:
+            return list(params)
+        return [
+            Jsonb(sealed(self._cipher, params[at - 2], params[at - 1], part.obj))
+            if isinstance(part, Jsonb)
+            else part
+            for at, part in enumerate(params)
+        ]
+
+    def _open(self, item: _Item) -> _Item:
+        if self._cipher.is_on:
+            place = at("store.value", ".".join(item.namespace), item.key)
+            item.value = self._cipher.open_json(item.value, place)
+        return item
 
     async def _embed(self, texts: list[str]) -> list[list[float]]:
         async with _embedding():
@@ -191,6 +222,8 @@ class _Items(AsyncPostgresStore):
         return [float(number) for number in vector]
 
     def _get_filter_condition(self, key: Any, op: str, value: Any) -> tuple[str, list[Any]]:
+        if self._cipher.is_on:
+            return _blind_condition(self._cipher, key, op, value)
         at = list(key)
         if op == _IS_OBJECT:
             return "jsonb_typeof(store.value #> %s::text[]) = 'object'", [at]
@@ -231,6 +264,17 @@ def open_items(
     return _Items(db, index, life or ItemLife())
 
 
+def sealed(cipher: Cipher, prefix: str, key: str, value: Any) -> Any:
+    """
+    An item's value as it is kept: sealed, and beside it what a filter can ask of it.
+
+    Args:
+        prefix: The namespace, joined by dots.
+    """
+    asked = [cipher.blind(text, "item").hex()[:24] for text in _blinds((), value)]
+    return cipher.seal_json(value, at("store.value", prefix, key), shown={_ASKED: asked})
+
+
 def check_filter(conditions: Mapping[str, Any]) -> None:
     """
     See that a filter can be searched by.
@@ -250,6 +294,57 @@ async def _embedding() -> AsyncIterator[None]:
         raise EmbeddingError(f"Texts were not embedded in {EMBED_SECONDS:.0f} seconds") from exc
     except Exception as exc:  # the user's function, or a model's client, raises anything
         raise EmbeddingError(f"Texts could not be embedded: {type(exc).__name__}") from exc
+
+
+def _blinds(path: _Path, value: Any) -> Iterator[str]:
+    """
+    What can be asked of a value: what is at each path, that something is, and that it is an object.
+
+    Whoever reads the database sees that two items have the same at the same path, and no more of it.
+    """
+    if value is None:
+        return
+    if path:
+        yield _question("is", path)
+        yield _question("=", path, value)
+    if isinstance(value, dict):
+        if path:
+            yield _question("object", path)
+        for key, item in value.items():
+            yield from _blinds((*path, str(key)), item)
+
+
+def _question(kind: str, path: _Path, value: Any = None) -> str:
+    return dump_json([kind, path, _plain(value)], sort_keys=True).decode()
+
+
+def _plain(value: Any) -> Any:
+    """Equal numbers alike, as jsonb has them."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _blind_condition(cipher: Cipher, path: _Path, op: str, value: Any) -> tuple[str, list[Any]]:
+    if op in _COMPARISONS:
+        raise BadRequestError(
+            f"Encrypted items are not found by {op}: only by what is equal, or not",
+            code="encrypted",
+        )
+    if op == _IS_OBJECT:
+        question, wanted = _question("object", path), True
+    elif value is None:
+        # What is not there is null.
+        question, wanted = _question("is", path), op == "$ne"
+    else:
+        question, wanted = _question("=", path, value), op == "$eq"
+    blinds = [blind.hex()[:24] for blind in cipher.blinds(question, "item")]
+    condition = f"coalesce(store.value -> '{_ASKED}' ?| %s::text[], false)"
+    return condition if wanted else f"NOT {condition}", [blinds]
 
 
 def _by_path(conditions: Mapping[str, Any] | None) -> dict[Any, Any] | None:

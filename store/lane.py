@@ -28,6 +28,7 @@ from psycopg.pq.abc import PGresult
 
 from store.errors import InvalidInputError
 from store.json import dump_json
+from store.meters import QueryMeter
 
 _PARAMETER: Final = re.compile(r"%\((\w+)\)s")
 _LOST: Final = "The connection to the database was lost"
@@ -59,6 +60,7 @@ class Statement:
     """
 
     def __init__(self, query: LiteralString) -> None:
+        self.query = query
         self._names: dict[str, int] = {}
         self.text = _PARAMETER.sub(self._number, query).encode()
         # The same in every process, so that a pooler may share it.
@@ -86,6 +88,7 @@ class Lane:
         connect_seconds: How long callers wait for a server that is not there.
         answer_seconds: How long an answer is waited for, a second more for each MiB that was sent,
             before the server is taken for frozen and the connection is given up.
+        meter: Told how long transactions take.
     """
 
     def __init__(
@@ -94,7 +97,9 @@ class Lane:
         *,
         connect_seconds: float = 0.0,
         deadline_seconds: float,
+        meter: QueryMeter | None = None,
     ) -> None:
+        self._meter = meter or QueryMeter()
         self._connect = connect
         self._connect_seconds = connect_seconds
         self._deadline_seconds = deadline_seconds
@@ -145,7 +150,7 @@ class Lane:
         until = time.monotonic() + self._connect_seconds
         while not self._is_closed:
             try:
-                self._link = _Link(await self._connect(), self._deadline_seconds)
+                self._link = _Link(await self._connect(), self._deadline_seconds, self._meter)
             except (psycopg.Error, OSError) as exc:
                 if time.monotonic() >= until:
                     raise pg.SqlclientUnableToEstablishSqlconnection(str(exc)) from exc
@@ -160,7 +165,10 @@ class Lane:
 class _Link:
     """One connection in pipeline mode."""
 
-    def __init__(self, connection: AsyncConnection[Any], deadline_seconds: float) -> None:
+    def __init__(
+        self, connection: AsyncConnection[Any], deadline_seconds: float, meter: QueryMeter
+    ) -> None:
+        self._meter = meter
         self._connection = connection
         self._pg = connection.pgconn
         self._deadline_seconds = deadline_seconds
@@ -176,10 +184,13 @@ class _Link:
         """Send a transaction; its rows come later."""
         # Before anything is sent: a bad parameter is its caller's affair.
         bound = [(statement, *statement.values(params)) for statement, params in calls]
+        sent_at = time.monotonic()
         transaction = _Transaction(
             self._loop.create_future(),
             Transformer(self._connection),
-            due_at=time.monotonic() + self._deadline_seconds + extra_seconds,
+            calls,
+            sent_at=sent_at,
+            due_at=sent_at + self._deadline_seconds + extra_seconds,
         )
         try:
             for statement, values, formats in bound:
@@ -247,6 +258,9 @@ class _Link:
             transaction.place += 1
         elif result.status == ExecStatus.PIPELINE_SYNC:
             self._transactions.popleft()
+            took = time.monotonic() - transaction.sent_at
+            if self._meter.took(took):
+                self._meter.tell(took, [statement.query for statement, _ in transaction.calls])
             transaction.settle()
             if transaction.error and (transaction.error.sqlstate or "").startswith(_ELSEWHERE):
                 self.close()
@@ -283,16 +297,22 @@ class _Link:
 class _Transaction:
     """What was sent up to a Sync, and what has come of it."""
 
-    __slots__ = ("_transformer", "done", "due_at", "error", "place", "results", "steps")
+    __slots__ = (
+        "_transformer", "calls", "done", "due_at", "error", "place", "results", "sent_at", "steps",
+    )  # fmt: skip
 
     def __init__(
         self,
         done: "asyncio.Future[list[Rows]]",
         transformer: abc.Transformer,
+        calls: Sequence[Call],
         *,
+        sent_at: float,
         due_at: float,
     ) -> None:
         self.done = done
+        self.calls = calls
+        self.sent_at = sent_at
         self.due_at = due_at
         #: Of each statement its name, and whether it is prepared or executed.
         self.steps: list[tuple[bytes, bool]] = []

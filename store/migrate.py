@@ -17,7 +17,7 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
-from store.database import translated_errors
+from store.database import Database, translated_errors
 from store.errors import ConflictError, UnavailableError
 from store.vectors import prepare_index
 
@@ -106,6 +106,17 @@ async def migrate(
             if index_messages:
                 await _index_messages(connection)
             return applied
+
+
+async def count_missing(db: Database) -> int:
+    """
+    How many migrations of this code the database lacks; that it has newer ones is no fault.
+
+    Raises:
+        UnavailableError: PostgreSQL does not answer.
+    """
+    rows = await db.tuples("SELECT version FROM schema_migration", {})
+    return len({version for version, _, _ in migrations()} - {version for (version,) in rows})
 
 
 async def _index_messages(connection: AsyncConnection[DictRow]) -> None:

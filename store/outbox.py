@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from store.access import Access
+from store.cipher import SEALED, Cipher, at
 from store.database import Database, Transaction
 from store.json import dump_json
 from store.models import JsonObject
@@ -228,6 +229,8 @@ async def publish(db: Database) -> int:
         made = await _made(tx, rows)
         if made:
             [(after,)] = locked
+            for seq, change in enumerate(made, after + 1):
+                change["data"] = tx.cipher.seal_json(change["data"], _at(seq))
             text = dump_json(made).decode()
             await tx.execute(SQL["publish"], {"after": after, "changes": text})
             await _forget(tx, rows, after)
@@ -330,12 +333,31 @@ async def read(
     rows = await db.tuples(SQL["read"], params)
     head, trimmed_through = rows[0][:2]
     found = [
-        Change(seq=seq, name=name, thread_id=of, data=data, created_at=at)
-        for _, _, seq, name, of, data, at in rows
+        Change(
+            seq=seq,
+            name=name,
+            thread_id=of,
+            data=db.cipher.open_json(data, _at(seq)),
+            created_at=created_at,
+        )
+        for _, _, seq, name, of, data, created_at in rows
         if seq is not None
     ]
     through = found[-1].seq if len(found) == limit else min(after + WINDOW, head)
     return Page(changes=found, through=through, head=head, trimmed_through=trimmed_through)
+
+
+def opened_body(cipher: Cipher, body: JsonObject) -> JsonObject:
+    """What a webhook is told, as `Change.body`: beside a change's sealed data stands the rest."""
+    if SEALED not in body:
+        # As fanned out without keys, or by a stranger: `open_json` knows.
+        return {**body, "data": cipher.open_json(body.get("data"), _at(body.get("seq", 0)))}
+    told = {name: value for name, value in body.items() if name != SEALED}
+    return {**told, "data": cipher.open_json(body, _at(body["seq"]))}
+
+
+def _at(seq: int) -> bytes:
+    return at("change.data", str(seq))
 
 
 async def concerned(

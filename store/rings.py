@@ -101,10 +101,12 @@ def follows(cursor: EventId, position: EventId) -> bool:
 
 @dataclass(slots=True)
 class Memory:
-    """What all rings of the process hold together, in bytes."""
+    """What all rings of the process hold together, in bytes, and what was ever written to them."""
 
     limit: int
     used: int = 0
+    written_events: int = 0
+    written_bytes: int = 0
 
 
 class Ring:
@@ -311,6 +313,9 @@ class ThreadWriter:
         event = Event(self.epoch, self._seq, self.run_id, name, data, at)
         if self._ring.lease is self.fenced:
             self._ring.append(event)
+            memory = self._ring.memory
+            memory.written_events += 1
+            memory.written_bytes += len(data)
             self._written(self._ring)
         return event
 

@@ -6,15 +6,17 @@ that who may see a session stays containment (decisions 12 and 24). Both go with
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
 from store import sessions
 from store.access import Access, Role
-from store.database import Database, repeated
+from store.cipher import at
+from store.database import Database, Transaction, repeated
 from store.errors import ConflictError, NotFoundError
 from store.models import JsonObject
+from store.search import open_name, opened_content
 from store.sql import load
 
 SQL = load("shares")
@@ -53,6 +55,8 @@ class Shared:
     mode: Mode
     password_hash: str | None
     name: str
+    #: Whether the name is the snapshot's own.
+    is_named: bool
     graph_id: str | None
     created_at: datetime
     expires_at: datetime | None
@@ -106,10 +110,19 @@ async def create(
         created = await tx.one(Link, SQL["create"], params)
         if created is not None and mode == "snapshot":
             await tx.execute(SQL["snapshot"], params)
+            await _seal_name(tx, share_id)
     if created is not None:
         return created
     await sessions.get(db, thread_id, access=access)
     raise ConflictError(f"A session has {MAX_LINKS} links at the most: revoke one")
+
+
+async def _seal_name(tx: Transaction, share_id: str) -> None:
+    """What a snapshot is called was sealed where its session is."""
+    if tx.cipher.is_on:
+        [(name,)] = await tx.tuples(SQL["name"], {"share_id": share_id})
+        sealed = tx.cipher.seal_text(open_name(tx.cipher, name), at("share.name", share_id))
+        await tx.execute(SQL["set_name"], {"share_id": share_id, "name": sealed})
 
 
 async def links(db: Database, thread_id: str, *, access: Access) -> list[Link]:
@@ -155,7 +168,14 @@ async def find(db: Database, token_hash: bytes) -> Shared:
     found = await repeated(lambda: db.one(Shared, SQL["find"], params))
     if found is None:
         raise NotFoundError("The share does not exist")
-    return found
+    cipher = db.cipher
+    if not cipher.is_on:
+        return found
+    if found.is_named:
+        name = cipher.open_text(found.name, at("share.name", found.share_id))
+    else:
+        name = open_name(cipher, found.name)
+    return replace(found, name=name)
 
 
 async def begin_attempt(db: Database, share_id: str) -> bool:
@@ -185,7 +205,13 @@ async def messages(
         "limit": limit + 1,
     }
     rows = await db.all(SharedMessage, query, params)
-    return rows[:limit], len(rows) > limit
+    page = rows[:limit]
+    if db.cipher.is_on:
+        page = [
+            replace(row, content=opened_content(db.cipher, shared.thread_id, row.id, row.content))
+            for row in page
+        ]
+    return page, len(rows) > limit
 
 
 async def members(db: Database, thread_id: str, *, access: Access) -> dict[str, Role]:

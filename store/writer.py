@@ -19,6 +19,7 @@ from store.commits import Entry, commit
 from store.database import CONNECT, PING_SECONDS, Database, limited, translated_errors
 from store.errors import LeaseLostError, UnavailableError
 from store.lane import Lane
+from store.meters import BATCH_SIZES, SHORT_SECONDS, Histogram, QueryMeter
 
 _BATCH_ITEMS: Final = 256
 _BATCH_BYTES: Final = 8 * 2**20
@@ -45,8 +46,20 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, conninfo: str, *, deadline_seconds: float, max_items: int, max_bytes: int
+        self,
+        conninfo: str,
+        *,
+        deadline_seconds: float,
+        max_items: int,
+        max_bytes: int,
+        meter: QueryMeter | None = None,
     ) -> None:
+        #: Of the transactions that were committed: how many entries each had, and how long it took.
+        self.batches = Histogram(BATCH_SIZES)
+        self.commits = Histogram(SHORT_SECONDS)
+        self.committed_bytes = 0
+        #: Transactions that PostgreSQL did not take, and entries whose lease no longer held.
+        self.failed_count = self.refused_count = 0
         self._conninfo = conninfo
         self._deadline_seconds = deadline_seconds
         self._max_items, self._max_bytes = max_items, max_bytes
@@ -59,7 +72,12 @@ class CheckpointWriter:
         # of the batch under way: entries whose thread somebody else holds locked
         self._later: list[Entry] = []
         # of no other use: it has no more than one batch under way
-        self._lane = Lane(self._connect, deadline_seconds=_COMMIT_SECONDS)
+        self._lane = Lane(self._connect, deadline_seconds=_COMMIT_SECONDS, meter=meter)
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many entries, and bytes, are queued or being committed."""
+        return self._items, self._bytes
 
     async def write(self, entry: Entry) -> asyncio.Future[None]:
         """
@@ -162,6 +180,7 @@ class CheckpointWriter:
             try:
                 await self._commit(entries)
             except Exception as exc:  # noqa: BLE001 - it fails one entry, and the writer goes on
+                self.failed_count += 1
                 is_locked = isinstance(exc, pg.LockNotAvailable)
                 is_passing = _is_passing(exc)
                 if len(entries) > 1 and (is_locked or not is_passing):
@@ -199,9 +218,14 @@ class CheckpointWriter:
 
     async def _commit(self, entries: Sequence[Entry]) -> None:
         size = sum(entry.size for entry in entries)
+        began_at = time.monotonic()
         held = await commit(self._lane, entries, extra_seconds=size * _BYTE_SECONDS)
+        self.commits.observe(time.monotonic() - began_at)
+        self.batches.observe(len(entries))
+        self.committed_bytes += size
         for entry in entries:
             if entry.epoch is not None and (entry.thread_id, entry.epoch) not in held:
+                self.refused_count += 1
                 _fail(entry, lease_lost(entry.thread_id))
             elif not entry.committed.done():
                 entry.committed.set_result(None)
@@ -236,6 +260,7 @@ async def open_writer(
         deadline_seconds=deadline_seconds,
         max_items=max_items,
         max_bytes=max_bytes,
+        meter=database.meter,
     )
     task = asyncio.create_task(writer.run(), name="checkpoint-writer")
     try:

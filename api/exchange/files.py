@@ -60,10 +60,6 @@ def entries(file: BinaryIO, form: Form = "auto") -> Iterator[Entry]:
 
 def _entries(file: BinaryIO, form: Form) -> Iterator[Entry]:
     begins = _beginning(file)
-    if begins.startswith(b"PK\x03\x04"):
-        raise InvalidInputError(
-            "The file is an archive: unpack it and send what is in it", code="unknown_format"
-        )
     is_json = begins[:1] in (b"{", b"[")
     if is_json and form != "markdown":
         yield from _of_items(reading.values(file), form)

@@ -110,6 +110,7 @@ async def create_webhook(
 
     Its ``secret`` is in this answer and in no other. What is sent is signed as Standard Webhooks has it.
     """
+    caller.require("webhooks:create")
     access = await _seen(caller)
     await _check(services, body.url)
     # What happened before is not for this one.
@@ -139,6 +140,7 @@ async def _check(services: Services, url: str) -> None:
 @router.get("/webhooks")
 async def list_webhooks(caller: CallerDep, services: ServicesDep) -> Response:
     """The caller's webhooks, the oldest first."""
+    caller.require("webhooks:read")
     await _seen(caller)
     found = await subscriptions.list_all(services.db, identity=caller.identity)
     data = [webhook_json(one) for one in found]
@@ -148,6 +150,7 @@ async def list_webhooks(caller: CallerDep, services: ServicesDep) -> Response:
 @router.get("/webhooks/{webhook_id}")
 async def get_webhook(webhook_id: WebhookId, caller: CallerDep, services: ServicesDep) -> Response:
     """One of the caller's webhooks."""
+    caller.require("webhooks:read")
     await _seen(caller)
     found = await subscriptions.get(services.db, webhook_id, identity=caller.identity)
     return json_response(webhook_json(found))
@@ -161,6 +164,7 @@ async def update_webhook(
     services: ServicesDep,
 ) -> Response:
     """Change a webhook; from now on it is told of the sessions that the caller may see now."""
+    caller.require("webhooks:update")
     access = await _seen(caller)
     await subscriptions.get(services.db, webhook_id, identity=caller.identity)
     if body.url is not None:
@@ -178,6 +182,7 @@ async def delete_webhook(
     webhook_id: WebhookId, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Delete a webhook with its deliveries; what is waiting is not sent."""
+    caller.require("webhooks:delete")
     await _seen(caller)
     await subscriptions.delete(services.db, webhook_id, identity=caller.identity)
     return Response(status_code=204)
@@ -193,6 +198,7 @@ async def list_deliveries(
     cursor: str | None = None,
 ) -> Response:
     """What was sent to a webhook, the newest first; ``status=dead`` is what was given up."""
+    caller.require("webhooks:read")
     await _seen(caller)
     page, more = await subscriptions.deliveries(
         services.db,
@@ -212,6 +218,7 @@ async def replay_delivery(
     webhook_id: WebhookId, delivery_id: WebhookId, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Send again what was delivered or given up, under the same ``webhook-id``."""
+    caller.require("webhooks:update")
     await _seen(caller)
     again = await subscriptions.replay(
         services.db, webhook_id, delivery_id, identity=caller.identity

@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Annotated, Any, BinaryIO, Final, cast
 
@@ -14,6 +15,7 @@ from uuid_utils.compat import uuid7
 
 from api.auth import Caller
 from api.deps import HAS_MESSAGES, CallerDep, ServicesDep, SessionId
+from api.exchange.archives import is_archive, unpack
 from api.exchange.exporting import MEDIA, Branch, Export, Format
 from api.exchange.files import Form, entries
 from api.exchange.importing import Report
@@ -45,6 +47,7 @@ _FILE = {
             },
             "application/x-ndjson": {"schema": {"type": "string"}},
             "text/markdown": {"schema": {"type": "string"}},
+            "application/zip": {"schema": {"type": "string", "format": "binary"}},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -126,13 +129,22 @@ async def import_sessions(
     ] = None,
 ) -> Response:
     """
-    Take the conversations of a file in: of this server's exports, ChatGPT, Open WebUI, OpenAI's chat
-    form, ShareGPT, or Markdown.
+    Take the conversations of a file in: of this server's exports, ChatGPT (its archive too), Open WebUI,
+    OpenAI's chat form, ShareGPT, or Markdown.
 
     Whatever is taken in twice is there once; a longer file of the same conversation adds what is new.
     """
-    with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(tempfile.SpooledTemporaryFile(MEMORY_BYTES))
         size = await _receive(request, file)
+        if is_archive(cast("BinaryIO", file)):
+            archive, file = file, stack.enter_context(tempfile.SpooledTemporaryFile(MEMORY_BYTES))
+            size = await asyncio.to_thread(
+                unpack,
+                cast("BinaryIO", archive),
+                cast("BinaryIO", file),
+                max_bytes=services.settings.request_body_max_bytes,
+            )
         if background if background is not None else size > SOON_BYTES:
             begun = await _begin(services, caller, file, size, form=format, dry_run=dry_run)
             return _accepted(begun)

@@ -6,6 +6,7 @@ from typing import cast
 
 from fastapi import APIRouter, WebSocket
 
+from api import limits
 from api.auth import Caller
 from api.bodies import parse
 from api.deps import ServicesDep
@@ -39,6 +40,8 @@ async def session_socket(websocket: WebSocket, services: ServicesDep) -> None:
         return
     try:
         caller = await _caller(websocket)
+        if caller is not None:
+            await limits.enter(caller)
     except Error as exc:
         await refuse(websocket, exc)
         return

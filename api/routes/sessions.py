@@ -87,13 +87,16 @@ async def list_sessions(
     Sessions, those that are pinned first, and the one touched last first.
 
     `status=all` is all but the deleted ones. `tag` may be repeated: sessions that have them all. `q` is a
-    part of their names, or words of one of their messages, which is their `snippet` then. Pinned sessions do not come first in other orders than the usual one, or among
-    what is archived or deleted, unless `pinned_first` says so. `counts=true` adds how many sessions the
-    user has.
+    part of their names, or words of one of their messages, which is their `snippet` then. `shared=true`
+    is what others share with the caller, `shared=false` all else. Pinned sessions do not come first in
+    other orders than the usual one, or among what is archived or deleted, unless `pinned_first` says
+    so. `counts=true` adds how many sessions the user has.
     """
     place = session_cursor(asked.cursor)
     value: JsonObject = {"metadata": {}, "limit": asked.limit, "offset": 0}
-    access = await caller.may("threads", "search", value)
+    access = await caller.may("threads", "search", value, shared=asked.shared is not False)
+    if asked.shared:
+        access = Access.of_memberships(caller.identity)
     snippets = await _said(services, asked.q, access) if asked.q else {}
     which, sort_by = asked.filter(snippets), asked.sort_by()
     page, more = await sessions.list_page(

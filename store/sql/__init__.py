@@ -5,6 +5,8 @@ from functools import cache
 from importlib.resources import files
 from typing import LiteralString, cast
 
+from store.meters import query_names
+
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
@@ -24,4 +26,5 @@ def load(module: str) -> dict[str, LiteralString]:
     queries = dict(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
     if len(queries) * 2 != len(parts):
         raise ValueError(f"A name occurs twice in {module}.sql")
+    query_names.update({query: f"{module}.{name}" for name, query in queries.items()})
     return cast("dict[str, LiteralString]", queries)

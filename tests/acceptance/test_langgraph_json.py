@@ -82,7 +82,6 @@ def test_a_project_is_served_and_what_of_it_is_not_is_said(
             {"THREADWELL_STRICT": "true"},
             ["graph 'broken'", "`http.disable_mpc`", "no-such-package"],
         ),
-        ({"LANGGRAPH_AES_KEY": "0123456789abcdef"}, ["would be kept in the clear"]),
         ({"LANGGRAPH_HTTP": "{"}, ["LANGGRAPH_HTTP is not JSON"]),
     ],
 )

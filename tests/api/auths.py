@@ -35,6 +35,7 @@ USERS: dict[str, Any] = {
     "tuple": (["p"], "tuple"),
     "thing": WithIdentity(),
     "row": Row("row", {"name": "T"}),
+    "watcher": {"identity": "watcher", "permissions": ["metrics:read"]},
     "none": None,
     "number": 5,
     "nameless": {"display_name": "x"},

@@ -306,6 +306,8 @@ CASES: dict[str, list[Case]] = {
         Case(200, rpc("GetTask", id="{task}"), path="/a2a/ask", says="not found"),
         Case(200, rpc("CancelTask", id="{task}"), path="/a2a/ask", says="not found"),
     ],
+    # Of everybody's work, and of nobody's: for whom it is, see tests/api/test_observability.py.
+    "GET /metrics": [Case(403, owner=403)],
     "GET /a2a/{assistant_id}": [Case(400)],
     "GET /a2a/{assistant_id}/.well-known/agent-card.json": [Case(400)],
     "GET /a2a/{assistant_id}/.well-known/agent.json": [Case(400)],

@@ -1,7 +1,9 @@
 """Sessions as files: exported, imported, and both again."""
 
 import asyncio
+import io
 import json
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -314,10 +316,12 @@ async def test_what_cannot_be_read_is_told_and_the_rest_comes_in(http: httpx.Asy
         assert (refused.status_code, refused.json()["code"]) == (status, code), content[:9]
     broken = await imported(http, json.dumps(good) + "\n{")
     assert counts(broken) == {"skipped": 1, "failed": 1}
-    form = await http.post(
-        "/api/sessions/import", files={"file": ("x.json", json.dumps(good))}, headers=ADA
-    )
-    assert counts(form.json()) == {"skipped": 1}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("conversations.json", json.dumps([good]))
+    for name, file in (("x.json", json.dumps(good)), ("x.zip", packed.getvalue())):
+        form = await http.post("/api/sessions/import", files={"file": (name, file)}, headers=ADA)
+        assert counts(form.json()) == {"skipped": 1}
     nameless = await http.post("/api/sessions/import", files={"other": ("x", "y")}, headers=ADA)
     assert nameless.status_code == 422
 

@@ -1,13 +1,17 @@
 """Files of conversations, as they are read: whatever is in them, nothing but our errors comes of it."""
 
+import contextlib
 import io
 import json
+import struct
+import zipfile
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from api.exchange import markdown, native
+from api.exchange.archives import is_archive, unpack
 from api.exchange.files import Entry, Form, entries
 from api.exchange.transcript import Transcript, Utterance, checked
 from store.errors import InvalidInputError, TooLargeError
@@ -182,3 +186,63 @@ def test_what_is_beyond_a_bound_is_passed_over() -> None:
     assert entry.transcript is not None
     with pytest.raises(InvalidInputError, match="500 times"):
         entry.transcript.stretches()
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in files.items():
+            packed.writestr(name, content)
+    return written.getvalue()
+
+
+def unpacked(content: bytes, max_bytes: int = 2**20) -> bytes:
+    into = io.BytesIO()
+    assert is_archive(io.BytesIO(content))
+    assert unpack(io.BytesIO(content), into, max_bytes=max_bytes) + 1 <= len(into.getvalue())
+    return into.read()
+
+
+def test_an_archive_of_chatgpt_is_read_as_what_is_in_it() -> None:
+    said = [{"messages": [{"role": "user", "content": f"question {n}"}]} for n in range(3)]
+    parts = [json.dumps(said[:2]).encode(), json.dumps(said[2:]).encode()]
+    picture = {"pictures/a.png": b"x", "pictures/deep/conversations.json": b"not this one"}
+
+    one = unpacked(archive({**picture, "conversations.json": parts[0]}))
+    many = unpacked(
+        archive({"e/conversations-000.json": parts[0], "e/conversations-001.json": parts[1]})
+    )
+
+    assert [len(conversations(read(content))) for content in (one, many)] == [2, 3]
+
+
+def test_an_archive_is_unpacked_within_bounds_whatever_it_says_of_itself() -> None:
+    bomb = archive({"conversations.json": b"[" + b" " * 2**24})
+    assert len(bomb) < 2**15
+    with pytest.raises(TooLargeError):
+        unpacked(bomb)
+    # Its headers say that there is a byte in it: no more is unpacked, or nothing.
+    liar = bytearray(archive({"conversations.json": b"[" + b" " * 2**24}))
+    place = liar.rfind(b"PK\x01\x02")
+    struct.pack_into("<L", liar, place + 24, 1)
+    with pytest.raises(InvalidInputError):
+        unpacked(bytes(liar))
+    many = archive({f"{n:0100}": b"" for n in range(35_000)})
+    with pytest.raises(TooLargeError):
+        unpacked(many)
+
+
+@QUICK
+@given(place=st.integers(0, 300), byte=st.integers(0, 255), cut=st.integers(0, 120))
+def test_a_damaged_archive_is_refused_or_read(place: int, byte: int, cut: int) -> None:
+    content = bytearray(archive({"conversations.json": b'[{"messages": []}]', "b.txt": b"b"}))
+    content[place % len(content)] = byte
+    content[:4] = b"PK\x03\x04"
+    with contextlib.suppress(InvalidInputError, TooLargeError):
+        unpacked(bytes(content[: len(content) - cut]))
+
+
+def test_what_is_no_archive_of_conversations_is_told() -> None:
+    for content in (b"PK\x03\x04zip", archive({"other.json": b"[]"})):
+        with pytest.raises(InvalidInputError):
+            unpacked(content)

@@ -19,18 +19,21 @@ ZH = {"accept-language": "zh-CN,zh;q=0.9,en;q=0.8"}
 
 #: What is told at the start, to jobs and logs, to graphs, or in the words of another protocol.
 ELSEWHERE = re.compile(
-    r"api/(a2a|bootstrap|commands|custom_app|embedded|jsonrpc|prices|protocol_\w+|sdk_cache|settings"
+    r"api/(a2a|bootstrap|commands|custom_app|embedded|jsonrpc|keys_command|permissions|prices|protocol_\w+|sdk_cache|settings"
     r"|shared_server|supervisor|unprivileged|doors/\w+|compat/\w+|adapter\w*"
     r"|routes/(a2a|mcp|openai\w*|protocol))\.py"
-    r"|graph/(agents/\w+|config|crons|custom|factory|http_section|jobs|persistence|priorities"
+    r"|graph/(agents/\w+|config|crons|custom|encryption|factory|http_section|jobs|persistence|priorities"
     r"|protocol_events|user|webhook_config)\.py"
     r"|store/(cache|chatchat|events|lane|migrate|rings|vectors|sql/__init__)\.py"
 )
 #: Errors that no request is answered with, and texts that are another's.
 UNTOLD = {"JobFailedError", "LeaseLostError", "BrokenOffError"}
-#: Of `auth` in langgraph.json, which stop the start.
+#: Of `auth` in langgraph.json, and of settings, which stop the start.
 STARTING = {
     "auth: {} is no usable `Auth`: {}", "it is a {}", "it has no @auth.authenticate handler",
+    "THREADWELL_JWT_JWKS: {} is neither a URL nor a file",
+    "THREADWELL_JWT_ISSUER, or THREADWELL_JWT_JWKS, must be https: keys that somebody on the way could "
+    "change prove nothing. A file of the keys will do, too",
     "authenticate's {} cannot be filled", "authenticate wants {}; nothing fills it",
 }  # fmt: skip
 

@@ -83,6 +83,18 @@ def test_project_rebuilds_only_when_told_to(recorder: Recorder, rebuild: bool) -
     assert recorder.options == {"rebuild": rebuild}
 
 
+def test_keys_are_made_by_what_is_said(recorder: Recorder) -> None:
+    __main__.main(
+        ["keys", "create", "--owner", "ada", "--role", "reader", "--permission", "store:*"]
+    )
+    assert recorder.options == {
+        "action": "create", "key_id": None, "owner": "ada", "name": "", "role": ["reader"],
+        "permission": ["store:*"], "expires": "90d", "json": False,
+    }  # fmt: skip
+    __main__.main(["keys", "revoke", "tw_x"])
+    assert (recorder.options["action"], recorder.options["key_id"]) == ("revoke", "tw_x")
+
+
 def test_a_wrong_setting_is_told_in_words(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

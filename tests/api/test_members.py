@@ -6,7 +6,7 @@ import pytest
 from langgraph_sdk import Auth
 
 from api.auth import Caller
-from api.authority import Action, Authority, Resource
+from api.authority import Action, AuthHandlers, Resource
 from graph.user import User
 from store.access import EVERYTHING, Access
 from store.errors import PermissionDeniedError
@@ -30,7 +30,7 @@ def bob(answer: Any) -> Caller:
         value.setdefault("metadata", {}).update(OWNS)
         return answer
 
-    return Caller(request_id="r", user=User({"identity": "bob"}), authority=Authority(auth))
+    return Caller(request_id="r", user=User({"identity": "bob"}), authority=AuthHandlers(auth))
 
 
 @pytest.mark.parametrize(

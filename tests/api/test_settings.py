@@ -68,6 +68,12 @@ def test_log_level_may_be_written_in_capitals(monkeypatch: pytest.MonkeyPatch) -
         ("DATABASE_POOL_MAX_SIZE", "1"),
         ("REDIS_URL", "http://127.0.0.1"),
         ("THREADWELL_WORKERS", "-1"),
+        ("THREADWELL_AUTH", "none,keys"),
+        ("THREADWELL_AUTH", "passwords"),
+        ("THREADWELL_JWT_ISSUER", "https://issuer.example"),
+        ("THREADWELL_JWT_ALGORITHMS", "HS256"),
+        ("THREADWELL_JWT_ALGORITHMS", ""),
+        ("THREADWELL_JWT_DEFAULT_ROLE", "root"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_name_of_its_setting(

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from api.bootstrap import Services
 from api.settings import Settings
@@ -286,6 +287,21 @@ async def test_a_viewer_reads_and_no_more(http: httpx.AsyncClient) -> None:
     assert (spoken.status_code, changed.status_code) == (404, 404)
 
 
+async def test_a_list_has_what_is_shared_with_one_or_leaves_it_out(http: httpx.AsyncClient) -> None:
+    shared_id, _unshared_id = await session(http), await session(http)
+    await share(http, shared_id, audience="users", users=["bob"])
+    own = await http.post("/api/sessions", json={}, headers=BOB)
+
+    async def listed(**query: str) -> list[str]:
+        found = await http.get("/api/sessions", params=query, headers=BOB)
+        return [one["id"] for one in found.json()["data"]]
+
+    assert await listed() == [own.json()["id"], shared_id]
+    assert await listed(shared="true") == [shared_id]
+    assert await listed(shared="false") == [own.json()["id"]]
+    assert await listed(shared="true", user_id="bob") == []
+
+
 async def test_an_editor_speaks_and_makes_nobody_the_owner(http: httpx.AsyncClient) -> None:
     session_id = await session(http, "hello")
     path = f"/api/sessions/{session_id}"
@@ -394,15 +410,15 @@ async def test_two_people_live_in_one_session(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_token_is_in_no_log_and_in_no_row(
-    http: httpx.AsyncClient, services: Services, capsys: pytest.CaptureFixture[str]
+    http: httpx.AsyncClient, services: Services
 ) -> None:
     session_id = await session(http, "hello")
     url = (await share(http, session_id))["url"]
     token = url.rsplit("/", 1)[1]
-    capsys.readouterr()
-    await http.get(url)
     # uvicorn's own log is off in the servers that people start.
-    logged = capsys.readouterr().out
+    with capture_logs() as entries:
+        await http.get(url)
+    logged = str(entries)
     rows = await services.db.tuples("SELECT s::text FROM share AS s", {})
 
     assert len(token) >= 43

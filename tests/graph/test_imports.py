@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import pytest
@@ -32,6 +32,7 @@ GRAPHS = {
     "tooled": "tests.graph.test_imports:tooled",
     "things": "tests.graph.sample_graphs:things",
 }
+ROLES: list[tuple[str, Literal["user", "assistant"]]] = [("human", "user"), ("ai", "assistant")]
 LONG_AGO = datetime(2023, 5, 6, 7, 8, 9, tzinfo=UTC)
 
 
@@ -69,12 +70,12 @@ def held_elsewhere(turns: int, **more: Any) -> ImportedSession:
     said = [
         ImportedMessage(
             id=f"{kind}-{turn}",
-            type=kind,
+            role=role,
             content=f"{kind} {turn}",
             created_at=LONG_AGO + timedelta(minutes=turn),
         )
         for turn in range(turns)
-        for kind in ("human", "ai")
+        for kind, role in ROLES
     ]
     times = {"created_at": LONG_AGO, "updated_at": LONG_AGO + timedelta(minutes=turns)}
     return ImportedSession(**{"session_id": str(uuid4()), "messages": said, **times, **more})
@@ -163,8 +164,13 @@ async def test_what_is_wrong_leaves_nothing(services: Services) -> None:
     await services.imports.write(theirs, access=EVERYTHING)
     wrong = [
         held_elsewhere(1, session_id="not-a-uuid"),
-        held_elsewhere(1, messages=[ImportedMessage(id="", type="human", content="x")]),
-        held_elsewhere(1, messages=[ImportedMessage(id="t", type="tool", content="no call")]),
+        held_elsewhere(1, messages=[ImportedMessage(id="", role="user", content="x")]),
+        held_elsewhere(
+            1,
+            messages=[
+                ImportedMessage(id="a", role="assistant", content="", more={"tool_calls": 1})
+            ],
+        ),
         held_elsewhere(1, metadata={"assistant_id": "nobody"}),
     ]
 

@@ -1,0 +1,231 @@
+"""What operators see: metrics and who may read them, probes, and slow statements."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from operator import eq, ge, gt, lt
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from langgraph_sdk.client import LangGraphClient
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
+
+from api.app import create_app
+from api.bootstrap import Services, open_services
+from api.embedded import Servers
+from api.settings import Settings
+from store.database import open_database
+from tests.acceptance.talk import says
+from tests.serving import serving
+
+TOKEN = "collectors-only-0123"
+#: No label may have a value that a client makes: these are all there are.
+LABELS = {
+    "process", "status", "how", "why", "kind", "outcome", "pool", "door", "method", "le",
+    "version", "implementation", "major", "minor", "patchlevel", "generation",
+}  # fmt: skip
+
+
+Labels = tuple[tuple[str, str], ...]
+Bound = tuple[Callable[[Any, Any], bool], float]
+Measured = dict[tuple[str, Labels], float]
+
+
+def read(text: str) -> Measured:
+    """Every series by its name and its labels, without the process."""
+    return {
+        (sample.name, tuple(sorted((k, v) for k, v in sample.labels.items() if k != "process"))): (
+            sample.value
+        )
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(found: Measured, name: str, **labels: str) -> float:
+    return found[name, tuple(sorted(labels.items()))]
+
+
+#: Of two runs by `chat` and one by `boom`: by how much what grows, and what is so afterwards.
+GROWN: dict[tuple[str, Labels], Bound] = {
+    ("threadwell_runs_begun_total", (("how", "at_once"),)): (eq, 2),
+    ("threadwell_runs_begun_total", (("how", "claimed"),)): (eq, 1),
+    ("threadwell_runs_ended_total", (("status", "success"),)): (eq, 2),
+    ("threadwell_runs_ended_total", (("status", "error"),)): (eq, 1),
+    ("threadwell_run_seconds_count", ()): (eq, 3),
+    ("threadwell_run_wait_seconds_count", ()): (eq, 3),
+    ("threadwell_run_first_token_seconds_count", ()): (ge, 1),
+    ("threadwell_events_written_total", ()): (gt, 10),
+    ("threadwell_event_bytes_written_total", ()): (gt, 100),
+    ("threadwell_redis_events_sent_total", ()): (gt, 10),
+    ("threadwell_redis_bytes_sent_total", ()): (gt, 100),
+    ("threadwell_redis_round_trip_seconds_count", ()): (ge, 1),
+    ("threadwell_commit_batch_entries_count", ()): (gt, 2),
+    ("threadwell_commit_bytes_total", ()): (gt, 100),
+    ("threadwell_finish_batch_runs_sum", ()): (eq, 3),
+    ("threadwell_postgres_seconds_count", (("pool", "graphs"),)): (gt, 2),
+    ("threadwell_postgres_seconds_count", (("pool", "api"),)): (gt, 4),
+    (
+        "threadwell_http_requests_total",
+        (("door", "other"), ("method", "GET"), ("status", "404")),
+    ): (eq, 1),
+}
+NOW: dict[tuple[str, Labels], Bound] = {
+    ("threadwell_redis_lag_seconds", ()): (lt, 5),
+    ("threadwell_heartbeat_age_seconds", ()): (lt, 15),
+    ("threadwell_http_open", (("kind", "request"),)): (eq, 1),  # the one that asks
+    ("threadwell_jobs_total", (("kind", "webhook"), ("outcome", "given_up"))): (eq, 0),
+    ("threadwell_runs_given_up_total", (("why", "lost"),)): (eq, 0),
+    ("threadwell_graphs_blocked", ()): (eq, 0),
+}
+
+
+def _faults(
+    expected: dict[tuple[str, Labels], Bound],
+    value_of: Callable[[tuple[str, Labels]], float],
+) -> list[tuple[tuple[str, Labels], float]]:
+    return [
+        (key, value_of(key))
+        for key, (holds, bound) in expected.items()
+        if not holds(value_of(key), bound)
+    ]
+
+
+async def test_metrics_tell_what_runs_have_done(
+    client: LangGraphClient, http: httpx.AsyncClient
+) -> None:
+    before = read((await http.get("/metrics")).text)
+    thread_id = (await client.threads.create())["thread_id"]
+    async for _ in client.runs.stream(
+        thread_id, "chat", input=says("hello"), stream_mode="messages-tuple"
+    ):
+        pass
+    run = await client.runs.create(thread_id, "chat", input=says("again"))
+    await client.runs.join(thread_id, run["run_id"])
+    failed = await client.threads.create()
+    await client.runs.wait(failed["thread_id"], "boom", input={}, raise_error=False)
+    await http.get("/door-of-a-scanner")
+    answer = await http.get("/metrics")
+    found = read(answer.text)
+
+    assert _faults(GROWN, lambda key: found[key] - before.get(key, 0)) == []
+    assert _faults(NOW, lambda key: found[key]) == []
+    labels = {label for _, pairs in found for label, _ in pairs}
+    assert labels <= LABELS
+    assert thread_id not in answer.text
+
+
+async def test_a_stream_is_counted_for_as_long_as_it_is_open(
+    client: LangGraphClient, http: httpx.AsyncClient
+) -> None:
+    thread_id = (await client.threads.create())["thread_id"]
+    async with http.stream("GET", f"/threads/{thread_id}/stream") as stream:
+        assert stream.status_code == 200
+        during = read((await http.get("/metrics")).text)
+    assert value(during, "threadwell_http_open", kind="stream") == 1
+    assert value(during, "threadwell_followers") == 1
+
+
+@asynccontextmanager
+async def guarded(
+    tmp_path: Path, servers: Servers, database_url: str, **more: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A server that knows its callers."""
+    config = tmp_path / "langgraph.json"
+    auth = {"path": "tests.api.auths:auth"}
+    config.write_text(json.dumps({"graphs": {"who": "tests.api.auth_graphs:who"}, "auth": auth}))
+    settings = Settings(config=config, **more)
+    async with (
+        open_services(settings, database_url=database_url, redis_url=servers.redis_url) as services,
+        services.worker.working(),
+        serving(create_app(services)) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
+    ):
+        yield http
+
+
+async def test_strangers_do_not_read_metrics_where_callers_are_known(
+    tmp_path: Path, servers: Servers, database_url: str
+) -> None:
+    async with guarded(tmp_path, servers, database_url, metrics_token=TOKEN) as http:
+
+        async def status(authorization: str | None, path: str = "/metrics") -> int:
+            headers = {"authorization": authorization} if authorization else {}
+            return (await http.get(path, headers=headers)).status_code
+
+        assert await status(None) == 401
+        assert await status("Bearer ada") == 403
+        assert await status("Bearer watcher") == 200
+        assert await status(f"Bearer {TOKEN}") == 200
+        assert await status(f"Bearer {TOKEN}x") == 403  # somebody else's name here
+        # The collector's token opens nothing else as nobody: to the `Auth` it is a name like others.
+        assert await status(None, "/threads/x") == 401
+        assert (await http.get("/ready")).status_code == 200
+        refused = (await http.get("/metrics", headers={"authorization": "Bearer ada"})).json()
+    assert refused["code"] == "permission_denied"
+    async with guarded(tmp_path, servers, database_url, metrics_public=True) as http:
+        assert (await http.get("/metrics")).status_code == 200
+
+
+def test_a_token_that_can_be_guessed_is_refused() -> None:
+    with pytest.raises(ValidationError, match="metrics_token"):
+        Settings(metrics_token="short")  # type: ignore[arg-type]
+    assert TOKEN not in repr(Settings(metrics_token=TOKEN))  # type: ignore[arg-type]
+
+
+async def test_a_process_is_ready_until_it_goes(
+    services: Services, http: httpx.AsyncClient
+) -> None:
+    up, deep = await http.get("/ready"), await http.get("/ok?deep=1")
+    assert up.status_code == 200
+    checks = {
+        "postgres": "ok", "migrations": "ok", "redis": "ok", "lease": "ok", "graphs": "ok",
+        "process": "ok",
+    }  # fmt: skip
+    assert up.json() == {"ready": True, "checks": checks}
+    assert deep.json() == {"ok": True, "services": checks}
+    assert (await http.get("/ok")).json() == {"ok": True, "services": {}}
+
+    await services.worker.drain(grace_seconds=0)
+    services.health.forget()
+    going = await http.get("/ready")
+    assert going.status_code == 503
+    assert going.json()["checks"] == {**checks, "process": "draining"}
+    assert going.json()["code"] == "unavailable"
+    assert going.headers["retry-after"] == "1"
+
+
+async def test_a_process_is_not_ready_on_a_schema_that_lacks_something(
+    services: Services, http: httpx.AsyncClient
+) -> None:
+    """As a new version is that came before `threadwell migrate`; an old one on a newer is ready."""
+    await services.db.execute("INSERT INTO schema_migration VALUES (9999, 'later')", {})
+    assert (await http.get("/ready")).status_code == 200
+    await services.db.execute("DELETE FROM schema_migration WHERE version = 1", {})
+    services.health.forget()
+    behind = await http.get("/ready")
+    assert behind.status_code == 503
+    assert behind.json()["checks"]["migrations"] == "behind"
+    # It is alive: to start it again is of no use.
+    assert (await http.get("/ok")).status_code == 200
+
+
+async def test_a_slow_statement_is_logged_by_name_and_without_what_is_in_it(
+    database_url: str,
+) -> None:
+    async with open_database(database_url, slow_query_seconds=0.05) as db:
+        with structlog.testing.capture_logs() as logged:
+            await db.tuples("SELECT 1, %(word)s::text", {"word": "secret"})
+            await db.tuples(
+                "SELECT   pg_sleep(0.1),\n %(word)s::text -- " + 200 * "x", {"word": "secret"}
+            )
+        slow = [line for line in logged if line["event"] == "slow query"]
+        assert len(slow) == db.meter.slow_count == 1
+    assert slow[0]["query"].startswith("SELECT pg_sleep(0.1), %(word)s::text --")
+    assert len(slow[0]["query"]) == 120
+    assert slow[0]["seconds"] >= 0.1
+    assert "secret" not in str(slow)
