@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, LiteralString
 
-from store import jobs, threads
+from store import audit, jobs, threads
 from store.access import EVERYTHING, Access, looking_for
-from store.cipher import Cipher
+from store.cipher import TEXT_MARK, Cipher
 from store.database import Database, repeated
 from store.errors import ChangedError, GoneError, NotFoundError, UnsupportedError
 from store.models import JsonObject, Session
@@ -213,7 +213,9 @@ async def counts(db: Database, which: Filter, *, access: Access) -> Counts:
         # While keys are changed there may be two forms of one name.
         found: Counter[str] = Counter()
         for name, count in of(kind).items():
-            found[db.cipher.open_values(name, [key])] += count
+            # A number, or whatever else was written there, is told as its JSON.
+            is_sealed = db.cipher.is_on and name.startswith(TEXT_MARK)
+            found[db.cipher.open_values(name, [key]) if is_sealed else name] += count
         return dict(found)
 
     return Counts(
@@ -302,7 +304,12 @@ async def restore(db: Database, session_id: str, *, access: Access) -> Session:
 
 
 async def purge(
-    db: Database, session_id: str, *, only_if_ended: bool = False, access: Access
+    db: Database,
+    session_id: str,
+    *,
+    only_if_ended: bool = False,
+    actor: str | None = None,
+    access: Access,
 ) -> None:
     """
     Delete a session for good, with all that it has, in one transaction, and remember that it was.
@@ -312,6 +319,7 @@ async def purge(
 
     Args:
         only_if_ended: Leave one alone whose time has not come.
+        actor: Who does it, for the audit log; None for the server itself.
 
     Raises:
         NotFoundError: There is no such session that is visible, deleted or not.
@@ -321,6 +329,7 @@ async def purge(
         if not await tx.tuples(SQL["lock"], params):
             raise not_found(session_id)
         await tx.execute(SQL["bury"], params)
+        await audit.record_of_thread(tx, "session.purged", session_id, actor=actor)
         await threads.delete_within(tx, session_id)
 
 

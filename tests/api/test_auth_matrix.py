@@ -379,6 +379,22 @@ CASES: dict[str, list[Case]] = {
         Case(200, {"messages": [{"role": "user", "content": "x"}]}, params={"dry_run": "true"})
     ],
     "GET /api/imports/{import_id}": [Case()],
+    "GET /api/audit": [
+        Case(
+            200, params={"owner": "ada"}, answer={"data": [], "next_cursor": None, "has_more": False}
+        ),
+        Case(
+            200, params={"actor": "ada"}, answer={"data": [], "next_cursor": None, "has_more": False}
+        ),
+    ],
+    # It would undo the world.
+    "DELETE /api/users/{user_id}/data": [Case(403, path="/api/users/ada/data", owner=0)],
+    "POST /api/users/{user_id}/export": [Case(403, path="/api/users/ada/export", owner=202)],
+    # Sooner or later there is one.
+    "GET /api/users/{user_id}/export": [Case(403, path="/api/users/ada/export", owner=0)],
+    "GET /api/users/{user_id}/jobs/{job_id}": [
+        Case(path="/api/users/ada/jobs/{thread_id}", owner=404)
+    ],
     "PATCH /api/sessions/{session_id}/messages/{message_id}": [Case(body={"content": "{mark}"})],
     "DELETE /api/sessions/{session_id}/messages/{message_id}": [Case(owner=204)],
     "PUT /api/sessions/{session_id}/head": [Case(body={"message_id": "{message_id}"})],
