@@ -32,9 +32,8 @@ IN_THE_CLEAR: Final = (
     "while servers run that have the key"
 )
 
-#: What `Cipher.blind` is told that a hash is of.
+#: What `Cipher.blind` is told that a file's hash is.
 FILE: Final = "file"
-REQUEST: Final = "asked"
 
 _SQL: Final = load("sealing")
 
@@ -254,6 +253,11 @@ TABLES: Final[tuple[Table, ...]] = (
         page=10,
         types={**_UUID, "number": "int"},
     ),
+    Table(
+        "idempotency_key",
+        ("conversation_id", "caller", "key"),
+        {"payload_hash": Column("bytes")},
+    ),
     Table("job", ("job_id",), {"payload": Column("job", ("kind",))}, types={"job_id": "bigint"}),
     Table("outbox", ("outbox_id",), {"seen_by": Column("metadata")}, types={"outbox_id": "bigint"}),
     Table(
@@ -449,7 +453,7 @@ def _is_clear(cipher: Cipher, table: Table, row: Mapping[str, Any]) -> bool:
 
 
 async def _hide_hashes(db: Database) -> None:
-    """Plain hashes of what people sent would tell whoever guesses it that it is right."""
+    """Plain hashes of files would tell whether they are ones that somebody has."""
     cipher = db.cipher
     after = ""
     while rows := await db.tuples(_SQL["plain_files"], {"after": after, "limit": PAGE}):
@@ -462,10 +466,6 @@ async def _hide_hashes(db: Database) -> None:
             }
             await db.execute(_SQL["hide_file"], params)
         after = rows[-1][0]
-    while hashes := await db.tuples(_SQL["plain_requests"], {"limit": PAGE}):
-        for (digest,) in hashes:
-            params = {"plain": digest, "blind": cipher.blind(digest.hex(), REQUEST)}
-            await db.execute(_SQL["hide_request"], params)
 
 
 async def _begin_index_anew(db: Database) -> None:
