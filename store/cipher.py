@@ -20,6 +20,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 import orjson
@@ -414,13 +415,28 @@ class KeyRing(Cipher):
             return self._opened(value, path).decode() if value else value
         if kind is dict:
             return {
-                name: item
+                name: self._values_in_the_clear(item, _below(path, name))
                 if not path and name in self.clear_keys
                 else self._values(item, _below(path, name))
                 for name, item in value.items()
             }
         if kind is list:
             return [self._values(item, path) for item in value]
+        return value
+
+    def _values_in_the_clear(self, value: Any, path: bytes) -> Any:
+        """What is below a clear key: as it is, but for what was sealed before the key was one."""
+        kind = type(value)
+        if kind is str and value.startswith(TEXT_MARK):
+            with suppress(UnreadableError):  # it only looks so
+                return self._opened(value, path).decode()
+        if kind is dict:
+            return {
+                name: self._values_in_the_clear(item, _below(path, name))
+                for name, item in value.items()
+            }
+        if kind is list:
+            return [self._values_in_the_clear(item, path) for item in value]
         return value
 
 

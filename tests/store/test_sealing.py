@@ -66,7 +66,7 @@ async def _work(db: Database, saver: Saver) -> None:
 
 async def _dumped(db: Database) -> str:
     """All that the tables have which this module's columns are in."""
-    found = []
+    found: list[str] = []
     for table in sealing.TABLES:
         rows = await db.tuples(f"SELECT t::text, t FROM {table.name} AS t", {})
         found.extend(str(row[0]) for row in rows)
