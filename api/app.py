@@ -34,6 +34,7 @@ from api.routes import (
     agui,
     ai_sdk,
     assistants,
+    audit,
     crons,
     events,
     exchange,
@@ -56,6 +57,7 @@ from api.routes import (
     system,
     threads,
     unsupported,
+    users,
 )
 from api.security import secure
 from api.traces import TracedRequests
@@ -95,6 +97,8 @@ ROUTERS = (
     stats.router,
     events.router,
     session_socket.router,
+    users.router,
+    audit.router,
     unsupported.router,
 )
 

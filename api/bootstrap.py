@@ -14,6 +14,7 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.exchange.users import UserExports
 from api.fresh import Fresh
 from api.health import Health
 from api.http_meter import HttpMeter
@@ -21,6 +22,7 @@ from api.limits import Limits, open_limits
 from api.owners import open_owners
 from api.presence import Presence, open_presence
 from api.prices import Prices
+from api.quotas import Quotas
 from api.settings import Settings, environment, environment_sections, set_environment
 from api.traces import open_tracing
 from graph import custom, encryption, priorities
@@ -32,12 +34,15 @@ from graph.config import GraphConfig, load_config
 from graph.crons import Crons
 from graph.deliveries import Deliveries
 from graph.endings import Endings
+from graph.erasure import Erasures
 from graph.executor import Executor
+from graph.fairness import FairShares, Room
 from graph.histories import Histories
 from graph.imports import Imports
-from graph.jobs import Jobs
+from graph.jobs import Jobs, Kind
 from graph.loop import Backing, Place, open_graph_loop
 from graph.memory import DistantStore
+from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import system_assistant_id
 from graph.retention import Retention
@@ -65,6 +70,7 @@ from store.outbox import KIND as EVENT_WEBHOOK
 from store.queue import Stats
 from store.rooms import open_rooms
 from store.sessions import TITLE_JOB
+from store.user_jobs import JOBS as USER_JOBS
 from store.vectors import Index
 from store.webhooks import KIND as WEBHOOK
 
@@ -97,6 +103,7 @@ class Services:
     authority: Authority | None
     prices: Prices
     limits: Limits | None
+    quotas: Quotas
     health: Health
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
@@ -146,20 +153,19 @@ async def open_services(
         webhooks = await stack.enter_async_context(
             open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
         )
-        urgency = (
-            priorities.load(graphs.priority, graphs.path.parent, db) if graphs.priority else None
-        )
+        urgency, room = _shares(settings, graphs, db)
         titles = Titles(db=db, place=place, model=_title_model(graphs))
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
-            priorities=urgency, tracing=tracing,
+            priorities=urgency, room=room, tracing=tracing,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         importer = Importer(
-            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
-        )
+            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life,
+            quotas=(quotas := _quotas(settings, db)),
+        )  # fmt: skip
         jobs = Jobs(
             db=db,
             kinds={
@@ -168,6 +174,7 @@ async def open_services(
                 EVENT_WEBHOOK: Deliveries(db, webhooks).kind(settings.webhook_retry_seconds),
                 IMPORT: ImportJobs(db=db, importer=importer, authority=authority).kind(),
                 TITLE_JOB: titles.kind(),
+                **_of_users(settings, db, runs, states, executor, backing),
             },
         )
         changes = Changes(
@@ -178,6 +185,7 @@ async def open_services(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=executor.retention, crons=crons, jobs=jobs, changes=changes,
             timing=timing, by_priority=urgency is not None,
+            most_running=settings.limit_runs or None,
         )  # fmt: skip
         presence = await stack.enter_async_context(
             open_presence(await stack.enter_async_context(open_rooms(redis_url, cipher=db.cipher)))
@@ -207,6 +215,7 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
+            quotas=quotas,
             limits=await stack.enter_async_context(open_limits(settings, redis_url)),
             health=Health(db=db, events=events, place=place, worker=worker),
             tracing=tracing,
@@ -224,6 +233,31 @@ async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: st
         )
 
 
+def _quotas(settings: Settings, db: Database) -> Quotas:
+    return Quotas(
+        db,
+        sessions=settings.limit_sessions,
+        files=settings.limit_files,
+        file_bytes=settings.limit_file_bytes,
+    )
+
+
+def _shares(
+    settings: Settings, graphs: GraphConfig, db: Database
+) -> tuple[Priorities | FairShares | None, Room | None]:
+    """Who decides which runs begin first, and how many may wait."""
+    most, all_together = settings.limit_queued_runs, settings.limit_queued_runs_in_all
+    room = Room(db, all_together, most) if most or all_together else None
+    running = settings.limit_runs or None
+    if graphs.priority:
+        return (
+            priorities.load(graphs.priority, graphs.path.parent, db, most_running=running),
+            room,
+        )
+    is_fair = settings.fair_shares or running or room
+    return (FairShares(db, most_running=running) if is_fair else None), room
+
+
 def _executor(
     settings: Settings,
     db: Database,
@@ -239,6 +273,7 @@ def _executor(
     retention = Retention(
         db=db, registry=registry, place=place, events=events,
         keep=settings.keep_checkpoints, custom=own,
+        audit_seconds=86_400 * settings.audit_keep_days,
     )  # fmt: skip
     return Executor(
         db=db,
@@ -252,6 +287,24 @@ def _executor(
         alive=heartbeat.alive,
         tracing=tracing,
     )
+
+
+def _of_users(
+    settings: Settings,
+    db: Database,
+    runs: Runs,
+    states: States,
+    executor: Executor,
+    backing: Backing,
+) -> dict[str, Kind]:
+    """The jobs that are about all that is a user's."""
+    threads = Threads(db=db, runs=runs, states=states, retention=executor.retention)
+    erasures = Erasures(
+        db=db, runs=runs, threads=threads, retention=executor.retention,
+        namespaces=settings.user_namespaces,
+    )  # fmt: skip
+    exports = UserExports(db=db, items=backing.items, namespaces=settings.user_namespaces)
+    return {USER_JOBS["erasure"]: erasures.kind(), USER_JOBS["export"]: exports.kind()}
 
 
 def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | None:

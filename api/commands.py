@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from api import keys_command, logs
+from api import check_command, keys_command, logs
 from api.app import allowed_origins, open_app
 from api.bootstrap import (
     Services,
@@ -45,7 +45,8 @@ from api.settings import (
 )
 from api.supervisor import BACKLOG, Supervisor, listen
 from graph.config import GraphConfig, load_config
-from store import messages, sealing
+from store import audit as audit_log, messages, sealing
+from store.audit import Filter
 from store.checkpoints import open_saver
 from store.database import Database, open_database
 from store.errors import Error, InvalidInputError
@@ -60,6 +61,9 @@ GARBAGE_THRESHOLDS = (50_000, 20, 20)
 
 #: Beyond the grace for runs: what uvicorn waits for its connections to close.
 CLOSING_SECONDS = 15
+
+#: Entries of the audit log that are read at a time.
+AUDIT_PAGE = 500
 
 
 class Server(uvicorn.Server):
@@ -305,6 +309,44 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
             channel_of=registry.channel_of,
             fold_of=registry.fold_of,
         )
+
+
+def audit(settings: Settings, *, limit: int, **which: Any) -> None:
+    """Print entries of the audit log, the newest first."""
+    with _servers(settings, valkey=False) as servers:
+        _run(_audit(servers, Filter(**which), limit))
+
+
+async def _audit(servers: Servers, which: Filter, limit: int) -> None:
+    await migrate_database(servers.database_url)
+    before: int | None = None
+    async with open_database(servers.database_url) as db:
+        while limit > 0:
+            found, more = await audit_log.page(
+                db, which, before=before, limit=min(limit, AUDIT_PAGE), seen_by=None
+            )
+            for entry in found:
+                print(orjson.dumps(asdict(entry)).decode())  # noqa: T201 - the command's answer
+            if not more:
+                return
+            before = found[-1].audit_id
+            limit -= len(found)
+
+
+def check(settings: Settings, *, repair: bool, json: bool) -> None:
+    """Print what does not hold; leave with status 1 if anything is left of it."""
+    with _servers(settings) as servers:
+        is_clean = _run(
+            check_command.run(
+                settings,
+                database_url=servers.database_url,
+                redis_url=servers.redis_url,
+                repair=repair,
+                json=json,
+            )
+        )
+    if not is_clean:
+        sys.exit(1)
 
 
 @asynccontextmanager

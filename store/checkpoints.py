@@ -249,6 +249,21 @@ class Saver(AsyncPostgresSaver):
             lambda: {n: self.serde.dumps_typed(_DeltaSnapshot(v)) for n, v in values.items()},
         )
 
+    async def value(
+        self, thread_id: str, checkpoint_id: str, channel: str, fold: Fold | None
+    ) -> object:
+        """
+        What a channel holds at a checkpoint of the root namespace; None if nothing.
+
+        Args:
+            fold: How it comes by its value, if it is a DeltaChannel.
+        """
+        if fold is not None:
+            return fold.apply(*await self.history(thread_id, checkpoint_id, channel))
+        found = await self.aget_tuple(_address(thread_id, "", checkpoint_id))
+        values = found.checkpoint["channel_values"] if found else {}
+        return _materialised(values.get(channel))
+
     def decode(self, type_: str, blob: bytes) -> object:
         """The value of a blob; that of a snapshot of a DeltaChannel is the channel's."""
         return _materialised(self.serde.loads_typed((type_, blob)))

@@ -84,6 +84,26 @@ async def sessions_page(
     return await db.all(Session, SQL["sessions"], params, prepare=False)
 
 
+async def sessions_of(
+    db: Database,
+    user_id: str,
+    *,
+    after: tuple[datetime, str] | None,
+    limit: int,
+    access: Access,
+) -> list[Session]:
+    """A user's sessions, deleted ones too, in the order in which they were made."""
+    after_time, after_id = after or (None, None)
+    params = {
+        "user_id": user_id,
+        "after_time": after_time,
+        "after_id": after_id,
+        "limit": limit,
+        "visible": access.array,
+    }
+    return await db.all(Session, SQL["sessions_of"], params, prepare=False)
+
+
 async def messages_page(
     db: Database, thread_id: str, *, after_seq: int, every_branch: bool, limit: int
 ) -> list[Exported]:

@@ -46,6 +46,14 @@ class File:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How many files somebody has, and how many bytes are in them: what is kept once, each time."""
+
+    count: int
+    bytes: int
+
+
 class Upload:
     """
     A file on its way in. Nobody sees it before `finish`.
@@ -139,6 +147,11 @@ async def get(db: Database, file_id: str, *, owner: str, access: Access) -> File
     return _opened(db.cipher, found)
 
 
+async def usage(db: Database, owner: str) -> Usage:
+    """What somebody has; costs what it counts."""
+    return (await db.all(Usage, _SQL["usage"], {"owner": owner}))[0]
+
+
 async def send(
     db: Database, file_ids: Sequence[str], thread_id: str, *, owner: str, access: Access
 ) -> list[File]:
@@ -177,6 +190,12 @@ async def of_run(db: Database, file_id: str, thread_id: str, *, owner: str) -> F
     """
     params = {"file_id": file_id, "thread_id": thread_id, "owner": owner}
     found = await db.one(File, _SQL["of_run"], params)
+    return None if found is None else _opened(db.cipher, found)
+
+
+async def next_of(db: Database, owner: str, *, after: str | None) -> File | None:
+    """An owner's file that comes after another one of theirs by its id; None if none does."""
+    found = await db.one(File, _SQL["of_owner"], {"owner": owner, "after": after})
     return None if found is None else _opened(db.cipher, found)
 
 

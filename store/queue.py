@@ -24,7 +24,7 @@ from store.errors import (
     UnavailableError,
 )
 from store.json import dump_json
-from store.lane import Rows, Statement
+from store.lane import Call, Rows, Statement
 from store.models import (
     CONFIG,
     CancelAction,
@@ -116,6 +116,12 @@ class NewRun:
             "thread_metadata": cipher.seal_values(self.thread_metadata),
             "thread_config": cipher.seal_values(self.thread_config, CONFIG),
         }
+
+    def marks(self) -> list[Call]:
+        """What gives the run a priority that is its own, in the transaction that inserts it."""
+        if self.priority is None or not self.priority.is_of_run:
+            return []
+        return [priorities.mark_own(self.run_id, self.thread_id, self.priority)]
 
     def run(self, created_at: datetime, *, epoch: int, begun: bool) -> Run:
         """The row that was just inserted, without reading it again."""
@@ -233,10 +239,10 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
             then it is executed like one that lost its worker.
     """
     row = new.row(db.cipher, worker_id=worker_id)
-    if new.priority is not None:
+    if new.priority is not None and not new.priority.is_of_run:
         await priorities.keep(db, new.thread_id, new.priority)
     try:
-        [rows] = await db.at_once((_START, row))
+        rows = (await db.at_once((_START, row), *new.marks()))[0]
         started = _Started(*rows[0]) if rows else None
     except LockedError:
         return None
@@ -246,6 +252,8 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
         with _in_doubt():
             started = await db.one(_Started, SQL["start"], row)
             started = started or await db.one(_Started, SQL["started"], row)
+            if marks := new.marks():
+                await db.at_once(*marks)
     return started.claim(new) if started else None
 
 
@@ -283,9 +291,10 @@ async def enqueue(db: Database, new: NewRun) -> Run:
 async def _enqueue(db: Database, new: NewRun, *, again: bool = False) -> Run:
     row = new.row(db.cipher, after_seconds=new.after_seconds, signal=READY)
     queued: Rows = []
-    if new.multitask_strategy == "enqueue" and new.priority is None and not again:
+    is_plain = new.priority is None or new.priority.is_of_run
+    if new.multitask_strategy == "enqueue" and is_plain and not again:
         with suppress(LockedError):
-            [queued] = await db.at_once((_ENQUEUE, row))
+            queued = (await db.at_once((_ENQUEUE, row), *new.marks()))[0]
     if not queued:
         async with db.transaction() as tx:
             await lock(tx, new.thread_id, access=new.access)
@@ -366,7 +375,12 @@ async def _make_way(tx: Transaction, new: NewRun) -> None:
 
 
 async def claim(
-    db: Database, *, worker_id: str, slots: int, served: Sequence[str] | None = None
+    db: Database,
+    *,
+    worker_id: str,
+    slots: int,
+    served: Sequence[str] | None = None,
+    most_running: int | None = None,
 ) -> list[Claim]:
     """
     Lease the runs that are due longest and whose threads are free, `slots` at the most.
@@ -377,11 +391,16 @@ async def claim(
     Args:
         served: Claims the most urgent ones instead, their groups in turn; see decision 27. The
             groups that the caller served, the latest last.
+        most_running: By priority: how many of a group may be under way, about; None for any number.
     """
     query, params = SQL["claim"], {"worker_id": worker_id, "slots": slots}
     if served is not None:
         query = SQL["claim_by_priority"]
-        params |= {"served": list(served), "aging_seconds": AGING_SECONDS}
+        params |= {
+            "served": list(served),
+            "aging_seconds": AGING_SECONDS,
+            "most_running": most_running,
+        }
     for _ in range(CLAIM_ATTEMPTS):
         # Another process may take up a run of one of the threads while we wait for its row.
         with suppress(ConflictError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, LiteralString
 
-from store import jobs, threads
+from store import audit, jobs, threads
 from store.access import EVERYTHING, Access, looking_for
 from store.cipher import Cipher
 from store.database import Database, repeated
@@ -307,7 +307,12 @@ async def restore(db: Database, session_id: str, *, access: Access) -> Session:
 
 
 async def purge(
-    db: Database, session_id: str, *, only_if_ended: bool = False, access: Access
+    db: Database,
+    session_id: str,
+    *,
+    only_if_ended: bool = False,
+    actor: str | None = None,
+    access: Access,
 ) -> None:
     """
     Delete a session for good, with all that it has, in one transaction, and remember that it was.
@@ -317,6 +322,7 @@ async def purge(
 
     Args:
         only_if_ended: Leave one alone whose time has not come.
+        actor: Who does it, for the audit log; None for the server itself.
 
     Raises:
         NotFoundError: There is no such session that is visible, deleted or not.
@@ -326,6 +332,7 @@ async def purge(
         if not await tx.tuples(SQL["lock"], params):
             raise not_found(session_id)
         await tx.execute(SQL["bury"], params)
+        await audit.record_of_thread(tx, "session.purged", session_id, actor=actor)
         await threads.delete_within(tx, session_id)
 
 

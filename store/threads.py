@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from store import sealing
+from store import audit, sealing
 from store.access import EVERYTHING, Access, looking_for
 from store.cipher import Cipher, at
 from store.database import Database, Transaction, repeated
@@ -200,6 +200,19 @@ async def count(
     return int(rows[0][0])
 
 
+async def count_owned(db: Database, owner: str | None, *, most: int) -> int:
+    """
+    How many threads are somebody's, by the key ``owner`` of their metadata, up to a number.
+
+    Those of deleted sessions are there until they are purged.
+
+    Args:
+        owner: Their identity; None for everybody.
+    """
+    params = {"owned": {} if owner is None else {"owner": owner}, "most": most}
+    return int((await db.tuples(SQL["count_owned"], params, prepare=False))[0][0])
+
+
 async def update(db: Database, thread_id: str, *, metadata: JsonObject, access: Access) -> Thread:
     """
     Merge `metadata` into the thread's, key by key.
@@ -218,12 +231,15 @@ async def update(db: Database, thread_id: str, *, metadata: JsonObject, access: 
     return updated
 
 
-async def delete(db: Database, thread_id: str, *, access: Access) -> None:
+async def delete(db: Database, thread_id: str, *, actor: str | None = None, access: Access) -> None:
     """
     Delete a thread with its runs, messages, checkpoints and writes, in one transaction.
 
     A run that is still going is told to stop; whatever it writes afterwards is refused. Those who
     follow one are told that it has ended.
+
+    Args:
+        actor: Who asked for it, for the audit log; None: it is no act of anybody's.
 
     Raises:
         NotFoundError: There is no such thread that is visible.
@@ -232,6 +248,8 @@ async def delete(db: Database, thread_id: str, *, access: Access) -> None:
         # The lock waits for a commit of the run that is under way, so that its rows go too.
         if not await tx.tuples(SQL["lock"], {"thread_id": thread_id, "visible": access.array}):
             raise not_found(thread_id)
+        if actor is not None:
+            await audit.record_of_thread(tx, "session.purged", thread_id, actor=actor)
         await delete_within(tx, thread_id)
 
 

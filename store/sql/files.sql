@@ -120,3 +120,19 @@ WHERE (
         AND NOT EXISTS (SELECT FROM file AS f WHERE f.content_id = c.content_id)
     )
     OR (c.sha256 IS NULL AND c.created_at < now() - interval '1 day')
+
+-- name: usage
+SELECT count(*) AS count, coalesce(sum(c.size_bytes), 0)::bigint AS bytes
+FROM file AS f
+JOIN file_content AS c ON c.content_id = f.content_id
+WHERE f.owner = %(owner)s::text
+
+-- name: of_owner
+SELECT f.file_id, f.content_id, f.name, f.owner, f.created_at, c.mime_type, c.size_bytes,
+    coalesce(c.sealed_sha256, encode(c.sha256, 'hex')) AS sha256
+FROM file AS f
+JOIN file_content AS c ON c.content_id = f.content_id
+WHERE f.owner = %(owner)s::text AND c.sha256 IS NOT NULL
+    AND f.file_id > coalesce(%(after)s::uuid, '00000000-0000-0000-0000-000000000000')
+ORDER BY f.file_id
+LIMIT 1
