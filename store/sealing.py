@@ -96,6 +96,7 @@ _UUID: Final[Mapping[str, LiteralString]] = dict.fromkeys(
         "import_id",
         "run_id",
         "share_id",
+        "user_job_id",
         "webhook_id",
     ),
     "uuid",
@@ -120,14 +121,28 @@ _KEPT: Final = ("pair_id", "chat_type", "created_at")
 
 
 def shown_of_kwargs(kwargs: Any) -> Mapping[str, Any]:
-    """What SQL reads of a run's `kwargs`: whether it has a webhook, and which graph it is of."""
+    """What SQL reads of a run's `kwargs`: whether it has a webhook, which graph it is of, and whose it is."""
     shown: dict[str, Any] = {}
     if kwargs.get("webhook") is not None:
         shown["webhook"] = True
     configurable = (kwargs.get("config") or {}).get("configurable") or {}
-    if graph_id := configurable.get("graph_id"):
-        shown["config"] = {"configurable": {"graph_id": graph_id}}
+    if kept := {name: configurable[name] for name in _KEPT_OF_RUN if configurable.get(name)}:
+        shown["config"] = {"configurable": kept}
     return shown
+
+
+_KEPT_OF_RUN: Final = ("graph_id", "langgraph_auth_user_id")
+
+
+def shown_of_job(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What SQL reads of a job's payload: whose the run is that a webhook is told of."""
+    run = payload.get("run")
+    if not isinstance(run, dict):
+        return {}
+    metadata = run.get("metadata") or {}
+    of = {name: metadata[name] for name in ("owner", "user_id") if name in metadata}
+    kwargs = {n: v for n, v in shown_of_kwargs(run.get("kwargs") or {}).items() if n == "config"}
+    return {"run": {"metadata": of, "kwargs": kwargs}}
 
 
 def shown_of_error(error: Any) -> Mapping[str, Any]:
@@ -286,6 +301,13 @@ TABLES: Final[tuple[Table, ...]] = (
         types={**_UUID, "seq": "int"},
     ),
     Table("store", ("prefix", "key"), {"value": Column("item")}),
+    Table(
+        "user_job_part",
+        ("user_job_id", "number"),
+        {"content": Column("bytes", named="user_job_part")},
+        page=10,
+        types={**_UUID, "number": "int"},
+    ),
 )
 
 #: Of payloads of jobs, what SQL writes: ids and times.
@@ -690,7 +712,13 @@ def _job(cipher: Cipher, column: Column, old: str, before: bytes, place: bytes) 
     opened = open_job(cipher, value, before)
     rest = {name: part for name, part in opened.items() if name not in JOB_SHOWN}
     shown = {name: part for name, part in value.items() if name in JOB_SHOWN}
-    return _dumped(old, value, {**cipher.seal_json(rest, place), **shown})
+    return _dumped(old, value, {**seal_job(cipher, rest, place), **shown})
+
+
+def seal_job(cipher: Cipher, payload: Mapping[str, Any], place: bytes) -> dict[str, Any]:
+    """A job's payload as it is kept; SQL may write more beside it."""
+    kept: dict[str, Any] = cipher.seal_json(payload, place, shown=shown_of_job(payload))
+    return kept
 
 
 def open_job(cipher: Cipher, payload: Mapping[str, Any], place: bytes) -> dict[str, Any]:

@@ -79,7 +79,7 @@ async def _keep(db: Database) -> None:
     )  # fmt: skip
     await shares.create(
         db, "a", share_id=IDS[3], token_hash=b"t" * 32, mode="snapshot", password_hash=None,
-        expires_at=None, created_by="ada", access=EVERYTHING,
+        expires_at=None, created_by="ada", actor="ada", access=EVERYTHING,
     )  # fmt: skip
     await crons.create(
         db,
