@@ -311,6 +311,43 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
         )
 
 
+@asynccontextmanager
+async def _admitted(
+    settings: Settings, graphs: GraphConfig, servers: Servers
+) -> AsyncIterator[Database]:
+    cipher = await opened_cipher(settings, graphs, servers.database_url)
+    async with open_database(servers.database_url, cipher=cipher) as db:
+        await sealing.admit(db)
+        yield db
+
+
+def encrypt(settings: Settings) -> None:
+    """Encrypt what the database has with the newest key, while servers run that have it too."""
+    with _servers(settings, valkey=False) as servers:
+        done = _run(_encrypt(settings, servers))
+    print(f"{done.rows} rows encrypted, {done.unreadable} values cannot be read")  # noqa: T201
+    if done.unreadable:
+        raise InvalidInputError(
+            "Some values cannot be decrypted with any of the keys: they stay as they are"
+        )
+
+
+async def _encrypt(settings: Settings, servers: Servers) -> Sealed:
+    await migrate_database(servers.database_url)
+    sections = environment_sections()
+    cipher = cipher_of(settings)
+    # The database can be encrypted where there are no graphs.
+    if sections or settings.config.exists():
+        graphs = load_config(settings.config, sections)
+        cipher = await opened_cipher(settings, graphs, servers.database_url)
+    async with open_database(servers.database_url, cipher=cipher) as db:
+        return await sealing.encrypt(db, _tell_encrypted)
+
+
+def _tell_encrypted(table: str, done: Sealed) -> None:
+    print(f"{table}: {done.rows} rows", flush=True)  # noqa: T201 - what somebody waits for
+
+
 def audit(settings: Settings, *, limit: int, **which: Any) -> None:
     """Print entries of the audit log, the newest first."""
     with _servers(settings, valkey=False) as servers:
@@ -347,43 +384,6 @@ def check(settings: Settings, *, repair: bool, json: bool) -> None:
         )
     if not is_clean:
         sys.exit(1)
-
-
-@asynccontextmanager
-async def _admitted(
-    settings: Settings, graphs: GraphConfig, servers: Servers
-) -> AsyncIterator[Database]:
-    cipher = await opened_cipher(settings, graphs, servers.database_url)
-    async with open_database(servers.database_url, cipher=cipher) as db:
-        await sealing.admit(db)
-        yield db
-
-
-def encrypt(settings: Settings) -> None:
-    """Encrypt what the database has with the newest key, while servers run that have it too."""
-    with _servers(settings, valkey=False) as servers:
-        done = _run(_encrypt(settings, servers))
-    print(f"{done.rows} rows encrypted, {done.unreadable} values cannot be read")  # noqa: T201
-    if done.unreadable:
-        raise InvalidInputError(
-            "Some values cannot be decrypted with any of the keys: they stay as they are"
-        )
-
-
-async def _encrypt(settings: Settings, servers: Servers) -> Sealed:
-    await migrate_database(servers.database_url)
-    sections = environment_sections()
-    cipher = cipher_of(settings)
-    # The database can be encrypted where there are no graphs.
-    if sections or settings.config.exists():
-        graphs = load_config(settings.config, sections)
-        cipher = await opened_cipher(settings, graphs, servers.database_url)
-    async with open_database(servers.database_url, cipher=cipher) as db:
-        return await sealing.encrypt(db, _tell_encrypted)
-
-
-def _tell_encrypted(table: str, done: Sealed) -> None:
-    print(f"{table}: {done.rows} rows", flush=True)  # noqa: T201 - what somebody waits for
 
 
 def import_(settings: Settings, *, source: str, url: str, tz: str, **options: Any) -> None:

@@ -36,8 +36,6 @@ from store.json import dump_json
 MARK: Final = b"\xc1tw\x01"
 #: What sealed text begins with.
 TEXT_MARK: Final = "tw1:"
-#: What the database calls a session without a name.
-NO_NAME: Final = "新对话"
 #: The only key of a sealed document, beside those that stay in the clear.
 SEALED: Final = "$sealed"
 #: The code of the error for what is in the clear.
@@ -87,12 +85,13 @@ def at(*parts: str) -> bytes:
 
 def open_name(cipher: "Cipher", name: str) -> str:
     """
-    The name of a session, as ``session_name`` of the database tells it.
+    The name of a session, as ``session_name`` of the database tells it: that may be none, or a number.
 
     Raises:
         UnreadableError: It is sealed, and cannot be opened.
     """
-    return name if name == NO_NAME else str(cipher.open_values(name, ["name"]))
+    is_sealed = cipher.is_on and name.startswith(TEXT_MARK)
+    return str(cipher.open_values(name, ["name"])) if is_sealed else name
 
 
 class Cipher:

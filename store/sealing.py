@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, LiteralString, TypeVar, cast
 import orjson
 from psycopg.sql import SQL, Composed, Identifier
 
-from store import blinds
+from store import audit, blinds
 from store.cipher import NOT_ENCRYPTED, SEALED, Cipher, KeyRing, at
 from store.database import Database, Transaction
 from store.errors import InvalidInputError, UnreadableError
@@ -429,7 +429,10 @@ async def encrypt(db: Database, tell: Callable[[str, Sealed], None]) -> Sealed:
     ring = db.cipher
     if not isinstance(ring, KeyRing):
         raise InvalidInputError("LANGGRAPH_AES_KEY is not set: there is nothing to encrypt with")
-    await db.execute(_SQL["begin"], {"is_complete": False, "key_ids": [ring.ids[0]]})
+    async with db.transaction() as tx:
+        begun = {"is_complete": False, "key_ids": [ring.ids[0]]}
+        if await tx.execute(_SQL["begin"], begun):
+            await _record(tx, "encryption.begun", ring)
     state = await db.one(_State, _SQL["state"], {})
     assert state is not None
     _check_keys(ring, state)
@@ -442,9 +445,17 @@ async def encrypt(db: Database, tell: Callable[[str, Sealed], None]) -> Sealed:
         done += of_table
     await _hide_hashes(db)
     await _begin_index_anew(db)
-    await db.execute(_SQL["complete"], {"key_id": ring.ids[0], "is_all": not done.unreadable})
+    async with db.transaction() as tx:
+        complete = {"key_id": ring.ids[0], "is_all": not done.unreadable}
+        await tx.execute(_SQL["complete"], complete)
+        await _record(tx, "encryption.rotated", ring, rows=done.rows, unreadable=done.unreadable)
     ring.accepts_clear = False
     return done
+
+
+async def _record(tx: Transaction, act: audit.Act, ring: KeyRing, **details: int) -> None:
+    subject = f"database:{ring.ids[0]}"
+    await audit.record(tx, act, actor=None, owner="", subject=subject, details=details)
 
 
 async def _has_clear(db: Database, *, all_of_it: bool = False) -> bool:

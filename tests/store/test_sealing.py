@@ -177,6 +177,8 @@ async def test_what_is_there_is_encrypted_while_it_is_used_and_its_key_changed(
         assert await threads.count(db, metadata={"name": MARKER}, access=EVERYTHING) == 1
         assert (await sealing.encrypt(db, lambda *_: None)).rows == done.rows
         assert (await sealing.encrypt(db, lambda *_: None)).rows == 0
+        acts = await db.tuples("SELECT act FROM audit ORDER BY audit_id", {})
+        assert [act for (act,) in acts] == ["encryption.rotated"] * 3
     async with opened(KeyRing([NEW])) as (db, saver):
         await sealing.admit(db)
         assert await _read(db, saver) == before
