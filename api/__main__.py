@@ -31,6 +31,15 @@ COMMANDS = {
         "print the audit log, a JSON object a line, the newest first",
         ["config", "data_dir"],
     ),
+    "check": (
+        "look for what does not hold between runs, threads, checkpoints, messages, search, files and "
+        "event log; status 1 if anything is left of it",
+        ["config", "data_dir"],
+    ),
+    "encrypt": (
+        "encrypt what the database has with LANGGRAPH_AES_KEY, while servers run that have the key",
+        ["config", "data_dir"],
+    ),
     "keys": ("make, list and revoke API keys", ["data_dir"]),
     "import": (
         "import the conversations of an old project's database; again: only what is new",
@@ -62,6 +71,18 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--since": {"default": None, "type": _moment, "help": "from this time on, in ISO 8601"},
         "--until": {"default": None, "type": _moment, "help": "before this time, in ISO 8601"},
         "--limit": {"default": 1000, "type": int, "help": "entries at the most (1000)"},
+    },
+    "check": {
+        "--repair": {
+            "action": "store_true",
+            "default": False,
+            "help": "put right what can be, without losing what anybody said",
+        },
+        "--json": {
+            "action": "store_true",
+            "default": False,
+            "help": "print a JSON object for each finding",
+        },
     },
     "keys": {
         "action": {"choices": ["create", "list", "revoke"]},

@@ -20,6 +20,7 @@ from api.health import Health
 from api.http_meter import HttpMeter
 from api.limits import Limits, open_limits
 from api.owners import open_owners
+from api.peers import Peers
 from api.presence import Presence, open_presence
 from api.prices import Prices
 from api.quotas import Quotas
@@ -54,7 +55,7 @@ from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants, keys, queue
+from store import assistants, keys, queue, sealing
 from store.assistants import SystemAssistant
 from store.cache import Cache, open_cache
 from store.checkpoints import Saver, open_saver
@@ -108,8 +109,8 @@ class Services:
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
     tracing: Tracing | None
-    #: Which this one is of those that share a port.
-    process: str = "0"
+    #: Those that share a port with this process.
+    peers: Peers = field(default_factory=Peers)
     http_meter: HttpMeter = field(default_factory=HttpMeter)
 
 
@@ -132,9 +133,7 @@ async def open_services(
     timing = _timing(settings, graphs)
     await _add_indexes(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(
-            _database(settings, database_url, await opened_cipher(settings, graphs, database_url))
-        )
+        db = await stack.enter_async_context(_admitted(settings, graphs, database_url))
         await _register_graphs(db, registry)
         events = await stack.enter_async_context(_event_log(settings, redis_url, db.cipher))
         heartbeat = await stack.enter_async_context(
@@ -328,7 +327,8 @@ async def _authority(
 ) -> AsyncIterator[Authority | None]:
     """Who decides who may what: an `Auth` of the user's, or what is built in; None for nobody."""
     if graphs.auth:
-        yield load_authority(graphs.auth, graphs.path.parent)
+        clear_keys = db.cipher.clear_keys if isinstance(db.cipher, KeyRing) else None
+        yield load_authority(graphs.auth, graphs.path.parent, clear_keys=clear_keys)
         return
     kinds = await identity_kinds(settings, db)
     if not kinds:
@@ -423,6 +423,13 @@ async def opened_cipher(settings: Settings, graphs: GraphConfig, database_url: s
     others = [settings.aes_key] if settings.aes_key else []
     secrets = [secret_of(text) for text in (*others, *settings.encryption_old_keys)]
     return KeyRing([*kept, *secrets], clear_keys=settings.encryption_clear_keys)
+
+
+@asynccontextmanager
+async def _admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIterator[Database]:
+    async with _database(settings, url, await opened_cipher(settings, graphs, url)) as db:
+        await sealing.admit(db)
+        yield db
 
 
 def _database(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from store import jobs
 from store.access import Access
@@ -42,6 +42,16 @@ class Exported:
     create_time: datetime
     #: What it was said after; None at the beginning.
     parent_id: str | None
+
+    def opened_of(self, cipher: Cipher, thread_id: str) -> Self:
+        """The row, which is one of a thread, without its seals."""
+        content = at("message.content", thread_id, self.id)
+        meta_data = at("message.meta_data", thread_id, self.id)
+        return replace(
+            self,
+            content=cipher.open_text(self.content, content),
+            meta_data=cipher.open_json(self.meta_data, meta_data),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +114,8 @@ async def messages_page(
         "every_branch": every_branch,
         "limit": limit,
     }
-    return await db.all(Exported, SQL["messages"], params)
+    rows = await db.all(Exported, SQL["messages"], params)
+    return [row.opened_of(db.cipher, thread_id) for row in rows] if db.cipher.is_on else rows
 
 
 async def head_of(db: Database, thread_id: str) -> str | None:
