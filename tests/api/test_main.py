@@ -83,6 +83,13 @@ def test_project_rebuilds_only_when_told_to(recorder: Recorder, rebuild: bool) -
     assert recorder.options == {"rebuild": rebuild}
 
 
+def test_check_repairs_only_when_told_to(recorder: Recorder) -> None:
+    __main__.main(["check"])
+    assert recorder.options == {"repair": False, "json": False}
+    __main__.main(["check", "--repair", "--json"])
+    assert recorder.options == {"repair": True, "json": True}
+
+
 def test_keys_are_made_by_what_is_said(recorder: Recorder) -> None:
     __main__.main(
         ["keys", "create", "--owner", "ada", "--role", "reader", "--permission", "store:*"]
