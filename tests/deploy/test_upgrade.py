@@ -27,10 +27,10 @@ from tests.deploy.conftest import build, install, run, serving
 
 #: How many landings the version before is older than this one, at least; and another schema is its own.
 LANDINGS = 10
-CLIENTS = 4
+CLIENTS = 3
 #: Of each client, before the next process is replaced.
-TURNS = 3
-PHASE_SECONDS = 180.0
+TURNS = 2
+PHASE_SECONDS = 240.0
 CONFIG = ROOT / "deploy/langgraph.json"
 HELLO: Any = {"messages": [{"role": "user", "content": "hello"}]}
 
