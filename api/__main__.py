@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,17 @@ COMMANDS = {
         "write to the message table what the checkpoints have and it has not",
         ["config", "data_dir"],
     ),
+    "audit": (
+        "print the audit log, a JSON object a line, the newest first",
+        ["config", "data_dir"],
+    ),
     "check": (
         "look for what does not hold between runs, threads, checkpoints, messages, search, files and "
         "event log; status 1 if anything is left of it",
+        ["config", "data_dir"],
+    ),
+    "encrypt": (
+        "encrypt what the database has with LANGGRAPH_AES_KEY, while servers run that have the key",
         ["config", "data_dir"],
     ),
     "keys": ("make, list and revoke API keys", ["data_dir"]),
@@ -37,6 +46,14 @@ COMMANDS = {
         ["config", "data_dir"],
     ),
 }
+
+
+def _moment(text: str) -> datetime:
+    """A time of the command line; without a zone it is UTC."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
 #: Flags that are no settings.
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "project": {
@@ -45,6 +62,15 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "default": False,
             "help": "make the whole table anew from the checkpoints",
         },
+    },
+    "audit": {
+        "--act": {"default": None, "help": "only these, as share.created"},
+        "--actor": {"default": None, "help": "only what this identity did"},
+        "--owner": {"default": None, "help": "only what was done to what is this identity's"},
+        "--subject": {"default": None, "help": "only what was done to this, as user:ada"},
+        "--since": {"default": None, "type": _moment, "help": "from this time on, in ISO 8601"},
+        "--until": {"default": None, "type": _moment, "help": "before this time, in ISO 8601"},
+        "--limit": {"default": 1000, "type": int, "help": "entries at the most (1000)"},
     },
     "check": {
         "--repair": {

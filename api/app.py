@@ -21,12 +21,20 @@ from api.headers import TRACING, HeaderFilter
 from api.languages import Languages
 from api.limits import HEADERS, IdentityLimits
 from api.metrics_gate import MetricsGate
-from api.middleware import BodyLimit, LastResort, MountPrefix, RequestLog, WithoutSlash
+from api.middleware import (
+    BodyLimit,
+    LastResort,
+    MountPrefix,
+    RequestLog,
+    WithoutContext,
+    WithoutSlash,
+)
 from api.routes import (
     a2a,
     agui,
     ai_sdk,
     assistants,
+    audit,
     crons,
     events,
     exchange,
@@ -49,6 +57,7 @@ from api.routes import (
     system,
     threads,
     unsupported,
+    users,
 )
 from api.security import secure
 from api.traces import TracedRequests
@@ -88,6 +97,8 @@ ROUTERS = (
     stats.router,
     events.router,
     session_socket.router,
+    users.router,
+    audit.router,
     unsupported.router,
 )
 
@@ -229,6 +240,7 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         Middleware(Languages, everywhere=services.settings.translate_everything),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
+        Middleware(WithoutContext),
     ]
 
 

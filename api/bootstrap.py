@@ -14,6 +14,7 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.exchange.users import UserExports
 from api.fresh import Fresh
 from api.health import Health
 from api.http_meter import HttpMeter
@@ -21,9 +22,10 @@ from api.limits import Limits, open_limits
 from api.owners import open_owners
 from api.presence import Presence, open_presence
 from api.prices import Prices
+from api.quotas import Quotas
 from api.settings import Settings, environment, environment_sections, set_environment
 from api.traces import open_tracing
-from graph import custom, priorities
+from graph import custom, encryption, priorities
 from graph.agents import chat
 from graph.branches import Branches
 from graph.changes import Changes
@@ -32,12 +34,15 @@ from graph.config import GraphConfig, load_config
 from graph.crons import Crons
 from graph.deliveries import Deliveries
 from graph.endings import Endings
+from graph.erasure import Erasures
 from graph.executor import Executor
+from graph.fairness import FairShares, Room
 from graph.histories import Histories
 from graph.imports import Imports
-from graph.jobs import Jobs
+from graph.jobs import Jobs, Kind
 from graph.loop import Backing, Place, open_graph_loop
 from graph.memory import DistantStore
+from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import system_assistant_id
 from graph.retention import Retention
@@ -49,7 +54,7 @@ from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants, keys, queue
+from store import assistants, keys, queue, sealing
 from store.assistants import SystemAssistant
 from store.cache import Cache, open_cache
 from store.checkpoints import Saver, open_saver
@@ -65,6 +70,7 @@ from store.outbox import KIND as EVENT_WEBHOOK
 from store.queue import Stats
 from store.rooms import open_rooms
 from store.sessions import TITLE_JOB
+from store.user_jobs import JOBS as USER_JOBS
 from store.vectors import Index
 from store.webhooks import KIND as WEBHOOK
 
@@ -97,6 +103,7 @@ class Services:
     authority: Authority | None
     prices: Prices
     limits: Limits | None
+    quotas: Quotas
     health: Health
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
@@ -123,25 +130,20 @@ async def open_services(
     """
     graphs, registry = await load_graphs(settings)
     timing = _timing(settings, graphs)
-    if graphs.store.index_dims is not None or settings.compat:
-        await migrate(
-            database_url,
-            index_dims=graphs.store.index_dims,
-            index_messages=bool(settings.compat),
-        )
+    await _add_indexes(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(_database(settings, database_url))
+        db = await stack.enter_async_context(_admitted(settings, graphs, database_url))
         await _register_graphs(db, registry)
-        events = await stack.enter_async_context(_event_log(settings, redis_url))
+        events = await stack.enter_async_context(_event_log(settings, redis_url, db.cipher))
         heartbeat = await stack.enter_async_context(
             registered(db, slots=settings.slots, timing=timing)
         )
-        cache = await stack.enter_async_context(open_cache(redis_url))
+        cache = await stack.enter_async_context(open_cache(redis_url, cipher=db.cipher))
         stack.enter_context(sdk_cache.serving(cache))
         authority = await stack.enter_async_context(_authority(settings, graphs, db, cache))
         tracing = await stack.enter_async_context(open_tracing(settings))
         place = await stack.enter_async_context(
-            open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url))
+            open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url, db.cipher))
         )
         backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
         executor = _executor(
@@ -151,20 +153,19 @@ async def open_services(
         webhooks = await stack.enter_async_context(
             open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
         )
-        urgency = (
-            priorities.load(graphs.priority, graphs.path.parent, db) if graphs.priority else None
-        )
+        urgency, room = _shares(settings, graphs, db)
         titles = Titles(db=db, place=place, model=_title_model(graphs))
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
-            priorities=urgency, tracing=tracing,
+            priorities=urgency, room=room, tracing=tracing,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         importer = Importer(
-            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
-        )
+            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life,
+            quotas=(quotas := _quotas(settings, db)),
+        )  # fmt: skip
         jobs = Jobs(
             db=db,
             kinds={
@@ -173,6 +174,7 @@ async def open_services(
                 EVENT_WEBHOOK: Deliveries(db, webhooks).kind(settings.webhook_retry_seconds),
                 IMPORT: ImportJobs(db=db, importer=importer, authority=authority).kind(),
                 TITLE_JOB: titles.kind(),
+                **_of_users(settings, db, runs, states, executor, backing),
             },
         )
         changes = Changes(
@@ -183,9 +185,10 @@ async def open_services(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=executor.retention, crons=crons, jobs=jobs, changes=changes,
             timing=timing, by_priority=urgency is not None,
+            most_running=settings.limit_runs or None,
         )  # fmt: skip
         presence = await stack.enter_async_context(
-            open_presence(await stack.enter_async_context(open_rooms(redis_url)))
+            open_presence(await stack.enter_async_context(open_rooms(redis_url, cipher=db.cipher)))
         )
         histories = Histories(db=db, registry=registry, runs=runs, states=states)
         yield Services(
@@ -212,11 +215,47 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
+            quotas=quotas,
             limits=await stack.enter_async_context(open_limits(settings, redis_url)),
             health=Health(db=db, events=events, place=place, worker=worker),
             tracing=tracing,
             queue_stats=Fresh(partial(queue.stats, db)),
         )
+
+
+async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: str) -> None:
+    """Have the tables and indexes that only some servers need."""
+    if graphs.store.index_dims is not None or settings.compat:
+        await migrate(
+            database_url,
+            index_dims=graphs.store.index_dims,
+            index_messages=bool(settings.compat),
+        )
+
+
+def _quotas(settings: Settings, db: Database) -> Quotas:
+    return Quotas(
+        db,
+        sessions=settings.limit_sessions,
+        files=settings.limit_files,
+        file_bytes=settings.limit_file_bytes,
+    )
+
+
+def _shares(
+    settings: Settings, graphs: GraphConfig, db: Database
+) -> tuple[Priorities | FairShares | None, Room | None]:
+    """Who decides which runs begin first, and how many may wait."""
+    most, all_together = settings.limit_queued_runs, settings.limit_queued_runs_in_all
+    room = Room(db, all_together, most) if most or all_together else None
+    running = settings.limit_runs or None
+    if graphs.priority:
+        return (
+            priorities.load(graphs.priority, graphs.path.parent, db, most_running=running),
+            room,
+        )
+    is_fair = settings.fair_shares or running or room
+    return (FairShares(db, most_running=running) if is_fair else None), room
 
 
 def _executor(
@@ -234,6 +273,7 @@ def _executor(
     retention = Retention(
         db=db, registry=registry, place=place, events=events,
         keep=settings.keep_checkpoints, custom=own,
+        audit_seconds=86_400 * settings.audit_keep_days,
     )  # fmt: skip
     return Executor(
         db=db,
@@ -247,6 +287,24 @@ def _executor(
         alive=heartbeat.alive,
         tracing=tracing,
     )
+
+
+def _of_users(
+    settings: Settings,
+    db: Database,
+    runs: Runs,
+    states: States,
+    executor: Executor,
+    backing: Backing,
+) -> dict[str, Kind]:
+    """The jobs that are about all that is a user's."""
+    threads = Threads(db=db, runs=runs, states=states, retention=executor.retention)
+    erasures = Erasures(
+        db=db, runs=runs, threads=threads, retention=executor.retention,
+        namespaces=settings.user_namespaces,
+    )  # fmt: skip
+    exports = UserExports(db=db, items=backing.items, namespaces=settings.user_namespaces)
+    return {USER_JOBS["erasure"]: erasures.kind(), USER_JOBS["export"]: exports.kind()}
 
 
 def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | None:
@@ -268,7 +326,8 @@ async def _authority(
 ) -> AsyncIterator[Authority | None]:
     """Who decides who may what: an `Auth` of the user's, or what is built in; None for nobody."""
     if graphs.auth:
-        yield load_authority(graphs.auth, graphs.path.parent)
+        clear_keys = db.cipher.clear_keys if isinstance(db.cipher, KeyRing) else None
+        yield load_authority(graphs.auth, graphs.path.parent, clear_keys=clear_keys)
         return
     kinds = await identity_kinds(settings, db)
     if not kinds:
@@ -346,7 +405,35 @@ def cipher_of(settings: Settings) -> Cipher:
     return KeyRing(secrets, clear_keys=settings.encryption_clear_keys)
 
 
-def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Database]:
+async def opened_cipher(settings: Settings, graphs: GraphConfig, database_url: str) -> Cipher:
+    """
+    The same, with the keys that handlers of the user's own keep, where langgraph.json names them.
+
+    The key of the environment then opens what it has sealed before, and seals nothing.
+
+    Raises:
+        InvalidInputError: The handlers cannot be used.
+        UnavailableError: PostgreSQL does not answer.
+    """
+    if graphs.encryption is None:
+        return cipher_of(settings)
+    async with open_database(database_url, min_size=1, max_size=1) as db:
+        kept = await encryption.keys(db, graphs.encryption, graphs.path.parent)
+    others = [settings.aes_key] if settings.aes_key else []
+    secrets = [secret_of(text) for text in (*others, *settings.encryption_old_keys)]
+    return KeyRing([*kept, *secrets], clear_keys=settings.encryption_clear_keys)
+
+
+@asynccontextmanager
+async def _admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIterator[Database]:
+    async with _database(settings, url, await opened_cipher(settings, graphs, url)) as db:
+        await sealing.admit(db)
+        yield db
+
+
+def _database(
+    settings: Settings, url: str, cipher: Cipher
+) -> AbstractAsyncContextManager[Database]:
     return open_database(
         url,
         min_size=settings.database_pool_min_size,
@@ -355,18 +442,18 @@ def _database(settings: Settings, url: str) -> AbstractAsyncContextManager[Datab
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         # A frozen process lets go of its threads before others may take its runs.
         idle_transaction_seconds=settings.lease_seconds - settings.heartbeat_seconds,
-        cipher=cipher_of(settings),
         slow_query_seconds=settings.slow_query_seconds,
+        cipher=cipher,
     )
 
 
 @asynccontextmanager
 async def _backing_of_graphs(
-    settings: Settings, graphs: GraphConfig, url: str
+    settings: Settings, graphs: GraphConfig, url: str, cipher: Cipher
 ) -> AsyncIterator[Backing]:
     """Of their own event loop, with connections of its own."""
     async with (
-        _database(settings, url) as db,
+        _database(settings, url, cipher) as db,
         _saver(db, settings, graphs) as saver,
         _items(db, graphs) as items,
     ):
@@ -439,12 +526,15 @@ async def _items(db: Database, graphs: GraphConfig) -> AsyncIterator[BaseStore]:
         yield items
 
 
-def _event_log(settings: Settings, url: str) -> AbstractAsyncContextManager[EventLog]:
+def _event_log(
+    settings: Settings, url: str, cipher: Cipher
+) -> AbstractAsyncContextManager[EventLog]:
     return open_event_log(
         url or None,
         max_events=settings.event_log_max_events,
         max_bytes=settings.event_log_max_bytes,
         ttl_seconds=settings.event_log_ttl_seconds,
+        cipher=cipher,
     )
 
 

@@ -25,7 +25,15 @@ from fastapi import FastAPI
 
 from api import check_command, keys_command, logs
 from api.app import allowed_origins, open_app
-from api.bootstrap import Services, identity_kinds, load_graphs, mount_prefix, open_services
+from api.bootstrap import (
+    Services,
+    cipher_of,
+    identity_kinds,
+    load_graphs,
+    mount_prefix,
+    open_services,
+    opened_cipher,
+)
 from api.connections import allow_connections
 from api.embedded import EmbeddedServerError, Servers, embedded_servers
 from api.settings import (
@@ -37,12 +45,14 @@ from api.settings import (
 )
 from api.supervisor import BACKLOG, Supervisor, listen
 from graph.config import GraphConfig, load_config
-from store import messages
+from store import audit as audit_log, messages, sealing
+from store.audit import Filter
 from store.checkpoints import open_saver
-from store.database import open_database
+from store.database import Database, open_database
 from store.errors import Error, InvalidInputError
 from store.messages import Rebuilt
 from store.migrate import migrate as migrate_database
+from store.sealing import Sealed
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +61,9 @@ GARBAGE_THRESHOLDS = (50_000, 20, 20)
 
 #: Beyond the grace for runs: what uvicorn waits for its connections to close.
 CLOSING_SECONDS = 15
+
+#: Entries of the audit log that are read at a time.
+AUDIT_PAGE = 500
 
 
 class Server(uvicorn.Server):
@@ -282,7 +295,7 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
     graphs, registry = await load_graphs(settings)
     await migrate_database(servers.database_url)
     async with (
-        open_database(servers.database_url) as db,
+        _admitted(settings, graphs, servers) as db,
         open_saver(
             db,
             allowed_types=graphs.serde.msgpack,
@@ -296,6 +309,28 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
             channel_of=registry.channel_of,
             fold_of=registry.fold_of,
         )
+
+
+def audit(settings: Settings, *, limit: int, **which: Any) -> None:
+    """Print entries of the audit log, the newest first."""
+    with _servers(settings, valkey=False) as servers:
+        _run(_audit(servers, Filter(**which), limit))
+
+
+async def _audit(servers: Servers, which: Filter, limit: int) -> None:
+    await migrate_database(servers.database_url)
+    before: int | None = None
+    async with open_database(servers.database_url) as db:
+        while limit > 0:
+            found, more = await audit_log.page(
+                db, which, before=before, limit=min(limit, AUDIT_PAGE), seen_by=None
+            )
+            for entry in found:
+                print(orjson.dumps(asdict(entry)).decode())  # noqa: T201 - the command's answer
+            if not more:
+                return
+            before = found[-1].audit_id
+            limit -= len(found)
 
 
 def check(settings: Settings, *, repair: bool, json: bool) -> None:
@@ -312,6 +347,43 @@ def check(settings: Settings, *, repair: bool, json: bool) -> None:
         )
     if not is_clean:
         sys.exit(1)
+
+
+@asynccontextmanager
+async def _admitted(
+    settings: Settings, graphs: GraphConfig, servers: Servers
+) -> AsyncIterator[Database]:
+    cipher = await opened_cipher(settings, graphs, servers.database_url)
+    async with open_database(servers.database_url, cipher=cipher) as db:
+        await sealing.admit(db)
+        yield db
+
+
+def encrypt(settings: Settings) -> None:
+    """Encrypt what the database has with the newest key, while servers run that have it too."""
+    with _servers(settings, valkey=False) as servers:
+        done = _run(_encrypt(settings, servers))
+    print(f"{done.rows} rows encrypted, {done.unreadable} values cannot be read")  # noqa: T201
+    if done.unreadable:
+        raise InvalidInputError(
+            "Some values cannot be decrypted with any of the keys: they stay as they are"
+        )
+
+
+async def _encrypt(settings: Settings, servers: Servers) -> Sealed:
+    await migrate_database(servers.database_url)
+    sections = environment_sections()
+    cipher = cipher_of(settings)
+    # The database can be encrypted where there are no graphs.
+    if sections or settings.config.exists():
+        graphs = load_config(settings.config, sections)
+        cipher = await opened_cipher(settings, graphs, servers.database_url)
+    async with open_database(servers.database_url, cipher=cipher) as db:
+        return await sealing.encrypt(db, _tell_encrypted)
+
+
+def _tell_encrypted(table: str, done: Sealed) -> None:
+    print(f"{table}: {done.rows} rows", flush=True)  # noqa: T201 - what somebody waits for
 
 
 def import_(settings: Settings, *, source: str, url: str, tz: str, **options: Any) -> None:

@@ -1,7 +1,6 @@
 """Who may read the metrics: they tell of everybody's work, and of nobody's in particular."""
 
 import hmac
-from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -56,10 +55,5 @@ def require(caller: Caller | None) -> None:
     Raises:
         PermissionDeniedError: They are known, and have no such permission.
     """
-    if caller is not None and not caller.may_everything and not _has(caller):
+    if caller is not None and not caller.has(PERMISSION):
         raise PermissionDeniedError(f"Reading the metrics needs the permission {PERMISSION!r}")
-
-
-def _has(caller: Caller) -> bool:
-    permissions: Iterable[str] = caller.user.permissions if caller.user else ()
-    return PERMISSION in permissions

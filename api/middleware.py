@@ -1,8 +1,10 @@
 """What every request passes before its route. Plain ASGI, so that streams are never buffered."""
 
+import base64
 import re
 import time
 
+import orjson
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -15,13 +17,15 @@ from api.errors import BrokenOffError, error_response, internal_error_response, 
 from api.headers import HeaderFilter
 from api.http_meter import HttpMeter, is_event_stream
 from api.loopback import is_in_process
-from store.errors import TooLargeError
+from store.errors import Error, InvalidInputError, TooLargeError, UnsupportedError
 
 log = structlog.stdlib.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 #: What is served outside a prefix too: what probes and readers ask for.
 OUTSIDE = OPEN_PATHS | {METRICS_PATH}
+#: By which a client of the official server names the keys that it wants.
+CONTEXT_HEADER = b"x-encryption-context"
 #: What is a key in itself.
 _TOKEN = re.compile(r"(/api/shares/)[^/]+")
 
@@ -189,6 +193,39 @@ class LastResort:
                 raise
             log.exception("request failed", method=scope["method"], path=_shown(scope["path"]))
             await internal_error_response()(scope, receive, send)
+
+
+class WithoutContext:
+    """
+    Refuses what asks to be encrypted by the keys of a context: 501, and 422 if it is none.
+
+    Let through, it would be encrypted by everybody's keys, or by none.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        given = next((v for name, v in scope.get("headers", ()) if name == CONTEXT_HEADER), None)
+        if given is None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            await response_to(_no_context(given))(scope, receive, send)
+
+
+def _no_context(given: bytes) -> Error:
+    try:
+        context = orjson.loads(base64.b64decode(given, validate=True))
+    except ValueError:
+        context = None
+    if not isinstance(context, dict):
+        return InvalidInputError("X-Encryption-Context is Base64 of a JSON object")
+    return UnsupportedError(
+        "X-Encryption-Context is not supported: everything is encrypted by the keys of the server"
+    )
 
 
 class BodyLimit:

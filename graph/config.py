@@ -20,14 +20,10 @@ from store.retention import Life
 _READ_KEYS = frozenset(
     {
         "graphs", "env", "dependencies", "checkpointer", "http", "auth", "store", "webhooks",
-        "priority",
+        "priority", "encryption",
     }
 )  # fmt: skip
 _AUTH_KEYS = frozenset({"path", "disable_studio_auth", "openapi", "cache"})
-# What a file asks for to keep something from being read must not be left out with a warning.
-_REFUSED = {
-    "encryption": "what it says to encrypt would be kept in the clear",
-}
 # They tell the official CLI how to build an image; a running server has no use for them.
 _BUILD_KEYS = frozenset(
     {
@@ -124,6 +120,8 @@ class GraphConfig:
     http: Http
     webhooks: WebhookConfig
     auth: AuthEntry | None
+    encryption: str | None
+    """Who keeps the keys that everything is encrypted with, as a target."""
     priority: str | None
     """Who decides which waiting runs begin first, as a target."""
     unsupported: tuple[str, ...]
@@ -142,15 +140,11 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
             needed.
 
     Raises:
-        InvalidInputError: The file, or the `.env` it names, is missing or not what it should be,
-            or it asks for a protection that this server does not have.
+        InvalidInputError: The file, or the `.env` it names, is missing or not what it should be.
     """
     path = path.resolve()
     sections = sections or {}
     raw = _merged({} if "graphs" in sections and not path.exists() else _read(path), sections)
-    for key, danger in _REFUSED.items():
-        if raw.get(key):
-            raise InvalidInputError(f"{path}: `{key}` is not supported: {danger}")
     checkpointer = _object(path, raw, "checkpointer")
     http = _http(path, raw.get("http") or {})
     store = store_config(path, raw.get("store"))
@@ -168,6 +162,7 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
         http=http,
         webhooks=_webhooks(path, raw.get("webhooks"), http),
         auth=_auth(path, raw.get("auth")),
+        encryption=_encryption(path, raw),
         priority=_priority(path, raw),
         unsupported=tuple(sorted({*_unsupported(raw, checkpointer, http), *store.unsupported})),
         ignored=tuple(sorted(_BUILD_KEYS & raw.keys())),
@@ -325,6 +320,19 @@ def _auth(path: Path, auth: Any) -> AuthEntry | None:
             f"{path}: `auth.path` must be './file.py:variable' or 'module:variable'"
         )
     return AuthEntry(auth["path"], disabled, openapi, _cache(path, auth.get("cache")))
+
+
+def _encryption(path: Path, raw: Mapping[str, Any]) -> str | None:
+    section = _object(path, raw, "encryption")
+    if not section:
+        return None
+    target = section.get("path")
+    if not is_target(target) or section.keys() != {"path"}:
+        # What it says to encrypt must not be kept in the clear for a key that is misspelt.
+        raise InvalidInputError(
+            f"{path}: `encryption` must have `path`, './file.py:variable' or 'module:variable', and no more"
+        )
+    return str(target)
 
 
 def _priority(path: Path, raw: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from store.errors import InvalidInputError, UnavailableError
+from store.cipher import CLEAR, Cipher, at
+from store.errors import InvalidInputError, UnavailableError, UnreadableError
 from store.streams import CONNECT_SECONDS, answered
 
 log = structlog.get_logger(__name__)
@@ -90,21 +91,33 @@ class LocalCache:
 
 
 class RedisCache:
-    """Of all processes; for one event loop. While Redis is away nothing is known, and nothing kept."""
+    """
+    Of all processes; for one event loop. While Redis is away nothing is known, and nothing kept.
 
-    def __init__(self, client: "Redis", prefix: str) -> None:
+    Args:
+        cipher: Seals the values; the names of keys are blind then. What cannot be opened is not there.
+    """
+
+    def __init__(self, client: "Redis", prefix: str, *, cipher: Cipher = CLEAR) -> None:
         self._client = client
+        self._cipher = cipher
         self._prefix = prefix
         self._away_until = 0.0
 
     async def get(self, key: str) -> bytes | None:
         """See `Cache`."""
         found: bytes | None = await self._asked("GET", self._key(key))
-        return found
+        if found is None:
+            return None
+        try:
+            return self._cipher.open(found, at("cache", key))
+        except UnreadableError:
+            return None
 
     async def put(self, key: str, value: bytes, *, ttl_seconds: float) -> None:
         """See `Cache`."""
-        await self._asked("SET", self._key(key), value, "PX", max(1, int(ttl_seconds * 1000)))
+        sealed = self._cipher.seal(value, at("cache", key))
+        await self._asked("SET", self._key(key), sealed, "PX", max(1, int(ttl_seconds * 1000)))
 
     async def count(self, key: str, *, ttl_seconds: float) -> int | None:
         """See `Cache`."""
@@ -114,6 +127,8 @@ class RedisCache:
         return counted
 
     def _key(self, key: str) -> str:
+        if self._cipher.is_on:
+            key = self._cipher.blind(key, "cache").hex()
         return f"{self._prefix}:cache:{key}"
 
     async def _asked(self, *command: str | bytes | int) -> Any:
@@ -129,13 +144,16 @@ class RedisCache:
 
 
 @asynccontextmanager
-async def open_cache(redis_url: str, *, prefix: str = "threadwell") -> AsyncIterator[Cache]:
+async def open_cache(
+    redis_url: str, *, prefix: str = "threadwell", cipher: Cipher = CLEAR
+) -> AsyncIterator[Cache]:
     """
     Open the cache; Redis need not answer yet, or ever.
 
     Args:
         redis_url: Empty for a process that is alone.
         prefix: The beginning of all keys.
+        cipher: Seals what is kept in Redis.
 
     Raises:
         InvalidInputError: The URL is not valid.
@@ -156,4 +174,4 @@ async def open_cache(redis_url: str, *, prefix: str = "threadwell") -> AsyncIter
         # Its message may hold a part of the password.
         raise InvalidInputError("The Redis URL is not valid") from None
     async with client:
-        yield RedisCache(client, prefix)
+        yield RedisCache(client, prefix, cipher=cipher)

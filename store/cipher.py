@@ -35,8 +35,12 @@ from store.json import dump_json
 MARK: Final = b"\xc1tw\x01"
 #: What sealed text begins with.
 TEXT_MARK: Final = "tw1:"
+#: What the database calls a session without a name.
+NO_NAME: Final = "新对话"
 #: The only key of a sealed document, beside those that stay in the clear.
 SEALED: Final = "$sealed"
+#: The code of the error for what is in the clear.
+NOT_ENCRYPTED: Final = "not_encrypted"
 #: Bytes that sealing adds to bytes.
 OVERHEAD: Final = 36
 
@@ -78,6 +82,16 @@ CLEAR_KEYS: Final = frozenset(
 def at(*parts: str) -> bytes:
     """The place of a text: a table or a stream first, then what names it there for ever."""
     return "\0".join(parts).encode("utf-8", "surrogatepass")
+
+
+def open_name(cipher: "Cipher", name: str) -> str:
+    """
+    The name of a session, as ``session_name`` of the database tells it.
+
+    Raises:
+        UnreadableError: It is sealed, and cannot be opened.
+    """
+    return name if name == NO_NAME else str(cipher.open_values(name, ["name"]))
 
 
 class Cipher:
@@ -162,6 +176,11 @@ class Cipher:
     def is_current(self, data: bytes | str) -> bool:
         """Whether bytes or a text are sealed by the newest key, or need no sealing."""
         return True
+
+    @property
+    def heads(self) -> tuple[bytes, str]:
+        """What bytes and what text begin with that are sealed by the newest key."""
+        return b"", ""
 
 
 #: For a server without keys.
@@ -289,7 +308,10 @@ class KeyRing(Cipher):
         """Seal a JSON value as one."""
         if value is None or value in ({}, []):
             return value
-        return {**(shown or {}), SEALED: self._text(self._newest, dump_json(value), place)}
+        return {
+            **(shown or {}),
+            SEALED: self._text(self._newest, dump_json(value, sort_keys=True), place),
+        }
 
     def open_json(self, value: Any, place: bytes) -> Any:
         """Open a sealed JSON value."""
@@ -331,6 +353,11 @@ class KeyRing(Cipher):
         if isinstance(data, bytes):
             return data.startswith(self._newest.head)
         return not data or data.startswith(self._newest.text_head)
+
+    @property
+    def heads(self) -> tuple[bytes, str]:
+        """What bytes and what text begin with that are sealed by the newest key."""
+        return self._newest.head, self._newest.text_head
 
     # ------------------------------------------------------------------ parts
 
@@ -374,7 +401,7 @@ class KeyRing(Cipher):
             return {
                 name: item
                 if not path and name in self.clear_keys
-                else self._sealed(key, item, path + b"\0" + str(name).encode("utf-8", "replace"))
+                else self._sealed(key, item, _below(path, str(name)))
                 for name, item in value.items()
             }
         if kind is list or kind is tuple:
@@ -389,7 +416,7 @@ class KeyRing(Cipher):
             return {
                 name: item
                 if not path and name in self.clear_keys
-                else self._values(item, path + b"\0" + name.encode())
+                else self._values(item, _below(path, name))
                 for name, item in value.items()
             }
         if kind is list:
@@ -420,7 +447,17 @@ def _from_base64(text: str) -> bytes:
 
 
 def _path(keys: Sequence[str]) -> bytes:
-    return b"".join(b"\0" + key.encode("utf-8", "replace") for key in keys)
+    path = b""
+    for key in keys:
+        path = _below(path, key)
+    return path
+
+
+def _below(path: bytes, key: str) -> bytes:
+    # SQL tells one or the other as the name of a session.
+    if not path and key == "generated_title":
+        key = "name"
+    return path + b"\0" + key.encode("utf-8", "replace")
 
 
 def _encoded(text: str) -> bytes:
@@ -441,7 +478,7 @@ def _person(purpose: str) -> bytes:
 
 
 def _in_the_clear() -> UnreadableError:
-    return UnreadableError("It is not encrypted, and everything is to be")
+    return UnreadableError("It is not encrypted, and everything is to be", code=NOT_ENCRYPTED)
 
 
 def _not_here() -> UnreadableError:

@@ -6,12 +6,13 @@ is locked, and the run is made and the row moved on to its next time in one tran
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
+from typing import Any, Final, Literal
 
 from store import queue, threads
 from store.access import Access
+from store.cipher import Cipher, at
 from store.database import Database, Transaction
 from store.errors import NotFoundError
 from store.json import dump_json
@@ -22,6 +23,9 @@ from store.sql import load
 from store.threads import NewThread
 
 SQL = load("crons")
+
+#: What of a cron is sealed as a whole; its metadata value by value.
+_SEALED: Final = ("payload", "injected", "error")
 
 SortBy = Literal[
     "cron_id",
@@ -86,17 +90,33 @@ async def create(db: Database, new: NewCron) -> Cron:
     Raises:
         NotFoundError: Its assistant or thread has just been deleted.
     """
-    created = await db.one(Cron, SQL["create"], _row(new))
+    created = await db.one(Cron, SQL["create"], _row(db.cipher, new))
     assert created is not None
-    return created
+    return _opened(db.cipher, created)
 
 
-def _row(cron: NewCron) -> JsonObject:
+def _row(cipher: Cipher, cron: NewCron) -> JsonObject:
     row = {name: getattr(cron, name) for name in NewCron.__dataclass_fields__}
+    row["metadata"] = cipher.seal_values(row["metadata"])
+    for name in ("payload", "injected"):
+        row[name] = cipher.seal_json(row[name], _at(name, cron.cron_id))
     for name in ("visible_threads", "visible_assistants"):
         # A list would be an array of PostgreSQL's.
         row[name] = dump_json(row[name]).decode()
     return row
+
+
+def _at(column: str, cron_id: str) -> bytes:
+    return at(f"cron.{column}", cron_id)
+
+
+def _opened(cipher: Cipher, cron: Cron) -> Cron:
+    if not cipher.is_on:
+        return cron
+    opened: dict[str, Any] = {
+        name: cipher.open_json(getattr(cron, name), _at(name, cron.cron_id)) for name in _SEALED
+    }
+    return replace(cron, metadata=cipher.open_values(cron.metadata), **opened)
 
 
 async def get(db: Database, cron_id: str, *, access: Access) -> Cron:
@@ -109,7 +129,7 @@ async def get(db: Database, cron_id: str, *, access: Access) -> Cron:
     found = await db.one(Cron, SQL["get"], {"cron_id": cron_id, "visible": access.array})
     if found is None:
         raise not_found(cron_id)
-    return found
+    return _opened(db.cipher, found)
 
 
 async def search(
@@ -128,7 +148,7 @@ async def search(
     """List the visible crons whose metadata contains `metadata`."""
     query = ordered(SQL["search"], sort_by, order, tie_break="cron_id")
     params = {
-        "metadata": metadata,
+        "metadata": Access(tuple(db.cipher.forms(metadata))).array,
         "assistant_id": assistant_id,
         "thread_id": thread_id,
         "enabled": enabled,
@@ -136,7 +156,7 @@ async def search(
         "offset": offset,
         "visible": access.array,
     }
-    return await db.all(Cron, query, params)
+    return [_opened(db.cipher, cron) for cron in await db.all(Cron, query, params)]
 
 
 async def count(
@@ -150,7 +170,7 @@ async def count(
 ) -> int:
     """How many crons `search` would find."""
     params = {
-        "metadata": metadata,
+        "metadata": Access(tuple(db.cipher.forms(metadata))).array,
         "assistant_id": assistant_id,
         "thread_id": thread_id,
         "enabled": enabled,
@@ -179,9 +199,10 @@ async def update(
         )
         if found is None:
             raise not_found(cron_id)
-        changed = await tx.one(Cron, SQL["update"], _row(change(found)))
+        row = _row(db.cipher, change(_opened(db.cipher, found)))
+        changed = await tx.one(Cron, SQL["update"], row)
         assert changed is not None
-        return changed
+        return _opened(db.cipher, changed)
 
 
 async def delete(db: Database, cron_id: str, *, access: Access) -> None:
@@ -207,7 +228,8 @@ async def look(db: Database, *, now: datetime | None = None) -> tuple[datetime, 
 
 async def due(db: Database, *, now: datetime, limit: int) -> list[Cron]:
     """The crons that are due longest."""
-    return await db.all(Cron, SQL["due"], {"now": now, "limit": limit})
+    rows = await db.all(Cron, SQL["due"], {"now": now, "limit": limit})
+    return [_opened(db.cipher, cron) for cron in rows]
 
 
 async def fire(
@@ -280,5 +302,6 @@ async def _take(tx: Transaction, cron: Cron) -> bool:
 async def _advance(
     tx: Transaction, cron: Cron, next_run_at: datetime | None, error: JsonObject | None
 ) -> None:
-    params = {"cron_id": cron.cron_id, "next_run_at": next_run_at, "error": error}
+    sealed = tx.cipher.seal_json(error, _at("error", cron.cron_id))
+    params = {"cron_id": cron.cron_id, "next_run_at": next_run_at, "error": sealed}
     await tx.execute(SQL["advance"], params)

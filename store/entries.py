@@ -11,10 +11,14 @@ from itertools import pairwise
 
 import orjson
 
+from store.cipher import Cipher, at
 from store.rings import Event, EventId, follows
 
 #: What the events of an entry hold together at the most, unless it is one event.
 ENTRY_BYTES = 64 << 10
+
+#: The one field of an entry that is sealed.
+_SEALED = b"x"
 
 #: From what size on an end that events share is worth being kept apart.
 SHARED_FROM_BYTES = 64
@@ -51,6 +55,34 @@ def fields(events: Sequence[Event]) -> tuple[str | bytes, ...]:
     return tuple(kept)
 
 
+def sealed(cipher: Cipher, key: str, events: Sequence[Event]) -> tuple[str | bytes, ...]:
+    """The same, sealed for the place that the entry will have in a stream: all in one field."""
+    kept = fields(events)
+    names, values = kept[::2], [v.encode() if isinstance(v, str) else v for v in kept[1::2]]
+    head = orjson.dumps([*zip(names, map(len, values), strict=True)])
+    # There is no line's end in JSON.
+    whole = b"".join([head, b"\n", *values])
+    return _SEALED, cipher.seal(whole, at("events", key, events[-1].id))
+
+
+def opened(cipher: Cipher, key: str, last: EventId, kept: Mapping[bytes, bytes]) -> list[Event]:
+    """
+    The events of an entry that `sealed` made; none of one that wakes a reader.
+
+    Raises:
+        UnreadableError: It is not sealed, or not for this place, or by a key that is not known.
+    """
+    if b"w" in kept:
+        return []
+    place = at("events", key, f"{last[0]}-{last[1]}")
+    head, _, rest = cipher.open(kept.get(_SEALED, b""), place).partition(b"\n")
+    fields_, start = {}, 0
+    for name, size in orjson.loads(head):
+        fields_[name.encode()] = rest[start : start + size]
+        start += size
+    return events_of(last, fields_)
+
+
 def events_of(last: EventId, kept: Mapping[bytes, bytes]) -> list[Event]:
     """The events of an entry; none of one that has none, as those that wake a reader."""
     index = orjson.loads(kept.get(b"e", b"[]"))
@@ -58,11 +90,13 @@ def events_of(last: EventId, kept: Mapping[bytes, bytes]) -> list[Event]:
     times = orjson.loads(kept[b"t"]) if b"t" in kept else [0] * len(index)
     epoch, seq = last
     events, start = [], 0
-    for number, ((name, size, shares), at) in enumerate(
+    for number, ((name, size, shares), logged_at) in enumerate(
         zip(index, times, strict=True), seq - len(index) + 1
     ):
         own = data[start : start + size]
-        events.append(Event(epoch, number, run_id, name, own + shared if shares else own, at))
+        events.append(
+            Event(epoch, number, run_id, name, own + shared if shares else own, logged_at)
+        )
         start += size
     return events
 

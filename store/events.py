@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
+from store.cipher import CLEAR, Cipher
 from store.flusher import Flusher
 from store.hub import Hub
 from store.readers import Reader
@@ -340,6 +341,7 @@ async def open_event_log(
     keep_seconds: float = 15.0,
     ttl_seconds: float = 600.0,
     close_seconds: float = 2.0,
+    cipher: Cipher = CLEAR,
 ) -> AsyncIterator[EventLog]:
     """
     Open the event log; Redis need not answer yet, or ever.
@@ -353,6 +355,7 @@ async def open_event_log(
         keep_seconds: How long the ring of an ended run is kept.
         ttl_seconds: How long a client can come back after a run has ended.
         close_seconds: How long closing waits for pending events to reach Redis.
+        cipher: Seals what is sent to Redis.
 
     Raises:
         InvalidInputError: The URL is not valid.
@@ -360,7 +363,9 @@ async def open_event_log(
     async with AsyncExitStack() as stack:
         streams = None
         if redis_url:
-            streams = await stack.enter_async_context(open_streams(redis_url, prefix, max_events))
+            streams = await stack.enter_async_context(
+                open_streams(redis_url, prefix, max_events, cipher=cipher)
+            )
         log = EventLog(
             streams,
             prefix=prefix,

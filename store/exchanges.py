@@ -1,12 +1,13 @@
 """Sessions that leave as files, and files that become sessions: pages, and imports that go on alone."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from store import jobs
 from store.access import Access
+from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import ConflictError, NotFoundError
 from store.models import JsonObject, Session
@@ -42,6 +43,16 @@ class Exported:
     #: What it was said after; None at the beginning.
     parent_id: str | None
 
+    def opened_of(self, cipher: Cipher, thread_id: str) -> Self:
+        """The row, which is one of a thread, without its seals."""
+        content = at("message.content", thread_id, self.id)
+        meta_data = at("message.meta_data", thread_id, self.id)
+        return replace(
+            self,
+            content=cipher.open_text(self.content, content),
+            meta_data=cipher.open_json(self.meta_data, meta_data),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Import:
@@ -73,6 +84,26 @@ async def sessions_page(
     return await db.all(Session, SQL["sessions"], params, prepare=False)
 
 
+async def sessions_of(
+    db: Database,
+    user_id: str,
+    *,
+    after: tuple[datetime, str] | None,
+    limit: int,
+    access: Access,
+) -> list[Session]:
+    """A user's sessions, deleted ones too, in the order in which they were made."""
+    after_time, after_id = after or (None, None)
+    params = {
+        "user_id": user_id,
+        "after_time": after_time,
+        "after_id": after_id,
+        "limit": limit,
+        "visible": access.array,
+    }
+    return await db.all(Session, SQL["sessions_of"], params, prepare=False)
+
+
 async def messages_page(
     db: Database, thread_id: str, *, after_seq: int, every_branch: bool, limit: int
 ) -> list[Exported]:
@@ -83,7 +114,8 @@ async def messages_page(
         "every_branch": every_branch,
         "limit": limit,
     }
-    return await db.all(Exported, SQL["messages"], params)
+    rows = await db.all(Exported, SQL["messages"], params)
+    return [row.opened_of(db.cipher, thread_id) for row in rows] if db.cipher.is_on else rows
 
 
 async def head_of(db: Database, thread_id: str) -> str | None:
@@ -120,8 +152,8 @@ async def begin(
     params: JsonObject = {
         "import_id": import_id,
         "owner": owner,
-        "request": request,
-        "report": report,
+        "request": db.cipher.seal_json(request, at("import.request", import_id)),
+        "report": db.cipher.seal_json(report, at("import.report", import_id)),
         "size_bytes": size_bytes,
         "most": MAX_UNDER_WAY,
     }
@@ -130,11 +162,12 @@ async def begin(
     if begun is None:
         raise ConflictError(f"{MAX_UNDER_WAY} imports are under way: wait for one to end")
     for number, content in enumerate(parts):
-        part: dict[str, Any] = {"import_id": import_id, "number": number, "content": content}
+        sealed = db.cipher.seal(content, _part_at(import_id, number))
+        part: dict[str, Any] = {"import_id": import_id, "number": number, "content": sealed}
         await db.execute(SQL["add_part"], part)
     async with db.transaction() as tx:
         await jobs.enqueue(tx, KIND, {"import_id": import_id})
-    return begun
+    return _opened(db.cipher, begun)
 
 
 async def get(db: Database, import_id: str, *, owner: str | None, everybody: bool) -> Import:
@@ -151,13 +184,13 @@ async def get(db: Database, import_id: str, *, owner: str | None, everybody: boo
     found = await db.one(Import, SQL["get"], params)
     if found is None:
         raise NotFoundError(f"Import {import_id} not found")
-    return found
+    return _opened(db.cipher, found)
 
 
 async def part(db: Database, import_id: str, number: int) -> bytes | None:
     """A part of an import's file; None beyond its end."""
     rows = await db.tuples(SQL["part"], {"import_id": import_id, "number": number})
-    return bytes(rows[0][0]) if rows else None
+    return db.cipher.open(bytes(rows[0][0]), _part_at(import_id, number)) if rows else None
 
 
 async def advance(
@@ -184,7 +217,7 @@ async def advance(
         "import_id": found.import_id,
         "before": before,
         "position": position,
-        "report": report,
+        "report": db.cipher.seal_json(report, at("import.report", found.import_id)),
         "status": status,
     }
     async with db.transaction() as tx:
@@ -195,3 +228,18 @@ async def advance(
         if again:
             await jobs.enqueue(tx, KIND, {"import_id": found.import_id})
         return True
+
+
+def _part_at(import_id: str, number: int) -> bytes:
+    return at("import_part.content", import_id, str(number))
+
+
+def _opened(cipher: Cipher, found: Import) -> Import:
+    if not cipher.is_on:
+        return found
+    id_ = found.import_id
+    return replace(
+        found,
+        request=cipher.open_json(found.request, at("import.request", id_)),
+        report=cipher.open_json(found.report, at("import.report", id_)),
+    )

@@ -5,9 +5,11 @@ A table of its own, and no columns of ``message``: those rows are made again fro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from store.access import Access
+from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import NotFoundError
 from store.json import dump_json
@@ -55,14 +57,13 @@ async def put(
         "message_id": message_id,
         "user_id": user_id,
         "score": score,
-        "reason": reason,
-        "tags": dump_json(list(tags)).decode(),
+        **sealed(db.cipher, conversation_id, message_id, reason=reason, tags=tags),
         "visible": access.array,
     }
     kept = await db.one(Feedback, SQL["put"], params)
     if kept is None:
         raise _not_found(message_id)
-    return kept
+    return _opened(db.cipher, conversation_id, kept)
 
 
 async def delete(
@@ -94,4 +95,37 @@ async def of_messages(
         "user_id": user_id,
     }
     rows = await db.all(Feedback, SQL["of_messages"], params)
-    return {row.message_id: row for row in rows}
+    return {row.message_id: _opened(db.cipher, conversation_id, row) for row in rows}
+
+
+def sealed(
+    cipher: Cipher,
+    conversation_id: str,
+    message_id: str,
+    *,
+    reason: str | None,
+    tags: Sequence[str],
+) -> dict[str, Any]:
+    """What somebody wrote, as it is kept."""
+    key = conversation_id, message_id
+    kept = cipher.seal_json(list(tags), at("feedback.tags", *key))
+    return {
+        "reason": reason and cipher.seal_text(reason, at("feedback.reason", *key)),
+        "tags": dump_json(kept).decode(),
+    }
+
+
+def opened_reason(cipher: Cipher, conversation_id: str, message_id: str, reason: str) -> str:
+    """Why, as it was written."""
+    return cipher.open_text(reason, at("feedback.reason", conversation_id, message_id))
+
+
+def _opened(cipher: Cipher, conversation_id: str, row: Feedback) -> Feedback:
+    if not cipher.is_on:
+        return row
+    key = conversation_id, row.message_id
+    return replace(
+        row,
+        reason=row.reason and opened_reason(cipher, *key, row.reason),
+        tags=cipher.open_json(row.tags, at("feedback.tags", *key)),
+    )

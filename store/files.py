@@ -10,16 +10,18 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from uuid_utils.compat import uuid7
 
 from store.access import Access
+from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from store.models import JsonObject
+from store.sealing import FILE
 from store.sql import load
 
 _SQL: Final = load("files")
@@ -44,6 +46,14 @@ class File:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How many files somebody has, and how many bytes are in them: what is kept once, each time."""
+
+    count: int
+    bytes: int
+
+
 class Upload:
     """
     A file on its way in. Nobody sees it before `finish`.
@@ -63,7 +73,8 @@ class Upload:
         """Keep the next piece, of `CHUNK_BYTES` at the most; the last one may be shorter."""
         if self._places == 0:
             await self._db.execute(_SQL["begin"], {"content_id": self._content_id})
-        params = {"content_id": self._content_id, "place": self._places, "data": data}
+        sealed = self._db.cipher.seal(data, _chunk_at(self._content_id, self._places))
+        params = {"content_id": self._content_id, "place": self._places, "data": sealed}
         await self._db.execute(_SQL["append"], params)
         self._hash.update(data)
         self._places += 1
@@ -81,14 +92,21 @@ class Upload:
             name: What it is called; no path.
             owner: The identity of who uploads it.
         """
-        digest, file_id = self._hash.digest(), str(uuid7())
+        digest, file_id, cipher = self._hash.digest(), str(uuid7()), self._db.cipher
+        known_by = _known_by(cipher, digest)
         content = {
             "content_id": self._content_id,
-            "sha256": digest,
+            "sha256": known_by[0],
+            "known_by": known_by,
+            "sealed_sha256": _sealed_digest(cipher, self._content_id, digest),
             "size_bytes": self.size_bytes,
             "mime_type": mime_type,
         }
-        about = {"file_id": file_id, "owner": owner, "name": name}
+        about = {
+            "file_id": file_id,
+            "owner": owner,
+            "name": cipher.seal_text(name, at("file.name", file_id)),
+        }
         for _ in range(_ATTEMPTS):
             # Somebody may be at the same content: making it, which is then there, or deleting it.
             with suppress(AlreadyExistsError):
@@ -126,7 +144,12 @@ async def get(db: Database, file_id: str, *, owner: str, access: Access) -> File
     found = await db.one(File, _SQL["get"], params)
     if found is None:
         raise _not_found(file_id)
-    return found
+    return _opened(db.cipher, found)
+
+
+async def usage(db: Database, owner: str) -> Usage:
+    """What somebody has; costs what it counts."""
+    return (await db.all(Usage, _SQL["usage"], {"owner": owner}))[0]
 
 
 async def send(
@@ -149,7 +172,8 @@ async def send(
             raise _not_found(file_id)
     params = {"file_ids": list(file_ids), "owner": owner, "visible": access.array}
     async with db.transaction() as tx:
-        found = {file.file_id: file for file in await tx.all(File, _SQL["get"], params)}
+        rows = await tx.all(File, _SQL["get"], params)
+        found = {file.file_id: _opened(db.cipher, file) for file in rows}
         for file_id in file_ids:
             if file_id not in found:
                 raise _not_found(file_id)
@@ -165,7 +189,13 @@ async def of_run(db: Database, file_id: str, thread_id: str, *, owner: str) -> F
         owner: Whose run it is: what is theirs counts as sent, once it is asked for.
     """
     params = {"file_id": file_id, "thread_id": thread_id, "owner": owner}
-    return await db.one(File, _SQL["of_run"], params)
+    found = await db.one(File, _SQL["of_run"], params)
+    return None if found is None else _opened(db.cipher, found)
+
+
+async def next_of(db: Database, owner: str, *, after: str | None) -> File | None:
+    """An owner's file that comes after another one of theirs by its id; None if none does."""
+    return await db.one(File, _SQL["of_owner"], {"owner": owner, "after": after})
 
 
 async def read(db: Database, file: File) -> AsyncIterator[bytes]:
@@ -181,8 +211,9 @@ async def read(db: Database, file: File) -> AsyncIterator[bytes]:
         rows = await db.tuples(_SQL["chunk"], params)
         if not rows:
             raise _not_found(file.file_id)
-        yield rows[0][0]
-        left, place = left - len(rows[0][0]), place + 1
+        data = db.cipher.open(bytes(rows[0][0]), _chunk_at(file.content_id, place))
+        yield data
+        left, place = left - len(data), place + 1
 
 
 async def collect(db: Database, *, unused_seconds: float, limit: int) -> int:
@@ -206,6 +237,31 @@ async def collect(db: Database, *, unused_seconds: float, limit: int) -> int:
         await tx.tuples(_SQL["lock_contents"], contents)
         await tx.execute(_SQL["delete_contents"], contents)
     return len(gone)
+
+
+def _chunk_at(content_id: str, place: int) -> bytes:
+    return at("file_chunk.data", content_id, str(place))
+
+
+def _known_by(cipher: Cipher, digest: bytes) -> list[bytes]:
+    """What the same content is known by; a hash would say to everybody whether it is one they have."""
+    return cipher.blinds(digest.hex(), FILE) if cipher.is_on else [digest]
+
+
+def _sealed_digest(cipher: Cipher, content_id: str, digest: bytes) -> str | None:
+    if not cipher.is_on:
+        return None
+    return cipher.seal_text(digest.hex(), at("file_content.sealed_sha256", content_id))
+
+
+def _opened(cipher: Cipher, file: File) -> File:
+    if not cipher.is_on:
+        return file
+    return replace(
+        file,
+        name=cipher.open_text(file.name, at("file.name", file.file_id)),
+        sha256=cipher.open_text(file.sha256, at("file_content.sealed_sha256", file.content_id)),
+    )
 
 
 def _not_found(file_id: str) -> NotFoundError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from store.errors import UnavailableError
 from store.rings import Event, EventId
-from store.streams import Streams, read_blocking
+from store.streams import Streams
 
 #: How many threads share a connection.
 THREADS_PER_LINE = 64
@@ -108,7 +108,7 @@ class _Shard:
         cursors[self._wake_key] = self._wake_cursor
         self.reading = True
         try:
-            found = await read_blocking(
+            found = await self._streams.read_blocking(
                 self._line, cursors, count=READ_ENTRIES, block_seconds=BLOCK_SECONDS
             )
         except UnavailableError:

@@ -11,11 +11,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from langgraph.store.base import (
     NOT_PROVIDED,
     Embeddings,
+    GetOp,
+    Item,
     NotProvided,
     PutOp,
     SearchItem,
@@ -27,7 +29,10 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 from langgraph.store.postgres.base import PLACEHOLDER, _decode_ns_bytes, _row_to_search_item
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
 
+from store import blinds
+from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import BadRequestError, EmbeddingError
 from store.json import dump_json
@@ -41,6 +46,7 @@ OPERATORS: Final = frozenset({"$eq", "$ne", *_COMPARISONS})
 #: Of our own, for a condition on what is in an object: that it is one.
 _IS_OBJECT: Final = "is object"
 
+_Item = TypeVar("_Item", bound=Item)
 _Path = tuple[str, ...]
 _Query = tuple[str, list[Any]]
 
@@ -67,6 +73,7 @@ class _Items(AsyncPostgresStore):
         )
         self._database = database
         self._dims = index.dims if index is not None else 0
+        self._cipher = database.cipher
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -113,11 +120,15 @@ class _Items(AsyncPostgresStore):
         conn: AsyncConnection[DictRow] | None = None,
     ) -> None:
         puts, searches = grouped_ops.pop(PutOp, []), grouped_ops.pop(SearchOp, [])
+        gets = [place for place, _ in grouped_ops.get(GetOp, [])]
         # A model is asked before a connection is borrowed.
         put_queries = await self._put_queries(puts)
         search_queries = await self._search_queries([op for _, op in searches])
         if grouped_ops:
             await super()._execute_batch(grouped_ops, results)
+            for place in gets:
+                if results[place] is not None:
+                    self._open(results[place])
         for (place, op), (query, params) in zip(searches, search_queries, strict=True):
             results[place] = await self._search(op, query, params)
         if put_queries:
@@ -129,7 +140,7 @@ class _Items(AsyncPostgresStore):
         # In one order everywhere: two processes that put the same items do not wait in a circle.
         ordered = sorted(puts, key=lambda put: (put[1].namespace, put[1].key))
         queries, embedding = self._prepare_batch_PUT_queries(ordered)
-        found: list[_Query] = [(query, list(params)) for query, params in queries]
+        found: list[_Query] = [(query, self._sealed(params)) for query, params in queries]
         kept = [op for _, op in ordered if op.value is not None]
         if self.index_config and kept:
             names = [".".join(op.namespace) for op in kept], [op.key for op in kept]
@@ -165,8 +176,26 @@ class _Items(AsyncPostgresStore):
             await cursor.execute(cast("Any", query), params)
             rows = await cursor.fetchall()
         return [
-            _row_to_search_item(_decode_ns_bytes(row["prefix"]), cast("Any", row)) for row in rows
+            self._open(_row_to_search_item(_decode_ns_bytes(row["prefix"]), cast("Any", row)))
+            for row in rows
         ]
+
+    def _sealed(self, params: Sequence[Any]) -> list[Any]:
+        """The parameters of a put, whose values come right after the names of their items."""
+        if not self._cipher.is_on:
+            return list(params)
+        return [
+            Jsonb(blinds.sealed(self._cipher, part.obj, _place(params[i - 2], params[i - 1])))
+            if isinstance(part, Jsonb)
+            else part
+            for i, part in enumerate(params)
+        ]
+
+    def _open(self, item: _Item) -> _Item:
+        if self._cipher.is_on:
+            place = _place(".".join(item.namespace), item.key)
+            item.value = self._cipher.open_json(item.value, place)
+        return item
 
     async def _embed(self, texts: list[str]) -> list[list[float]]:
         async with _embedding():
@@ -191,6 +220,8 @@ class _Items(AsyncPostgresStore):
         return [float(number) for number in vector]
 
     def _get_filter_condition(self, key: Any, op: str, value: Any) -> tuple[str, list[Any]]:
+        if self._cipher.is_on:
+            return _blind_condition(self._cipher, key, op, value)
         at = list(key)
         if op == _IS_OBJECT:
             return "jsonb_typeof(store.value #> %s::text[]) = 'object'", [at]
@@ -250,6 +281,27 @@ async def _embedding() -> AsyncIterator[None]:
         raise EmbeddingError(f"Texts were not embedded in {EMBED_SECONDS:.0f} seconds") from exc
     except Exception as exc:  # the user's function, or a model's client, raises anything
         raise EmbeddingError(f"Texts could not be embedded: {type(exc).__name__}") from exc
+
+
+def _place(prefix: str, key: str) -> bytes:
+    return at("store.value", prefix, key)
+
+
+def _blind_condition(cipher: Cipher, path: _Path, op: str, value: Any) -> tuple[str, list[Any]]:
+    if op in _COMPARISONS:
+        raise BadRequestError(
+            f"Encrypted items are not found by {op}: only by what is equal, or not",
+            code="encrypted",
+        )
+    if op == _IS_OBJECT:
+        marks, wanted = blinds.is_object(cipher, path), True
+    elif value is None:
+        # What is not there is null.
+        marks, wanted = blinds.is_there(cipher, path), op == "$ne"
+    else:
+        marks, wanted = blinds.is_equal(cipher, path, value), op == "$eq"
+    condition = f"coalesce(store.value -> '{blinds.ASKED}' ?| %s::text[], false)"
+    return condition if wanted else f"NOT {condition}", [marks]
 
 
 def _by_path(conditions: Mapping[str, Any] | None) -> dict[Any, Any] | None:

@@ -6,16 +6,23 @@ that neither is there without the other. Any process does it, under a lease in t
 not come back is taken up by another. A job is a few statements and no run: see decision 14.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+import structlog
+
+from store import sealing
+from store.cipher import Cipher, at
 from store.database import Database, Transaction
+from store.errors import UnreadableError
 from store.models import JsonObject
 from store.signals import JOB
 from store.sql import load
 
 SQL = load("jobs")
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +49,8 @@ async def enqueue(
         kind: A kind that `graph.jobs` knows; one that no process knows stays until one does.
         payload: Bounded by the caller; it is kept until the job is done.
     """
-    params = {"kind": kind, "payload": payload, "delay_seconds": delay_seconds, "signal": JOB}
+    kept = sealed(tx.cipher, kind, payload)
+    params = {"kind": kind, "payload": kept, "delay_seconds": delay_seconds, "signal": JOB}
     await tx.execute(SQL["enqueue"], params)
 
 
@@ -56,7 +64,31 @@ async def claim(db: Database, leases: Mapping[str, float], *, slots: int) -> lis
         leases: The kinds that the caller does, and how long each may take, in seconds.
     """
     params = {"kinds": list(leases), "leases": dict(leases), "slots": slots}
-    return await db.all(Job, SQL["claim"], params)
+    return list(_readable(db.cipher, await db.all(Job, SQL["claim"], params)))
+
+
+def sealed(cipher: Cipher, kind: str, payload: JsonObject) -> JsonObject:
+    """A payload as it is kept."""
+    kept: JsonObject = cipher.seal_json(payload, at("job.payload", kind))
+    return kept
+
+
+def _readable(cipher: Cipher, jobs: Iterable[Job]) -> Iterator[Job]:
+    """Those that can be opened; the others are left, and come again when their leases end."""
+    for job in jobs:
+        try:
+            yield _opened(cipher, job)
+        except UnreadableError as error:
+            log.warning(
+                "job cannot be read", job_id=job.job_id, kind=job.kind, reason=error.message
+            )
+
+
+def _opened(cipher: Cipher, job: Job) -> Job:
+    if not cipher.is_on:
+        return job
+    opened = sealing.open_job(cipher, job.payload, at("job.payload", job.kind))
+    return replace(job, payload=opened)
 
 
 async def done(db: Database, job: Job) -> None:

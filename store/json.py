@@ -11,15 +11,19 @@ from store.errors import InvalidInputError
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-def dump_json(value: Any) -> bytes:
+def dump_json(value: Any, *, sort_keys: bool = False) -> bytes:
     """
     JSON for a ``jsonb`` column.
+
+    Args:
+        sort_keys: Whether equal objects are equal texts.
 
     Raises:
         InvalidInputError: The value has something that JSON or PostgreSQL cannot hold.
     """
+    option = orjson.OPT_NON_STR_KEYS | (orjson.OPT_SORT_KEYS if sort_keys else 0)
     try:
-        text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+        text = orjson.dumps(value, option=option)
     except TypeError as exc:
         raise InvalidInputError(f"Not a JSON value: {exc}") from exc
     return without_nul(text)

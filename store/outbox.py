@@ -9,11 +9,13 @@ table when the run has ended, so that a run costs two narrow rows. See decision 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from store import sealing
 from store.access import Access
+from store.cipher import Cipher, at, open_name
 from store.database import Database, Transaction
 from store.json import dump_json
 from store.models import JsonObject
@@ -114,6 +116,12 @@ class _Row:
     chat_type: str | None
     session_status: str
     error: str | None
+
+    def opened(self, cipher: Cipher) -> "_Row":
+        """The row without its seals."""
+        # None of a thread that is gone.
+        name = self.session_name and open_name(cipher, self.session_name)
+        return replace(self, session_name=name)
 
     @property
     def changed(self) -> Sequence[str]:
@@ -228,6 +236,8 @@ async def publish(db: Database) -> int:
         made = await _made(tx, rows)
         if made:
             [(after,)] = locked
+            for seq, change in enumerate(made, after + 1):
+                change["data"] = tx.cipher.seal_json(change["data"], _at(seq))
             text = dump_json(made).decode()
             await tx.execute(SQL["publish"], {"after": after, "changes": text})
             await _forget(tx, rows, after)
@@ -330,12 +340,27 @@ async def read(
     rows = await db.tuples(SQL["read"], params)
     head, trimmed_through = rows[0][:2]
     found = [
-        Change(seq=seq, name=name, thread_id=of, data=data, created_at=at)
-        for _, _, seq, name, of, data, at in rows
+        Change(
+            seq=seq,
+            name=name,
+            thread_id=of,
+            data=db.cipher.open_json(data, _at(seq)),
+            created_at=created_at,
+        )
+        for _, _, seq, name, of, data, created_at in rows
         if seq is not None
     ]
     through = found[-1].seq if len(found) == limit else min(after + WINDOW, head)
     return Page(changes=found, through=through, head=head, trimmed_through=trimmed_through)
+
+
+def opened_body(cipher: Cipher, body: JsonObject) -> JsonObject:
+    """What a webhook is told, as `Change.body`."""
+    return sealing.open_body(cipher, body, _at(body["seq"]))
+
+
+def _at(seq: int) -> bytes:
+    return at("change.data", str(seq))
 
 
 async def concerned(

@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from store.errors import InvalidInputError, UnavailableError
+from store.cipher import CLEAR, Cipher, at
+from store.errors import InvalidInputError, UnavailableError, UnreadableError
 from store.streams import ANSWER_SECONDS, CONNECT_SECONDS, answered
 
 #: How long a message may be, in bytes.
@@ -33,11 +34,13 @@ class Rooms:
 
     Args:
         client: None for a process that is alone.
+        cipher: Seals what is said.
         hear: Called with the room and what was said; must not raise.
     """
 
-    def __init__(self, client: "Redis | None", prefix: str) -> None:
+    def __init__(self, client: "Redis | None", prefix: str, *, cipher: Cipher = CLEAR) -> None:
         self._client = client
+        self._cipher = cipher
         self._prefix = f"{prefix}:room:"
         self._entered: set[str] = set()
         self._changed = asyncio.Event()
@@ -68,7 +71,8 @@ class Rooms:
             return
         try:
             async with answered():
-                await self._client.publish(self._prefix + room, message)
+                sealed = self._cipher.seal(message, at("room", room))
+                await self._client.publish(self._prefix + room, sealed)
         except UnavailableError:
             self.hear(room, message)
             raise
@@ -107,11 +111,18 @@ class Rooms:
             message: Any = await pubsub.get_message(timeout=LOOK_SECONDS / 10)
             if message is not None and message["type"] == "message":
                 room = message["channel"].decode().removeprefix(self._prefix)
-                self.hear(room, message["data"])
+                try:
+                    said = self._cipher.open(message["data"], at("room", room))
+                except UnreadableError:
+                    # Of a process with other keys, or of a stranger.
+                    continue
+                self.hear(room, said)
 
 
 @asynccontextmanager
-async def open_rooms(redis_url: str | None, *, prefix: str = "threadwell") -> AsyncIterator[Rooms]:
+async def open_rooms(
+    redis_url: str | None, *, prefix: str = "threadwell", cipher: Cipher = CLEAR
+) -> AsyncIterator[Rooms]:
     """
     Open the rooms; Redis need not answer yet, or ever.
 
@@ -128,7 +139,7 @@ async def open_rooms(redis_url: str | None, *, prefix: str = "threadwell") -> As
     except ValueError:
         # Its message may hold a part of the password.
         raise InvalidInputError("The Redis URL is not valid") from None
-    rooms = Rooms(client, prefix)
+    rooms = Rooms(client, prefix, cipher=cipher)
     hearing = asyncio.create_task(rooms.hear_forever(), name="rooms")
     try:
         yield rooms

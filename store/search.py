@@ -8,17 +8,20 @@ process does every few seconds, and each search does first for the newest of wha
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from store import terms
 from store.access import Access
+from store.cipher import Cipher, at, open_name
 from store.database import Database, Transaction
 from store.models import JsonObject
 from store.sql import load
-from store.terms import Query
+from store.terms import Name, Query
 
 _SQL: Final = load("search")
 
@@ -31,9 +34,16 @@ _MESSAGES: Final = 500
 #: were touched last it looks whether they are in it.
 _FRESH_THREADS: Final = 20
 _FRESH_LOOKED_AT: Final = 1_000
-#: How much of a message is read, in characters: more than its terms may have, nearly always.
+#: How much of a message is read, in characters: more than its terms may have, nearly always. What is
+#: sealed is read whole, or could not be opened.
 _CHARACTERS: Final = 200_000
 _SNIPPET_CHARACTERS: Final = 64_000
+_WHOLE: Final = 2**31 - 1
+#: Of what is sealed, texts that are read together to see whether they have a phrase.
+_READ_AT_ONCE: Final = 50
+#: How many names of terms are remembered, and how long they are, in bytes before they are written down.
+_NAMES: Final = 1 << 16
+_NAME_BYTES: Final = 12
 #: Hits that are ranked together; of those who see many sessions but not all, who are looked up for
 #: each hit, less.
 WINDOW: Final = 300
@@ -113,6 +123,12 @@ class _Walk:
     #: How many hits are ranked together.
     size: int
     deadline: float
+    question: Query
+
+    @property
+    def is_to_be_read(self) -> bool:
+        """Whether only its text tells if what is found has what was asked for."""
+        return self.db.cipher.is_on and self.question.has_places
 
     @property
     def is_late(self) -> bool:
@@ -230,15 +246,18 @@ async def sessions(
     before: int | None = await _newest(db) + 1
     while before is not None and len(newest) < limit and not walk.is_late:
         found, before = await walk.window(before, 2 * limit)
+        if walk.is_to_be_read:
+            found = await _with_phrases(walk, [hit for hit in found if hit[1] not in newest])
         for number, session_id in found:
             newest.setdefault(session_id, number)
     numbers = list(newest.values())[:limit]
     params = {
         "numbers": numbers,
         "visible": access.array,
-        "characters": _SNIPPET_CHARACTERS,
+        "characters": _WHOLE if db.cipher.is_on else _SNIPPET_CHARACTERS,
     }
-    return await db.all(SessionHit, _SQL["best_of_sessions"], params)
+    hits = await db.all(SessionHit, _SQL["best_of_sessions"], params)
+    return [_opened_session(db.cipher, hit) for hit in hits]
 
 
 async def _walk(
@@ -256,7 +275,7 @@ async def _walk(
     session_ids, is_small = await _scope(db, filters.session_id, access)
     is_looked_up = session_ids is None and {} not in access.visible
     params = {
-        "query": question.tsquery,
+        "query": question.tsquery(*_names(db.cipher)),
         "role": filters.role,
         "from": filters.from_time,
         "to": filters.to_time,
@@ -264,7 +283,8 @@ async def _walk(
         "visible": access.array,
     }
     size = _LOOKED_UP_WINDOW if is_looked_up else WINDOW
-    return _Walk(db, params, session_ids, is_small, size, time.monotonic() + seconds)
+    deadline = time.monotonic() + seconds
+    return _Walk(db, params, session_ids, is_small, size, deadline, question)
 
 
 async def _scope(
@@ -297,10 +317,61 @@ async def _ranked(
         "numbers": [number for number, _ in found],
         "rank": float("inf") if place.rank is None else place.rank,
         "number": 0 if place.number is None else place.number,
-        "characters": _SNIPPET_CHARACTERS,
-        "limit": limit,
+        "characters": _WHOLE if walk.db.cipher.is_on else _SNIPPET_CHARACTERS,
+        "limit": max(limit, _READ_AT_ONCE) if walk.is_to_be_read else limit,
     }
-    return await walk.db.all(Hit, _SQL["ranked"], params, prepare=False)
+    hits: list[Hit] = []
+    while True:
+        rows = await walk.db.all(Hit, _SQL["ranked"], params, prepare=False)
+        hits += _opened(walk, rows)
+        if not walk.is_to_be_read or len(hits) >= limit or len(rows) < params["limit"]:
+            return hits[:limit]
+        params |= {"rank": rows[-1].rank, "number": rows[-1].number}
+
+
+def _opened(walk: _Walk, rows: Sequence[Hit]) -> Iterator[Hit]:
+    """Hits without their seals, of those that have what was asked for."""
+    cipher = walk.db.cipher
+    if not cipher.is_on:
+        yield from rows
+        return
+    for hit in rows:
+        content = opened_content(cipher, hit.session_id, hit.message_id, hit.content)
+        if walk.is_to_be_read and not terms.contains(content[:_CHARACTERS], walk.question):
+            continue
+        name = open_name(cipher, hit.session_name)
+        yield replace(hit, content=content[:_SNIPPET_CHARACTERS], session_name=name)
+
+
+async def _with_phrases(walk: _Walk, found: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Those of some hits that have what was asked for as it was asked for, the newest first."""
+    cipher, kept = walk.db.cipher, []
+    for start in range(0, len(found), _READ_AT_ONCE):
+        part = dict(found[start : start + _READ_AT_ONCE])
+        rows = await walk.db.tuples(_SQL["texts"], {"numbers": list(part)})
+        texts = {
+            number: open_name(cipher, text)
+            if message_id is None
+            else opened_content(cipher, session_id, message_id, text)
+            for number, session_id, message_id, text in rows
+        }
+        kept += [
+            (number, session_id)
+            for number, session_id in part.items()
+            if terms.contains(texts.get(number, "")[:_CHARACTERS], walk.question)
+        ]
+        if walk.is_late:
+            break
+    return kept
+
+
+def _opened_session(cipher: Cipher, hit: SessionHit) -> SessionHit:
+    if not cipher.is_on:
+        return hit
+    if hit.message_id is None:
+        return replace(hit, content=open_name(cipher, hit.content))
+    content = opened_content(cipher, hit.session_id, hit.message_id, hit.content)
+    return replace(hit, content=content[:_SNIPPET_CHARACTERS])
 
 
 # --------------------------------------------------------------------------- kept up
@@ -359,17 +430,22 @@ async def _index(tx: Transaction, thread_ids: Sequence[str]) -> bool:
         return True
     held = await tx.tuples(_SQL["hold"], {"thread_ids": thread_ids})
     ids = [id_ for id_, *_ in held]
-    params = {"thread_ids": ids, "characters": _CHARACTERS, "limit": _MESSAGES}
+    cipher = tx.cipher
+    params = {
+        "thread_ids": ids,
+        "characters": _WHOLE if cipher.is_on else _CHARACTERS,
+        "limit": _MESSAGES,
+    }
     rows = await tx.tuples(_SQL["unread"], params)
     whole = [row for row in held if row[0] in _whole(rows, ids)]
     rows += [
-        (id_, _NAME_SEQ, _NO_ROLE, name or "", created_at, created_at)
+        (id_, _NAME_SEQ, _NO_ROLE, name or "", created_at, created_at, "")
         for id_, _, name, indexed_name, created_at in held
         if name != indexed_name
     ]
     if rows:
         # Off the event loop: it may be a hundred thousand words.
-        await tx.execute(_SQL["put"], await asyncio.to_thread(_columns, rows))
+        await tx.execute(_SQL["put"], await asyncio.to_thread(_columns, cipher, rows))
     await tx.execute(_SQL["forget"], {"thread_ids": ids})
     marked = {
         "thread_id": [id_ for id_, *_ in whole],
@@ -387,12 +463,46 @@ def _whole(rows: Sequence[tuple[Any, ...]], thread_ids: Sequence[str]) -> set[st
     return {row[0] for row in rows} - {rows[-1][0]}
 
 
-def _columns(rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
-    read = [(*row[:3], *row[4:], terms.tsvector(row[3])) for row in rows]
+def _columns(cipher: Cipher, rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
+    read = [(*row[:3], *row[4:6], _terms(cipher, row)) for row in rows]
     names = ("conversation_id", "seq", "role", "create_time", "update_time", "terms")
     return dict(zip(names, map(list, zip(*read, strict=True)), strict=True))
+
+
+def _terms(cipher: Cipher, row: tuple[Any, ...]) -> str:
+    """The terms of a message, or of a name."""
+    conversation_id, seq, _, text, _, _, message_id = row
+    if not cipher.is_on:
+        return terms.tsvector(text)
+    if seq == _NAME_SEQ:
+        text = open_name(cipher, text)
+    else:
+        text = opened_content(cipher, conversation_id, message_id, text)
+    return terms.named_tsvector(text[:_CHARACTERS], _names(cipher)[0])
+
+
+def _names(cipher: Cipher) -> tuple[Name, ...]:
+    """
+    What terms are called, by the newest key and by each of the older ones; nothing without keys.
+
+    Names are blind: the same word has the same, so whoever reads the index sees which messages share
+    words, and never which words they are.
+    """
+    count = len(cipher.blinds("", "term")) if cipher.is_on else 0
+    return tuple(partial(_name, cipher, number) for number in range(count))
+
+
+@lru_cache(maxsize=_NAMES)
+def _name(cipher: Cipher, number: int, term: str) -> str:
+    blind = cipher.blinds(term, "term")[number][:_NAME_BYTES]
+    return urlsafe_b64encode(blind).decode()
 
 
 async def _clear(db: Database, thread_ids: Sequence[str]) -> None:
     if thread_ids:
         await db.execute(_SQL["clear"], {"thread_ids": thread_ids})
+
+
+def opened_content(cipher: Cipher, conversation_id: str, message_id: str, text: str) -> str:
+    """The text of a message, also of a copy of it."""
+    return cipher.open_text(text, at("message.content", conversation_id, message_id))

@@ -6,19 +6,23 @@ get an event in once its successor has written one.
 """
 
 import asyncio
+import math
 import re
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from store.entries import events_of, fields, portions
-from store.errors import InvalidInputError, UnavailableError
+from store.cipher import CLEAR, Cipher
+from store.entries import events_of, fields, opened, portions, sealed
+from store.errors import InvalidInputError, UnavailableError, UnreadableError
 from store.rings import START, Event, EventId
 
 #: The beginning of all keys of a server.
@@ -31,7 +35,12 @@ CONNECT_SECONDS = 2.0
 #: How many readers ask at once; the others wait for their turn.
 READ_CONNECTIONS = 8
 
+#: How long nothing more is said of events that cannot be read.
+WARNED_SECONDS = 60.0
+
 Command = tuple[Any, ...]
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,9 @@ class Line:
 class Streams:
     """The streams of all threads. Every method raises UnavailableError."""
 
-    def __init__(self, url: str, prefix: str, max_events: int) -> None:
+    def __init__(self, url: str, prefix: str, max_events: int, *, cipher: Cipher = CLEAR) -> None:
+        self._cipher = cipher
+        self._warned_at = -math.inf
         options: dict[str, Any] = {
             "protocol": 2,
             # Driven by us: a driver that reconnects and tries again hides a lost stream.
@@ -183,7 +194,9 @@ class Streams:
         key = self.key(append.thread_id)
         head: Command = ("XADD", key) if append.create else ("XADD", key, "NOMKSTREAM")
         bound: Command = ("MAXLEN", "~", self._max_events)
-        commands: list[Command] = [(*head, events[-1].id, *fields(events)) for events in entries]
+        commands: list[Command] = [
+            (*head, events[-1].id, *self._fields(key, events)) for events in entries
+        ]
         if commands:
             commands[-1] = (*head, *bound, *commands[-1][len(head) :])
         if append.trim_before is not None:
@@ -193,6 +206,25 @@ class Streams:
         if append.weigh:
             commands.append(("MEMORY", "USAGE", key, "SAMPLES", "0"))
         return commands
+
+    def _fields(self, key: str, events: Sequence[Event]) -> tuple[str | bytes, ...]:
+        return sealed(self._cipher, key, events) if self._cipher.is_on else fields(events)
+
+    def events_of(self, key: str, last: EventId, kept: Mapping[bytes, bytes]) -> list[Event]:
+        """The events of an entry of a stream; none of one that cannot be opened, as if it were gone."""
+        if not self._cipher.is_on:
+            return events_of(last, kept)
+        try:
+            return opened(self._cipher, key, last, kept)
+        except UnreadableError as error:
+            self._warn(key, error)
+            return []
+
+    def _warn(self, key: str, error: UnreadableError) -> None:
+        """Say so in the log, once a minute: there may be thousands."""
+        if time.monotonic() - self._warned_at > WARNED_SECONDS:
+            self._warned_at = time.monotonic()
+            log.warning("events cannot be read", key=key, reason=error.message)
 
     async def ends(self, thread_ids: Sequence[str]) -> list[EventId | None]:
         """
@@ -225,19 +257,29 @@ class Streams:
         Args:
             count: How many entries of the stream to read at the most.
         """
-        key = self.key(thread_id)
-        async with answered():
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.xrange(key, "-", "+", count=1)
-            pipeline.xrange(key, f"({_text(after)}", "+", count=count)
-            oldest, entries = await pipeline.execute()
-        first = events_of(_position(oldest[0][0]), oldest[0][1]) if oldest else []
-        found = [event for last, kept in entries for event in events_of(_position(last), kept)]
+        key, place = self.key(thread_id), _text(after)
+        while True:
+            async with answered():
+                pipeline = self._client.pipeline(transaction=False)
+                pipeline.xrange(key, "-", "+", count=1)
+                pipeline.xrange(key, f"({place}", "+", count=count)
+                oldest, entries = await pipeline.execute()
+            found = [
+                event
+                for last, kept in entries
+                for event in self.events_of(key, _position(last), kept)
+            ]
+            is_last = len(entries) < count
+            if found or is_last:
+                break
+            # None of them can be read: what can be comes after them.
+            place = entries[-1][0].decode()
+        first = self.events_of(key, _position(oldest[0][0]), oldest[0][1]) if oldest else []
         return Page(
             oldest=first[0].position if first else None,
             # The cursor may be within the first entry.
             events=[event for event in found if event.position > after],
-            is_last=len(entries) < count,
+            is_last=is_last,
         )
 
     async def touch(self, key: str, ttl_seconds: float) -> None:
@@ -247,6 +289,39 @@ class Streams:
             pipeline.xadd(key, {"w": 1}, maxlen=1, approximate=False)
             pipeline.pexpire(key, int(ttl_seconds * 1000))
             await pipeline.execute()
+
+    async def read_blocking(
+        self, line: Line, cursors: Mapping[str, str], *, count: int, block_seconds: float
+    ) -> dict[str, tuple[str, list[Event]]]:
+        """
+        Wait until one of the streams has something after its cursor.
+
+        Args:
+            cursors: An id for each key.
+            count: How many entries at the most of each stream.
+
+        Returns:
+            By key the id to go on from, and what there is, which may begin with events before the
+            cursor; nothing after `block_seconds`.
+        """
+        block = int(block_seconds * 1000)
+        command = ("XREAD", "BLOCK", block, "COUNT", count, "STREAMS", *cursors, *cursors.values())
+        (answer,) = await line.run([command], block_seconds + ANSWER_SECONDS)
+        if isinstance(answer, ResponseError):
+            raise UnavailableError("Redis refused to be read") from answer
+        return {
+            name: (entries[-1][0].decode(), self._events(name, entries))
+            for name, entries in ((key.decode(), entries) for key, entries in answer or ())
+        }
+
+    def _events(self, key: str, entries: Sequence[Any]) -> list[Event]:
+        return [
+            event
+            for last, flat in entries
+            for event in self.events_of(
+                key, _position(last), dict(zip(flat[::2], flat[1::2], strict=True))
+            )
+        ]
 
     async def pages(self, count: int) -> AsyncIterator[list[Kept]]:
         """Every stream that is there all the while, some more than once; about so many at a time."""
@@ -292,52 +367,23 @@ class Streams:
 
 
 @asynccontextmanager
-async def open_streams(url: str, prefix: str, max_events: int) -> AsyncIterator[Streams]:
+async def open_streams(
+    url: str, prefix: str, max_events: int, *, cipher: Cipher = CLEAR
+) -> AsyncIterator[Streams]:
     """
     The streams behind a URL; nothing is connected yet.
+
+    Args:
+        cipher: Seals the entries.
 
     Raises:
         InvalidInputError: The URL is none of redis://, rediss:// and unix://.
     """
-    streams = Streams(url, prefix, max_events)
+    streams = Streams(url, prefix, max_events, cipher=cipher)
     try:
         yield streams
     finally:
         await streams.close()
-
-
-async def read_blocking(
-    line: Line, cursors: Mapping[str, str], *, count: int, block_seconds: float
-) -> dict[str, tuple[str, list[Event]]]:
-    """
-    Wait until one of the streams has something after its cursor.
-
-    Args:
-        cursors: An id for each key.
-        count: How many entries at the most of each stream.
-
-    Returns:
-        By key the id to go on from, and what there is, which may begin with events before the
-        cursor; nothing after `block_seconds`.
-    """
-    block = int(block_seconds * 1000)
-    command = ("XREAD", "BLOCK", block, "COUNT", count, "STREAMS", *cursors, *cursors.values())
-    (answer,) = await line.run([command], block_seconds + ANSWER_SECONDS)
-    if isinstance(answer, ResponseError):
-        raise UnavailableError("Redis refused to be read") from answer
-    return {
-        key.decode(): (
-            entries[-1][0].decode(),
-            [
-                event
-                for last, flat in entries
-                for event in events_of(
-                    _position(last), dict(zip(flat[::2], flat[1::2], strict=True))
-                )
-            ],
-        )
-        for key, entries in answer or ()
-    }
 
 
 def _literally(text: str) -> str:

@@ -1,11 +1,13 @@
 """Webhooks that users register, and what was sent to each: delivered, waiting, or given up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
+from uuid import UUID
 
 from store import outbox
 from store.access import Access
+from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import ConflictError, NotFoundError
 from store.json import dump_json
@@ -62,6 +64,7 @@ class ToSend:
     """What is to be sent where."""
 
     delivery_id: str
+    webhook_id: str
     body: JsonObject
     url: str
     secret: bytes
@@ -112,10 +115,8 @@ async def create(
         "webhook_id": webhook_id,
         "identity": identity,
         "visible": _visible(access),
-        "url": url,
+        **_sealed(db.cipher, webhook_id, url, description, secret),
         "events": events,
-        "description": description,
-        "secret": secret,
         "enabled": enabled,
         "most": MAX_WEBHOOKS,
     }
@@ -124,7 +125,7 @@ async def create(
         raise ConflictError(
             f"A user may have {MAX_WEBHOOKS} webhooks at the most", code="too_many_webhooks"
         )
-    return created
+    return _opened(db.cipher, created)
 
 
 async def get(db: Database, webhook_id: str, *, identity: str) -> Webhook:
@@ -138,12 +139,13 @@ async def get(db: Database, webhook_id: str, *, identity: str) -> Webhook:
     found = await db.one(Webhook, SQL["get"], params)
     if found is None:
         raise not_found(webhook_id)
-    return found
+    return _opened(db.cipher, found)
 
 
 async def list_all(db: Database, *, identity: str) -> list[Webhook]:
     """The user's webhooks, the oldest first; `MAX_WEBHOOKS` at the most."""
-    return await db.all(Webhook, SQL["list"], {"identity": identity})
+    rows = await db.all(Webhook, SQL["list"], {"identity": identity})
+    return [_opened(db.cipher, row) for row in rows]
 
 
 async def update(
@@ -159,17 +161,15 @@ async def update(
         "webhook_id": webhook_id,
         "identity": identity,
         "visible": _visible(access),
-        "url": changes.url,
+        **_sealed(db.cipher, webhook_id, changes.url, changes.description, changes.secret),
         "events": changes.events,
         "describes": changes.describes,
-        "description": changes.description,
-        "secret": changes.secret,
         "enabled": changes.enabled,
     }
     updated = await db.one(Webhook, SQL["update"], params)
     if updated is None:
         raise not_found(webhook_id)
-    return updated
+    return _opened(db.cipher, updated)
 
 
 async def delete(db: Database, webhook_id: str, *, identity: str) -> None:
@@ -211,7 +211,7 @@ async def deliveries(
         "limit": limit + 1,
     }
     rows = await db.all(Delivery, SQL["deliveries"], params)
-    return rows[:limit], len(rows) > limit
+    return [_opened_delivery(db.cipher, row) for row in rows[:limit]], len(rows) > limit
 
 
 async def replay(db: Database, webhook_id: str, delivery_id: str, *, identity: str) -> Delivery:
@@ -231,7 +231,7 @@ async def replay(db: Database, webhook_id: str, delivery_id: str, *, identity: s
     }
     again = await db.one(Delivery, SQL["replay"], params)
     if again is not None:
-        return again
+        return _opened_delivery(db.cipher, again)
     if await db.one(Delivery, SQL["find_delivery"], params) is None:
         raise NotFoundError(f"Delivery {delivery_id} not found")
     raise ConflictError(
@@ -241,7 +241,16 @@ async def replay(db: Database, webhook_id: str, delivery_id: str, *, identity: s
 
 async def to_send(db: Database, delivery_id: str) -> ToSend | None:
     """What a delivery is; None if it is not to be sent any more."""
-    return await db.one(ToSend, SQL["to_send"], {"delivery_id": delivery_id})
+    found = await db.one(ToSend, SQL["to_send"], {"delivery_id": delivery_id})
+    cipher = db.cipher
+    if found is None or not cipher.is_on:
+        return found
+    return replace(
+        found,
+        body=outbox.opened_body(cipher, found.body),
+        url=cipher.open_text(found.url, _at("url", found.webhook_id)),
+        secret=cipher.open(bytes(found.secret), _at("secret", found.webhook_id)),
+    )
 
 
 async def tried(
@@ -257,19 +266,68 @@ async def tried(
         "delivery_id": delivery_id,
         "status": status,
         "last_status": last_status,
-        "last_error": last_error,
+        "last_error": _sealed_error(db.cipher, delivery_id, last_error),
     }
     await db.execute(SQL["tried"], params)
 
 
 async def give_up(db: Database, delivery_id: str, *, reason: str) -> None:
     """Put a delivery among the dead; it can be replayed."""
-    await db.execute(SQL["give_up"], {"delivery_id": delivery_id, "reason": reason})
+    sealed = _sealed_error(db.cipher, delivery_id, reason)
+    await db.execute(SQL["give_up"], {"delivery_id": delivery_id, "reason": sealed})
 
 
 async def sweep(db: Database) -> None:
     """Delete what was sent or given up long ago; some at a time."""
     await db.execute(SQL["sweep"], {"keep_seconds": KEEP_SECONDS, "limit": SWEPT_AT_ONCE})
+
+
+def _at(column: str, webhook_id: str) -> bytes:
+    # As it is read: who asks may write it otherwise.
+    return at(f"webhook.{column}", str(UUID(webhook_id)))
+
+
+def _sealed(
+    cipher: Cipher,
+    webhook_id: str,
+    url: str | None,
+    description: str | None,
+    secret: bytes | None,
+) -> JsonObject:
+    return {
+        "url": url and cipher.seal_text(url, _at("url", webhook_id)),
+        "description": description
+        and cipher.seal_text(description, _at("description", webhook_id)),
+        "secret": secret and cipher.seal(secret, _at("secret", webhook_id)),
+    }
+
+
+def _opened(cipher: Cipher, webhook: Webhook) -> Webhook:
+    if not cipher.is_on:
+        return webhook
+    id_ = webhook.webhook_id
+    return replace(
+        webhook,
+        url=cipher.open_text(webhook.url, _at("url", id_)),
+        description=webhook.description
+        and cipher.open_text(webhook.description, _at("description", id_)),
+    )
+
+
+def _sealed_error(cipher: Cipher, delivery_id: str, error: str | None) -> str | None:
+    """It names the receiver."""
+    return error and cipher.seal_text(error, at("webhook_delivery.last_error", delivery_id))
+
+
+def _opened_delivery(cipher: Cipher, delivery: Delivery) -> Delivery:
+    if not cipher.is_on:
+        return delivery
+    place = at("webhook_delivery.last_error", delivery.delivery_id)
+    return replace(
+        delivery,
+        body=outbox.opened_body(cipher, delivery.body),
+        last_error=delivery.last_error and cipher.open_text(delivery.last_error, place),
+    )
 
 
 def _visible(access: Access) -> str:

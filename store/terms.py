@@ -11,7 +11,7 @@ import html
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -102,6 +102,9 @@ STOP_WORDS: Final = frozenset(
     ]
 )
 
+#: What a term is called in an index.
+Name = Callable[[str], str]
+
 _english = snowballstemmer.stemmer("english")
 
 
@@ -144,9 +147,23 @@ class Query:
         return sum(map(len, self.phrases))
 
     @property
-    def tsquery(self) -> str:
-        """As PostgreSQL's ``tsquery``, with `SEGMENT` before each term."""
-        return " & ".join(map(_phrase, self.phrases))
+    def has_places(self) -> bool:
+        """Whether it asks for terms that stand beside each other: an index of names alone cannot tell."""
+        return any(len(phrase) > 1 for phrase in self.phrases)
+
+    def tsquery(self, *names: Name) -> str:
+        """
+        As PostgreSQL's ``tsquery``, with `SEGMENT` before each term.
+
+        Args:
+            names: How terms are called in the index, if not by themselves: by one of these. Then it is
+                asked for all of them, wherever they stand; `contains` tells the rest.
+        """
+        if not names:
+            return " & ".join(map(_phrase, self.phrases))
+        texts = dict.fromkeys(term.text for phrase in self.phrases for term in phrase)
+        asked = [[f"'{SEGMENT}{name(text)}'" for text in texts] for name in names]
+        return " | ".join(f"({' & '.join(one)})" for one in asked)
 
 
 def read(text: str) -> Iterator[Term]:
@@ -180,6 +197,16 @@ def tsvector(text: str) -> str:
     )
 
 
+def named_tsvector(text: str, name: Name) -> str:
+    """
+    The same with other names, and without places: those would tell a text's form, and how often what is
+    in it. One character is a term of its own: what begins with it cannot be told by a name.
+    """
+    texts = {term.text for term in read(text)}
+    texts |= {text[0] for text in texts if len(text) == 2 and _IS_DENSE.match(text)}
+    return " ".join(sorted(f"'{SEGMENT}{name(text)}'" for text in texts))
+
+
 def query(text: str) -> Query:
     """What a question asks for; without phrases, if nothing that could be found."""
     phrases: list[tuple[Term, ...]] = []
@@ -188,6 +215,15 @@ def query(text: str) -> Query:
         phrases.extend([tuple(terms)] if quoted else _runs(terms))
     distinct = {_phrase(phrase): phrase for phrase in phrases if phrase}
     return Query(tuple(distinct.values()))
+
+
+def contains(text: str, question: Query) -> bool:
+    """Whether a text has all the phrases of a question."""
+    by_place = {term.place: term for term in read(text)}
+    return all(
+        any(_end(phrase, term, by_place) is not None for term in by_place.values())
+        for phrase in question.phrases
+    )
 
 
 def marks(text: str, question: Query) -> list[tuple[int, int]]:

@@ -68,6 +68,7 @@ async def create_session(body: SessionCreate, caller: CallerDep, services: Servi
         attributes["user_id"] = caller.user.identity
     value: JsonObject = {"thread_id": session_id, "metadata": attributes, "if_exists": "raise"}
     access = await caller.may("threads", "create", value)
+    await services.quotas.require_session(caller)
     created = await sessions.create(
         services.db,
         session_id,
@@ -204,7 +205,7 @@ async def delete_session(
     """
     access = await caller.may("threads", "delete", {"thread_id": session_id})
     if purge:
-        await services.runs.purge_session(session_id, access=access)
+        await services.runs.purge_session(session_id, actor=caller.actor, access=access)
         return Response(status_code=204)
     await delete(services, session_id, access=access)
     return Response(status_code=204)

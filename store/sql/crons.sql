@@ -32,7 +32,7 @@ SELECT cron_id, assistant_id, thread_id, user_id, schedule, timezone, end_time, 
     on_run_completed, payload, metadata, injected, visible_threads, visible_assistants,
     next_run_at, error, created_at, updated_at
 FROM cron
-WHERE (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
+WHERE ('{}'::jsonb = ANY(%(metadata)s::jsonb[]) OR metadata @> ANY(%(metadata)s::jsonb[]))
     AND (%(assistant_id)s::uuid IS NULL OR assistant_id = %(assistant_id)s::uuid)
     AND (%(thread_id)s::text IS NULL OR thread_id = %(thread_id)s::text)
     AND (%(enabled)s::boolean IS NULL OR enabled = %(enabled)s::boolean)
@@ -41,7 +41,7 @@ WHERE (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
 -- name: count
 SELECT count(*)
 FROM cron
-WHERE (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
+WHERE ('{}'::jsonb = ANY(%(metadata)s::jsonb[]) OR metadata @> ANY(%(metadata)s::jsonb[]))
     AND (%(assistant_id)s::uuid IS NULL OR assistant_id = %(assistant_id)s::uuid)
     AND (%(thread_id)s::text IS NULL OR thread_id = %(thread_id)s::text)
     AND (%(enabled)s::boolean IS NULL OR enabled = %(enabled)s::boolean)

@@ -15,14 +15,14 @@ DELETE FROM file_content WHERE content_id = %(content_id)s::uuid AND sha256 IS N
 -- name: complete
 -- Nothing, if the same content is there already.
 UPDATE file_content AS c
-SET sha256 = %(sha256)s::bytea, size_bytes = %(size_bytes)s::bigint, mime_type = %(mime_type)s::text
+SET sha256 = %(sha256)s::bytea, sealed_sha256 = %(sealed_sha256)s::text, size_bytes = %(size_bytes)s::bigint, mime_type = %(mime_type)s::text
 WHERE c.content_id = %(content_id)s::uuid AND c.sha256 IS NULL
-    AND NOT EXISTS (SELECT FROM file_content AS o WHERE o.sha256 = %(sha256)s::bytea)
+    AND NOT EXISTS (SELECT FROM file_content AS o WHERE o.sha256 = ANY(%(known_by)s::bytea[]))
 RETURNING c.content_id
 
 -- name: same
 -- Locked, so that it does not go meanwhile.
-SELECT content_id FROM file_content WHERE sha256 = %(sha256)s::bytea FOR KEY SHARE
+SELECT content_id FROM file_content WHERE sha256 = ANY(%(known_by)s::bytea[]) LIMIT 1 FOR KEY SHARE
 
 -- name: create
 INSERT INTO file (file_id, content_id, owner, name)
@@ -31,7 +31,7 @@ VALUES (%(file_id)s::uuid, %(content_id)s::uuid, %(owner)s, %(name)s)
 -- name: get
 -- Its owner sees a file, and whoever sees a session that it was sent in.
 SELECT f.file_id, f.content_id, f.name, f.owner, f.created_at, c.mime_type, c.size_bytes,
-    encode(c.sha256, 'hex') AS sha256
+    coalesce(c.sealed_sha256, encode(c.sha256, 'hex')) AS sha256
 FROM file AS f
 JOIN file_content AS c ON c.content_id = f.content_id
 WHERE f.file_id = ANY(%(file_ids)s::uuid[])
@@ -75,7 +75,7 @@ WITH found AS (
     ON CONFLICT DO NOTHING
 )
 SELECT found.file_id, found.content_id, found.name, found.owner, found.created_at, c.mime_type,
-    c.size_bytes, encode(c.sha256, 'hex') AS sha256
+    c.size_bytes, coalesce(c.sealed_sha256, encode(c.sha256, 'hex')) AS sha256
 FROM found
 JOIN file_content AS c ON c.content_id = found.content_id
 
@@ -120,3 +120,19 @@ WHERE (
         AND NOT EXISTS (SELECT FROM file AS f WHERE f.content_id = c.content_id)
     )
     OR (c.sha256 IS NULL AND c.created_at < now() - interval '1 day')
+
+-- name: usage
+SELECT count(*) AS count, coalesce(sum(c.size_bytes), 0)::bigint AS bytes
+FROM file AS f
+JOIN file_content AS c ON c.content_id = f.content_id
+WHERE f.owner = %(owner)s::text
+
+-- name: of_owner
+SELECT f.file_id, f.content_id, f.name, f.owner, f.created_at, c.mime_type, c.size_bytes,
+    encode(c.sha256, 'hex') AS sha256
+FROM file AS f
+JOIN file_content AS c ON c.content_id = f.content_id
+WHERE f.owner = %(owner)s::text AND c.sha256 IS NOT NULL
+    AND f.file_id > coalesce(%(after)s::uuid, '00000000-0000-0000-0000-000000000000')
+ORDER BY f.file_id
+LIMIT 1

@@ -133,9 +133,9 @@ WHERE enabled AND (
 WITH due AS (
     INSERT INTO webhook_delivery (webhook_id, seq, thread_id, name, body)
     SELECT w.webhook_id, c.seq, c.thread_id, c.name, jsonb_build_object(
-        'type', c.name, 'seq', c.seq, 'data', c.data,
+        'type', c.name, 'seq', c.seq,
         'timestamp', to_char(c.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-    )
+    ) || CASE WHEN c.data ? '$sealed' THEN c.data ELSE jsonb_build_object('data', c.data) END
     FROM change AS c
     LEFT JOIN thread AS t ON t.thread_id = c.thread_id
     JOIN webhook AS w ON w.enabled

@@ -75,7 +75,7 @@ LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
 -- name: unread
 -- Messages as the index does not have them; of long ones, what it looks into.
 SELECT m.conversation_id, m.seq, m.role, left(m.content, %(characters)s::int), m.create_time,
-    m.update_time
+    m.update_time, m.id
 FROM message AS m
 LEFT JOIN search_message AS s ON s.conversation_id = m.conversation_id AND s.seq = m.seq
 WHERE m.conversation_id = ANY(%(thread_ids)s::text[])
@@ -251,6 +251,17 @@ FROM best
 JOIN message AS g ON g.conversation_id = best.conversation_id AND g.seq = best.seq
 JOIN thread AS t ON t.thread_id = best.conversation_id
 ORDER BY best.rank DESC, best.number DESC
+
+-- name: texts
+-- What hits have, sealed.
+SELECT m.number, m.conversation_id, g.id,
+    CASE WHEN m.seq < 0 THEN coalesce(t.metadata ->> 'name', '') ELSE g.content END
+FROM unnest(%(numbers)s::bigint[]) AS n (number)
+JOIN search_message AS m ON m.number = n.number
+JOIN thread AS t ON t.thread_id = m.conversation_id
+LEFT JOIN message AS g ON g.conversation_id = m.conversation_id AND g.seq = m.seq
+    AND g.update_time = m.update_time
+WHERE m.seq < 0 OR g.id IS NOT NULL
 
 -- name: best_of_sessions
 -- The newest hit of each session: its name, or a message. What was read of it is no longer its

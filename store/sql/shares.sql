@@ -32,8 +32,9 @@ WHERE thread_id = %(thread_id)s AND expires_at < now() - interval '30 days';
 
 -- name: snapshot
 -- What is said between people and the assistant, and nothing of how.
-INSERT INTO share_message (share_id, seq, id, role, content, message_type, create_time)
-SELECT %(share_id)s::uuid, m.seq, m.id, m.role, m.content, m.message_type, m.create_time
+INSERT INTO share_message
+    (share_id, thread_id, seq, id, role, content, message_type, create_time)
+SELECT %(share_id)s::uuid, m.conversation_id, m.seq, m.id, m.role, m.content, m.message_type, m.create_time
 FROM message AS m
 WHERE m.conversation_id = %(thread_id)s AND m.on_branch
     AND (m.role = 'user' OR m.role = 'assistant' AND m.content <> '')
@@ -41,6 +42,12 @@ WHERE m.conversation_id = %(thread_id)s AND m.on_branch
         SELECT FROM message_deletion AS d
         WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
     );
+
+-- name: name
+SELECT name FROM share WHERE share_id = %(share_id)s::uuid;
+
+-- name: set_name
+UPDATE share SET name = %(name)s WHERE share_id = %(share_id)s::uuid;
 
 -- name: list
 SELECT s.share_id, s.thread_id, s.mode, s.password_hash IS NOT NULL AS has_password,
@@ -74,7 +81,7 @@ FROM gone;
 
 -- name: find
 SELECT s.share_id, s.thread_id, s.token_hash, s.mode, s.password_hash,
-    coalesce(s.name, session_name(t.metadata)) AS name,
+    coalesce(s.name, session_name(t.metadata)) AS name, s.name IS NOT NULL AS is_named,
     t.metadata ->> 'graph_id' AS graph_id, s.created_at, s.expires_at,
     coalesce(s.expires_at <= now(), false) AS is_expired
 FROM share AS s

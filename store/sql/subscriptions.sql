@@ -78,7 +78,7 @@ WHERE d.delivery_id = %(delivery_id)s::uuid AND d.webhook_id = %(webhook_id)s::u
     AND w.identity = %(identity)s;
 
 -- name: to_send
-SELECT d.delivery_id, d.body, w.url, w.secret, w.enabled
+SELECT d.delivery_id, d.webhook_id, d.body, w.url, w.secret, w.enabled
 FROM webhook_delivery AS d
 JOIN webhook AS w ON w.webhook_id = d.webhook_id
 WHERE d.delivery_id = %(delivery_id)s::uuid AND d.status = 'pending';

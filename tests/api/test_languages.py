@@ -22,7 +22,7 @@ ELSEWHERE = re.compile(
     r"api/(a2a|bootstrap|commands|custom_app|embedded|jsonrpc|keys_command|permissions|prices|protocol_\w+|sdk_cache|settings"
     r"|shared_server|supervisor|unprivileged|doors/\w+|compat/\w+|adapter\w*"
     r"|routes/(a2a|mcp|openai\w*|protocol))\.py"
-    r"|graph/(agents/\w+|config|crons|custom|factory|http_section|jobs|persistence|priorities"
+    r"|graph/(agents/\w+|config|crons|custom|encryption|factory|http_section|jobs|persistence|priorities"
     r"|protocol_events|user|webhook_config)\.py"
     r"|store/(cache|chatchat|events|lane|migrate|rings|vectors|sql/__init__)\.py"
 )

@@ -13,7 +13,6 @@ PAGE = (DOCS / "langgraph-json.md").read_text()
 KEYS = {
     *config._BUILD_KEYS - {"_INTERNAL_docker_tag"},
     *config._READ_KEYS - {"checkpointer", "http"},
-    *config._REFUSED,
     *Http.model_fields,
     *Cors.model_fields,
     *HeaderRule.model_fields,

@@ -131,7 +131,8 @@ def test_env_may_be_a_file_beside_the_config(project: Project, tmp_path: Path) -
         ({"env": 1}, "`env` must be"),
         ({"dependencies": "."}, "`dependencies` must be"),
         ({"dependencies": ["./missing"]}, "missing is not a directory"),
-        ({"encryption": {"path": "./x.py:y"}}, "would be kept in the clear"),
+        ({"encryption": {"path": "./x.py"}}, "`encryption` must have `path`"),
+        ({"encryption": {"path": "m:x", "paht": 1}}, "and no more"),
         (
             {"checkpointer": {"serde": {"allowed_msgpack_modules": ["a.b"]}}},
             "serde.allowed_msgpack",
