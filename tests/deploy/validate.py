@@ -47,4 +47,7 @@ def chart(path: str) -> None:
 
 
 if __name__ == "__main__":
-    {"compose": compose, "helm": chart}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "compose":
+        compose()
+    else:
+        chart(sys.argv[2])
