@@ -195,7 +195,8 @@ async def of_run(db: Database, file_id: str, thread_id: str, *, owner: str) -> F
 
 async def next_of(db: Database, owner: str, *, after: str | None) -> File | None:
     """An owner's file that comes after another one of theirs by its id; None if none does."""
-    return await db.one(File, _SQL["of_owner"], {"owner": owner, "after": after})
+    found = await db.one(File, _SQL["of_owner"], {"owner": owner, "after": after})
+    return None if found is None else _opened(db.cipher, found)
 
 
 async def read(db: Database, file: File) -> AsyncIterator[bytes]:
