@@ -141,10 +141,13 @@ WHERE b.thread_id > %(after)s AND (%(last)s::text IS NULL OR b.thread_id <= %(la
 GROUP BY b.thread_id
 
 -- name: leftover_writes
+-- But for an answer to nothing: LangGraph keeps what `resume` says with the state that a run began
+-- from, which of a thread that had none is not written. It is of no task, and does nothing there.
 SELECT w.thread_id, count(*) || ' writes are to no checkpoint'
 FROM checkpoint_writes AS w
 JOIN thread AS t ON t.thread_id = w.thread_id AND t.status <> 'busy'
-WHERE w.thread_id > %(after)s AND (%(last)s::text IS NULL OR w.thread_id <= %(last)s)
+WHERE NOT (w.channel = '__resume__' AND w.task_id = '00000000-0000-0000-0000-000000000000')
+    AND w.thread_id > %(after)s AND (%(last)s::text IS NULL OR w.thread_id <= %(last)s)
     AND (%(only)s::text[] IS NULL OR w.thread_id = ANY(%(only)s))
     AND NOT EXISTS (
         SELECT FROM checkpoints AS c

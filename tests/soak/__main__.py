@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from tests.soak.clients import Client, Ledger
-from tests.soak.cluster import Cluster, open_cluster
+from tests.soak.cluster import Cluster, cipher_of, open_cluster
 from tests.soak.invariants import Findings
 from tests.soak.turnstile import Turnstile, open_turnstile
 
@@ -32,22 +32,29 @@ def main() -> int:
     parser.add_argument(
         "--log", type=Path, help="file for what was done and what the processes print"
     )
+    parser.add_argument(
+        "--protected", action="store_true", help="with encryption, API keys and limits"
+    )
     options = parser.parse_args()
-    return asyncio.run(_soak(options.seconds, options.seed, options.log))
+    return asyncio.run(_soak(options.seconds, options.seed, options.log, options.protected))
 
 
-async def _soak(seconds: float, seed: int, log: Path | None) -> int:
+async def _soak(seconds: float, seed: int, log: Path | None, protected: bool) -> int:
     ledger = Ledger()
     async with (
         open_turnstile(random.Random(f"{seed} steps")) as turnstile,
-        open_cluster(random.Random(f"{seed} faults"), turnstile) as cluster,
+        open_cluster(random.Random(f"{seed} faults"), turnstile, protected=protected) as cluster,
     ):
+        begun = cluster.sizes()
         found = await _load(cluster, ledger, seconds, seed)
-        findings = Findings(ledger, turnstile.visits, cluster.database_url)
+        cipher = cipher_of(cluster.members[0].variables)
+        findings = Findings(ledger, turnstile.visits, cluster.database_url, cipher)
         try:
             found += await _settled(findings)
             found += [*findings.of_runs(), *findings.of_order(), *findings.of_steps()]
-            async with httpx.AsyncClient(base_url=cluster.urls[0], timeout=30) as http:
+            async with httpx.AsyncClient(
+                base_url=cluster.urls[0], timeout=30, headers=_headers(cluster)
+            ) as http:
                 found += await findings.of_states(http)
             found += [*findings.of_streams(), *findings.of_outputs(), *findings.of_sessions()]
             found += await cluster.checked()
@@ -56,6 +63,7 @@ async def _soak(seconds: float, seed: int, log: Path | None) -> int:
         finally:
             findings.close()
         _report(seed, cluster, turnstile, ledger, findings, found)
+        sys.stdout.write(f"at first: {begun}\nin the end: {cluster.sizes()}\n")
         sys.stdout.writelines(f"{line}\n" for line in evidence)
         logs = "".join(member.log() for member in cluster.members)
     if log:
@@ -68,7 +76,14 @@ async def _load(cluster: Cluster, ledger: Ledger, seconds: float, seed: int) -> 
     pool: list[str] = []
     sessions: list[str] = []
     clients = [
-        Client(random.Random(f"{seed} {number}"), cluster.urls, ledger, pool, sessions)
+        Client(
+            random.Random(f"{seed} {number}"),
+            cluster.urls,
+            ledger,
+            pool,
+            sessions,
+            _headers(cluster),
+        )
         for number in range(CLIENTS)
     ]
     acting = [
@@ -90,6 +105,10 @@ async def _load(cluster: Cluster, ledger: Ledger, seconds: float, seed: int) -> 
     for task in done:
         task.result()
     return [f"{task.get_name()} waits for ever" for task in late]
+
+
+def _headers(cluster: Cluster) -> dict[str, str]:
+    return {"x-api-key": cluster.key} if cluster.key else {}
 
 
 async def _settled(findings: Findings) -> list[str]:
@@ -115,6 +134,7 @@ def _report(
         f"answers: {dict(ledger.statuses)}",
         f"runs: {len(ledger.asked)} acknowledged, {dict(ends)} in the end, "
         f"{findings.lost} lost for good",
+        f"milliseconds to take a run in: {_latencies(ledger)}",
         f"steps: {len(turnstile.visits)}, begun again: {sum(resumed.values()) - len(resumed)}",
         f"streams: {len(ledger.followed)} followed over "
         f"{sum(len(seen.connections) for seen in ledger.followed)} connections, "
@@ -125,6 +145,18 @@ def _report(
         f"{len(found)} findings",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _latencies(ledger: Ledger) -> str:
+    """Of the first and of the last quarter of the runs: p50, p95, the longest."""
+    asked = sorted(ledger.asked, key=lambda one: one.asked_at)
+    quarter = max(1, len(asked) // 4)
+    told = []
+    for part in (asked[:quarter], asked[-quarter:]):
+        took = sorted(1000 * (one.acknowledged_at - one.asked_at) for one in part) or [0.0]
+        at = [took[int(share * (len(took) - 1))] for share in (0.5, 0.95, 1)]
+        told.append("/".join(f"{ms:.0f}" for ms in at))
+    return " then ".join(told)
 
 
 if __name__ == "__main__":

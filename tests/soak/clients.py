@@ -84,6 +84,7 @@ class Client:
         ledger: Ledger,
         pool: list[str],
         sessions: list[str],
+        headers: dict[str, str],
     ) -> None:
         self._rng = rng
         self._urls = urls
@@ -91,7 +92,7 @@ class Client:
         #: The threads and the sessions in use, the same for all clients.
         self._pool = pool
         self._sessions = sessions
-        self._http = httpx.AsyncClient(timeout=httpx.Timeout(10, read=8))
+        self._http = httpx.AsyncClient(timeout=httpx.Timeout(10, read=8), headers=headers)
         #: The time is up: do nothing new, but see through what was begun.
         self.leaving = False
 

@@ -1,6 +1,7 @@
 """Two servers and a worker on one PostgreSQL and one Valkey, and what befalls them."""
 
 import asyncio
+import base64
 import json
 import random
 import signal
@@ -17,6 +18,7 @@ import psutil
 import psycopg
 
 from api.embedded import embedded_servers
+from store.cipher import CLEAR, Cipher, KeyRing, secret_of
 from tests.acceptance.process import READY, ROOT, ServerProcess, command, environment, free_port
 from tests.soak.graph import GATE
 from tests.soak.turnstile import Turnstile
@@ -27,6 +29,16 @@ VARIABLES = {
     "HEARTBEAT_SECONDS": "0.5",
     "SSE_HEARTBEAT_SECONDS": "1",
     "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": "1",
+}
+#: What keeps others out: everything is encrypted, asks for a key and is counted. No limit is met.
+PROTECTION = {
+    "LANGGRAPH_AES_KEY": base64.b64encode(bytes(range(32))).decode(),
+    "THREADWELL_AUTH": "keys",
+    "FAIR_SHARES": "true",
+    "LIMIT_REQUESTS_PER_SECOND": "1000",
+    "LIMIT_REQUESTS": "500",
+    "LIMIT_STREAMS": "500",
+    "LIMIT_QUEUED_RUNS": "10000",
 }
 FAULT_EVERY_SECONDS = (0.5, 4.0)
 #: How often a process is started that found no PostgreSQL, and what that one says.
@@ -104,7 +116,11 @@ class Cluster:
         valkey: "Valkey",
         members: list[Member],
         data_dir: Path,
+        *,
+        key: str,
     ) -> None:
+        #: By which clients are known; empty where nobody is asked.
+        self.key = key
         self.database_url = database_url
         self.members = members
         self.urls = [member.url for member in members if member.serves]
@@ -115,6 +131,20 @@ class Cluster:
         self._data_dir = data_dir
         self._began_at = time.monotonic()
         self.history: list[str] = []
+
+    def sizes(self) -> dict[str, str]:
+        """What each process takes: memory, open files, age; and PostgreSQL's connections."""
+        found = {}
+        for member in self.members:
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(member.now.process.pid)
+                mib = process.memory_info().rss / 2**20
+                age = time.time() - process.create_time()
+                found[member.name] = f"{mib:.0f} MiB, {process.num_fds()} files, {age:.0f} s old"
+        with suppress(psycopg.OperationalError), psycopg.connect(self.database_url) as connection:
+            [row] = connection.execute("SELECT count(*) FROM pg_stat_activity").fetchall()
+            found["PostgreSQL"] = f"{row[0]} connections"
+        return found
 
     async def checked(self) -> list[str]:
         """What `threadwell check` finds, when all has settled."""
@@ -290,6 +320,24 @@ def _until_it_answers(database_url: str) -> None:
         time.sleep(0.05)
 
 
+def cipher_of(variables: dict[str, str]) -> Cipher:
+    """What the processes encrypt with."""
+    key = variables.get("LANGGRAPH_AES_KEY")
+    return KeyRing([secret_of(key)]) if key else CLEAR
+
+
+def _made_key(variables: dict[str, str]) -> str:
+    made = subprocess.run(
+        command("keys", "create", "--owner", "soak", "--role", "admin"),
+        cwd=ROOT,
+        env=environment(variables),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return next(word for word in made.stdout.split() if word.startswith("tw_"))
+
+
 class Valkey:
     """A server of the soak's own, on a socket in a directory."""
 
@@ -320,8 +368,15 @@ class Valkey:
 
 
 @asynccontextmanager
-async def open_cluster(rng: random.Random, turnstile: Turnstile) -> AsyncIterator[Cluster]:
-    """Start everything, and in the end stop whatever is left of it."""
+async def open_cluster(
+    rng: random.Random, turnstile: Turnstile, *, protected: bool
+) -> AsyncIterator[Cluster]:
+    """
+    Start everything, and in the end stop whatever is left of it.
+
+    Args:
+        protected: With `PROTECTION`.
+    """
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         directory = Path(name)
         config = directory / "langgraph.json"
@@ -332,12 +387,16 @@ async def open_cluster(rng: random.Random, turnstile: Turnstile) -> AsyncIterato
         with embedded_servers(directory, valkey=False, durable=True) as servers:
             valkey = Valkey(directory)
             urls = {"DATABASE_URL": servers.database_url, "REDIS_URL": valkey.url}
-            variables = {**VARIABLES, **urls, GATE: str(turnstile.port)}
+            protection = PROTECTION if protected else {}
+            variables = {**VARIABLES, **protection, **urls, GATE: str(turnstile.port)}
+            key = await asyncio.to_thread(_made_key, variables) if protected else ""
             members = [Member(who, config, variables) for who in ("1", "2", "worker")]
             try:
                 for member in members:
                     await member.up()
-                yield Cluster(rng, turnstile, servers.database_url, valkey, members, directory)
+                yield Cluster(
+                    rng, turnstile, servers.database_url, valkey, members, directory, key=key
+                )
             finally:
                 for member in members:
                     member.now.process.kill()

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import psycopg
 
+from store.cipher import CLEAR, Cipher, at
 from tests.soak.clients import Followed, Ledger
 from tests.soak.graph import ASKING, STEPS
 from tests.soak.turnstile import Visit
@@ -59,7 +60,14 @@ class Row:
 class Findings:
     """Everything that was found wrong, a line each, by the checks that were called."""
 
-    def __init__(self, ledger: Ledger, visits: list[Visit], database_url: str) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        visits: list[Visit],
+        database_url: str,
+        cipher: Cipher = CLEAR,
+    ) -> None:
+        self._cipher = cipher
         self._ledger = ledger
         self._visits = visits
         self._connection = psycopg.connect(database_url, autocommit=True)
@@ -187,11 +195,15 @@ class Findings:
         """The table is what the newest checkpoint has: docs/decisions/0007."""
         state = (await http.get(f"/threads/{thread_id}/state/{checkpoint_id}")).json()
         head = [(one["id"], one["content"]) for one in (state["values"] or {}).get("messages", [])]
-        table = self._sql(
+        rows = self._sql(
             "SELECT id, content FROM message WHERE conversation_id = %s AND in_context"
             " ORDER BY position",
             thread_id,
         )
+        table = [
+            (id_, self._cipher.open_text(content, at("message.content", thread_id, id_)))
+            for id_, content in rows
+        ]
         if table == head:
             return []
         about = {key: state[key] for key in ("checkpoint", "metadata", "next")}

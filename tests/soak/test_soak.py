@@ -24,14 +24,22 @@ SECONDS = 60
 DEADLINE_SECONDS = 420.0
 
 
-def test_a_minute_of_random_faults_breaks_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("seconds", "options"), [(SECONDS, ()), (SECONDS / 2, ("--protected",))])
+def test_a_minute_of_random_faults_breaks_nothing(
+    seconds: float, options: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
     """Another seed each time; the same again is `make soak ARGS="--seed …"`."""
     seed = random.randrange(1 << 20)
     with capfd.disabled():
         print(f"\nsoak, seed {seed}")  # noqa: T201
-    soak = [sys.executable, "-m", "tests.soak", "--seconds", str(SECONDS), "--seed", str(seed)]
+    soak = [sys.executable, "-m", "tests.soak", "--seconds", str(seconds), "--seed", str(seed)]
     done = subprocess.run(
-        soak, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
+        [*soak, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
     )
 
     with capfd.disabled():
