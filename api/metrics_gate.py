@@ -26,6 +26,11 @@ class MetricsGate:
         self._is_public = is_public
         self._sent = None if token is None else f"Bearer {token}".encode()
 
+    @property
+    def has_token(self) -> bool:
+        """Whether there is a token to send."""
+        return self._sent is not None
+
     @classmethod
     def of(cls, settings: Settings) -> "MetricsGate":
         """As the settings say."""

@@ -36,7 +36,7 @@ async def _say(state: MessagesState) -> dict[str, Any]:
 
 async def _echo(state: MessagesState) -> dict[str, Any]:
     get_stream_writer()({"token": 0})
-    return {"messages": [AIMessageChunk("echo")]}
+    return {"messages": [AIMessageChunk(content="echo")]}
 
 
 def _graph(node: Any) -> Any:
