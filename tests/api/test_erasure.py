@@ -172,7 +172,7 @@ async def put_what_is_sent_nowhere(services: Services, who: Somebody) -> None:
             {"n": who.name},
         )
         await tx.execute(
-            "INSERT INTO api_key (key_id, secret_hash, owner) VALUES (%(n)s, 'x', %(n)s)",
+            "INSERT INTO api_key (key_id, secret_hash, owner) VALUES (md5(%(n)s), 'x', %(n)s)",
             {"n": who.name},
         )
         await tx.execute(
