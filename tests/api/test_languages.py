@@ -34,6 +34,8 @@ STARTING = {
     "THREADWELL_JWT_JWKS: {} is neither a URL nor a file",
     "THREADWELL_JWT_ISSUER, or THREADWELL_JWT_JWKS, must be https: keys that somebody on the way could "
     "change prove nothing. A file of the keys will do, too",
+    "METRICS_PORT: cannot listen on {}:{}: {}",
+    "OTEL_TRACES_EXPORTER is otlp: pip install 'threadwell[otel]'",
     "authenticate's {} cannot be filled", "authenticate wants {}; nothing fills it",
 }  # fmt: skip
 
