@@ -117,7 +117,7 @@ class Erasures:
         for pattern in self._namespaces:
             for user in dict.fromkeys((job.user_id, label_of(job.user_id))):
                 namespace = pattern.replace("{user}", user)
-                if not await self._until_none(job, until, "items", namespace):
+                if not await self._until_none(job, until, erasure.ITEMS, namespace):
                     return False
         while await erasure.delete_files(self._db, job):
             if time.monotonic() >= until:

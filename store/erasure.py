@@ -45,6 +45,8 @@ SIMPLE: Final[tuple[Simple, ...]] = (
     "keys", "accounts", "crons", "imports", "exports", "webhooks", "memberships", "shares", "feedback",
     "idempotency_keys", "tombstones", "jobs",
 )  # fmt: skip
+#: Of one namespace of the store.
+ITEMS: Final = "items"
 #: When everybody has been told of the rest.
 LAST: Final = ("changes", "deliveries")
 

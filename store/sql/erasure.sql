@@ -108,8 +108,8 @@ WITH mine AS MATERIALIZED (
     SELECT thread_id AS mine_id
     FROM thread
     WHERE metadata @> ANY(ARRAY[
-            jsonb_build_object('members', jsonb_build_object(%(user_id)s::text, 'viewer')),
-            jsonb_build_object('members', jsonb_build_object(%(user_id)s::text, 'editor'))
+            jsonb_build_object('members', jsonb_build_object(coalesce(%(user_id)s, ''), 'viewer')),
+            jsonb_build_object('members', jsonb_build_object(coalesce(%(user_id)s, ''), 'editor'))
         ])
     LIMIT %(limit)s::int
     FOR NO KEY UPDATE
