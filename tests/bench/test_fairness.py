@@ -23,10 +23,11 @@ TIMES = 2.0
 
 LIMITS = {
     "FAIR_SHARES": "true",
-    "LIMIT_RUNS": "8",
+    "LIMIT_RUNS": "4",
     "LIMIT_QUEUED_RUNS": "20",
-    "LIMIT_STREAMS": "40",
-    "LIMIT_REQUESTS_PER_SECOND": "20",
+    "LIMIT_STREAMS": "10",
+    "LIMIT_REQUESTS_PER_SECOND": "10",
+    "LIMIT_REQUEST_BURST": "20",
 }
 
 

@@ -67,13 +67,15 @@ async def test_many_at_once_get_exactly_the_burst(pair: tuple[Limiter, Limiter],
 
 
 async def test_a_bucket_fills_at_its_rate(pair: tuple[Limiter, Limiter], key: str) -> None:
-    rate = Rate(per_second=50, burst=1)
+    rate = Rate(per_second=0.5, burst=1)
     assert (await pair[0].take(key, rate, None)).refused is None
     wait = (await pair[1].take(key, rate, None)).retry_in_seconds
-    assert 0 < wait <= 0.02
-    await asyncio.sleep(0.05)
-
-    assert (await pair[0].take(key, rate, None)).refused is None
+    assert 0 < wait <= 2
+    async with asyncio.timeout(wait + 5):
+        while True:
+            if (await pair[0].take(key, rate, None)).refused is None:
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_places_are_held_until_they_are_given_back_by_whichever_process(
@@ -145,7 +147,7 @@ async def test_nobody_is_named_in_redis_and_what_was_used_up_goes(
     assert (await pair[0].take(key, Rate(per_second=1000, burst=2), None)).refused is None
     async with Redis.from_url(servers.redis_url) as redis:
         assert key.isalnum()
-        assert not await redis.keys("*ada*")
+        assert not await redis.keys("*example*")
         async with asyncio.timeout(5):
             while True:
                 if not await redis.keys(f"*{key}*"):
