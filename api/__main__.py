@@ -27,10 +27,6 @@ COMMANDS = {
         "write to the message table what the checkpoints have and it has not",
         ["config", "data_dir"],
     ),
-    "encrypt": (
-        "encrypt what the database has with LANGGRAPH_AES_KEY, while servers run that have the key",
-        ["config", "data_dir"],
-    ),
     "audit": (
         "print the audit log, a JSON object a line, the newest first",
         ["config", "data_dir"],
@@ -38,6 +34,10 @@ COMMANDS = {
     "check": (
         "look for what does not hold between runs, threads, checkpoints, messages, search, files and "
         "event log; status 1 if anything is left of it",
+        ["config", "data_dir"],
+    ),
+    "encrypt": (
+        "encrypt what the database has with LANGGRAPH_AES_KEY, while servers run that have the key",
         ["config", "data_dir"],
     ),
     "keys": ("make, list and revoke API keys", ["data_dir"]),

@@ -20,6 +20,7 @@ from api.health import Health
 from api.http_meter import HttpMeter
 from api.limits import Limits, open_limits
 from api.owners import open_owners
+from api.peers import Peers
 from api.presence import Presence, open_presence
 from api.prices import Prices
 from api.quotas import Quotas
@@ -108,8 +109,8 @@ class Services:
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
     tracing: Tracing | None
-    #: Which this one is of those that share a port.
-    process: str = "0"
+    #: Those that share a port with this process.
+    peers: Peers = field(default_factory=Peers)
     http_meter: HttpMeter = field(default_factory=HttpMeter)
 
 

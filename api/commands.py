@@ -9,9 +9,11 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +25,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from api import check_command, keys_command, logs
+from api import check_command, keys_command, logs, metrics, operators
 from api.app import allowed_origins, open_app
 from api.bootstrap import (
     Services,
@@ -36,6 +38,7 @@ from api.bootstrap import (
 )
 from api.connections import allow_connections
 from api.embedded import EmbeddedServerError, Servers, embedded_servers
+from api.peers import ALONE, Peers, placed
 from api.settings import (
     Settings,
     environment_sections,
@@ -169,16 +172,17 @@ def _serve_by_many(settings: Settings, servers: Servers, prefix: str, access: st
     port = listeners[0].getsockname()[1]
 
     async def supervise() -> int:
-        supervisor = Supervisor(partial(_serve_as_one_of_many, settings), listeners)
-        return await supervisor.run(
-            partial(_print_addresses, settings.host, port, prefix, servers, access)
-        )
+        with TemporaryDirectory(prefix="threadwell-") as directory:
+            serve = partial(_serve_as_one_of_many, settings, Path(directory))
+            return await Supervisor(serve, listeners).run(
+                partial(_print_addresses, settings.host, port, prefix, servers, access)
+            )
 
     return int(_run(supervise()))
 
 
 def _serve_as_one_of_many(
-    settings: Settings, listener: socket.socket, on_start: Callable[[], None]
+    settings: Settings, directory: Path, listener: socket.socket, on_start: Callable[[], None]
 ) -> None:
     """Be one of the processes that a supervisor keeps."""
     logs.configure(
@@ -190,8 +194,8 @@ def _serve_as_one_of_many(
     signal.signal(signal.SIGINT, _exit)
     try:
         # They are in use for as long as one of the processes is there, whoever of them was killed.
-        with _servers(settings) as servers:
-            _run(_serve(settings, servers, on_start, [listener]))
+        with _servers(settings) as servers, placed(directory, settings.workers) as peers:
+            _run(_serve(settings, servers, on_start, [listener], peers))
     except (EmbeddedServerError, Error) as exc:
         sys.exit(f"threadwell: {exc}")
 
@@ -201,12 +205,13 @@ async def _serve(
     servers: Servers,
     on_start: Callable[[], None],
     sockets: list[socket.socket] | None = None,
+    peers: Peers = ALONE,
 ) -> None:
     """Be a server process on a database that is migrated; on sockets that are open, if given."""
     if settings.workers == 0:
         settings = settings.model_copy(update={"slots": 0})
         log.info("runs wait for a worker: this process executes none")
-    async with _working(settings, servers) as (services, app):
+    async with _working(settings, servers, peers) as (services, app):
         config = uvicorn.Config(
             app,
             host=settings.host,
@@ -243,17 +248,23 @@ async def _work(settings: Settings, servers: Servers) -> None:
 
 
 @asynccontextmanager
-async def _working(settings: Settings, servers: Servers) -> AsyncIterator[tuple[Services, FastAPI]]:
+async def _working(
+    settings: Settings, servers: Servers, peers: Peers = ALONE
+) -> AsyncIterator[tuple[Services, FastAPI]]:
     async with (
         open_services(
             settings, database_url=servers.database_url, redis_url=servers.redis_url
-        ) as services,
+        ) as opened,
         # In a process that serves nobody else too: its graphs may call it.
-        open_app(services) as app,
+        open_app(services := replace(opened, peers=peers)) as app,
     ):
         _report(services)
         _collect_seldom()
-        async with services.worker.working():
+        async with (
+            services.worker.working(),
+            services.peers.telling(partial(metrics.told, services)),
+            operators.listening(settings, app),
+        ):
             yield services, app
 
 
@@ -311,43 +322,6 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
         )
 
 
-@asynccontextmanager
-async def _admitted(
-    settings: Settings, graphs: GraphConfig, servers: Servers
-) -> AsyncIterator[Database]:
-    cipher = await opened_cipher(settings, graphs, servers.database_url)
-    async with open_database(servers.database_url, cipher=cipher) as db:
-        await sealing.admit(db)
-        yield db
-
-
-def encrypt(settings: Settings) -> None:
-    """Encrypt what the database has with the newest key, while servers run that have it too."""
-    with _servers(settings, valkey=False) as servers:
-        done = _run(_encrypt(settings, servers))
-    print(f"{done.rows} rows encrypted, {done.unreadable} values cannot be read")  # noqa: T201
-    if done.unreadable:
-        raise InvalidInputError(
-            "Some values cannot be decrypted with any of the keys: they stay as they are"
-        )
-
-
-async def _encrypt(settings: Settings, servers: Servers) -> Sealed:
-    await migrate_database(servers.database_url)
-    sections = environment_sections()
-    cipher = cipher_of(settings)
-    # The database can be encrypted where there are no graphs.
-    if sections or settings.config.exists():
-        graphs = load_config(settings.config, sections)
-        cipher = await opened_cipher(settings, graphs, servers.database_url)
-    async with open_database(servers.database_url, cipher=cipher) as db:
-        return await sealing.encrypt(db, _tell_encrypted)
-
-
-def _tell_encrypted(table: str, done: Sealed) -> None:
-    print(f"{table}: {done.rows} rows", flush=True)  # noqa: T201 - what somebody waits for
-
-
 def audit(settings: Settings, *, limit: int, **which: Any) -> None:
     """Print entries of the audit log, the newest first."""
     with _servers(settings, valkey=False) as servers:
@@ -384,6 +358,43 @@ def check(settings: Settings, *, repair: bool, json: bool) -> None:
         )
     if not is_clean:
         sys.exit(1)
+
+
+@asynccontextmanager
+async def _admitted(
+    settings: Settings, graphs: GraphConfig, servers: Servers
+) -> AsyncIterator[Database]:
+    cipher = await opened_cipher(settings, graphs, servers.database_url)
+    async with open_database(servers.database_url, cipher=cipher) as db:
+        await sealing.admit(db)
+        yield db
+
+
+def encrypt(settings: Settings) -> None:
+    """Encrypt what the database has with the newest key, while servers run that have it too."""
+    with _servers(settings, valkey=False) as servers:
+        done = _run(_encrypt(settings, servers))
+    print(f"{done.rows} rows encrypted, {done.unreadable} values cannot be read")  # noqa: T201
+    if done.unreadable:
+        raise InvalidInputError(
+            "Some values cannot be decrypted with any of the keys: they stay as they are"
+        )
+
+
+async def _encrypt(settings: Settings, servers: Servers) -> Sealed:
+    await migrate_database(servers.database_url)
+    sections = environment_sections()
+    cipher = cipher_of(settings)
+    # The database can be encrypted where there are no graphs.
+    if sections or settings.config.exists():
+        graphs = load_config(settings.config, sections)
+        cipher = await opened_cipher(settings, graphs, servers.database_url)
+    async with open_database(servers.database_url, cipher=cipher) as db:
+        return await sealing.encrypt(db, _tell_encrypted)
+
+
+def _tell_encrypted(table: str, done: Sealed) -> None:
+    print(f"{table}: {done.rows} rows", flush=True)  # noqa: T201 - what somebody waits for
 
 
 def import_(settings: Settings, *, source: str, url: str, tz: str, **options: Any) -> None:

@@ -570,6 +570,17 @@ class Settings(BaseSettings):
         repr=False,
         min_length=16,
     )
+    metrics_port: int | None = _env(
+        "METRICS_PORT",
+        default=None,
+        about="TCP port on which `/metrics`, `/ok` and `/ready` are served too, and nothing else, to who "
+        "need not say who they are; of `threadwell worker` as well.",
+        ge=1,
+        le=65535,
+    )
+    metrics_host: str = _env(
+        "METRICS_HOST", default="127.0.0.1", about="Address of `METRICS_PORT` to listen on."
+    )
     traces: Literal["none", "otlp"] = _env(
         "OTEL_TRACES_EXPORTER",
         default="none",

@@ -21,6 +21,7 @@ from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from store.models import JsonObject
+from store.sealing import FILE
 from store.sql import load
 
 _SQL: Final = load("files")
@@ -194,7 +195,8 @@ async def of_run(db: Database, file_id: str, thread_id: str, *, owner: str) -> F
 
 async def next_of(db: Database, owner: str, *, after: str | None) -> File | None:
     """An owner's file that comes after another one of theirs by its id; None if none does."""
-    return await db.one(File, _SQL["of_owner"], {"owner": owner, "after": after})
+    found = await db.one(File, _SQL["of_owner"], {"owner": owner, "after": after})
+    return None if found is None else _opened(db.cipher, found)
 
 
 async def read(db: Database, file: File) -> AsyncIterator[bytes]:
@@ -244,7 +246,7 @@ def _chunk_at(content_id: str, place: int) -> bytes:
 
 def _known_by(cipher: Cipher, digest: bytes) -> list[bytes]:
     """What the same content is known by; a hash would say to everybody whether it is one they have."""
-    return cipher.blinds(digest.hex(), "file") if cipher.is_on else [digest]
+    return cipher.blinds(digest.hex(), FILE) if cipher.is_on else [digest]
 
 
 def _sealed_digest(cipher: Cipher, content_id: str, digest: bytes) -> str | None:

@@ -3,8 +3,10 @@
 from typing import Final
 
 from store.access import Access
+from store.cipher import KeyRing
 from store.database import Database, repeated
 from store.errors import ConflictError, NotFoundError
+from store.sealing import REQUEST
 from store.sql import load
 
 _SQL: Final = load("idempotency")
@@ -39,7 +41,9 @@ async def claim(
     """
     # A plain hash would tell whether somebody asked what one guesses.
     cipher = db.cipher
-    known_by = cipher.blinds(payload_hash.hex(), "asked") if cipher.is_on else [payload_hash]
+    known_by = cipher.blinds(payload_hash.hex(), REQUEST) if cipher.is_on else [payload_hash]
+    if isinstance(cipher, KeyRing) and cipher.accepts_clear:
+        known_by.append(payload_hash)
     params = {
         "session_id": session_id,
         "caller": caller,

@@ -9,10 +9,10 @@ not come back is taken up by another. A job is a few statements and no run: see 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
 
 import structlog
 
+from store import sealing
 from store.cipher import Cipher, at
 from store.database import Database, Transaction
 from store.errors import UnreadableError
@@ -23,9 +23,6 @@ from store.sql import load
 SQL = load("jobs")
 
 log = structlog.get_logger(__name__)
-
-#: Keys of payloads that SQL writes: ids and times, never sealed.
-_CLEAR: Final = frozenset({"delivery_id", "run_started_at"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,10 +87,8 @@ def _readable(cipher: Cipher, jobs: Iterable[Job]) -> Iterator[Job]:
 def _opened(cipher: Cipher, job: Job) -> Job:
     if not cipher.is_on:
         return job
-    clear = {name: value for name, value in job.payload.items() if name in _CLEAR}
-    rest = {name: value for name, value in job.payload.items() if name not in _CLEAR}
-    opened = cipher.open_json(rest, at("job.payload", job.kind))
-    return replace(job, payload={**opened, **clear})
+    opened = sealing.open_job(cipher, job.payload, at("job.payload", job.kind))
+    return replace(job, payload=opened)
 
 
 async def done(db: Database, job: Job) -> None:

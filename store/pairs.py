@@ -41,6 +41,7 @@ class Pair:
         return replace(
             self,
             query=cipher.open_text(self.query, query),
+            feedback_reason=cipher.open_text(self.feedback_reason, at("feedback.reason", *answer)),
             response=cipher.open_text(self.response, at("message.content", *answer)),
             meta_data=more.get("meta_data", self.meta_data) if said else self.meta_data,
         )

@@ -471,7 +471,7 @@ def _endings(endings: Sequence[Ending], cipher: Cipher) -> JsonObject:
             ),
             "told": ending.told,
             "first_token_ms": ending.first_token_ms,
-            "webhook": ending.webhook,
+            "webhook": _told(cipher, ending.webhook),
         }
         for ending in endings
     ]
@@ -487,6 +487,11 @@ def _run_error(cipher: Cipher, run_id: str, error: JsonObject | None) -> Any:
     """A run's error as it is kept: what kind it is, is told to those who follow sessions."""
     shown = shown_of_error(error) if error else None
     return cipher.seal_json(error, at("run.error", run_id), shown=shown)
+
+
+def _told(cipher: Cipher, webhook: JsonObject | None) -> JsonObject | None:
+    """What a webhook is told, as the job that tells it has it."""
+    return None if webhook is None else jobs.sealed(cipher, webhooks.KIND, webhook)
 
 
 async def finish_temporary(
@@ -506,7 +511,7 @@ async def finish_temporary(
     params = {
         "run_id": claimed.run.run_id,
         "epoch": claimed.lease.epoch,
-        "webhook": webhook,
+        "webhook": _told(db.cipher, webhook),
         "job_signal": JOB,
     }
     return bool(await db.tuples(SQL["finish_temporary"], params))

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, LiteralString, TypeVar, cast
 import orjson
 from psycopg.sql import SQL, Composed, Identifier
 
-from store import audit
+from store import audit, blinds
 from store.cipher import NOT_ENCRYPTED, SEALED, Cipher, KeyRing, at
 from store.database import Database, Transaction
 from store.errors import InvalidInputError, UnreadableError
@@ -23,13 +23,18 @@ from store.sql import load
 
 #: How a column is sealed: by `seal` or `seal_same`, `seal_text`, `seal_json` (an object with ``$sealed``),
 #: `seal_checkpoint`, or `seal_values` at the path of a thread's config or at the top, as `metadata`.
-Form = Literal["bytes", "text", "json", "checkpoint", "config", "metadata"]
+#: An ``item`` has marks beside it, of a ``job`` and a ``body`` SQL writes a part.
+Form = Literal["bytes", "text", "json", "checkpoint", "config", "metadata", "item", "job", "body"]
 #: Rows that are sealed anew in one transaction.
 PAGE: Final = 100
 IN_THE_CLEAR: Final = (
     "The database has something that is not encrypted: run `threadwell encrypt`, which encrypts it "
     "while servers run that have the key"
 )
+
+#: What `Cipher.blind` is told that a hash is of.
+FILE: Final = "file"
+REQUEST: Final = "asked"
 
 _SQL: Final = load("sealing")
 
@@ -83,7 +88,18 @@ _BLOB: Final = ("thread_id", "checkpoint_ns", "channel", "version", "type")
 _WRITE: Final = ("thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx", "channel")
 _CHECKPOINT: Final = ("thread_id", "checkpoint_ns", "checkpoint_id")
 _UUID: Final[Mapping[str, LiteralString]] = dict.fromkeys(
-    ("assistant_id", "run_id", "share_id", "cron_id", "file_id"), "uuid"
+    (
+        "assistant_id",
+        "content_id",
+        "cron_id",
+        "delivery_id",
+        "file_id",
+        "import_id",
+        "run_id",
+        "share_id",
+        "webhook_id",
+    ),
+    "uuid",
 )
 
 
@@ -197,7 +213,81 @@ TABLES: Final[tuple[Table, ...]] = (
         },
         types={**_UUID, "version": "int"},
     ),
+    Table(
+        "cron",
+        ("cron_id",),
+        {
+            "payload": Column("json"),
+            "injected": Column("json"),
+            "error": Column("json"),
+            "metadata": Column("metadata"),
+        },
+        types=_UUID,
+    ),
+    Table(
+        "feedback",
+        ("conversation_id", "message_id", "user_id"),
+        {
+            "reason": Column("text", ("conversation_id", "message_id")),
+            "tags": Column("json", ("conversation_id", "message_id")),
+        },
+    ),
+    Table("file", ("file_id",), {"name": Column("text")}, types=_UUID),
+    Table("file_content", ("content_id",), {"sealed_sha256": Column("text")}, types=_UUID),
+    Table(
+        "file_chunk",
+        ("content_id", "place"),
+        {"data": Column("bytes")},
+        page=20,
+        types={**_UUID, "place": "int"},
+    ),
+    Table(
+        "import",
+        ("import_id",),
+        {"request": Column("json"), "report": Column("json")},
+        types=_UUID,
+    ),
+    Table(
+        "import_part",
+        ("import_id", "number"),
+        {"content": Column("bytes")},
+        page=10,
+        types={**_UUID, "number": "int"},
+    ),
+    Table("job", ("job_id",), {"payload": Column("job", ("kind",))}, types={"job_id": "bigint"}),
+    Table("outbox", ("outbox_id",), {"seen_by": Column("metadata")}, types={"outbox_id": "bigint"}),
+    Table(
+        "change",
+        ("seq",),
+        {"data": Column("json"), "seen_by": Column("metadata")},
+        types={"seq": "bigint"},
+    ),
+    Table(
+        "webhook",
+        ("webhook_id",),
+        {"url": Column("text"), "description": Column("text"), "secret": Column("bytes")},
+        types=_UUID,
+    ),
+    Table(
+        "webhook_delivery",
+        ("delivery_id",),
+        {"body": Column("body", ("seq",), named="change.data"), "last_error": Column("text")},
+        types=_UUID,
+    ),
+    Table("share", ("share_id",), {"name": Column("text")}, types=_UUID),
+    Table(
+        "share_message",
+        ("share_id", "seq"),
+        {"content": Column("text", ("thread_id", "id"), named="message.content")},
+        types={**_UUID, "seq": "int"},
+    ),
+    Table("store", ("prefix", "key"), {"value": Column("item")}),
 )
+
+#: Of payloads of jobs, what SQL writes: ids and times.
+JOB_SHOWN: Final = frozenset({"delivery_id", "run_started_at"})
+#: Of what webhooks are told, the same.
+_BODY_SHOWN: Final = frozenset({"type", "seq", "timestamp"})
 
 
 # ------------------------------------------------------------------ values that are part of others
@@ -327,6 +417,8 @@ async def encrypt(db: Database, tell: Callable[[str, Sealed], None]) -> Sealed:
         of_table = await reseal(db, table)
         tell(table.name, of_table)
         done += of_table
+    await _hide_hashes(db)
+    await _begin_index_anew(db)
     async with db.transaction() as tx:
         complete = {"key_id": ring.ids[0], "is_all": not done.unreadable}
         await tx.execute(_SQL["complete"], complete)
@@ -367,6 +459,34 @@ def _is_clear(cipher: Cipher, table: Table, row: Mapping[str, Any]) -> bool:
     return False
 
 
+async def _hide_hashes(db: Database) -> None:
+    """Plain hashes of what people sent would tell whoever guesses it that it is right."""
+    cipher = db.cipher
+    after = ""
+    while rows := await db.tuples(_SQL["plain_files"], {"after": after, "limit": PAGE}):
+        for content_id, digest in rows:
+            text, place = digest.hex(), at("file_content.sealed_sha256", content_id)
+            params = {
+                "content_id": content_id,
+                "sha256": cipher.blind(text, FILE),
+                "sealed_sha256": cipher.seal_text(text, place),
+            }
+            await db.execute(_SQL["hide_file"], params)
+        after = rows[-1][0]
+    while hashes := await db.tuples(_SQL["plain_requests"], {"limit": PAGE}):
+        for (digest,) in hashes:
+            params = {"plain": digest, "blind": cipher.blind(digest.hex(), REQUEST)}
+            await db.execute(_SQL["hide_request"], params)
+
+
+async def _begin_index_anew(db: Database) -> None:
+    """Terms that another key named, or none, are not found by this one: they are made again."""
+    [(last,)] = await db.tuples(_SQL["last_indexed"], {})
+    while await db.execute(_SQL["forget_terms"], {"last": last, "limit": 50 * PAGE}):
+        continue
+    await db.execute(_SQL["index_anew"], {})
+
+
 # ------------------------------------------------------------------ rows that are sealed anew
 
 #: What is left of a column to be sealed by the newest key; of the others every row is looked at.
@@ -375,6 +495,10 @@ _LEFT: Final[Mapping[Form, LiteralString]] = {
     "text": "{0} <> '' AND NOT starts_with({0}, %(text_head)s)",
     "json": "{0} NOT IN ('{{}}', '[]', 'null')"
     " AND NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
+    "item": "{0} <> '{{}}' AND NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
+    "job": "{0} - '{{delivery_id,run_started_at}}'::text[] <> '{{}}'"
+    " AND NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
+    "body": "NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
     "checkpoint": "jsonb_path_exists({0} -> 'channel_values', '$.* ? (@ != true)')"
     " AND NOT starts_with(coalesce({0} -> 'channel_values' ->> '$sealed', ''), %(text_head)s)",
 }
@@ -567,6 +691,40 @@ def _values(cipher: Cipher, column: Column, old: str, before: bytes, place: byte
     return _dumped(old, value, cipher.seal_values(opened, path))
 
 
+def _item(cipher: Cipher, column: Column, old: str, before: bytes, place: bytes) -> str:
+    opened = cipher.open_json(value := orjson.loads(old), before)
+    return _dumped(old, value, blinds.sealed(cipher, opened, place))
+
+
+def _job(cipher: Cipher, column: Column, old: str, before: bytes, place: bytes) -> str:
+    value = orjson.loads(old)
+    opened = open_job(cipher, value, before)
+    rest = {name: part for name, part in opened.items() if name not in JOB_SHOWN}
+    shown = {name: part for name, part in value.items() if name in JOB_SHOWN}
+    return _dumped(old, value, {**cipher.seal_json(rest, place), **shown})
+
+
+def open_job(cipher: Cipher, payload: Mapping[str, Any], place: bytes) -> dict[str, Any]:
+    """A job's payload without its seals."""
+    shown = {name: part for name, part in payload.items() if name in JOB_SHOWN}
+    rest = {name: part for name, part in payload.items() if name not in JOB_SHOWN}
+    return {**cipher.open_json(rest, place), **shown}
+
+
+def _body(cipher: Cipher, column: Column, old: str, before: bytes, place: bytes) -> str:
+    value = orjson.loads(old)
+    shown = {name: part for name, part in value.items() if name in _BODY_SHOWN}
+    data = open_body(cipher, value, before)["data"]
+    return _dumped(old, value, {**shown, **cipher.seal_json(data, place)})
+
+
+def open_body(cipher: Cipher, body: Mapping[str, Any], place: bytes) -> dict[str, Any]:
+    """What a webhook is told, without its seals: beside a change's sealed data stands the rest."""
+    told = {name: part for name, part in body.items() if name != SEALED}
+    sealed = body if SEALED in body else body.get("data")
+    return {**told, "data": cipher.open_json(sealed, place)}
+
+
 def _dumped(text: str, old: Any, new: Any) -> str:
     return text if old == new else orjson.dumps(new).decode()
 
@@ -578,6 +736,9 @@ _FORMS: Final[Mapping[Form, Callable[[Cipher, Column, Any, bytes, bytes], Any]]]
     "checkpoint": _checkpoint,
     "config": _values,
     "metadata": _values,
+    "item": _item,
+    "job": _job,
+    "body": _body,
 }
 
 

@@ -12,11 +12,11 @@ from typing import Final, Literal
 
 from store import audit, sessions
 from store.access import Access, Role
-from store.cipher import at
+from store.cipher import at, open_name
 from store.database import Database, Transaction, repeated
 from store.errors import ConflictError, NotFoundError
 from store.models import JsonObject
-from store.search import open_name, opened_content
+from store.search import opened_content
 from store.sql import load
 
 SQL = load("shares")

@@ -209,24 +209,6 @@ async def delete_expired(db: Database, *, limit: int) -> int:
     return await db.execute(SQL["delete_expired"], {"keep_seconds": EXPORT_SECONDS, "limit": limit})
 
 
-async def opinions(
-    db: Database, user_id: str, *, after: tuple[str, str] | None, limit: int
-) -> list[JsonObject]:
-    """What a user thinks of messages, wherever they are; after a session and a message of it."""
-    after_id, after_message = after or ("", "")
-    params = {
-        "user_id": user_id,
-        "after_id": after_id,
-        "after_message": after_message,
-        "limit": limit,
-    }
-    names = (
-        "session_id", "message_id", "score", "reason", "tags", "create_time", "update_time",
-    )  # fmt: skip
-    rows = await db.tuples(SQL["opinions"], params)
-    return [dict(zip(names, row, strict=True)) for row in rows]
-
-
 async def account(db: Database, user_id: str) -> list[JsonObject]:
     """The account of a user, if there is one; not its password."""
     rows = await db.tuples(SQL["account"], {"user_id": user_id})

@@ -20,7 +20,16 @@ from api.exchange.exporting import message_json, session_json
 from graph.encode import dumps
 from graph.jobs import JobFailedError, Kind
 from graph.user import label_of
-from store import assistants, audit, crons, exchanges, files, subscriptions, user_jobs
+from store import (
+    assistants,
+    audit,
+    crons,
+    exchanges,
+    feedback,
+    files,
+    subscriptions,
+    user_jobs,
+)
 from store.audit import Filter
 from store.database import Database
 from store.errors import NotFoundError, UnavailableError
@@ -154,13 +163,17 @@ class UserExports:
 
     async def _feedback(self, job: UserJob, place: JsonObject) -> Page:
         after = place.get("after")
-        found = await user_jobs.opinions(
+        found = await feedback.of_user(
             self._db, job.user_id, after=after and (after[0], after[1]), limit=PAGE
         )
-        lines = [{"type": "feedback", **row} for row in found]
+        lines = [
+            {"type": "feedback", "session_id": session_id, **asdict(opinion), "create_time": at}
+            for session_id, opinion, at in found
+        ]
         if len(found) < PAGE:
             return lines, None
-        return lines, {"after": [found[-1]["session_id"], found[-1]["message_id"]]}
+        session_id, opinion, _ = found[-1]
+        return lines, {"after": [session_id, opinion.message_id]}
 
     async def _files(self, job: UserJob, place: JsonObject) -> Page:
         """A file: what is known of it, then what it holds, in pieces."""

@@ -1,6 +1,6 @@
 """The audit log: what was done that matters to security."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
@@ -57,7 +57,14 @@ async def list_audit(
     """
     found, more = await audit.page(
         services.db,
-        Filter(act=act, actor=actor, owner=owner, subject=subject, since=since, until=until),
+        Filter(
+            act=act,
+            actor=actor,
+            owner=owner,
+            subject=subject,
+            since=_in_utc(since),
+            until=_in_utc(until),
+        ),
         before=number_cursor(cursor),
         limit=limit,
         seen_by=None if caller.has(PERMISSION) else caller.identity,
@@ -66,6 +73,11 @@ async def list_audit(
     return json_response(
         {"data": [entry_json(e) for e in found], "next_cursor": following, "has_more": more}
     )
+
+
+def _in_utc(at: datetime | None) -> datetime | None:
+    """A time that has a zone: without one it is UTC."""
+    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
 def entry_json(entry: Entry) -> JsonObject:

@@ -41,7 +41,11 @@ WHERE cron_id IN (
 );
 
 -- name: keys
-DELETE FROM api_key WHERE owner = %(user_id)s::text;
+-- That there was one stays: a server on which a key was ever made does not become everybody's.
+UPDATE api_key
+SET owner = '', name = '', secret_hash = '', roles = '{}', permissions = '{}',
+    revoked_at = coalesce(revoked_at, now())
+WHERE owner = %(user_id)s::text;
 
 -- name: accounts
 DELETE FROM "user" WHERE id = %(user_id)s::text;

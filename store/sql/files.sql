@@ -129,7 +129,7 @@ WHERE f.owner = %(owner)s::text
 
 -- name: of_owner
 SELECT f.file_id, f.content_id, f.name, f.owner, f.created_at, c.mime_type, c.size_bytes,
-    encode(c.sha256, 'hex') AS sha256
+    coalesce(c.sealed_sha256, encode(c.sha256, 'hex')) AS sha256
 FROM file AS f
 JOIN file_content AS c ON c.content_id = f.content_id
 WHERE f.owner = %(owner)s::text AND c.sha256 IS NOT NULL

@@ -14,3 +14,38 @@ WHERE NOT %(key_id)s::text = ANY(key_ids);
 UPDATE encryption
 SET is_complete = true, changed_at = now(),
     key_ids = CASE WHEN %(is_all)s THEN ARRAY[%(key_id)s::text] ELSE key_ids END;
+
+-- name: plain_files
+SELECT content_id::text, sha256
+FROM file_content
+WHERE sealed_sha256 IS NULL AND sha256 IS NOT NULL AND content_id::text > %(after)s
+ORDER BY content_id::text
+LIMIT %(limit)s;
+
+-- name: hide_file
+UPDATE file_content
+SET sha256 = %(sha256)s::bytea, sealed_sha256 = %(sealed_sha256)s
+WHERE content_id = %(content_id)s::uuid AND sealed_sha256 IS NULL;
+
+-- name: plain_requests
+-- SHA-256 has twice the length.
+SELECT DISTINCT payload_hash FROM idempotency_key WHERE octet_length(payload_hash) = 32
+LIMIT %(limit)s;
+
+-- name: hide_request
+UPDATE idempotency_key SET payload_hash = %(blind)s::bytea WHERE payload_hash = %(plain)s::bytea;
+
+-- name: last_indexed
+SELECT coalesce(max(number), 0) FROM search_message;
+
+-- name: forget_terms
+DELETE FROM search_message
+WHERE number IN (
+    SELECT number FROM search_message WHERE number <= %(last)s ORDER BY number LIMIT %(limit)s
+);
+
+-- name: index_anew
+WITH forgotten AS (
+    DELETE FROM search_thread
+)
+UPDATE search_progress SET touched_at = 'epoch', caught_up_at = NULL;

@@ -88,13 +88,5 @@ WHERE user_job_id IN (
     FOR UPDATE SKIP LOCKED
 );
 
--- name: opinions
-SELECT conversation_id, message_id, score, reason, tags, create_time, update_time
-FROM feedback
-WHERE user_id = %(user_id)s
-    AND (conversation_id, message_id) > (%(after_id)s::text, %(after_message)s::text)
-ORDER BY conversation_id, message_id
-LIMIT %(limit)s;
-
 -- name: account
 SELECT id, username, create_time FROM "user" WHERE id = %(user_id)s;

@@ -112,16 +112,22 @@ class ServerProcess:
 
 @contextmanager
 def starting(
-    config: Path, variables: dict[str, str], *, data_dir: Path | None = None
+    config: Path,
+    variables: dict[str, str],
+    *,
+    data_dir: Path | None = None,
+    serves: bool = True,
 ) -> Iterator[ServerProcess]:
     """
     Start a server without waiting for it, and stop it whatever happens.
 
     Args:
         variables: Its settings, by their names in the environment.
+        serves: False for a process that only works on runs.
     """
     port = free_port()
-    arguments = ["serve", "--port", str(port), "--config", str(config)]
+    arguments = ["serve", "--port", str(port)] if serves else ["worker"]
+    arguments += ["--config", str(config)]
     if data_dir is not None:
         arguments += ["--data-dir", str(data_dir)]
     with subprocess.Popen(

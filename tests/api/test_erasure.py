@@ -142,16 +142,14 @@ class Somebody:
             seen[path] = sorted(map(str, await self.ask("POST", path, json={})))
         return seen
 
-    async def done(self, kind: str) -> dict[str, Any]:
-        """Have all that is theirs erased or exported, and wait for it."""
-        begun = (
-            await self.ask("DELETE", f"/api/users/{self.name}/data", status=202)
-            if kind == "erasure"
-            else await self.ask("POST", f"/api/users/{self.name}/export", status=202)
-        )
+    async def done(self, kind: str, of: "Somebody | None" = None) -> dict[str, Any]:
+        """Have all that is theirs, or another one's, erased or exported, and wait for it."""
+        method, what = ("DELETE", "data") if kind == "erasure" else ("POST", "export")
+        about = f"/api/users/{(of or self).name}"
+        begun = await self.ask(method, f"{about}/{what}", status=202)
         async with asyncio.timeout(DEADLINE_SECONDS):
             while True:
-                job = await self.ask("GET", f"/api/users/{self.name}/jobs/{begun['id']}")
+                job = await self.ask("GET", f"{about}/jobs/{begun['id']}")
                 if job["status"] not in ("pending", "running"):
                     found: dict[str, Any] = job
                     return found
@@ -325,6 +323,66 @@ async def test_nobody_erases_or_exports_another_one_without_the_permission(
     for user in (ada.name, eve.name):
         await eve.ask("GET", f"/api/users/{user}/jobs/{job['id']}", status=404)
     assert (await ada.ask("POST", "/threads/count", json={})) == 1
+
+
+async def test_who_may_erases_another_one(
+    ada: Somebody, eve: Somebody, http: httpx.AsyncClient
+) -> None:
+    admin = Somebody(http, "admin")
+    for who in (ada, eve, admin):
+        await who.ask("POST", "/threads", json={"metadata": {"user_id": eve.name}})
+
+    job = await admin.done("erasure", of=ada)
+
+    assert job["report"]["sessions"] == 1
+    counts = [await who.ask("POST", "/threads/count", json={}) for who in (ada, eve, admin)]
+    # What names somebody, and is another one's, is the other one's.
+    assert counts == [0, 1, 1]
+    told = await admin.ask("GET", f"/api/audit?subject=user:{ada.name}")
+    assert {entry["actor"] for entry in told["data"]} == {"admin", None}
+    # Who was erased may know it.
+    mine = await ada.ask("GET", "/api/audit?act=erasure.done")
+    assert mine["data"][-1]["details"]["sessions"] == 1
+    assert (await eve.ask("GET", "/api/audit?act=erasure.done"))["data"] == []
+
+
+async def test_what_matters_to_security_is_in_the_log_and_read_page_by_page(
+    ada: Somebody, eve: Somebody
+) -> None:
+    session = (await ada.ask("POST", "/api/sessions", json={"name": "a secret name"}))["id"]
+    about = f"/api/sessions/{session}/shares"
+    link = await ada.ask("POST", about, json={"mode": "live", "password": "pass-word"})
+    members = {"audience": "users", "users": [eve.name], "role": "viewer"}
+    await ada.ask("POST", about, json=members)
+    await eve.ask("DELETE", f"{about}/{link['id']}", status=404)
+    await ada.ask("DELETE", f"{about}/users?user={eve.name}", status=204)
+    await ada.ask("DELETE", f"{about}/{link['id']}", status=204)
+    await ada.ask("DELETE", about, status=204)
+    await ada.ask("GET", "/api/sessions/export")
+    await ada.ask("DELETE", f"/api/sessions/{session}?purge=true", status=204)
+    thread = (await ada.ask("POST", "/threads", json={}))["thread_id"]
+    await ada.ask("DELETE", f"/threads/{thread}", status=204)
+
+    acts: list[str] = []
+    text, cursor = "", ""
+    while True:
+        page = await ada.ask("GET", f"/api/audit?limit=3{cursor}")
+        acts += [entry["act"] for entry in page["data"]]
+        text += json.dumps(page)
+        if not page["has_more"]:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+
+    assert acts == [
+        "session.purged", "session.purged", "sessions.exported", "share.revoked", "share.revoked",
+        "member.removed", "member.added", "share.created",
+    ]  # fmt: skip
+    assert not any(word in text for word in ("secret name", "pass-word", link["url"]))
+    assert (await eve.ask("GET", f"/api/audit?subject=session:{session}"))["data"] == []
+    for wrong in ("cursor=x", "limit=0", "from=yesterday", "limit=1001"):
+        assert (
+            await ada.ask("GET", f"/api/audit?{wrong}", status=400 if "cursor" in wrong else 422)
+        )["code"]
 
 
 async def test_an_export_has_all_that_is_a_users_and_only_that(

@@ -27,19 +27,13 @@ from tests.serving import serving
 
 #: 32 bytes, as `LANGGRAPH_AES_KEY` has them.
 KEY = base64.b64encode(bytes(range(32))).decode()
-#: Tables that a day leaves empty.
+#: Tables that a day may leave empty; of what came and went there WAL tells.
 EMPTY = frozenset(
     {
-        "import_part",
-        "listener",
-        "message_deletion",
-        "outbox",
-        "thread_ttl",
-        "tombstone",
-        "user",
-        "worker",
+        "api_key", "audit", "data_key", "import_part", "job", "listener", "message_deletion", "outbox",
+        "thread_ttl", "tombstone", "user", "worker",
     }
-)
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -68,6 +62,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(
         config=config,
         compat=("fufan", "chatchat"),
+        aes_key=KEY,
         webhook_retry_seconds=(0.05, 3600),
         search_index_seconds=0.2,
     )
@@ -98,7 +93,6 @@ def _everywhere(hunt: Hunt, servers: Servers, root: Path) -> tuple[list[Leak], d
     return [*rows, *keys, *files], {"keys": key_count, "files": file_count}
 
 
-@pytest.mark.skip(reason="messages, runs and checkpoints are not sealed yet")
 async def test_a_text_that_went_through_every_door_is_nowhere_to_be_read(
     whole: tuple[Servers, Path], settings: Settings
 ) -> None:
@@ -117,7 +111,7 @@ async def test_a_text_that_went_through_every_door_is_nowhere_to_be_read(
     assert any(place.endswith(".rdb") for place in places)
     assert any(place.startswith("redis ") for place in places)
     assert counts["keys"] > 5
-    assert _empty(servers) == EMPTY
+    assert _empty(servers) <= EMPTY
 
     leaks, _ = await asyncio.to_thread(look, WORD, DENSE, DENSE[:2], DENSE[2:])
     assert not leaks, "\n".join(map(str, leaks))
