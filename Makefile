@@ -9,8 +9,9 @@ MODEL_FILE := $(MODEL_VENV)/gemma-3-270m.gguf
 MODEL_PORT ?= 8001
 REFERENCE_VENV := .venv-reference
 DEPLOY_VENV := .venv-deploy
+AUDIT_VENV := .venv-audit
 
-.PHONY: help install run test bench soak differential package check format coverage model constraints clean
+.PHONY: help install run test bench fuzz soak differential package check audit format coverage model constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -26,6 +27,9 @@ test: $(INSTALLED) $(DEPLOY_VENV)/.installed ## run the tests on embedded server
 bench: $(INSTALLED) ## measure what runs, lists, followers and queues cost (ARGS="-k cost" for some of it)
 	$(BIN)/python -m pytest -m bench -s tests/bench $(ARGS)
 
+fuzz: $(INSTALLED) ## make 20,000 requests by the API's own description (half an hour)
+	$(BIN)/python -m pytest -m fuzz -s tests/security $(ARGS)
+
 soak: $(INSTALLED) ## kill, freeze and cut servers under load, then check (ARGS="--seconds 60 --seed 1")
 	$(BIN)/python -m tests.soak $(ARGS)
 
@@ -37,12 +41,17 @@ differential: $(INSTALLED) $(REFERENCE_VENV)/.installed ## ask the reference ser
 	$(BIN)/python -m tests.differential record
 	$(BIN)/python -m pytest tests/differential $(ARGS)
 
-check: $(INSTALLED) ## check format, lint, types and layers
+check: $(INSTALLED) ## check format, lint, types, layers and habits that are no safe ones
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --severity-level medium --recursive api graph store threadwell
+
+# Asks PyPI, so it is not part of `check`; what could not be asked about is a failure.
+audit: $(AUDIT_VENV)/.installed ## ask for known faults of every package in constraints.txt
+	$(AUDIT_VENV)/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 format: $(INSTALLED) ## format, and fix what the linter can
 	$(BIN)/ruff format .
@@ -70,7 +79,7 @@ constraints: ## resolve pyproject.toml anew into constraints.txt
 	rm -r .venv-constraints
 
 clean: ## remove what the targets made, but not .threadwell (the data)
-	rm -rf $(VENV) $(MODEL_VENV) $(REFERENCE_VENV) $(DEPLOY_VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(MODEL_VENV) $(REFERENCE_VENV) $(DEPLOY_VENV) $(AUDIT_VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python >= 3.11 is needed")'
@@ -90,6 +99,11 @@ $(REFERENCE_VENV)/.installed: constraints-reference.txt
 	$(PYTHON) -m venv $(REFERENCE_VENV)
 	$(REFERENCE_VENV)/bin/python -m pip install --quiet --constraint $< pip
 	$(REFERENCE_VENV)/bin/python -m pip install --quiet --constraint $< 'langgraph-cli[inmem]'
+	touch $@
+
+$(AUDIT_VENV)/.installed: constraints-audit.txt
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip install --quiet --constraint $< pip-audit
 	touch $@
 
 # Compiled without what only this processor has (GGML_NATIVE): on one with AMX llama.cpp crashes

@@ -18,6 +18,7 @@ from api.auth import Authentication, is_open
 from api.bootstrap import Services, mount_prefix
 from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
+from api.description import describe
 from api.headers import TRACING, HeaderFilter
 from api.languages import Languages
 from api.limits import HEADERS, IdentityLimits
@@ -155,8 +156,10 @@ class Application(FastAPI):
         is_made = self.openapi_schema is not None
         schema = super().openapi()
         authority = self.state.services.authority
-        if authority and not is_made:
-            secure(schema, authority.openapi)
+        if not is_made:
+            describe(schema)
+            if authority:
+                secure(schema, authority.openapi)
         return with_theirs(schema, self.theirs) if self.theirs else schema
 
 

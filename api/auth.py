@@ -161,9 +161,14 @@ def is_late(scope: Scope) -> bool:
 def is_open(scope: Scope) -> bool:
     """Whether a request is for what everybody may see."""
     path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+    return scope["type"] == "http" and is_open_path(scope["method"], path)
+
+
+def is_open_path(method: str, path: str) -> bool:
+    """Whether everybody may ask for a path."""
     # A shared link is its own key.
-    is_page = scope.get("method") == "GET" and (path == "/ui" or path.startswith(_OPEN_BELOW))
-    return scope["type"] == "http" and (path in OPEN_PATHS or is_page)
+    is_page = method == "GET" and (path == "/ui" or path.startswith(_OPEN_BELOW))
+    return path in OPEN_PATHS or is_page
 
 
 class Authentication:

@@ -498,7 +498,9 @@ def _report_config(graphs: GraphConfig) -> None:
 
 def _print_addresses(host: str, port: int, prefix: str, servers: Servers, access: str) -> None:
     """Say where everything is."""
-    base = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}{prefix}"
+    # Nothing is bound here.
+    everywhere = host in ("0.0.0.0", "::")  # nosec B104
+    base = f"http://{'127.0.0.1' if everywhere else host}:{port}{prefix}"
     lines = {
         "API": base,
         "Docs": f"{base}/docs",

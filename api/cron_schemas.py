@@ -11,7 +11,16 @@ from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
 from api.run_schemas import Nodes, RunConfig, RunCreate, RunCreateStateless, StreamModes
-from api.schemas import UUID_FORM, AssistantId, Limit, Metadata, Offset, Payload, ThreadId
+from api.schemas import (
+    UUID_FORM,
+    UUID_SCHEMA,
+    AssistantId,
+    Limit,
+    Metadata,
+    Offset,
+    Payload,
+    ThreadId,
+)
 from graph.requests import RunRequest
 from graph.schedule import MAX_LENGTH
 from store import crons
@@ -69,7 +78,7 @@ def time_of(text: str) -> datetime:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
 
 
-CronId = Annotated[str, AfterValidator(_cron_id)]
+CronId = Annotated[str, AfterValidator(_cron_id), UUID_SCHEMA]
 Time = Annotated[str, AfterValidator(_time)]
 
 

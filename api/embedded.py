@@ -259,4 +259,5 @@ def _socket_dir(home: Path, longest_name: str) -> Path:
     if len(path) <= SOCKET_PATH_MAX_BYTES and PLAIN_PATH.fullmatch(path):
         return near
     # Not the environment's TMPDIR, which may differ between two processes of one data directory.
-    return Path("/tmp") / f"threadwell-{sha256(bytes(home)).hexdigest()[:16]}"
+    # Whoever made it before us is refused: `Account.own`.
+    return Path("/tmp") / f"threadwell-{sha256(bytes(home)).hexdigest()[:16]}"  # nosec B108

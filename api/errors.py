@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.routing import Match
 from starlette.websockets import WebSocketState
 
 from api.languages import told
@@ -65,6 +66,8 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     Error: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 RETRY_AFTER_SECONDS = 1
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 #: The pydantic error type of our own validators: their message is a whole sentence.
 SENTENCE = "sentence"
@@ -185,7 +188,23 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = _code(error.status_code)
     headers = dict(error.headers) if error.headers else None
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and headers and "Allow" in headers:
+        headers["Allow"] = ", ".join(_methods(request))
     return error_response(error.status_code, str(error.detail), code, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Those that a path has: the route that says no knows but its own."""
+    place = {"type": "http", "path": request.scope["path"], "headers": []}
+    place["root_path"] = request.scope.get("root_path", "")
+    return [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**place, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 def invalid_text(errors: Sequence[Any]) -> str:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
-from api.schemas import UUID_FORM, Payload
+from api.schemas import UUID_FORM, UUID_SCHEMA, Payload
 from graph.deliveries import PREFIX
 from graph.listeners import matches
 from store.errors import BadRequestError
@@ -51,7 +51,7 @@ def _secret(text: str) -> str:
     return text
 
 
-WebhookId = Annotated[str, AfterValidator(_id)]
+WebhookId = Annotated[str, AfterValidator(_id), UUID_SCHEMA]
 Names = Annotated[list[str], Field(min_length=1, max_length=MAX_NAMES), AfterValidator(_known)]
 Secret = Annotated[str, Field(max_length=200), AfterValidator(_secret)]
 Url = Annotated[str, Field(min_length=1, max_length=2048)]

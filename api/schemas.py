@@ -8,7 +8,7 @@ import re
 import uuid
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
@@ -19,6 +19,15 @@ from store.models import JsonObject
 ITEM_NAME_MAX_BYTES = 1024
 
 UUID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
+#: What is told of such ids. No `format`: JSON Schema's has dashes.
+UUID_SCHEMA = WithJsonSchema(
+    {
+        "type": "string",
+        "pattern": "^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32})$",
+    }
+)
+#: The last place that a number of JSON names exactly.
+MAX_OFFSET = 2**53 - 1
 
 
 def _thread_id(value: str) -> str:
@@ -96,11 +105,11 @@ def none_if_empty(value: Any) -> Any:
     return None if value == [] else value
 
 
-ThreadId = Annotated[str, AfterValidator(_thread_id)]
+ThreadId = Annotated[str, AfterValidator(_thread_id), UUID_SCHEMA]
 #: A thread's id by its other name.
-SessionId = Annotated[str, AfterValidator(_session_id)]
-AssistantId = Annotated[str, AfterValidator(_assistant_id)]
-RunId = Annotated[str, AfterValidator(_run_id)]
+SessionId = Annotated[str, AfterValidator(_session_id), UUID_SCHEMA]
+AssistantId = Annotated[str, AfterValidator(_assistant_id), UUID_SCHEMA]
+RunId = Annotated[str, AfterValidator(_run_id), UUID_SCHEMA]
 Text = Annotated[str, AfterValidator(_text)]
 Metadata = Annotated[JsonObject, AfterValidator(_without_reserved)]
 Label = Annotated[str, AfterValidator(_label)]
@@ -108,7 +117,7 @@ Namespace = Annotated[list[Label], AfterValidator(_namespace)]
 ItemKey = Annotated[str, AfterValidator(_text), AfterValidator(_key)]
 DottedNamespace = Annotated[list[str], AfterValidator(_dotted_namespace)]
 Limit = Annotated[int, Field(ge=1, le=1000)]
-Offset = Annotated[int, Field(ge=0, lt=2**63)]
+Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET)]
 
 
 class Payload(BaseModel):

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
-from api.schemas import UUID_FORM, Payload
+from api.schemas import UUID_FORM, UUID_SCHEMA, Payload
 from store import shares
 from store.access import Role
 from store.models import JsonObject
@@ -42,7 +42,7 @@ def _share_id(value: str) -> str:
     return str(UUID(value))
 
 
-ShareId = Annotated[str, AfterValidator(_share_id)]
+ShareId = Annotated[str, AfterValidator(_share_id), UUID_SCHEMA]
 Identity = Annotated[str, Field(min_length=1, max_length=255)]
 Moment = Annotated[datetime, BeforeValidator(_moment), AfterValidator(_later)]
 

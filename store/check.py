@@ -6,7 +6,6 @@ next, by whoever was about to: a finding is what was there twice, some time apar
 """
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any, Final
 from store import files, messages
 from store.checkpoints import Saver
 from store.database import Database
-from store.errors import CONTENT_ERRORS, NotFoundError
+from store.errors import CONTENT_ERRORS, NotFoundError, UnreadableError
 from store.heads import Fold
 from store.projection import identified, row
 from store.sql import load
@@ -182,10 +181,10 @@ class Check:
         """The kind and the detail of the finding, if the table is not as the head is."""
         try:
             value = await self._saver.value(thread_id, head, channel, fold)
-        except CONTENT_ERRORS as exc:
-            return "head_unreadable", f"its head {head} cannot be read: {type(exc).__name__}"
+            rows = await messages.in_context(self._db, thread_id)
+        except (*CONTENT_ERRORS, UnreadableError) as exc:
+            return "head_unreadable", f"it, or a message, cannot be read: {type(exc).__name__}"
         listed = [row(id_, *at) for id_, at in identified(value).items()]
-        rows = await messages.in_context(self._db, thread_id)
         if await self._projected(thread_id) != head:
             return None
         return _difference(
@@ -203,7 +202,7 @@ class Check:
         """Every content that a file has, read from end to end."""
         found, after = [], _NO_CONTENT
         while True:
-            page = await self._db.all(files.File, _SQL["contents"], {"after": after, "limit": PAGE})
+            page = await files.contents(self._db, after=after, limit=PAGE)
             for file in page:
                 after = file.content_id
                 if only is not None and file.content_id not in only:
@@ -216,15 +215,15 @@ class Check:
                 return found
 
     async def _damage(self, file: files.File) -> str | None:
-        hashed = hashlib.sha256()
         try:
-            async for data in files.read(self._db, file):
-                hashed.update(data)
+            if await files.is_whole(self._db, file):
+                return None
+            damage = "what it holds is not what was uploaded"
         except NotFoundError:
-            return f"pieces of it are missing; file {file.file_id} has it"
-        if hashed.hexdigest() == file.sha256:
-            return None
-        return f"what it holds is not what was uploaded; file {file.file_id} has it"
+            damage = "pieces of it are missing"
+        except UnreadableError:
+            damage = "it cannot be opened"
+        return f"{damage}; file {file.file_id} has it"
 
     # ------------------------------------------------------------------ event log
 
@@ -302,12 +301,12 @@ class Check:
     async def _has_all(
         self, thread_id: str, head: str | None, channel: str, fold: Fold | None
     ) -> bool:
-        rows = await messages.in_context(self._db, thread_id)
-        if head is None or not rows:
-            return not rows
         try:
+            rows = await messages.in_context(self._db, thread_id)
+            if head is None or not rows:
+                return not rows
             value = await self._saver.value(thread_id, head, channel, fold)
-        except CONTENT_ERRORS:
+        except (*CONTENT_ERRORS, UnreadableError):
             return False
         return {message.id for message in rows} <= identified(value).keys()
 

@@ -217,6 +217,30 @@ async def read(db: Database, file: File) -> AsyncIterator[bytes]:
         left, place = left - len(data), place + 1
 
 
+async def contents(db: Database, *, after: str, limit: int) -> list[File]:
+    """
+    What is kept once, in the order of `content_id`, each as one of the files that have it; still sealed.
+
+    Args:
+        after: Only contents with a greater id.
+    """
+    return await db.all(File, _SQL["contents"], {"after": after, "limit": limit})
+
+
+async def is_whole(db: Database, sealed: File) -> bool:
+    """
+    Whether a file of `contents` holds what was uploaded; all of it is read.
+
+    Raises:
+        NotFoundError: Pieces of it are missing.
+        UnreadableError: It cannot be opened.
+    """
+    file, hashed = _opened(db.cipher, sealed), hashlib.sha256()
+    async for data in read(db, file):
+        hashed.update(data)
+    return hashed.hexdigest() == file.sha256
+
+
 async def collect(db: Database, *, unused_seconds: float, limit: int) -> int:
     """
     Delete files that no session uses, and what was uploaded in part.

@@ -43,9 +43,10 @@ def open_database(
         await migrate(database_url)
         async with (
             open_services(settings, database_url=database_url, redis_url=redis_url) as services,
-            httpx.AsyncClient(
+            httpx.AsyncClient(  # nosec B113
                 base_url="http://threadwell",
                 transport=_Here(Loopback(create_app(services))),
+                # Nothing goes over a network.
                 timeout=None,
             ) as client,
         ):

@@ -155,6 +155,8 @@ async def completions(body: Completions, caller: CallerDep, services: ServicesDe
         )  # fmt: skip
     else:
         said = history_messages(body.messages)
+        if not said:
+            raise InvalidInputError("`messages` has none of a role and a text")
         submitted = await ask_without_session(services, caller, said, model=body.model)
     encoder = Chunks(body.model or "", body.conversation_id or "")
     return await respond(services, submitted, encoder, stream=body.stream)

@@ -254,21 +254,6 @@ SELECT projected_checkpoint_id FROM thread WHERE thread_id = %(thread_id)s
 -- name: epochs
 SELECT thread_id, epoch, status FROM thread WHERE thread_id = ANY(%(thread_ids)s::text[])
 
--- name: contents
--- What is kept once, each by one of the files that have it.
-SELECT f.file_id, c.content_id, f.name, f.owner, f.created_at, c.mime_type, c.size_bytes,
-    encode(c.sha256, 'hex') AS sha256
-FROM file_content AS c
-CROSS JOIN LATERAL (
-    SELECT o.file_id, o.name, o.owner, o.created_at
-    FROM file AS o
-    WHERE o.content_id = c.content_id
-    LIMIT 1
-) AS f
-WHERE c.content_id > %(after)s::uuid AND c.sha256 IS NOT NULL
-ORDER BY c.content_id
-LIMIT %(limit)s
-
 -- name: settle_thread
 UPDATE thread AS t
 SET status = CASE

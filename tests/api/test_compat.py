@@ -167,12 +167,13 @@ async def test_what_fails_or_is_wrong_is_said_and_never_a_fault(http: httpx.Asyn
     unsaid = await http.post("/chat/chat/completions", json={
         "messages": [{"role": "assistant", "content": "x"}], "conversation_id": id_,
     })  # fmt: skip
+    empty = await http.post("/chat/chat/completions", json={"messages": [{}]})
     strange = await http.post("/chat/feedback", json={"message_id": "nothing"})
 
     assert failed[-1] == {"error": "the model broke down"}
     assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
     assert (whole.status_code, whole.json()["code"]) == (502, "run_failed")
-    for refused, status in ((odd, 422), (unsaid, 422), (strange, 404)):
+    for refused, status in ((odd, 422), (unsaid, 422), (empty, 422), (strange, 404)):
         assert refused.status_code == status, refused.text
 
 

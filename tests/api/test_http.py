@@ -216,3 +216,14 @@ async def test_requests_at_once_do_not_mix_their_ids(http: httpx.AsyncClient) ->
     answers = await asyncio.gather(*(http.get("/ok", headers={"x-request-id": i}) for i in ids))
 
     assert [answer.headers["x-request-id"] for answer in answers] == ids
+
+
+async def test_a_method_that_a_path_has_not_is_told_those_that_it_has(
+    http: httpx.AsyncClient,
+) -> None:
+    refused = await http.put(f"/threads/{uuid.uuid4()}")
+    session = await http.options(f"/api/sessions/{uuid.uuid4()}")
+
+    assert (refused.status_code, session.status_code) == (405, 405)
+    assert refused.headers["allow"] == "GET, PATCH, DELETE"
+    assert session.headers["allow"] == "GET, PATCH, DELETE"

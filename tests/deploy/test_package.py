@@ -1,8 +1,10 @@
 """The wheel has all that a server needs, and says what else it needs."""
 
 import ast
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -169,6 +171,10 @@ def test_the_image_is_built_runs_as_nobody_special_is_healthy_and_chats() -> Non
             image.wait_until_printed(HEALTHY, seconds=BUILD_SECONDS)
             assert "hello" in chat(image.url)
         finally:
-            process.terminate()
-            image.wait()
+            # Not `unshare` alone, which waits for its child whatever it is told.
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                image.wait()
+            finally:
+                process.kill()
     assert '"event": "Finished server process' in image.log

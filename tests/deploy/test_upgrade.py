@@ -27,10 +27,10 @@ from tests.deploy.conftest import build, install, run, serving
 
 #: How many landings the version before is older than this one, at least; and another schema is its own.
 LANDINGS = 10
-CLIENTS = 4
+CLIENTS = 3
 #: Of each client, before the next process is replaced.
-TURNS = 3
-PHASE_SECONDS = 180.0
+TURNS = 2
+PHASE_SECONDS = 240.0
 CONFIG = ROOT / "deploy/langgraph.json"
 HELLO: Any = {"messages": [{"role": "user", "content": "hello"}]}
 
@@ -178,6 +178,7 @@ async def test_processes_are_replaced_one_by_one_and_nobody_notices(
         logs = "".join(one.log for one in (*old, *new))
         assert "Traceback" not in logs, logs
     _verify(programs, config, variables, load)
+    _refused(programs_before, config, variables)
 
 
 def _schema(database: str) -> list[int]:
@@ -200,21 +201,11 @@ def _verify(programs: Path, config: Path, variables: dict[str, str], load: Load)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-async def test_the_version_before_does_not_start_on_what_it_does_not_know(
-    programs: Path, programs_before: Path, servers: Servers, database: str, tmp_path: Path
-) -> None:
-    config = Path(shutil.copy(CONFIG, tmp_path))
-    env = environment({"DATABASE_URL": database, "REDIS_URL": servers.redis_url})
-
-    def threadwell(programs: Path, command: str) -> subprocess.CompletedProcess[str]:
-        line = [str(programs / "threadwell"), command]
-        return subprocess.run(
-            line, env=env, capture_output=True, text=True, check=False, cwd=config.parent
-        )
-
-    assert threadwell(programs_before, "migrate").returncode == 0
-    assert threadwell(programs, "migrate").stdout.count(".sql") >= 1
-    refused = threadwell(programs_before, "migrate")
-
+def _refused(programs_before: Path, config: Path, variables: dict[str, str]) -> None:
+    """Going back is a restore: the version before does not start on what it does not know."""
+    refused = subprocess.run(
+        [programs_before / "threadwell", "migrate"],
+        env=environment(variables), capture_output=True, text=True, check=False, cwd=config.parent,
+    )  # fmt: skip
     assert refused.returncode == 1
     assert "which this version does not know" in refused.stderr

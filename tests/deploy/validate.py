@@ -1,17 +1,16 @@
 """
 Validates the files of a delivery with the tools of `.venv-deploy`, whose Python runs this.
 
-`validate.py compose FILE` reads a compose file with its variables put in; `validate.py helm CHART`
-reads values of a chart as JSON, renders it with them and prints the manifests as a JSON list.
+`validate.py compose` reads a compose file as JSON, with its variables put in, and prints the names of its
+services; `validate.py helm CHART` reads values of a chart and prints what it renders to and what lint says.
 """
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 
-def compose(path: str) -> None:
+def compose() -> None:
     """Read standard input, every field of which must be one of the Compose specification's."""
     import yaml  # noqa: PLC0415 - only of that environment
     from compose_spec import PyCompose  # noqa: PLC0415
@@ -48,4 +47,7 @@ def chart(path: str) -> None:
 
 
 if __name__ == "__main__":
-    {"compose": compose, "helm": chart}[sys.argv[1]](str(Path(sys.argv[2])))
+    if sys.argv[1] == "compose":
+        compose()
+    else:
+        chart(sys.argv[2])

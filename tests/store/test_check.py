@@ -15,8 +15,9 @@ from langgraph.types import Command
 from api.embedded import Servers
 from store import search
 from store.check import _KINDS, Check, Finding
-from store.checkpoints import Saver, fold_of
-from store.database import Database
+from store.checkpoints import Saver, fold_of, open_saver
+from store.cipher import KeyRing
+from store.database import Database, open_database
 from store.events import open_event_log
 from store.files import Upload
 from store.streams import Streams, open_streams
@@ -86,6 +87,10 @@ REPORTED: dict[str, LiteralString] = {
 
 @pytest.fixture
 async def sound(db: Database, saver: Saver) -> Database:
+    return await made_sound(db, saver)
+
+
+async def made_sound(db: Database, saver: Saver) -> Database:
     """A database in which all holds: talks, a question, a DeltaChannel, an attachment, an index."""
     for thread_id in ("talk", "edited", "asked", "delta"):
         await create_thread(db, thread_id)
@@ -127,6 +132,24 @@ async def test_nothing_is_found_where_all_holds(sound: Database, saver: Saver) -
 
     assert await found_by(check) == []
     assert (check.threads, check.unknown) == (4, 0)
+
+
+async def test_what_is_sealed_is_opened_and_what_does_not_open_is_told(database_url: str) -> None:
+    async with (
+        open_database(database_url, cipher=KeyRing([b"k" * 32])) as db,
+        open_saver(db) as saver,
+    ):
+        await made_sound(db, saver)
+        assert await found_by(checking(db, saver)) == []
+        assert await db.execute(REPORTED["file_damaged"], {}) == 1
+        await db.execute(REPAIRED["messages_differ"], {})
+
+        found = await found_by(checking(db, saver), repair=True)
+
+    assert [(one.kind, one.is_repaired) for one in found] == [
+        ("head_unreadable", False),
+        ("file_damaged", False),
+    ]
 
 
 async def test_what_does_not_hold_is_found_and_put_right(sound: Database, saver: Saver) -> None:

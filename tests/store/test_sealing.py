@@ -219,3 +219,8 @@ async def test_lists_look_for_whole_values_and_count_them(opened: Opened) -> Non
         assert await threads.search(db, metadata={"name": "M"}, access=EVERYTHING) == []
         counts = await sessions.counts(db, Filter(), access=EVERYTHING)
         assert counts.tags == {MARKER: 1}
+        # A part of a name is not to be seen; by its words search knows the session.
+        for ids, found in (((), []), (("a",), ["a"])):
+            which = Filter(title=MARKER[:4], ids=ids)
+            page, _ = await sessions.list_page(db, which, limit=5, access=EVERYTHING)
+            assert [session.id for session in page] == found
