@@ -209,7 +209,7 @@ async def test_a_process_does_not_start_without_the_keys_or_on_what_is_in_the_cl
             await messages.list_page(db, "a", limit=10)
 
 
-async def test_lists_look_for_values_but_not_for_parts_of_names(opened: Opened) -> None:
+async def test_lists_look_for_whole_values_and_count_them(opened: Opened) -> None:
     async with opened(KeyRing([NEW])) as (db, saver):
         await _work(db, saver)
         for asked in ({"name": MARKER}, {"tags": [MARKER]}, {"n": 1}, {"graph_id": "agent"}):
