@@ -32,7 +32,7 @@ KEY = base64.b64encode(bytes(range(32))).decode()
 EMPTY = frozenset(
     {
         "api_key", "audit", "data_key", "import_part", "job", "listener", "message_deletion", "outbox",
-        "thread_ttl", "tombstone", "user", "worker",
+        "thread_ttl", "tombstone", "user", "user_job", "user_job_part", "worker",
     }
 )  # fmt: skip
 
