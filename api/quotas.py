@@ -28,7 +28,7 @@ class Quotas:
         Raises:
             QuotaError: They have as many as they may.
         """
-        if not self.sessions:
+        if not (self.sessions and count):
             return
         # One with more than may be had is not counted to the end.
         owner = caller.identity or None

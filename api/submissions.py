@@ -61,7 +61,8 @@ async def submit_batch(
 
     Raises: as `submit`.
     """
-    if made := sum(not body.request().temporary for body in bodies):
+    if services.quotas.sessions:
+        made = sum(not body.request().temporary for body in bodies)
         await services.quotas.require_session(caller, made)
     asked = []
     for body in bodies:

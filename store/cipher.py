@@ -20,6 +20,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 import orjson
@@ -35,8 +36,6 @@ from store.json import dump_json
 MARK: Final = b"\xc1tw\x01"
 #: What sealed text begins with.
 TEXT_MARK: Final = "tw1:"
-#: What the database calls a session without a name.
-NO_NAME: Final = "新对话"
 #: The only key of a sealed document, beside those that stay in the clear.
 SEALED: Final = "$sealed"
 #: The code of the error for what is in the clear.
@@ -86,12 +85,13 @@ def at(*parts: str) -> bytes:
 
 def open_name(cipher: "Cipher", name: str) -> str:
     """
-    The name of a session, as ``session_name`` of the database tells it.
+    The name of a session, as ``session_name`` of the database tells it: that may be none, or a number.
 
     Raises:
         UnreadableError: It is sealed, and cannot be opened.
     """
-    return name if name == NO_NAME else str(cipher.open_values(name, ["name"]))
+    is_sealed = cipher.is_on and name.startswith(TEXT_MARK)
+    return str(cipher.open_values(name, ["name"])) if is_sealed else name
 
 
 class Cipher:
@@ -414,13 +414,28 @@ class KeyRing(Cipher):
             return self._opened(value, path).decode() if value else value
         if kind is dict:
             return {
-                name: item
+                name: self._values_in_the_clear(item, _below(path, name))
                 if not path and name in self.clear_keys
                 else self._values(item, _below(path, name))
                 for name, item in value.items()
             }
         if kind is list:
             return [self._values(item, path) for item in value]
+        return value
+
+    def _values_in_the_clear(self, value: Any, path: bytes) -> Any:
+        """What is below a clear key: as it is, but for what was sealed before the key was one."""
+        kind = type(value)
+        if kind is str and value.startswith(TEXT_MARK):
+            with suppress(UnreadableError):  # it only looks so
+                return self._opened(value, path).decode()
+        if kind is dict:
+            return {
+                name: self._values_in_the_clear(item, _below(path, name))
+                for name, item in value.items()
+            }
+        if kind is list:
+            return [self._values_in_the_clear(item, path) for item in value]
         return value
 
 

@@ -67,10 +67,14 @@ async def claim(db: Database, leases: Mapping[str, float], *, slots: int) -> lis
     return list(_readable(db.cipher, await db.all(Job, SQL["claim"], params)))
 
 
+def place(kind: str) -> bytes:
+    """What a payload is sealed for."""
+    return at("job.payload", kind)
+
+
 def sealed(cipher: Cipher, kind: str, payload: JsonObject) -> JsonObject:
     """A payload as it is kept."""
-    kept: JsonObject = cipher.seal_json(payload, at("job.payload", kind))
-    return kept
+    return sealing.seal_job(cipher, payload, place(kind)) if cipher.is_on else payload
 
 
 def _readable(cipher: Cipher, jobs: Iterable[Job]) -> Iterator[Job]:
@@ -87,7 +91,7 @@ def _readable(cipher: Cipher, jobs: Iterable[Job]) -> Iterator[Job]:
 def _opened(cipher: Cipher, job: Job) -> Job:
     if not cipher.is_on:
         return job
-    opened = sealing.open_job(cipher, job.payload, at("job.payload", job.kind))
+    opened = sealing.open_job(cipher, job.payload, place(job.kind))
     return replace(job, payload=opened)
 
 

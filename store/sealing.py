@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, LiteralString, TypeVar, cast
 import orjson
 from psycopg.sql import SQL, Composed, Identifier
 
-from store import blinds
+from store import audit, blinds
 from store.cipher import NOT_ENCRYPTED, SEALED, Cipher, KeyRing, at
 from store.database import Database, Transaction
 from store.errors import InvalidInputError, UnreadableError
@@ -32,9 +32,8 @@ IN_THE_CLEAR: Final = (
     "while servers run that have the key"
 )
 
-#: What `Cipher.blind` is told that a hash is of.
+#: What `Cipher.blind` is told that a file's hash is.
 FILE: Final = "file"
-REQUEST: Final = "asked"
 
 _SQL: Final = load("sealing")
 
@@ -97,6 +96,7 @@ _UUID: Final[Mapping[str, LiteralString]] = dict.fromkeys(
         "import_id",
         "run_id",
         "share_id",
+        "user_job_id",
         "webhook_id",
     ),
     "uuid",
@@ -121,14 +121,28 @@ _KEPT: Final = ("pair_id", "chat_type", "created_at")
 
 
 def shown_of_kwargs(kwargs: Any) -> Mapping[str, Any]:
-    """What SQL reads of a run's `kwargs`: whether it has a webhook, and which graph it is of."""
+    """What SQL reads of a run's `kwargs`: whether it has a webhook, which graph it is of, and whose it is."""
     shown: dict[str, Any] = {}
     if kwargs.get("webhook") is not None:
         shown["webhook"] = True
     configurable = (kwargs.get("config") or {}).get("configurable") or {}
-    if graph_id := configurable.get("graph_id"):
-        shown["config"] = {"configurable": {"graph_id": graph_id}}
+    if kept := {name: configurable[name] for name in _KEPT_OF_RUN if configurable.get(name)}:
+        shown["config"] = {"configurable": kept}
     return shown
+
+
+_KEPT_OF_RUN: Final = ("graph_id", "langgraph_auth_user_id")
+
+
+def shown_of_job(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What SQL reads of a job's payload: whose the run is that a webhook is told of."""
+    run = payload.get("run")
+    if not isinstance(run, dict):
+        return {}
+    metadata = run.get("metadata") or {}
+    of = {name: metadata[name] for name in ("owner", "user_id") if name in metadata}
+    kwargs = {n: v for n, v in shown_of_kwargs(run.get("kwargs") or {}).items() if n == "config"}
+    return {"run": {"metadata": of, "kwargs": kwargs}}
 
 
 def shown_of_error(error: Any) -> Mapping[str, Any]:
@@ -254,6 +268,11 @@ TABLES: Final[tuple[Table, ...]] = (
         page=10,
         types={**_UUID, "number": "int"},
     ),
+    Table(
+        "idempotency_key",
+        ("conversation_id", "caller", "key"),
+        {"payload_hash": Column("bytes")},
+    ),
     Table("job", ("job_id",), {"payload": Column("job", ("kind",))}, types={"job_id": "bigint"}),
     Table("outbox", ("outbox_id",), {"seen_by": Column("metadata")}, types={"outbox_id": "bigint"}),
     Table(
@@ -282,6 +301,13 @@ TABLES: Final[tuple[Table, ...]] = (
         types={**_UUID, "seq": "int"},
     ),
     Table("store", ("prefix", "key"), {"value": Column("item")}),
+    Table(
+        "user_job_part",
+        ("user_job_id", "number"),
+        {"content": Column("bytes", named="user_job_part")},
+        page=10,
+        types={**_UUID, "number": "int"},
+    ),
 )
 
 #: Of payloads of jobs, what SQL writes: ids and times.
@@ -403,7 +429,10 @@ async def encrypt(db: Database, tell: Callable[[str, Sealed], None]) -> Sealed:
     ring = db.cipher
     if not isinstance(ring, KeyRing):
         raise InvalidInputError("LANGGRAPH_AES_KEY is not set: there is nothing to encrypt with")
-    await db.execute(_SQL["begin"], {"is_complete": False, "key_ids": [ring.ids[0]]})
+    async with db.transaction() as tx:
+        begun = {"is_complete": False, "key_ids": [ring.ids[0]]}
+        if await tx.execute(_SQL["begin"], begun):
+            await _record(tx, "encryption.begun", ring)
     state = await db.one(_State, _SQL["state"], {})
     assert state is not None
     _check_keys(ring, state)
@@ -416,9 +445,17 @@ async def encrypt(db: Database, tell: Callable[[str, Sealed], None]) -> Sealed:
         done += of_table
     await _hide_hashes(db)
     await _begin_index_anew(db)
-    await db.execute(_SQL["complete"], {"key_id": ring.ids[0], "is_all": not done.unreadable})
+    async with db.transaction() as tx:
+        complete = {"key_id": ring.ids[0], "is_all": not done.unreadable}
+        await tx.execute(_SQL["complete"], complete)
+        await _record(tx, "encryption.rotated", ring, rows=done.rows, unreadable=done.unreadable)
     ring.accepts_clear = False
     return done
+
+
+async def _record(tx: Transaction, act: audit.Act, ring: KeyRing, **details: int) -> None:
+    subject = f"database:{ring.ids[0]}"
+    await audit.record(tx, act, actor=None, owner="", subject=subject, details=details)
 
 
 async def _has_clear(db: Database, *, all_of_it: bool = False) -> bool:
@@ -449,7 +486,7 @@ def _is_clear(cipher: Cipher, table: Table, row: Mapping[str, Any]) -> bool:
 
 
 async def _hide_hashes(db: Database) -> None:
-    """Plain hashes of what people sent would tell whoever guesses it that it is right."""
+    """Plain hashes of files would tell whether they are ones that somebody has."""
     cipher = db.cipher
     after = ""
     while rows := await db.tuples(_SQL["plain_files"], {"after": after, "limit": PAGE}):
@@ -462,10 +499,6 @@ async def _hide_hashes(db: Database) -> None:
             }
             await db.execute(_SQL["hide_file"], params)
         after = rows[-1][0]
-    while hashes := await db.tuples(_SQL["plain_requests"], {"limit": PAGE}):
-        for (digest,) in hashes:
-            params = {"plain": digest, "blind": cipher.blind(digest.hex(), REQUEST)}
-            await db.execute(_SQL["hide_request"], params)
 
 
 async def _begin_index_anew(db: Database) -> None:
@@ -690,7 +723,13 @@ def _job(cipher: Cipher, column: Column, old: str, before: bytes, place: bytes) 
     opened = open_job(cipher, value, before)
     rest = {name: part for name, part in opened.items() if name not in JOB_SHOWN}
     shown = {name: part for name, part in value.items() if name in JOB_SHOWN}
-    return _dumped(old, value, {**cipher.seal_json(rest, place), **shown})
+    return _dumped(old, value, {**seal_job(cipher, rest, place), **shown})
+
+
+def seal_job(cipher: Cipher, payload: Mapping[str, Any], place: bytes) -> dict[str, Any]:
+    """A job's payload as it is kept; SQL may write more beside it."""
+    kept: dict[str, Any] = cipher.seal_json(payload, place, shown=shown_of_job(payload))
+    return kept
 
 
 def open_job(cipher: Cipher, payload: Mapping[str, Any], place: bytes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Final, Literal, LiteralString
 
 from store import audit, jobs, threads
 from store.access import EVERYTHING, Access, looking_for
-from store.cipher import Cipher
+from store.cipher import TEXT_MARK, Cipher
 from store.database import Database, repeated
 from store.errors import ChangedError, GoneError, NotFoundError
 from store.models import JsonObject, Session
@@ -218,7 +218,9 @@ async def counts(db: Database, which: Filter, *, access: Access) -> Counts:
         # While keys are changed there may be two forms of one name.
         found: Counter[str] = Counter()
         for name, count in of(kind).items():
-            found[db.cipher.open_values(name, [key])] += count
+            # A number, or whatever else was written there, is told as its JSON.
+            is_sealed = db.cipher.is_on and name.startswith(TEXT_MARK)
+            found[db.cipher.open_values(name, [key]) if is_sealed else name] += count
         return dict(found)
 
     return Counts(

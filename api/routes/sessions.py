@@ -120,16 +120,15 @@ async def list_sessions(
     return json_response(answer)
 
 
-async def _said(services: Services, q: str, access: Access) -> dict[str, str]:
-    """The sessions in which these words were said, each with the place."""
+async def _said(services: Services, q: str, access: Access) -> dict[str, str | None]:
+    """The sessions in which these words were said, each with the place; None if in the name alone."""
     question = terms.query(q)
     if services.graphs.checkpointer is not None or question.size > MAX_TERMS:
         return {}  # names are all that is looked at
     found = await search.sessions(services.db, question, access=access)
     return {
-        hit.session_id: terms.snippet(hit.content, question)
+        hit.session_id: None if hit.message_id is None else terms.snippet(hit.content, question)
         for hit in found
-        if hit.message_id is not None
     }
 
 

@@ -27,14 +27,6 @@ UPDATE file_content
 SET sha256 = %(sha256)s::bytea, sealed_sha256 = %(sealed_sha256)s
 WHERE content_id = %(content_id)s::uuid AND sealed_sha256 IS NULL;
 
--- name: plain_requests
--- SHA-256 has twice the length.
-SELECT DISTINCT payload_hash FROM idempotency_key WHERE octet_length(payload_hash) = 32
-LIMIT %(limit)s;
-
--- name: hide_request
-UPDATE idempotency_key SET payload_hash = %(blind)s::bytea WHERE payload_hash = %(plain)s::bytea;
-
 -- name: last_indexed
 SELECT coalesce(max(number), 0) FROM search_message;
 

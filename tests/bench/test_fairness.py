@@ -3,19 +3,18 @@
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from tests.acceptance.process import serving
+from tests.acceptance.process import ROOT, serving
 from tests.bench import graphs_of_tenants
+from tests.bench.flooding import ask
 from tests.bench.servers import load, quantile, size
 
 ROUNDS, ASKED, CLIENTS = size("ROUNDS", 4), size("ASKED", 15), size("CLIENTS", 100)
@@ -71,8 +70,6 @@ def measured(url: str, graph: str) -> dict[str, list[float]]:
     for _ in range(ROUNDS):
         found["quiet"] += asyncio.run(first_tokens(url, graph, ASKED))
         with flooding(url, graph):
-            # Until what it may have is under way.
-            time.sleep(1.0)
             found["flood"] += asyncio.run(first_tokens(url, graph, ASKED))
         time.sleep(1.0)
     return found
@@ -83,7 +80,7 @@ async def first_tokens(url: str, graph: str, count: int) -> list[float]:
     found = []
     for _ in range(count):
         began = time.perf_counter()
-        reader, writer = await _ask(url, "quiet", graph)
+        reader, writer = await ask(url, "quiet", graph)
         while b"token" not in await reader.readline():
             assert not reader.at_eof()
         found.append(1000 * (time.perf_counter() - began))
@@ -96,46 +93,16 @@ async def first_tokens(url: str, graph: str, count: int) -> list[float]:
 
 @contextmanager
 def flooding(url: str, graph: str) -> Iterator[None]:
-    """Another tenant who asks again at once whatever the answer was, from a process of its own."""
-    process = get_context("spawn").Process(target=_flood, args=(url, graph), daemon=True)
-    process.start()
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.join()
-
-
-def _flood(url: str, graph: str) -> None:
-    answers: Counter[str] = Counter()
-
-    async def ask_again() -> None:
-        while True:
-            try:
-                reader, writer = await _ask(url, "flood", graph)
-                answers[(await reader.readline())[9:12].decode()] += 1
-                await reader.read()
-                writer.close()
-            except OSError:
-                answers["lost"] += 1
-
-    async def all_at_once() -> None:
-        await asyncio.gather(*(ask_again() for _ in range(CLIENTS)))
-
-    asyncio.run(all_at_once())
-
-
-async def _ask(url: str, who: str, graph: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    body: dict[str, Any] = {
-        "assistant_id": graph,
-        "input": {"messages": [{"role": "user", "content": "hi"}]},
-        "stream_mode": "custom",
-    }
-    parts, content = urlsplit(url), json.dumps(body).encode()
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    head = (
-        "POST /runs/stream HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
-        f"authorization: Bearer {who}\r\ncontent-length: {len(content)}\r\n\r\n"
-    )
-    writer.write(head.encode() + content)
-    return reader, writer
+    """Another tenant, who floods from a process of its own, while the block lasts."""
+    arguments = [sys.executable, "-m", "tests.bench.flooding", url, graph, str(CLIENTS)]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "begun\n"
+            # Until what it may have is under way.
+            time.sleep(1.0)
+            yield
+        finally:
+            process.terminate()
+            given = process.stdout.readline().split()
+            print(f"  the flood: {given[0]} runs, {given[1]} refused", flush=True)

@@ -7,6 +7,7 @@ Not in a row, in WAL, in the heaps, in a log, in a key of Redis, in its snapshot
 import asyncio
 import base64
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,17 @@ EMPTY = frozenset(
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Iterator[tuple[Servers, Path]]:
+def whole() -> Iterator[tuple[Servers, Path]]:
     """Servers of its own, whose files have nothing of other tests in them; Valkey writes both of its."""
-    with embedded_servers(tmp_path / "data", durable=False) as servers:
+    # Not below pytest's own directory: that lets nobody else in, and servers of root run as others.
+    with (
+        tempfile.TemporaryDirectory(prefix="threadwell-") as directory,
+        embedded_servers(Path(directory), durable=False) as servers,
+    ):
         with redis.Redis.from_url(servers.redis_url) as client:
             client.config_set("appendonly", "yes")
             client.config_set("rdbcompression", "no")
-        yield servers, tmp_path / "data"
+        yield servers, Path(directory)
 
 
 @pytest.fixture

@@ -29,7 +29,10 @@ RPC = ["/a2a/{assistant_id}", "/mcp"]
 #: Begun before it is read: what cannot be read is in its report.
 IN_BACKGROUND = "/api/sessions/import"
 #: With another method their last part is an id, which is 422.
-ALSO_IDS = "^/(api/sessions|assistants|threads|runs/crons)/(count|export|import|prune|search)$"
+ALSO_IDS = (
+    "^/(api/sessions|assistants|threads|runs/crons)/(count|export|import|prune|search)$"
+    "|^/threads/\\{thread_id\\}/(runs/(crons|stream|wait)|state/checkpoint)$"
+)
 
 
 class Impatient:

@@ -1,0 +1,343 @@
+"""What somebody would try who means harm; docs/security.md says which test is for what."""
+
+import ast
+import gzip
+import importlib
+import pickle
+import pkgutil
+import re
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import orjson
+import ormsgpack
+import pytest
+import structlog
+
+import api
+import graph
+import store
+from api import logs
+from store.checkpoints import open_saver
+from store.database import Database
+from tests.receiver import receiving
+
+ROOT = Path(__file__).parents[2]
+#: Each would delay, break or widen a statement that it became a part of.
+INJECTIONS = [
+    "' OR '1'='1", "'; SELECT pg_sleep(5) --", "%(owner)s", "$.a ? (@ like_regex \".*\")",
+    "a') || pg_sleep(5)::text || ('",
+]  # fmt: skip
+#: None of ours takes that long; `pg_sleep` would.
+SLEEP_SECONDS = 5.0
+MARK = "not-to-be-found"
+#: What a frame of another event would look like in the middle of one.
+FORGED = (
+    "a\r\n\r\nevent: forged\r\ndata: {}\r\n\r\nb\nevent: forged\rid: 9-9\u2028event: forged\x85"
+)
+#: On every one an expression that backtracks takes minutes.
+LONG = 4_000
+EVIL = [
+    "a" * LONG + "!", "0" * LONG + "x", "-" * LONG + "!", " " * LONG + "x", "\t" * LONG + "x",
+    "a." * (LONG // 2) + "!", "[0]" * (LONG // 3) + "!", "a-" * (LONG // 2) + "!",
+    "\"" * LONG + "x", "\\\"" * (LONG // 2) + "x", "/" * LONG + "!", "<" * LONG, "# " * (LONG // 2),
+    "**" * (LONG // 2) + "x", "`" * LONG + "x", "," * LONG + "!", "=" * LONG, "中" * LONG + "!",
+    "W/\"" * (LONG // 3), "%41" * (LONG // 3), "1:" * (LONG // 2) + "!", "\n" * LONG + "x",
+]  # fmt: skip
+SECONDS_OF_A_MATCH = 2.0
+
+
+def _modules() -> Iterator[ModuleType]:
+    for package in (api, graph, store):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not found.name.endswith("__main__"):
+                yield importlib.import_module(found.name)
+
+
+async def test_no_filter_is_a_part_of_a_statement(http: httpx.AsyncClient) -> None:
+    """SQL and JSON paths, in every query parameter and every text of a body that filters."""
+    thread = (await http.post("/threads", json={"metadata": {"secret": MARK}})).json()["thread_id"]
+    item = {"namespace": ["n"], "key": MARK, "value": {"secret": MARK}}
+    await http.put("/store/items", json=item)
+    spec = (await http.get("/openapi.json")).json()
+    slowest = 0.0
+
+    for text in INJECTIONS:
+        for method, path, given in _filters(spec, thread, text):
+            started = time.perf_counter()
+            answer = await http.request(method, path, **given)
+            slowest = max(slowest, time.perf_counter() - started)
+            assert answer.status_code < 500, (path, given, answer.text)
+            assert MARK not in answer.text, (path, given)
+
+    assert slowest < SLEEP_SECONDS
+    assert (await http.get(f"/threads/{thread}")).json()["metadata"] == {"secret": MARK}
+
+
+def _filters(spec: Any, thread: str, text: str) -> Iterator[tuple[str, str, Any]]:
+    for path, operations in spec["paths"].items():
+        # Streams are of what happens from now on, and a thread's own of what it may show.
+        if "stream" in path or path == "/api/events" or "{thread_id}" in path:
+            continue
+        filled = re.sub(r"{\w+(:path)?}", str(uuid4()), path)
+        told = operations.get("get", {}).get("parameters", [])
+        names = [parameter["name"] for parameter in told if parameter["in"] == "query"]
+        yield from (("GET", filled, {"params": {name: text}}) for name in names)
+    yield from (("POST", path, {"json": body}) for path, body in _bodies(thread, text))
+    yield "GET", f"/threads/{thread}/runs", {"params": {"status": text}}
+
+
+def _bodies(thread: str, text: str) -> Iterator[tuple[str, Any]]:
+    where: Any
+    body: Any
+    for where in ({"metadata": {"secret": text}}, {"metadata": {text: text}}):
+        for path in ("/threads", "/assistants", "/runs/crons"):
+            yield f"{path}/search", where
+            yield f"{path}/count", where
+        yield f"/threads/{thread}/history", where
+    for body in (
+        {"values": {text: text}}, {"sort_by": text}, {"sort_order": text}, {"status": text},
+        {"select": [text]}, {"ids": [text]}, {"extract": {"x": text}, "ids": [str(uuid4())]},
+    ):  # fmt: skip
+        yield "/threads/search", body
+    for body in (
+        {"filter": {text: text}}, {"filter": {"secret": {"$eq": text}}},
+        {"filter": {"secret": {text: 1}}}, {"namespace_prefix": [text]},
+    ):  # fmt: skip
+        yield "/store/items/search", body
+    yield "/store/namespaces", {"prefix": [text]}
+
+
+async def test_no_url_that_comes_with_content_is_fetched(http: httpx.AsyncClient) -> None:
+    """In messages, attachments, imports and whatever the doors take: only the model may look."""
+    async with receiving() as receiver:
+        url = f"{receiver.url}/secret.png"
+        session = (await http.post("/api/sessions", json={"assistant_id": "chat"})).json()["id"]
+        image = {"type": "image_url", "image_url": {"url": url}}
+        blocks = [{"type": "text", "text": "x"}, image, {"type": "image", "url": url}]
+        text = {"type": "input_text", "text": "x"}
+        said: list[tuple[str, Any]] = [
+            (f"/api/sessions/{session}/messages", {"content": blocks}),
+            (f"/api/sessions/{session}/messages", {"query": "x", "attachments": [url]}),
+            ("/v1/chat/completions", {"model": "chat", "messages": [_user(blocks[:2])]}),
+            ("/v1/responses", {"model": "chat", "input": [_user([text, {
+                "type": "input_image", "image_url": url}])]}),
+            ("/v1/responses", {"model": "chat", "input": [_user([text, {
+                "type": "input_file", "file_url": url}])]}),
+            ("/api/ai/chat", {"id": str(uuid4()), "messages": [{"id": "m", "role": "user", "parts": [
+                {"type": "text", "text": "x"},
+                {"type": "file", "mediaType": "image/png", "url": url}]}]}),
+            ("/a2a/chat", {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": {
+                "message": {"role": "user", "kind": "message", "messageId": "m", "parts": [
+                    {"kind": "text", "text": "x"}, {"kind": "file", "file": {"uri": url}}]}}}),
+            ("/api/sessions/import", {"messages": [_user(blocks)]}),
+        ]  # fmt: skip
+        for path, body in said:
+            answer = await http.post(path, json=body)
+            assert answer.status_code < 500, (path, answer.text)
+        hook = await http.post("/api/webhooks", json={"url": url})
+        run = {"assistant_id": "chat", "webhook": url, "input": {"messages": []}}
+
+        assert hook.status_code == 422
+        assert (await http.post("/runs", json=run)).status_code == 422
+        assert receiver.heard == []
+
+
+def _user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+async def test_nothing_in_a_name_leads_out_of_where_files_are(http: httpx.AsyncClient) -> None:
+    for name in ("../../etc/passwd", "/etc/passwd", "..\\..\\x.txt", "a\x00.txt", "C:\\x.txt"):
+        sent = await http.post("/api/files", files={"file": (name, b"hello", "text/plain")})
+        if sent.status_code != 200:
+            assert sent.status_code == 422, sent.text
+            continue
+        got = await http.get(f"/api/files/{sent.json()['id']}")
+        shown = got.headers["content-disposition"]
+        assert got.content == b"hello"
+        # Of a name that a browser saves under, what is not of a name is escaped.
+        assert "/" not in shown.partition("''")[2]
+        assert "\\" not in shown
+    for path in (
+        "/api/files/..%2f..%2f..%2fetc%2fpasswd", "/api/files/%2e%2e/%2e%2e/etc/passwd",
+        "/ui/..%2f..%2flanggraph.json", "/docs/..%2f..%2fetc%2fpasswd", "//etc/passwd",
+        "/api/shares/..%2f..%2fetc%2fpasswd", "/v1/models/..%2f..%2fetc%2fpasswd",
+    ):  # fmt: skip
+        refused = await http.get(path)
+        assert refused.status_code in (404, 405, 422), path
+        assert "root:" not in refused.text
+
+
+async def test_what_is_said_breaks_out_of_no_frame_and_no_header(http: httpx.AsyncClient) -> None:
+    """CR, LF and their like, in what streams and headers are made of."""
+    session = (await http.post("/api/sessions", json={"assistant_id": "chat"})).json()["id"]
+    asked: list[tuple[str, Any]] = [
+        (f"/api/sessions/{session}/messages", {"query": FORGED}),
+        ("/runs/stream", {"assistant_id": "chat", "input": {"messages": [_user(FORGED)]}}),
+        ("/v1/chat/completions", {"model": "chat", "stream": True, "messages": [_user(FORGED)]}),
+        ("/agui", {"threadId": str(uuid4()), "runId": FORGED, "state": {}, "tools": [],
+                   "context": [], "forwardedProps": {},
+                   "messages": [{"id": "m", "role": "user", "content": FORGED}]}),
+    ]  # fmt: skip
+    for path, body in asked:
+        told = await http.post(path, json=body, headers={"Accept": "text/event-stream"})
+        assert told.status_code == 200, (path, told.text)
+        lines = re.split(r"\r\n|\r|\n", told.text)
+        assert {line.partition(":")[0] for line in lines} <= {"event", "data", "id", "retry", ""}
+        assert "event: forged" not in lines
+        assert "id: 9-9" not in lines
+    sent = await http.post("/api/files", files={"file": ("a\r\nX-Forged: 1", b"x", "text/plain")})
+    if sent.status_code == 200:
+        assert "x-forged" not in (await http.get(f"/api/files/{sent.json()['id']}")).headers
+    query = {"stream_mode": "run_modes\r\nX-Forged: 1"}
+    thread = (await http.post("/threads", json={})).json()["thread_id"]
+    async with http.stream("GET", f"/threads/{thread}/stream", params=query) as answer:
+        assert answer.status_code == 422
+        assert "x-forged" not in answer.headers
+
+
+async def test_a_small_body_stays_small(http: httpx.AsyncClient) -> None:
+    """Nothing is inflated that was not asked for; what is deep, wide or a huge number is refused."""
+    zeros = b'{"metadata": {"a": "' + b"0" * 50_000_000 + b'"}}'
+    for name, packed in (("gzip", gzip.compress(zeros)), ("deflate", zlib.compress(zeros))):
+        refused = await http.post("/threads", content=packed, headers={"Content-Encoding": name})
+        assert refused.status_code == 422, refused.text
+        assert refused.json()["code"] == "invalid_json"
+    for body in (
+        b"[" * 60_000, b'{"a":' * 10_000, b'{"metadata":' + b'{"a":' * 150 + b"1" + b"}" * 151,
+        b'{"metadata": {"a": 1' + b"0" * 60_000 + b"}}", b'{"metadata": {"a": 1e999999}}',
+    ):  # fmt: skip
+        refused = await http.post("/threads", content=body)
+        assert refused.status_code == 422, refused.text
+
+
+def test_no_expression_of_ours_takes_long_on_any_text() -> None:
+    """Every compiled one that a module of ours holds, on texts that backtracking ones choke on."""
+    tried = 0
+    for module in _modules():
+        for name, pattern in vars(module).items():
+            if not isinstance(pattern, re.Pattern):
+                continue
+            tried += 1
+            for text in EVIL:
+                given: Any = text.encode() if isinstance(pattern.pattern, bytes) else text
+                started = time.process_time()
+                pattern.fullmatch(given)
+                pattern.search(given)
+                spent = time.process_time() - started
+                assert spent < SECONDS_OF_A_MATCH, (module.__name__, name, text[:8], spent)
+
+    assert tried > 20
+
+
+class Program:
+    """Runs when a pickle of it is read."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("/tmp/pickled"),)
+
+
+async def test_a_row_that_is_a_program_is_not_run(db: Database, tmp_path: Path) -> None:
+    """A pickle, and msgpack that names what is to be called, in the row of a checkpoint."""
+    made = tmp_path / "made"
+    # LangGraph's extensions: a module, what of it to call, and with what.
+    calls = [ormsgpack.packb(["os", "mkdir", argument]) for argument in (str(made), [str(made)])]
+    rows = [ormsgpack.packb(ormsgpack.Ext(kind, call)) for kind in range(6) for call in calls]
+    async with open_saver(db) as saver:
+        for row in rows:
+            with suppress(Exception):
+                saver.serde.loads_typed(("msgpack", row))
+        with pytest.raises(NotImplementedError):
+            saver.serde.loads_typed(("pickle", pickle.dumps(Program())))
+
+    assert not made.exists()
+
+
+def test_secrets_are_compared_in_constant_time() -> None:
+    """No `==` on what only its owner knows, anywhere."""
+    secret = re.compile(r"(secret|digest|signature|token_hash|password|_hash)$")
+    faults = []
+    for path in (
+        file for name in ("api", "graph", "store") for file in (ROOT / name).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Compare):
+                continue
+            if not any(isinstance(operator, ast.Eq | ast.NotEq) for operator in node.ops):
+                continue
+            sides = [node.left, *node.comparators]
+            names = [getattr(side, "attr", getattr(side, "id", "")) for side in sides]
+            if any(secret.search(str(name)) for name in names):
+                faults.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+
+    assert faults == []
+
+
+@pytest.mark.parametrize("in_json", [True, False])
+def test_a_line_of_the_log_is_one_line_whatever_was_sent(
+    capsys: pytest.CaptureFixture[str], in_json: bool
+) -> None:
+    forged = "/x\n2026-01-01T00:00:00Z [critical] forged\r\x1b[2J\x1b]0;title\x07"
+    logs.configure(level="DEBUG", json=in_json)
+    try:
+        structlog.get_logger("tests").debug("request", path=forged, method=forged)
+        written = capsys.readouterr()
+    finally:
+        logs.configure(level="WARNING", json=False)
+    text = (written.out + written.err).strip()
+
+    assert text
+    assert len(text.splitlines()) == 1
+    assert "\x1b[2J" not in text
+    assert "\x1b]0" not in text
+
+
+async def test_a_token_of_a_share_is_not_guessed(http: httpx.AsyncClient) -> None:
+    session = (await http.post("/api/sessions", json={})).json()["id"]
+    made = await http.post(f"/api/sessions/{session}/shares", json={"mode": "live"})
+    token = made.json()["url"].rsplit("/", 1)[1]
+    others = [token[:-1], token + "A", token.swapcase(), token[::-1], "A" * 43, "%00", "*", "%"]
+
+    answers = [await http.get(f"/api/shares/{other}") for other in others]
+
+    # 256 bits, in base64; what is nearly right is as wrong as anything.
+    assert len(token) >= 43
+    assert {answer.status_code for answer in answers} == {404}
+    assert len({answer.text for answer in answers}) == 1
+    assert (await http.get(f"/api/shares/{token}")).status_code == 200
+
+
+async def test_what_the_server_writes_nobody_else_does(http: httpx.AsyncClient) -> None:
+    """Reserved keys, in every body that has metadata or attributes of a row."""
+    other = str(uuid4())
+    reserved = {"thread_id": other, "run_id": other, "members": {"eve": "editor"},
+                "assistant_id": other, "counters_since_delta_snapshot": 5}  # fmt: skip
+    thread = (await http.post("/threads", json={"metadata": reserved})).json()
+    await http.patch(f"/threads/{thread['thread_id']}", json={"metadata": reserved})
+    session = (await http.post("/api/sessions", json={
+        "metadata": {**reserved, "deleted_at": "2020-01-01T00:00:00Z"},
+        "create_time": "2020-01-01T00:00:00Z", "message_count": 9, "members": {"eve": "editor"},
+    })).json()  # fmt: skip
+    run = (await http.post(f"/threads/{thread['thread_id']}/runs", json={
+        "assistant_id": "steps", "input": {"text": "x"}, "status": "success", "run_id": other,
+        "metadata": reserved,
+        "config": {"configurable": {"langgraph_auth_user": {"identity": "root"}}},
+    })).json()  # fmt: skip
+
+    shown = (await http.get(f"/threads/{thread['thread_id']}")).json()
+    assert not set(shown["metadata"]) & {"members", "counters_since_delta_snapshot", "run_id"}
+    assert session["message_count"] == 0
+    assert session["status"] == "active"
+    assert not session["create_time"].startswith("2020")
+    assert "members" not in session["metadata"]
+    assert run["run_id"] != other
+    assert run["thread_id"] == thread["thread_id"]
+    assert orjson.dumps(run["kwargs"]).count(b"root") == 0
