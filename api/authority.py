@@ -108,9 +108,14 @@ SYNC_AT_ONCE = 32
 _IDS = ("thread_id", "run_id", "assistant_id", "cron_id")
 
 
-def load_authority(entry: AuthEntry, root: Path) -> Authority:
+def load_authority(
+    entry: AuthEntry, root: Path, *, clear_keys: frozenset[str] | None = None
+) -> Authority:
     """
     Import the `Auth` that langgraph.json names. Runs the author's module.
+
+    Args:
+        clear_keys: As for `AuthHandlers`.
 
     Raises:
         InvalidInputError: It cannot be imported, or is none that could authenticate anybody: a
@@ -122,6 +127,7 @@ def load_authority(entry: AuthEntry, root: Path) -> Authority:
             studio=not entry.disable_studio_auth,
             cache=entry.cache,
             openapi=entry.openapi,
+            clear_keys=clear_keys,
         )
     except (Exception, SystemExit) as exc:
         why = exc.message if isinstance(exc, InvalidInputError) else reason(exc)
@@ -134,6 +140,8 @@ class AuthHandlers:
 
     Args:
         studio: Whether Studio on this machine is let in as a user of its own.
+        clear_keys: The keys of metadata that a filter may look at, because they are not encrypted;
+            None for all.
 
     Raises:
         InvalidInputError: It is no `Auth`, has no `authenticate`, or one that wants what nobody has.
@@ -146,6 +154,7 @@ class AuthHandlers:
         studio: bool = True,
         cache: Cache | None = None,
         openapi: Mapping[str, Any] | None = None,
+        clear_keys: frozenset[str] | None = None,
     ) -> None:
         if not isinstance(auth, Auth):
             raise InvalidInputError(f"it is a {type(auth).__name__}")
@@ -154,6 +163,7 @@ class AuthHandlers:
             raise InvalidInputError("it has no @auth.authenticate handler")
         self.openapi = openapi or {}
         self._auth: Auth = auth
+        self._clear_keys = clear_keys
         self._studio = studio
         self._authenticate = authenticate
         self._wanted = _wanted(authenticate)
@@ -246,12 +256,23 @@ class AuthHandlers:
         _write_ids(value)
         access = _access(result, resource)
         if action != "search" or resource == "store":
-            return access
-        access = _of_search(access, asked, value)
+            return self._answerable(access)
+        access = self._answerable(_of_search(access, asked, value))
         if resource in ("assistants", "threads"):
             # Only a filter knows that those of the graphs, which have no owner, are everybody's; and
             # which threads of other owners are shared.
             value["metadata"] = asked
+        return access
+
+    def _answerable(self, access: Access) -> Access:
+        """Refuse a filter that no row could meet because what it looks at is encrypted."""
+        looked_at = set().union(*access.visible)
+        if self._clear_keys is not None and (sealed := sorted(looked_at - self._clear_keys)):
+            raise Error(
+                f"The filter of an auth handler looks at {sealed[0]}, which is encrypted: "
+                "ENCRYPTION_CLEAR_KEYS is to name it",
+                code="invalid_filter",
+            )
         return access
 
     def require(self, user: User, permission: str) -> None:

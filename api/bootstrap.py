@@ -14,13 +14,16 @@ from api.authority import Authority, load_authority
 from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
+from api.exchange.users import UserExports
 from api.fresh import Fresh
 from api.health import Health
 from api.http_meter import HttpMeter
 from api.limits import Limits, open_limits
 from api.owners import open_owners
+from api.peers import Peers
 from api.presence import Presence, open_presence
 from api.prices import Prices
+from api.quotas import Quotas
 from api.settings import Settings, environment, environment_sections, set_environment
 from api.traces import open_tracing
 from graph import custom, encryption, priorities
@@ -32,12 +35,15 @@ from graph.config import GraphConfig, load_config
 from graph.crons import Crons
 from graph.deliveries import Deliveries
 from graph.endings import Endings
+from graph.erasure import Erasures
 from graph.executor import Executor
+from graph.fairness import FairShares, Room
 from graph.histories import Histories
 from graph.imports import Imports
-from graph.jobs import Jobs
+from graph.jobs import Jobs, Kind
 from graph.loop import Backing, Place, open_graph_loop
 from graph.memory import DistantStore
+from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import system_assistant_id
 from graph.retention import Retention
@@ -49,7 +55,7 @@ from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants, keys, queue
+from store import assistants, keys, queue, sealing
 from store.assistants import SystemAssistant
 from store.cache import Cache, open_cache
 from store.checkpoints import Saver, open_saver
@@ -65,6 +71,7 @@ from store.outbox import KIND as EVENT_WEBHOOK
 from store.queue import Stats
 from store.rooms import open_rooms
 from store.sessions import TITLE_JOB
+from store.user_jobs import JOBS as USER_JOBS
 from store.vectors import Index
 from store.webhooks import KIND as WEBHOOK
 
@@ -97,12 +104,13 @@ class Services:
     authority: Authority | None
     prices: Prices
     limits: Limits | None
+    quotas: Quotas
     health: Health
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
     tracing: Tracing | None
-    #: Which this one is of those that share a port.
-    process: str = "0"
+    #: Those that share a port with this process.
+    peers: Peers = field(default_factory=Peers)
     http_meter: HttpMeter = field(default_factory=HttpMeter)
 
 
@@ -125,9 +133,7 @@ async def open_services(
     timing = _timing(settings, graphs)
     await _add_indexes(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(
-            _database(settings, database_url, await opened_cipher(settings, graphs, database_url))
-        )
+        db = await stack.enter_async_context(_admitted(settings, graphs, database_url))
         await _register_graphs(db, registry)
         events = await stack.enter_async_context(_event_log(settings, redis_url, db.cipher))
         heartbeat = await stack.enter_async_context(
@@ -148,20 +154,19 @@ async def open_services(
         webhooks = await stack.enter_async_context(
             open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
         )
-        urgency = (
-            priorities.load(graphs.priority, graphs.path.parent, db) if graphs.priority else None
-        )
+        urgency, room = _shares(settings, graphs, db)
         titles = Titles(db=db, place=place, model=_title_model(graphs))
         runs = Runs(
             db=db, registry=registry, executor=executor, events=events, endings=endings,
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
-            priorities=urgency, tracing=tracing,
+            priorities=urgency, room=room, tracing=tracing,
         )  # fmt: skip
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         importer = Importer(
-            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life
-        )
+            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life,
+            quotas=(quotas := _quotas(settings, db)),
+        )  # fmt: skip
         jobs = Jobs(
             db=db,
             kinds={
@@ -170,6 +175,7 @@ async def open_services(
                 EVENT_WEBHOOK: Deliveries(db, webhooks).kind(settings.webhook_retry_seconds),
                 IMPORT: ImportJobs(db=db, importer=importer, authority=authority).kind(),
                 TITLE_JOB: titles.kind(),
+                **_of_users(settings, db, runs, states, executor, backing),
             },
         )
         changes = Changes(
@@ -180,6 +186,7 @@ async def open_services(
             db=db, executor=executor, runs=runs, endings=endings, events=events,
             heartbeat=heartbeat, retention=executor.retention, crons=crons, jobs=jobs, changes=changes,
             timing=timing, by_priority=urgency is not None,
+            most_running=settings.limit_runs or None,
         )  # fmt: skip
         presence = await stack.enter_async_context(
             open_presence(await stack.enter_async_context(open_rooms(redis_url, cipher=db.cipher)))
@@ -209,6 +216,7 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
+            quotas=quotas,
             limits=await stack.enter_async_context(open_limits(settings, redis_url)),
             health=Health(db=db, events=events, place=place, worker=worker),
             tracing=tracing,
@@ -226,6 +234,31 @@ async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: st
         )
 
 
+def _quotas(settings: Settings, db: Database) -> Quotas:
+    return Quotas(
+        db,
+        sessions=settings.limit_sessions,
+        files=settings.limit_files,
+        file_bytes=settings.limit_file_bytes,
+    )
+
+
+def _shares(
+    settings: Settings, graphs: GraphConfig, db: Database
+) -> tuple[Priorities | FairShares | None, Room | None]:
+    """Who decides which runs begin first, and how many may wait."""
+    most, all_together = settings.limit_queued_runs, settings.limit_queued_runs_in_all
+    room = Room(db, all_together, most) if most or all_together else None
+    running = settings.limit_runs or None
+    if graphs.priority:
+        return (
+            priorities.load(graphs.priority, graphs.path.parent, db, most_running=running),
+            room,
+        )
+    is_fair = settings.fair_shares or running or room
+    return (FairShares(db, most_running=running) if is_fair else None), room
+
+
 def _executor(
     settings: Settings,
     db: Database,
@@ -241,6 +274,7 @@ def _executor(
     retention = Retention(
         db=db, registry=registry, place=place, events=events,
         keep=settings.keep_checkpoints, custom=own,
+        audit_seconds=86_400 * settings.audit_keep_days,
     )  # fmt: skip
     return Executor(
         db=db,
@@ -254,6 +288,24 @@ def _executor(
         alive=heartbeat.alive,
         tracing=tracing,
     )
+
+
+def _of_users(
+    settings: Settings,
+    db: Database,
+    runs: Runs,
+    states: States,
+    executor: Executor,
+    backing: Backing,
+) -> dict[str, Kind]:
+    """The jobs that are about all that is a user's."""
+    threads = Threads(db=db, runs=runs, states=states, retention=executor.retention)
+    erasures = Erasures(
+        db=db, runs=runs, threads=threads, retention=executor.retention,
+        namespaces=settings.user_namespaces,
+    )  # fmt: skip
+    exports = UserExports(db=db, items=backing.items, namespaces=settings.user_namespaces)
+    return {USER_JOBS["erasure"]: erasures.kind(), USER_JOBS["export"]: exports.kind()}
 
 
 def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | None:
@@ -275,7 +327,8 @@ async def _authority(
 ) -> AsyncIterator[Authority | None]:
     """Who decides who may what: an `Auth` of the user's, or what is built in; None for nobody."""
     if graphs.auth:
-        yield load_authority(graphs.auth, graphs.path.parent)
+        clear_keys = db.cipher.clear_keys if isinstance(db.cipher, KeyRing) else None
+        yield load_authority(graphs.auth, graphs.path.parent, clear_keys=clear_keys)
         return
     kinds = await identity_kinds(settings, db)
     if not kinds:
@@ -370,6 +423,13 @@ async def opened_cipher(settings: Settings, graphs: GraphConfig, database_url: s
     others = [settings.aes_key] if settings.aes_key else []
     secrets = [secret_of(text) for text in (*others, *settings.encryption_old_keys)]
     return KeyRing([*kept, *secrets], clear_keys=settings.encryption_clear_keys)
+
+
+@asynccontextmanager
+async def _admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIterator[Database]:
+    async with _database(settings, url, await opened_cipher(settings, graphs, url)) as db:
+        await sealing.admit(db)
+        yield db
 
 
 def _database(

@@ -9,9 +9,11 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 from urllib.parse import quote
@@ -23,11 +25,20 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from api import keys_command, logs
+from api import check_command, keys_command, logs, metrics, operators
 from api.app import allowed_origins, open_app
-from api.bootstrap import Services, identity_kinds, load_graphs, mount_prefix, open_services
+from api.bootstrap import (
+    Services,
+    cipher_of,
+    identity_kinds,
+    load_graphs,
+    mount_prefix,
+    open_services,
+    opened_cipher,
+)
 from api.connections import allow_connections
 from api.embedded import EmbeddedServerError, Servers, embedded_servers
+from api.peers import ALONE, Peers, placed
 from api.settings import (
     Settings,
     environment_sections,
@@ -37,12 +48,14 @@ from api.settings import (
 )
 from api.supervisor import BACKLOG, Supervisor, listen
 from graph.config import GraphConfig, load_config
-from store import messages
+from store import audit as audit_log, messages, sealing
+from store.audit import Filter
 from store.checkpoints import open_saver
-from store.database import open_database
+from store.database import Database, open_database
 from store.errors import Error, InvalidInputError
 from store.messages import Rebuilt
 from store.migrate import migrate as migrate_database
+from store.sealing import Sealed
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +64,9 @@ GARBAGE_THRESHOLDS = (50_000, 20, 20)
 
 #: Beyond the grace for runs: what uvicorn waits for its connections to close.
 CLOSING_SECONDS = 15
+
+#: Entries of the audit log that are read at a time.
+AUDIT_PAGE = 500
 
 
 class Server(uvicorn.Server):
@@ -156,16 +172,17 @@ def _serve_by_many(settings: Settings, servers: Servers, prefix: str, access: st
     port = listeners[0].getsockname()[1]
 
     async def supervise() -> int:
-        supervisor = Supervisor(partial(_serve_as_one_of_many, settings), listeners)
-        return await supervisor.run(
-            partial(_print_addresses, settings.host, port, prefix, servers, access)
-        )
+        with TemporaryDirectory(prefix="threadwell-") as directory:
+            serve = partial(_serve_as_one_of_many, settings, Path(directory))
+            return await Supervisor(serve, listeners).run(
+                partial(_print_addresses, settings.host, port, prefix, servers, access)
+            )
 
     return int(_run(supervise()))
 
 
 def _serve_as_one_of_many(
-    settings: Settings, listener: socket.socket, on_start: Callable[[], None]
+    settings: Settings, directory: Path, listener: socket.socket, on_start: Callable[[], None]
 ) -> None:
     """Be one of the processes that a supervisor keeps."""
     logs.configure(
@@ -177,8 +194,8 @@ def _serve_as_one_of_many(
     signal.signal(signal.SIGINT, _exit)
     try:
         # They are in use for as long as one of the processes is there, whoever of them was killed.
-        with _servers(settings) as servers:
-            _run(_serve(settings, servers, on_start, [listener]))
+        with _servers(settings) as servers, placed(directory, settings.workers) as peers:
+            _run(_serve(settings, servers, on_start, [listener], peers))
     except (EmbeddedServerError, Error) as exc:
         sys.exit(f"threadwell: {exc}")
 
@@ -188,12 +205,13 @@ async def _serve(
     servers: Servers,
     on_start: Callable[[], None],
     sockets: list[socket.socket] | None = None,
+    peers: Peers = ALONE,
 ) -> None:
     """Be a server process on a database that is migrated; on sockets that are open, if given."""
     if settings.workers == 0:
         settings = settings.model_copy(update={"slots": 0})
         log.info("runs wait for a worker: this process executes none")
-    async with _working(settings, servers) as (services, app):
+    async with _working(settings, servers, peers) as (services, app):
         config = uvicorn.Config(
             app,
             host=settings.host,
@@ -230,17 +248,23 @@ async def _work(settings: Settings, servers: Servers) -> None:
 
 
 @asynccontextmanager
-async def _working(settings: Settings, servers: Servers) -> AsyncIterator[tuple[Services, FastAPI]]:
+async def _working(
+    settings: Settings, servers: Servers, peers: Peers = ALONE
+) -> AsyncIterator[tuple[Services, FastAPI]]:
     async with (
         open_services(
             settings, database_url=servers.database_url, redis_url=servers.redis_url
-        ) as services,
+        ) as opened,
         # In a process that serves nobody else too: its graphs may call it.
-        open_app(services) as app,
+        open_app(services := replace(opened, peers=peers)) as app,
     ):
         _report(services)
         _collect_seldom()
-        async with services.worker.working():
+        async with (
+            services.worker.working(),
+            services.peers.telling(partial(metrics.told, services)),
+            operators.listening(settings, app),
+        ):
             yield services, app
 
 
@@ -282,7 +306,7 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
     graphs, registry = await load_graphs(settings)
     await migrate_database(servers.database_url)
     async with (
-        open_database(servers.database_url) as db,
+        _admitted(settings, graphs, servers) as db,
         open_saver(
             db,
             allowed_types=graphs.serde.msgpack,
@@ -296,6 +320,81 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
             channel_of=registry.channel_of,
             fold_of=registry.fold_of,
         )
+
+
+def audit(settings: Settings, *, limit: int, **which: Any) -> None:
+    """Print entries of the audit log, the newest first."""
+    with _servers(settings, valkey=False) as servers:
+        _run(_audit(servers, Filter(**which), limit))
+
+
+async def _audit(servers: Servers, which: Filter, limit: int) -> None:
+    await migrate_database(servers.database_url)
+    before: int | None = None
+    async with open_database(servers.database_url) as db:
+        while limit > 0:
+            found, more = await audit_log.page(
+                db, which, before=before, limit=min(limit, AUDIT_PAGE), seen_by=None
+            )
+            for entry in found:
+                print(orjson.dumps(asdict(entry)).decode())  # noqa: T201 - the command's answer
+            if not more:
+                return
+            before = found[-1].audit_id
+            limit -= len(found)
+
+
+def check(settings: Settings, *, repair: bool, json: bool) -> None:
+    """Print what does not hold; leave with status 1 if anything is left of it."""
+    with _servers(settings) as servers:
+        is_clean = _run(
+            check_command.run(
+                settings,
+                database_url=servers.database_url,
+                redis_url=servers.redis_url,
+                repair=repair,
+                json=json,
+            )
+        )
+    if not is_clean:
+        sys.exit(1)
+
+
+@asynccontextmanager
+async def _admitted(
+    settings: Settings, graphs: GraphConfig, servers: Servers
+) -> AsyncIterator[Database]:
+    cipher = await opened_cipher(settings, graphs, servers.database_url)
+    async with open_database(servers.database_url, cipher=cipher) as db:
+        await sealing.admit(db)
+        yield db
+
+
+def encrypt(settings: Settings) -> None:
+    """Encrypt what the database has with the newest key, while servers run that have it too."""
+    with _servers(settings, valkey=False) as servers:
+        done = _run(_encrypt(settings, servers))
+    print(f"{done.rows} rows encrypted, {done.unreadable} values cannot be read")  # noqa: T201
+    if done.unreadable:
+        raise InvalidInputError(
+            "Some values cannot be decrypted with any of the keys: they stay as they are"
+        )
+
+
+async def _encrypt(settings: Settings, servers: Servers) -> Sealed:
+    await migrate_database(servers.database_url)
+    sections = environment_sections()
+    cipher = cipher_of(settings)
+    # The database can be encrypted where there are no graphs.
+    if sections or settings.config.exists():
+        graphs = load_config(settings.config, sections)
+        cipher = await opened_cipher(settings, graphs, servers.database_url)
+    async with open_database(servers.database_url, cipher=cipher) as db:
+        return await sealing.encrypt(db, _tell_encrypted)
+
+
+def _tell_encrypted(table: str, done: Sealed) -> None:
+    print(f"{table}: {done.rows} rows", flush=True)  # noqa: T201 - what somebody waits for
 
 
 def import_(settings: Settings, *, source: str, url: str, tz: str, **options: Any) -> None:

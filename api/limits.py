@@ -6,6 +6,8 @@ it takes. Callers are told apart by their identity; without authentication all a
 their own server is not counted. See docs/limits.md.
 """
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -27,6 +29,11 @@ from store.limits import Limiter, Place, Places, Rate, Taken, key_of, open_limit
 BURST_SECONDS: Final = 10.0
 #: When it is worth asking again where nobody knows when something ends.
 RETRY_SECONDS: Final = 1.0
+#: How many refusals of one caller are told at once in a second, after how long others are, and how many
+#: wait for that at a time.
+QUICK_REFUSALS: Final = 20
+CALM_SECONDS: Final = 1.0
+MAX_HELD: Final = 2_000
 
 #: What browsers may read of them.
 HEADERS: Final = ("retry-after", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
@@ -49,6 +56,28 @@ class Limits:
         self.limiter = limiter
         self.bounds = bounds
         self.streams = 0
+        #: Refusals of the second that began then, by key.
+        self._refused: dict[str, int] = {}
+        self._since = 0.0
+        self._held = 0
+
+    async def calm(self, key: str) -> None:
+        """
+        Have one who is refused again and again wait for it: who asks anew at once is slowed by that.
+
+        Refusing costs little, but not nothing, and takes time from all others.
+        """
+        now = time.monotonic()
+        if now - self._since > 1.0:
+            self._since, self._refused = now, {}
+        count = self._refused[key] = self._refused.get(key, 0) + 1
+        if count <= QUICK_REFUSALS or self._held >= MAX_HELD:
+            return
+        self._held += 1
+        try:
+            await asyncio.sleep(CALM_SECONDS)
+        finally:
+            self._held -= 1
 
 
 class Permit:
@@ -56,7 +85,7 @@ class Permit:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._key = ""
+        self.key = ""
         self._place: Place | None = None
         self._is_stream = False
         self._taken: Taken | None = None
@@ -69,7 +98,7 @@ class Permit:
             LimitedError: The caller has asked too much.
             OverloadedError: This process has as many streams as it takes.
         """
-        self._key = key_of(identity)
+        self.key = key_of(identity)
         bounds = self._limits.bounds
         if is_stream:
             self._count()
@@ -132,7 +161,7 @@ class Permit:
     async def _take(self, rate: Rate | None, places: Places | None) -> None:
         if rate is None and places is None:
             return
-        taken = await self._limits.limiter.take(self._key, rate, places)
+        taken = await self._limits.limiter.take(self.key, rate, places)
         if rate is not None:
             self._taken = taken
         if taken.place is not None:
@@ -212,9 +241,7 @@ class IdentityLimits:
             await self.app(scope, receive, self._sender(permit, scope, receive, send))
         except _RefusedError:
             return
-        except LimitedError as exc:
-            await self._refuse(exc, permit, scope, receive, send)
-        except OverloadedError as exc:
+        except (LimitedError, OverloadedError) as exc:
             await self._refuse(exc, permit, scope, receive, send)
         finally:
             permit.leave()
@@ -242,6 +269,7 @@ class IdentityLimits:
     ) -> None:
         response = response_to(error)
         response.headers.update(permit.headers)
+        await self._limits.calm(permit.key)
         await deny(response, scope, receive, send)
 
 

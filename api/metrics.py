@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+import orjson
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -93,7 +94,12 @@ async def exposition(services: Services) -> bytes:
             GaugeMetricFamily(name, about, value=asdict(stats)[field] or 0)
             for field, (_, name, about) in _QUEUE.items()
         ),
-        *_together([(services.process, snapshot(services))]),
+        *_together(
+            [
+                (services.peers.name, snapshot(services)),
+                *((name, _read(told)) for name, told in await services.peers.ask()),
+            ]
+        ),
     ]
     return generate_latest(_Found(found))
 
@@ -101,6 +107,24 @@ async def exposition(services: Services) -> bytes:
 def snapshot(services: Services) -> list[Metric]:
     """What this process counts, by itself."""
     return [*_of_workers(services), *_of_process(services), *_of_python()]
+
+
+def told(services: Services) -> bytes:
+    """The same for another process."""
+    return orjson.dumps(
+        [
+            [m.name, m.documentation, m.type, [[s.name, s.labels, s.value] for s in m.samples]]
+            for m in snapshot(services)
+        ]
+    )
+
+
+def _read(told: bytes) -> Iterator[Metric]:
+    """What another process told."""
+    for name, about, kind, samples in orjson.loads(told):
+        metric = Metric(name, about, kind)
+        metric.samples = [Sample(*sample) for sample in samples]
+        yield metric
 
 
 class _Found:

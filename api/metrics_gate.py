@@ -1,7 +1,6 @@
 """Who may read the metrics: they tell of everybody's work, and of nobody's in particular."""
 
 import hmac
-from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -26,6 +25,11 @@ class MetricsGate:
     def __init__(self, *, is_public: bool, token: str | None) -> None:
         self._is_public = is_public
         self._sent = None if token is None else f"Bearer {token}".encode()
+
+    @property
+    def has_token(self) -> bool:
+        """Whether there is a token to send."""
+        return self._sent is not None
 
     @classmethod
     def of(cls, settings: Settings) -> "MetricsGate":
@@ -56,10 +60,5 @@ def require(caller: Caller | None) -> None:
     Raises:
         PermissionDeniedError: They are known, and have no such permission.
     """
-    if caller is not None and not caller.may_everything and not _has(caller):
+    if caller is not None and not caller.has(PERMISSION):
         raise PermissionDeniedError(f"Reading the metrics needs the permission {PERMISSION!r}")
-
-
-def _has(caller: Caller) -> bool:
-    permissions: Iterable[str] = caller.user.permissions if caller.user else ()
-    return PERMISSION in permissions

@@ -24,7 +24,7 @@ from api.permissions import is_granted, is_identity, of_user
 from api.settings import Settings
 from api.tokens import Rules, Tokens
 from api.tokens_keys import SigningKeys, source_of
-from graph.user import User
+from graph.user import User, label_of
 from store.access import EVERYTHING, Access
 from store.audit import Act, record
 from store.cache import Cache, LocalCache
@@ -187,11 +187,6 @@ def _keep_to_own(value: JsonObject, identity: str) -> None:
         value["namespace"] = [label]
     elif namespace[0] != label:
         raise PermissionDeniedError("Your namespaces of the store begin with your identity")
-
-
-def label_of(identity: str) -> str:
-    """An identity as the first label of a namespace, where there can be no dots."""
-    return identity.replace("%", "%25").replace(".", "%2E")
 
 
 def _unknown(message: str) -> RefusedError:

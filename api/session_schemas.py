@@ -461,10 +461,20 @@ def message_cursor(text: str | None) -> int | None:
     Raises:
         BadRequestError: It is not one of ours.
     """
+    return number_cursor(text, below=2**31)
+
+
+def number_cursor(text: str | None, *, below: int = 2**63) -> int | None:
+    """
+    The number that a cursor stands for.
+
+    Raises:
+        BadRequestError: It is not one of ours.
+    """
     place = _decode(text)
     if place is None:
         return None
-    if len(place) != 1 or type(place[0]) is not int or not 0 <= place[0] < 2**31:
+    if len(place) != 1 or type(place[0]) is not int or not 0 <= place[0] < below:
         raise _bad_cursor()
     return place[0]
 

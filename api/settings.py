@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from graph.http_section import checked_prefix
+from store.audit import KEEP_DAYS_AT_LEAST
 from store.cipher import secret_of
 from store.errors import InvalidInputError
 
@@ -379,6 +380,19 @@ class Settings(BaseSettings):
         ge=0,
         le=36525,
     )
+    audit_keep_days: int = _env(
+        "AUDIT_KEEP_DAYS",
+        default=365,
+        about="Days that entries of the audit log are kept, 30 at least; 0 keeps all.",
+        ge=0,
+        le=36525,
+    )
+    user_namespaces: CommaSeparated = _env(
+        "USER_NAMESPACES",
+        default=("{user}",),
+        about="Namespaces of the store whose items are a user's, for their erasure and export: labels "
+        "with dots between them, separated by commas; `{user}` stands for the identity.",
+    )
     head_cache_bytes: int = _env(
         "HEAD_CACHE_BYTES",
         default=64 * 1024 * 1024,
@@ -478,6 +492,51 @@ class Settings(BaseSettings):
         about="Of those, how many a process has open for all together, then 503; 0: any number.",
         ge=0,
     )
+    fair_shares: bool = _env(
+        "FAIR_SHARES",
+        default=False,
+        about="Let runs of all identities begin in turn, so that who has many waiting does not keep "
+        "others waiting. Any of the next three does so too.",
+    )
+    limit_runs: int = _env(
+        "LIMIT_RUNS",
+        default=0,
+        about="Runs of one identity that may be under way at once, in all processes; others wait. "
+        "0: any number.",
+        ge=0,
+    )
+    limit_queued_runs: int = _env(
+        "LIMIT_QUEUED_RUNS",
+        default=0,
+        about="Runs of one identity that may wait, then 429; 0: any number.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_queued_runs_in_all: int = _env(
+        "LIMIT_QUEUED_RUNS_IN_ALL",
+        default=0,
+        about="Runs that may wait, then 503 for whoever has an equal part of them; 0: any number.",
+        ge=0,
+        le=1_000_000,
+    )
+    limit_sessions: int = _env(
+        "LIMIT_SESSIONS",
+        default=0,
+        about="Sessions, or threads, whose `owner` one identity may be, then 403; 0: any number.",
+        ge=0,
+    )
+    limit_files: int = _env(
+        "LIMIT_FILES",
+        default=0,
+        about="Attachments that one identity may have, then 403; 0: any number.",
+        ge=0,
+    )
+    limit_file_bytes: int = _env(
+        "LIMIT_FILE_BYTES",
+        default=0,
+        about="Bytes that those may have together, then 403; 0: any number.",
+        ge=0,
+    )
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = _env(
@@ -510,6 +569,17 @@ class Settings(BaseSettings):
         "characters.",
         repr=False,
         min_length=16,
+    )
+    metrics_port: int | None = _env(
+        "METRICS_PORT",
+        default=None,
+        about="TCP port on which `/metrics`, `/ok` and `/ready` are served too, and nothing else, to who "
+        "need not say who they are; of `threadwell worker` as well.",
+        ge=1,
+        le=65535,
+    )
+    metrics_host: str = _env(
+        "METRICS_HOST", default="127.0.0.1", about="Address of `METRICS_PORT` to listen on."
     )
     traces: Literal["none", "otlp"] = _env(
         "OTEL_TRACES_EXPORTER",
@@ -561,6 +631,20 @@ class Settings(BaseSettings):
     @classmethod
     def _lower_case(cls, level: object) -> object:
         return level.lower() if isinstance(level, str) else level
+
+    @field_validator("audit_keep_days")
+    @classmethod
+    def _kept(cls, days: int) -> int:
+        if 0 < days < KEEP_DAYS_AT_LEAST:
+            raise ValueError(f"AUDIT_KEEP_DAYS is 0, or {KEEP_DAYS_AT_LEAST} at least")
+        return days
+
+    @field_validator("user_namespaces")
+    @classmethod
+    def _of_users(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        if not all("{user}" in pattern.split(".") for pattern in patterns):
+            raise ValueError("USER_NAMESPACES: each has the label {user}")
+        return patterns
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -46,6 +46,7 @@ async def adopt_shared(services: Services, caller: Caller, shared: Shared) -> Se
         "if_exists": "raise",
     }
     access = await caller.may("threads", "create", value)
+    await services.quotas.require_session(caller)
     await sessions.create(
         services.db,
         session_id,

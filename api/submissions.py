@@ -11,6 +11,7 @@ from api.bootstrap import Services
 from api.run_schemas import RunCreateStateless
 from graph.requests import RunRequest
 from graph.runs import Submitted
+from store import threads
 from store.access import EVERYTHING, Access
 from store.models import JsonObject, Run
 
@@ -34,12 +35,15 @@ async def submit(
         PermissionDeniedError: The caller may not create runs, or not read assistants.
         NotFoundError: There is no such assistant or thread, or it is not the caller's.
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+        QuotaError: A thread would be made, and the caller has as many as they may.
         LimitedError: The caller follows as many runs as they may.
     """
     request = body if isinstance(body, RunRequest) else body.request()
     if attached:
         await limits.follow()
     allowed = await allow(services, caller, request, thread_id=thread_id)
+    if await _makes_session(services, request, thread_id):
+        await services.quotas.require_session(caller)
     return await services.runs.submit(
         allowed.request,
         thread_id=thread_id,
@@ -57,11 +61,23 @@ async def submit_batch(
 
     Raises: as `submit`.
     """
+    if services.quotas.sessions:
+        made = sum(not body.request().temporary for body in bodies)
+        await services.quotas.require_session(caller, made)
     asked = []
     for body in bodies:
         allowed = await allow(services, caller, body.request(), thread_id=None)
         asked.append((allowed.request, allowed.assistant_access))
     return await services.runs.submit_batch(asked)
+
+
+async def _makes_session(services: Services, request: RunRequest, thread_id: str | None) -> bool:
+    """Whether a run comes with a thread of its own that stays, where that is to be known."""
+    if not services.quotas.sessions or request.temporary:
+        return False
+    if thread_id is None:
+        return True
+    return request.if_not_exists == "create" and not await threads.exists(services.db, thread_id)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

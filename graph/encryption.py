@@ -53,22 +53,8 @@ async def keys(db: Database, target: str, root: Path) -> list[bytes]:
         for _ in range(_ATTEMPTS):
             if held := await data_keys.list_all(db):
                 return [await _opened(db, handlers, key) for key in held]
-            await _add(db, handlers, 1)
+            await _add(db, handlers)
     raise InvalidInputError("No key for encryption could be kept")
-
-
-async def add_key(db: Database, target: str, root: Path) -> None:
-    """
-    Make a new key, which seals from the next start of a process on; the others go on to open.
-
-    Raises:
-        InvalidInputError: As `keys`; or somebody else has made one at the same moment.
-    """
-    async with custom.opened(target, root, Encryption, _NAME) as handlers:
-        _check(handlers)
-        held = await data_keys.list_all(db)
-        if not await _add(db, handlers, held[0].number + 1 if held else 1):
-            raise InvalidInputError("Somebody else has made a new key for encryption just now")
 
 
 def _check(handlers: Encryption) -> None:
@@ -86,12 +72,12 @@ def _check(handlers: Encryption) -> None:
         log.info("handlers for JSON are not asked: all JSON is encrypted under the key for blobs")
 
 
-async def _add(db: Database, handlers: Encryption, number: int) -> bool:
+async def _add(db: Database, handlers: Encryption) -> None:
     secret = secrets.token_bytes(KEY_BYTES)
     wrapped = await _asked("encrypt.blob", handlers._blob_encryptor, secret)
     if not isinstance(wrapped, bytes) or secret in wrapped:
         raise InvalidInputError(f"langgraph.json: `{_NAME}`: `encrypt.blob` does not encrypt")
-    return await data_keys.add(db, DataKey(number=number, wrapped=wrapped))
+    await data_keys.add(db, DataKey(number=1, wrapped=wrapped))
 
 
 async def _opened(db: Database, handlers: Encryption, key: DataKey) -> bytes:

@@ -33,10 +33,14 @@ class Priorities:
 
     Args:
         priority: The object that langgraph.json names.
+        most_running: How many runs of a group may be under way; None for any number.
     """
 
-    def __init__(self, db: Database, priority: Priority) -> None:
+    def __init__(
+        self, db: Database, priority: Priority, *, most_running: int | None = None
+    ) -> None:
         self._db = db
+        self._most_running = most_running
         self._assign: Any = priority._assign_handler
 
     async def decided(
@@ -66,12 +70,17 @@ class Priorities:
             return new
         return replace(new, priority=settings)
 
-    async def may_start(self) -> bool:
+    async def may_start(self, new: NewRun) -> bool:
         """Whether nobody waits whom a run that begins at once would overtake."""
-        return not await priorities.is_anybody_waiting(self._db)
+        if await priorities.is_anybody_waiting(self._db):
+            return False
+        if self._most_running is None or new.priority is None:
+            return True
+        group, most = new.priority.fairness_group, self._most_running
+        return not await priorities.is_full(self._db, group, most_running=most)
 
 
-def load(target: str, root: Path, db: Database) -> Priorities:
+def load(target: str, root: Path, db: Database, *, most_running: int | None = None) -> Priorities:
     """
     Import what langgraph.json names.
 
@@ -88,7 +97,7 @@ def load(target: str, root: Path, db: Database) -> Priorities:
         )
     if found._assign_handler is None:
         raise InvalidInputError("langgraph.json: `priority.path` has no function: use @….assign")
-    return Priorities(db, found)
+    return Priorities(db, found, most_running=most_running)
 
 
 def _context(

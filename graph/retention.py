@@ -9,7 +9,7 @@ from graph.checkpointer import AnySaver, CustomSaver
 from graph.factory import InvalidGraphError
 from graph.loop import Backing, Place
 from graph.registry import Registry
-from store import idempotency, retention, sessions, threads
+from store import audit, idempotency, retention, sessions, threads
 from store.access import EVERYTHING
 from store.checkpoints import Saver
 from store.database import Database
@@ -39,6 +39,7 @@ class Retention:
         place: Where graphs are executed: the values of a DeltaChannel are made there.
         keep: How many checkpoints of its root namespace a thread keeps at least; 0 keeps all.
         custom: The checkpointer, if it is the user's own, for this event loop.
+        audit_seconds: How long entries of the audit log are kept; 0: for ever.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Retention:
         events: EventLog,
         keep: int,
         custom: CustomSaver | None = None,
+        audit_seconds: float = 0.0,
     ) -> None:
         self._db = db
+        self._audit_seconds = audit_seconds
         self.custom = custom
         self._registry = registry
         self._place = place
@@ -155,6 +158,24 @@ class Retention:
         while last == limit:
             last = await idempotency.delete_expired(self._db, limit=limit)
             done += last
+        return done
+
+    async def sweep_audit(self, *, limit: int) -> int:
+        """
+        Delete entries of the audit log whose time has come; safe in many processes at once.
+
+        Args:
+            limit: Entries of one transaction; there are as many of them as it takes.
+
+        Returns:
+            How many entries were deleted.
+        """
+        done = 0
+        while self._audit_seconds:
+            gone = await audit.trim(self._db, keep_seconds=self._audit_seconds, limit=limit)
+            done += gone
+            if gone < limit:
+                break
         return done
 
     async def _prune_if_possible(self, lease: Lease) -> None:

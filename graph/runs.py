@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
+from graph.fairness import FairShares, Room
 from graph.first_words import begun
 from graph.priorities import Priorities
 from graph.registry import Registry
@@ -103,6 +104,7 @@ class Runs:
         titles: Whether the model gives sessions their titles.
         priorities: Who decides which waiting runs begin first; None for whichever is due longest.
         tracing: If there are traces: knows which one a run goes on with.
+        room: How many runs may wait; None for any number.
     """
 
     def __init__(
@@ -117,10 +119,12 @@ class Runs:
         webhooks: Webhooks,
         life: Life | None = None,
         titles: bool = False,
-        priorities: Priorities | None = None,
+        priorities: Priorities | FairShares | None = None,
+        room: Room | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self._tracing = tracing
+        self._room = room
         self._priorities = priorities
         self._db = db
         self._titles = titles
@@ -159,6 +163,8 @@ class Runs:
             InvalidInputError: The assistant is no assistant's id and no graph's name.
             NotFoundError: There is no such assistant or thread that is visible.
             ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+            LimitedError: As many runs of the caller wait as may.
+            OverloadedError: As many runs wait as may.
         """
         if request.webhook:
             await self._webhooks.check(request.webhook)
@@ -166,6 +172,8 @@ class Runs:
             request, thread_id=thread_id, access=access, assistant_access=assistant_access
         )
         new, thread = prepared.run, prepared.thread
+        if self._room is not None:
+            await self._room.require([new])
         if thread is not None:
             await self._make(thread, access)
         if attached and (execution := await self._start(new)):
@@ -241,6 +249,8 @@ class Runs:
                 run = await self._priorities.decided(run, request, setting, is_named=False)
             metadata = {**metadata_of(request), **run.thread_metadata}
             new.append(replace(run, thread_metadata=metadata))
+        if self._room is not None:
+            await self._room.require(new)
         return await queue.enqueue_new(self._db, new, life=self._life)
 
     async def _setting(
@@ -297,11 +307,12 @@ class Runs:
     async def _start(self, new: NewRun) -> Execution | None:
         if self.draining or new.after_seconds > 0 or not self._heartbeat.alive():
             return None
-        if self._priorities is not None and not await self._priorities.may_start():
-            return None
         if not self._executor.reserve():
             return None
         try:
+            if self._priorities is not None and not await self._priorities.may_start(new):
+                self._executor.release()
+                return None
             claim = await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
         except BaseException:
             self._executor.release()
@@ -621,24 +632,29 @@ class Runs:
         await self._executor.project(thread_id)
         await queue.delete(self._db, thread_id, run_id)
 
-    async def delete_thread(self, thread_id: str, *, access: Access) -> None:
+    async def delete_thread(
+        self, thread_id: str, *, actor: str | None = None, access: Access
+    ) -> None:
         """
         Delete a thread with all that it has, its log too: another may come under its name.
+
+        Args:
+            actor: Who asked for it, for the audit log; None: it is no act of anybody's.
 
         Raises:
             NotFoundError: There is no such thread that is visible.
         """
-        await threads.delete(self._db, thread_id, access=access)
+        await threads.delete(self._db, thread_id, actor=actor, access=access)
         await self._executor.retention.forget(thread_id)
 
-    async def purge_session(self, session_id: str, *, access: Access) -> None:
+    async def purge_session(self, session_id: str, *, actor: str, access: Access) -> None:
         """
         Delete a session for good, deleted before or not, as `delete_thread`; it is known that it was.
 
         Raises:
             NotFoundError: There is no such session that is visible.
         """
-        await sessions.purge(self._db, session_id, access=access)
+        await sessions.purge(self._db, session_id, actor=actor, access=access)
         await self._executor.retention.forget(session_id)
 
     def _require_taking_back(self) -> None:

@@ -145,3 +145,8 @@ def user_of(fields: Any) -> User | None:
     if not isinstance(fields, dict) or "identity" not in fields:
         return None
     return StudioUser(fields) if fields.get("kind") == _STUDIO else User(fields)
+
+
+def label_of(identity: str) -> str:
+    """An identity as a label of a namespace of the store, where there can be no dots."""
+    return identity.replace("%", "%25").replace(".", "%2E")

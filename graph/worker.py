@@ -24,7 +24,7 @@ from graph.executor import Executor, tell_end
 from graph.jobs import Jobs
 from graph.retention import Retention
 from graph.runs import Runs
-from store import files, priorities, queue, search
+from store import files, priorities, queue, search, user_jobs
 from store.database import Database
 from store.errors import UnavailableError
 from store.events import EventLog
@@ -91,6 +91,7 @@ class Worker:
         executor: Where claimed runs go.
         runs: Told when this process drains.
         by_priority: Claim the most urgent runs first, not those that are due longest.
+        most_running: By priority: how many runs of a group may be under way; None for any number.
     """
 
     def __init__(
@@ -108,8 +109,10 @@ class Worker:
         changes: Changes,
         timing: Timing,
         by_priority: bool = False,
+        most_running: int | None = None,
     ) -> None:
         self._by_priority = by_priority
+        self._most_running = most_running
         #: The groups whose runs were claimed here, the latest last.
         self._served: dict[str, None] = {}
         self._db = db
@@ -248,18 +251,23 @@ class Worker:
         return self._is_short
 
     def _heed_free_slot(self) -> None:
-        if self._is_short:
+        # Or somebody has one run less than they may have.
+        if self._is_short or self._most_running is not None:
             self._ready.set()
 
     async def _claimed(self, slots: int) -> list[Claim]:
         worker_id = self._heartbeat.worker_id
         if not self._by_priority:
             return await queue.claim(self._db, worker_id=worker_id, slots=slots)
-        served = list(self._served)
-        claims = await queue.claim(self._db, worker_id=worker_id, slots=slots, served=served)
+        served, most = list(self._served), self._most_running
+        claims = await queue.claim(
+            self._db, worker_id=worker_id, slots=slots, served=served, most_running=most
+        )
         # What came without a priority waits for a moment in which there is room.
         if not claims and await priorities.adopt(self._db):
-            claims = await queue.claim(self._db, worker_id=worker_id, slots=slots, served=served)
+            claims = await queue.claim(
+                self._db, worker_id=worker_id, slots=slots, served=served, most_running=most
+            )
         for group in (claim.fairness_group for claim in claims if claim.fairness_group):
             self._served.pop(group, None)
             self._served[group] = None
@@ -315,6 +323,8 @@ class Worker:
             await asyncio.sleep(self._timing.expiry_seconds * random.uniform(0.8, 1.2))
             await self._retention.sweep(limit=self._timing.expiry_limit)
             await self._retention.sweep_sessions(limit=self._timing.expiry_limit)
+            await self._retention.sweep_audit(limit=self._timing.expiry_limit)
+            await user_jobs.delete_expired(self._db, limit=self._timing.expiry_limit)
 
     async def _expire_items_forever(self) -> None:
         while True:

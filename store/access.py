@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal
+from typing import Final, Literal, LiteralString
 
+from store.cipher import Cipher
 from store.json import dump_json
 from store.models import JsonObject
 
@@ -44,6 +45,21 @@ class Access:
     def of_memberships(identity: str, roles: tuple[Role, ...] = ROLES) -> "Access":
         """The threads that are shared with somebody in one of some roles, and no others."""
         return Access(tuple({MEMBERS: {identity: role}} for role in roles))
+
+
+def looking_for(
+    cipher: Cipher, metadata: JsonObject, query: LiteralString
+) -> tuple[JsonObject, LiteralString]:
+    """
+    How metadata is looked for: the parameters, and the query that has ``@> %(metadata)s::jsonb``.
+
+    While keys are changed what is looked for may lie there in more than one form.
+    """
+    forms = cipher.forms(metadata)
+    if len(forms) == 1:
+        return {"metadata": forms[0]}, query
+    any_form = query.replace("@> %(metadata)s::jsonb", "@> ANY(%(forms)s::jsonb[])")
+    return {"metadata": forms[0], "forms": Access(tuple(forms)).array}, any_form
 
 
 def _element(contained: JsonObject) -> str:

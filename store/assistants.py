@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from typing import Literal
+from uuid import UUID
 
-from store.access import Access
+from store.access import Access, looking_for
+from store.cipher import at
 from store.database import Database, Transaction
 from store.errors import AlreadyExistsError, NotFoundError
 from store.models import Assistant, AssistantVersion, JsonObject
@@ -33,7 +35,10 @@ async def register_system(db: Database, assistants: list[SystemAssistant]) -> No
                 "assistant_id": assistant.assistant_id,
                 "graph_id": assistant.graph_id,
                 "name": assistant.name,
-                "description": assistant.description,
+                "description": assistant.description
+                and db.cipher.seal_text(
+                    assistant.description, at("assistant.description", assistant.assistant_id)
+                ),
             }
             await tx.execute(SQL["upsert_system"], params)
             await tx.execute(SQL["first_version"], params)
@@ -72,12 +77,13 @@ async def search(
         name: A part of the name, in any case.
         limit: Rows at the most.
     """
-    query = ordered(SQL["search"], sort_by, order, tie_break="assistant_id")
+    looked_for, query = looking_for(db.cipher, metadata, SQL["search"])
+    query = ordered(query, sort_by, order, tie_break="assistant_id")
     return await db.all(
         Assistant,
         query,
         {
-            "metadata": metadata,
+            **looked_for,
             "graph_id": graph_id,
             "name": name,
             "limit": limit,
@@ -96,13 +102,9 @@ async def count(
     access: Access,
 ) -> int:
     """How many assistants `search` would find."""
-    params = {
-        "metadata": metadata,
-        "graph_id": graph_id,
-        "name": name,
-        "visible": access.array,
-    }
-    rows = await db.tuples(SQL["count"], params)
+    looked_for, query = looking_for(db.cipher, metadata, SQL["count"])
+    params = {**looked_for, "graph_id": graph_id, "name": name, "visible": access.array}
+    rows = await db.tuples(query, params)
     return int(rows[0][0])
 
 
@@ -129,10 +131,7 @@ async def create(
         "assistant_id": assistant_id,
         "graph_id": graph_id,
         "name": name,
-        "description": description,
-        "config": config,
-        "context": context,
-        "metadata": metadata,
+        **_sealed(db, assistant_id, description, config, context, metadata),
     }
     created = await db.one(Assistant, SQL["create"], params)
     if created is not None:
@@ -171,10 +170,7 @@ async def update(
         "assistant_id": assistant_id,
         "graph_id": graph_id,
         "name": name,
-        "description": description,
-        "config": config,
-        "context": context,
-        "metadata": metadata or {},
+        **_sealed(db, assistant_id, description, config, context, metadata or {}),
     }
     async with db.transaction() as tx:
         await _lock(tx, assistant_id, access)
@@ -199,14 +195,15 @@ async def versions(
     Raises:
         NotFoundError: There is none on the page, or no such assistant that is visible.
     """
+    looked_for, query = looking_for(db.cipher, metadata, SQL["versions"])
     params = {
+        **looked_for,
         "assistant_id": assistant_id,
-        "metadata": metadata,
         "limit": limit,
         "offset": offset,
         "visible": access.array,
     }
-    found = await db.all(AssistantVersion, SQL["versions"], params)
+    found = await db.all(AssistantVersion, query, params)
     if not found:
         raise not_found(assistant_id)
     return found
@@ -254,6 +251,26 @@ async def require(db: Database, assistant_id: str, *, access: Access) -> None:
 def not_found(assistant_id: str) -> NotFoundError:
     """The error for an assistant that is not there."""
     return NotFoundError(f"Assistant {assistant_id} not found")
+
+
+def _sealed(
+    db: Database,
+    assistant_id: str,
+    description: str | None,
+    config: JsonObject | None,
+    context: JsonObject | None,
+    metadata: JsonObject,
+) -> JsonObject:
+    """What of an assistant is sealed, as parameters; its versions are sealed as it is."""
+    if db.cipher.is_on:
+        assistant_id = str(UUID(assistant_id))  # as it is read
+    about = at("assistant.description", assistant_id)
+    return {
+        "description": description and db.cipher.seal_text(description, about),
+        "config": db.cipher.seal_json(config, at("assistant.config", assistant_id)),
+        "context": db.cipher.seal_json(context, at("assistant.context", assistant_id)),
+        "metadata": db.cipher.seal_values(metadata),
+    }
 
 
 async def _lock(tx: Transaction, assistant_id: str, access: Access) -> None:

@@ -1,10 +1,11 @@
 """Runs that go on from one another: one that stopped to ask, and those that brought the answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, Self
 
 from store.access import Access
+from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import NotFoundError
 from store.models import JsonObject, RunStatus
@@ -30,6 +31,10 @@ class Chain:
     asks: bool
     """It stopped to ask, and nothing has come after it on its thread."""
     updated_at: datetime
+
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals."""
+        return replace(self, error=cipher.open_json(self.error, at("run.error", self.run_id)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

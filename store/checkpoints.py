@@ -43,9 +43,12 @@ from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
 from langgraph.graph.message import _messages_delta_reducer
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
 
-from store import retention
-from store.commits import Entry, Head
+from store import retention, sealing
+from store.access import Access
+from store.cipher import at
+from store.commits import BlobRow, CheckpointRow, Entry, Head, WriteRow
 from store.database import Database, repeated
 from store.errors import UnavailableError
 from store.heads import Blob, Fold, Head as KnownHead, HeadCache, Tip, Write
@@ -59,6 +62,8 @@ _SQL: Final = load("checkpoints")
 #: Where LangGraph keeps the time of the id that it made last: the next one is later.
 _CLOCK: Final[Any] = checkpoint_ids
 _Result = TypeVar("_Result")
+#: What the places of blobs and of writes begin with.
+_BLOB, _WRITE = b"checkpoint_blobs.blob", b"checkpoint_writes.blob"
 #: What `select` is completed with for the newest checkpoint of each of many threads.
 _OF_HEADS: Final = """
 WHERE c.checkpoint_ns = '' AND (c.thread_id, c.checkpoint_id) IN (
@@ -150,10 +155,13 @@ class Saver(AsyncPostgresSaver):
         )
         super().__init__(cast("Any", database.pool), serde=serde)
         self.database = database
+        self.cipher = database.cipher
         self.writer = writer
         self.cache = heads
         self._leased: _Leased | None = None
         self._begins_anew = False
+        # Of a copy that reads what DeltaChannels are made of: thread and namespace.
+        self._read_of = ("", "")
 
     def leased(
         self,
@@ -224,8 +232,7 @@ class Saver(AsyncPostgresSaver):
         self, thread_id: str, checkpoint_id: str, channel: str
     ) -> tuple[Any, list[Any]]:
         """A DeltaChannel's nearest value, None if it has none, and what was written to it since."""
-        at = _address(thread_id, "", checkpoint_id)
-        found = await super().aget_delta_channel_history(config=at, channels=[channel])
+        found = await self._stock_history(_address(thread_id, "", checkpoint_id), [channel])
         return _begun(found[channel])
 
     async def snapshots(
@@ -235,14 +242,27 @@ class Saver(AsyncPostgresSaver):
         folds = self._leased.tip.folds if self._leased is not None else {}
         if not folds.keys() >= set(channels):
             return None
-        histories = await super().aget_delta_channel_history(
-            config=_address(thread_id, "", checkpoint_id), channels=channels
-        )
+        histories = await self._stock_history(_address(thread_id, "", checkpoint_id), channels)
         values = {name: folds[name].apply(*_begun(histories[name])) for name in channels}
         return await self._off_loop(
             list(values.values()),
             lambda: {n: self.serde.dumps_typed(_DeltaSnapshot(v)) for n, v in values.items()},
         )
+
+    async def value(
+        self, thread_id: str, checkpoint_id: str, channel: str, fold: Fold | None
+    ) -> object:
+        """
+        What a channel holds at a checkpoint of the root namespace; None if nothing.
+
+        Args:
+            fold: How it comes by its value, if it is a DeltaChannel.
+        """
+        if fold is not None:
+            return fold.apply(*await self.history(thread_id, checkpoint_id, channel))
+        found = await self.aget_tuple(_address(thread_id, "", checkpoint_id))
+        values = found.checkpoint["channel_values"] if found else {}
+        return _materialised(values.get(channel))
 
     def decode(self, type_: str, blob: bytes) -> object:
         """The value of a blob; that of a snapshot of a DeltaChannel is the channel's."""
@@ -329,17 +349,16 @@ class Saver(AsyncPostgresSaver):
         blobs = await self._dump(values, {} if before is None else before.blobs)
         key = (entry.thread_id.encode(), entry.epoch, namespace.encode())
         body = dump({**checkpoint, "channel_values": inline})
-        entry.checkpoint = (
-            *key,
-            checkpoint["id"].encode(),
-            None if parent is None else parent.encode(),
-            body,
-            dump(stored_metadata),
-        )
+        about = dump(stored_metadata)
+        parent_id = None if parent is None else parent.encode()
+        row = (*key, checkpoint["id"].encode(), parent_id, body, about)
+        entry.checkpoint = self._sealed_checkpoint(row) if self.cipher.is_on else row
         entry.blobs = [
             (*key, channel.encode(), str(versions[channel]).encode(), type_.encode(), _bytes(blob))
             for channel, (type_, blob) in blobs.items()
         ]
+        if self.cipher.is_on:
+            entry.blobs = [self._sealed_blob(row) for row in entry.blobs]
         entry.size += len(body) + sum(len(row[-1] or b"") for row in entry.blobs)
         if tip is None:
             return entry, None
@@ -363,9 +382,7 @@ class Saver(AsyncPostgresSaver):
             for name, blob in before.blobs.items()
             if name not in new and blob[0] == str(versions.get(name))
         }
-        return entry, KnownHead(
-            checkpoint["id"], parent, body, entry.checkpoint[-1], {**kept, **new}, folded
-        )
+        return entry, KnownHead(checkpoint["id"], parent, body, about, {**kept, **new}, folded)
 
     def _folded(
         self, checkpoint: Checkpoint, before: KnownHead | None, tip: Tip
@@ -452,6 +469,8 @@ class Saver(AsyncPostgresSaver):
             (*key, WRITES_IDX_MAP.get(channel, i), channel.encode(), type_.encode(), blob)
             for i, ((channel, _), (type_, blob)) in enumerate(zip(writes, values, strict=True))
         ]
+        if self.cipher.is_on:
+            entry.writes = [self._sealed_write(row) for row in entry.writes]
         entry.size += sum(len(blob) for _, blob in values)
         if tip := self._tip(configurable.get("checkpoint_ns", "")):
             tip.write(
@@ -462,6 +481,23 @@ class Saver(AsyncPostgresSaver):
                 ],
             )
         return entry
+
+    def _sealed_checkpoint(self, row: CheckpointRow) -> CheckpointRow:
+        thread, _, namespace, checkpoint_id, _, body, about = row
+        place = _joined(b"checkpoints.checkpoint", thread, namespace, checkpoint_id)
+        checkpoint = sealing.seal_checkpoint(self.cipher, orjson.loads(body), place)
+        return *row[:5], dump(checkpoint), dump(self.cipher.seal_values(orjson.loads(about)))
+
+    def _sealed_blob(self, row: BlobRow) -> BlobRow:
+        thread, epoch, namespace, channel, version, type_, blob = row
+        place = _joined(_BLOB, thread, namespace, channel, version, type_)
+        sealed = self.cipher.seal(blob or b"", place)
+        return thread, epoch, namespace, channel, version, type_, sealed
+
+    def _sealed_write(self, row: WriteRow) -> WriteRow:
+        thread, _, namespace, checkpoint_id, task, _, idx, channel, type_, blob = row
+        place = _joined(_WRITE, thread, namespace, checkpoint_id, task, b"%d" % idx, channel, type_)
+        return *row[:-1], self.cipher.seal(blob, place)
 
     def _tip(self, namespace: str) -> Tip | None:
         return self._leased.tip if self._leased is not None and namespace == "" else None
@@ -526,9 +562,13 @@ class Saver(AsyncPostgresSaver):
             value, appended = packed[channel].messages, packed[channel].appended
         elif value is None and _is_between_snapshots(channel, checkpoint, metadata):
             return Change(is_projected=False)
-        return leased.projector.project(
+        change = leased.projector.project(
             parent, _materialised(value), changed=channel in new_versions, appended=appended
         )
+        if self.cipher.is_on:
+            thread_id = leased.lease.thread_id
+            change.upserts[:] = [sealing.message(self.cipher, thread_id, r) for r in change.upserts]
+        return change
 
     def _metadata(self, config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:
         """
@@ -587,6 +627,10 @@ class Saver(AsyncPostgresSaver):
     ) -> AsyncIterator[CheckpointTuple]:
         """Checkpoints, newest first; no connection is held while the caller looks at them."""
         where, args = self._search_where(config, filter, before)
+        if filter and self.cipher.is_on:
+            forms = Access(tuple(self.cipher.forms(filter))).array
+            where = where.replace("metadata @> %s ", "metadata @> ANY(%s::jsonb[]) ")
+            args = [forms if isinstance(arg, Jsonb) else arg for arg in args]
         where += " ORDER BY checkpoint_id DESC"
         if limit is not None:
             where += " LIMIT %s"
@@ -623,10 +667,49 @@ class Saver(AsyncPostgresSaver):
         async with self._cursor() as cursor:
             await cursor.execute(cast("Any", _SQL["select"] + " " + where), args)
             rows = await cursor.fetchall()
+            if self.cipher.is_on:
+                rows = [self._opened(row) for row in rows]
             old = [r for r in rows if r["checkpoint"]["v"] < 4 and r["parent_checkpoint_id"]]
             if old:
                 await self._add_pending_sends(cursor, old)
         return rows
+
+    def _opened(self, row: DictRow) -> DictRow:
+        """A row of `select` without its seals."""
+        cipher, checkpoint = self.cipher, row["checkpoint"]
+        key = (row["thread_id"].encode(), row["checkpoint_ns"].encode())
+        checkpoint_id = row["checkpoint_id"].encode()
+        versions = checkpoint["channel_versions"]
+        blobs = [
+            [
+                name,
+                kind,
+                cipher.open(
+                    blob, _joined(_BLOB, *key, name, str(versions[name.decode()]).encode(), kind)
+                ),
+            ]
+            for name, kind, blob in row["channel_values"] or ()
+            if blob is not None
+        ]
+        writes = [
+            [
+                task,
+                channel,
+                kind,
+                cipher.open(blob, _joined(_WRITE, *key, checkpoint_id, task, idx, channel, kind)),
+                path,
+                idx,
+            ]
+            for task, channel, kind, blob, path, idx in row["pending_writes"] or ()
+        ]
+        place = _joined(b"checkpoints.checkpoint", *key, checkpoint_id)
+        return {
+            **row,
+            "checkpoint": sealing.open_checkpoint(cipher, checkpoint, place),
+            "metadata": cipher.open_values(row["metadata"]),
+            "channel_values": blobs,
+            "pending_writes": writes,
+        }
 
     async def _add_pending_sends(
         self, cursor: AsyncCursor[DictRow], rows: Sequence[DictRow]
@@ -637,7 +720,7 @@ class Saver(AsyncPostgresSaver):
             "channel": TASKS,
         }
         await cursor.execute(_SQL["pending_sends"], params)
-        sends = {(r["thread_id"], r["checkpoint_id"]): r["sends"] async for r in cursor}
+        sends = {(r["thread_id"], r["checkpoint_id"]): self._sends(r) async for r in cursor}
         for row in rows:
             row["channel_values"] = row["channel_values"] or []
             self._migrate_pending_sends(
@@ -645,6 +728,16 @@ class Saver(AsyncPostgresSaver):
                 row["checkpoint"],
                 row["channel_values"],
             )
+
+    def _sends(self, row: DictRow) -> list[tuple[bytes, bytes]]:
+        """The types and the values of what was sent, in order, without their seals."""
+        key = (row["thread_id"].encode(), row["checkpoint_id"].encode())
+        places = (
+            _joined(_WRITE, key[0], namespace, key[1], task, idx, TASKS.encode(), kind)
+            for kind, _, namespace, task, idx in row["sends"]
+        )
+        sends = zip(row["sends"], places, strict=True)
+        return [(kind, self.cipher.open(blob, place)) for (kind, blob, *_), place in sends]
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         if _size(value) > _INLINE_BYTES:
@@ -708,9 +801,9 @@ class Saver(AsyncPostgresSaver):
         tip = self._tip(configurable.get("checkpoint_ns", ""))
         head = tip.loaded(configurable.get("checkpoint_id")) if tip else None
         if tip is None or head is None:
-            return await super().aget_delta_channel_history(config=config, channels=channels)
+            return await self._stock_history(config, channels)
         unknown = [name for name in channels if name not in head.folded]
-        found = dict(await super().aget_delta_channel_history(config=config, channels=unknown))
+        found = dict(await self._stock_history(config, unknown))
         folded = {name: packed.restored(self._decode) for name, packed in head.folded.items()}
         for name, history in found.items():
             if packed := await self._replayed(tip, name, history):
@@ -721,6 +814,45 @@ class Saver(AsyncPostgresSaver):
             # The value itself is a beginning with nothing to add.
             found[name] = {"seed": list(folded[name].messages), "writes": []}
         return found
+
+    async def _stock_history(
+        self, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What the database has, read as LangGraph does."""
+        reader = self
+        if self.cipher.is_on:
+            reader = copy.copy(self)
+            configurable = _configurable(config)
+            reader._read_of = (
+                str(configurable["thread_id"]), configurable.get("checkpoint_ns", ""),
+            )  # fmt: skip
+        return await super(Saver, reader).aget_delta_channel_history(
+            config=config, channels=channels
+        )
+
+    def _build_delta_channels_writes_history(
+        self, *, stage2_rows: Sequence[Any], **more: Any
+    ) -> dict[str, DeltaChannelHistory]:
+        if self.cipher.is_on:
+            stage2_rows = [{**row, "blob": self._opened_part(row)} for row in stage2_rows]
+        return super()._build_delta_channels_writes_history(stage2_rows=stage2_rows, **more)
+
+    def _opened_part(self, row: Mapping[str, Any]) -> bytes | None:
+        """The value of a write or of a blob, as LangGraph reads them for DeltaChannels."""
+        if row["blob"] is None:
+            return None
+        if row["_kind"] == "w":
+            key = (row["checkpoint_id"], row["task_id"], str(row["idx"]), row["channel"])
+            place = at("checkpoint_writes.blob", *self._read_of, *key, row["type"])
+        else:
+            place = at(
+                "checkpoint_blobs.blob",
+                *self._read_of,
+                row["channel"],
+                row["version"],
+                row["type"],
+            )
+        return self.cipher.open(row["blob"], place)
 
     async def _replayed(self, tip: Tip, name: str, history: DeltaChannelHistory) -> Packed | None:
         if name not in tip.folds:
@@ -794,7 +926,9 @@ class Saver(AsyncPostgresSaver):
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy checkpoints, writes and messages, as the source is at one moment."""
         params = {"source": str(source_thread_id), "target": str(target_thread_id)}
-        await self.database.execute(_SQL["copy_thread"], params)
+        async with self.database.transaction() as tx:
+            await tx.execute(_SQL["copy_thread"], params)
+            await sealing.move(tx, str(source_thread_id), str(target_thread_id))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """
@@ -883,6 +1017,11 @@ def _known(row: DictRow, found: CheckpointTuple) -> tuple[KnownHead, list[Write]
     return KnownHead(
         row["checkpoint_id"], row["parent_checkpoint_id"], body, metadata, blobs
     ), writes
+
+
+def _joined(*parts: bytes) -> bytes:
+    """A place, of parts that are encoded already: see `cipher.at`."""
+    return b"\0".join(parts)
 
 
 def _bytes(blob: bytes | Packed) -> bytes:

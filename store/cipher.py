@@ -20,6 +20,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 import orjson
@@ -37,6 +38,8 @@ MARK: Final = b"\xc1tw\x01"
 TEXT_MARK: Final = "tw1:"
 #: The only key of a sealed document, beside those that stay in the clear.
 SEALED: Final = "$sealed"
+#: The code of the error for what is in the clear.
+NOT_ENCRYPTED: Final = "not_encrypted"
 #: Bytes that sealing adds to bytes.
 OVERHEAD: Final = 36
 
@@ -78,6 +81,17 @@ CLEAR_KEYS: Final = frozenset(
 def at(*parts: str) -> bytes:
     """The place of a text: a table or a stream first, then what names it there for ever."""
     return "\0".join(parts).encode("utf-8", "surrogatepass")
+
+
+def open_name(cipher: "Cipher", name: str) -> str:
+    """
+    The name of a session, as ``session_name`` of the database tells it: that may be none, or a number.
+
+    Raises:
+        UnreadableError: It is sealed, and cannot be opened.
+    """
+    is_sealed = cipher.is_on and name.startswith(TEXT_MARK)
+    return str(cipher.open_values(name, ["name"])) if is_sealed else name
 
 
 class Cipher:
@@ -162,6 +176,11 @@ class Cipher:
     def is_current(self, data: bytes | str) -> bool:
         """Whether bytes or a text are sealed by the newest key, or need no sealing."""
         return True
+
+    @property
+    def heads(self) -> tuple[bytes, str]:
+        """What bytes and what text begin with that are sealed by the newest key."""
+        return b"", ""
 
 
 #: For a server without keys.
@@ -289,7 +308,10 @@ class KeyRing(Cipher):
         """Seal a JSON value as one."""
         if value is None or value in ({}, []):
             return value
-        return {**(shown or {}), SEALED: self._text(self._newest, dump_json(value), place)}
+        return {
+            **(shown or {}),
+            SEALED: self._text(self._newest, dump_json(value, sort_keys=True), place),
+        }
 
     def open_json(self, value: Any, place: bytes) -> Any:
         """Open a sealed JSON value."""
@@ -331,6 +353,11 @@ class KeyRing(Cipher):
         if isinstance(data, bytes):
             return data.startswith(self._newest.head)
         return not data or data.startswith(self._newest.text_head)
+
+    @property
+    def heads(self) -> tuple[bytes, str]:
+        """What bytes and what text begin with that are sealed by the newest key."""
+        return self._newest.head, self._newest.text_head
 
     # ------------------------------------------------------------------ parts
 
@@ -374,7 +401,7 @@ class KeyRing(Cipher):
             return {
                 name: item
                 if not path and name in self.clear_keys
-                else self._sealed(key, item, path + b"\0" + str(name).encode("utf-8", "replace"))
+                else self._sealed(key, item, _below(path, str(name)))
                 for name, item in value.items()
             }
         if kind is list or kind is tuple:
@@ -387,13 +414,28 @@ class KeyRing(Cipher):
             return self._opened(value, path).decode() if value else value
         if kind is dict:
             return {
-                name: item
+                name: self._values_in_the_clear(item, _below(path, name))
                 if not path and name in self.clear_keys
-                else self._values(item, path + b"\0" + name.encode())
+                else self._values(item, _below(path, name))
                 for name, item in value.items()
             }
         if kind is list:
             return [self._values(item, path) for item in value]
+        return value
+
+    def _values_in_the_clear(self, value: Any, path: bytes) -> Any:
+        """What is below a clear key: as it is, but for what was sealed before the key was one."""
+        kind = type(value)
+        if kind is str and value.startswith(TEXT_MARK):
+            with suppress(UnreadableError):  # it only looks so
+                return self._opened(value, path).decode()
+        if kind is dict:
+            return {
+                name: self._values_in_the_clear(item, _below(path, name))
+                for name, item in value.items()
+            }
+        if kind is list:
+            return [self._values_in_the_clear(item, path) for item in value]
         return value
 
 
@@ -420,7 +462,17 @@ def _from_base64(text: str) -> bytes:
 
 
 def _path(keys: Sequence[str]) -> bytes:
-    return b"".join(b"\0" + key.encode("utf-8", "replace") for key in keys)
+    path = b""
+    for key in keys:
+        path = _below(path, key)
+    return path
+
+
+def _below(path: bytes, key: str) -> bytes:
+    # SQL tells one or the other as the name of a session.
+    if not path and key == "generated_title":
+        key = "name"
+    return path + b"\0" + key.encode("utf-8", "replace")
 
 
 def _encoded(text: str) -> bytes:
@@ -441,7 +493,7 @@ def _person(purpose: str) -> bytes:
 
 
 def _in_the_clear() -> UnreadableError:
-    return UnreadableError("It is not encrypted, and everything is to be")
+    return UnreadableError("It is not encrypted, and everything is to be", code=NOT_ENCRYPTED)
 
 
 def _not_here() -> UnreadableError:

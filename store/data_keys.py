@@ -22,10 +22,10 @@ async def list_all(db: Database) -> list[DataKey]:
     return await db.all(DataKey, SQL["list"], {})
 
 
-async def add(db: Database, key: DataKey) -> bool:
-    """Keep a new key; False if somebody else has kept another one under its number meanwhile."""
+async def add(db: Database, key: DataKey) -> None:
+    """Keep a new key, unless somebody else has kept another one under its number meanwhile."""
     params = {"number": key.number, "wrapped": key.wrapped}
-    return bool(await db.execute(SQL["add"], params))
+    await db.execute(SQL["add"], params)
 
 
 async def replace(db: Database, key: DataKey, replacement: bytes) -> None:

@@ -341,7 +341,7 @@ class Database:
 
 
 class Transaction:
-    """Statements on one connection."""
+    """Statements on one connection; rows are opened that have seals, tuples are not."""
 
     def __init__(self, connection: AsyncConnection[Any], cipher: Cipher = CLEAR) -> None:
         self.connection = connection
@@ -353,13 +353,20 @@ class Transaction:
         """Every row; `prepare` as for `Database.all`."""
         async with self.connection.cursor(row_factory=class_row(row)) as cursor:
             await cursor.execute(query, params, prepare=prepare)
-            return await cursor.fetchall()
+            return self._opened(row, await cursor.fetchall())
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
         """The first row, if there is one."""
         async with self.connection.cursor(row_factory=class_row(row)) as cursor:
             await cursor.execute(query, params)
-            return await cursor.fetchone()
+            found = await cursor.fetchone()
+        return None if found is None else self._opened(row, [found])[0]
+
+    def _opened(self, row: type[Row], rows: list[Row]) -> list[Row]:
+        """Rows of a kind that has seals without them."""
+        if not self.cipher.is_on or (opened := getattr(row, "opened", None)) is None:
+            return rows
+        return [opened(one, self.cipher) for one in rows]
 
     async def tuples(
         self, query: LiteralString, params: Params, *, prepare: bool | None = None

@@ -16,7 +16,7 @@ from store.flusher import Flusher
 from store.hub import Hub
 from store.readers import Reader
 from store.rings import START, Event, EventId, Gap, Memory, Ring, ThreadWriter, parse_event_id
-from store.streams import Streams, open_streams
+from store.streams import PREFIX, Streams, open_streams
 from store.tasks import SideTasks
 
 __all__ = [
@@ -334,7 +334,7 @@ async def _wait(wake: asyncio.Event, seconds: float | None) -> None:
 async def open_event_log(
     redis_url: str | None,
     *,
-    prefix: str = "threadwell",
+    prefix: str = PREFIX,
     max_events: int = 10_000,
     max_bytes: int = 16 << 20,
     max_total_bytes: int = 256 << 20,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from store import jobs
 from store.access import Access
@@ -43,6 +43,16 @@ class Exported:
     #: What it was said after; None at the beginning.
     parent_id: str | None
 
+    def opened_of(self, cipher: Cipher, thread_id: str) -> Self:
+        """The row, which is one of a thread, without its seals."""
+        content = at("message.content", thread_id, self.id)
+        meta_data = at("message.meta_data", thread_id, self.id)
+        return replace(
+            self,
+            content=cipher.open_text(self.content, content),
+            meta_data=cipher.open_json(self.meta_data, meta_data),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Import:
@@ -74,6 +84,26 @@ async def sessions_page(
     return await db.all(Session, SQL["sessions"], params, prepare=False)
 
 
+async def sessions_of(
+    db: Database,
+    user_id: str,
+    *,
+    after: tuple[datetime, str] | None,
+    limit: int,
+    access: Access,
+) -> list[Session]:
+    """A user's sessions, deleted ones too, in the order in which they were made."""
+    after_time, after_id = after or (None, None)
+    params = {
+        "user_id": user_id,
+        "after_time": after_time,
+        "after_id": after_id,
+        "limit": limit,
+        "visible": access.array,
+    }
+    return await db.all(Session, SQL["sessions_of"], params, prepare=False)
+
+
 async def messages_page(
     db: Database, thread_id: str, *, after_seq: int, every_branch: bool, limit: int
 ) -> list[Exported]:
@@ -84,7 +114,8 @@ async def messages_page(
         "every_branch": every_branch,
         "limit": limit,
     }
-    return await db.all(Exported, SQL["messages"], params)
+    rows = await db.all(Exported, SQL["messages"], params)
+    return [row.opened_of(db.cipher, thread_id) for row in rows] if db.cipher.is_on else rows
 
 
 async def head_of(db: Database, thread_id: str) -> str | None:

@@ -6,6 +6,7 @@ A table of its own, and no columns of ``message``: those rows are made again fro
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from store.access import Access
@@ -96,6 +97,30 @@ async def of_messages(
     }
     rows = await db.all(Feedback, SQL["of_messages"], params)
     return {row.message_id: _opened(db.cipher, conversation_id, row) for row in rows}
+
+
+async def of_user(
+    db: Database, user_id: str, *, after: tuple[str, str] | None, limit: int
+) -> list[tuple[str, Feedback, datetime]]:
+    """
+    What a user thinks of messages, wherever they are: the session, the opinion, since when.
+
+    Args:
+        after: The session and the message of the last one that the caller has.
+    """
+    after_id, after_message = after or ("", "")
+    params = {
+        "user_id": user_id,
+        "after_id": after_id,
+        "after_message": after_message,
+        "limit": limit,
+    }
+    found = []
+    for session_id, *told, at_time in await db.tuples(SQL["of_user"], params):
+        names = ("message_id", "score", "reason", "tags")
+        kept = Feedback(**dict(zip(names, told, strict=True)))
+        found.append((session_id, _opened(db.cipher, session_id, kept), at_time))
+    return found
 
 
 def sealed(

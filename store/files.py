@@ -21,6 +21,7 @@ from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from store.models import JsonObject
+from store.sealing import FILE
 from store.sql import load
 
 _SQL: Final = load("files")
@@ -43,6 +44,14 @@ class File:
     size_bytes: int
     sha256: str
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How many files somebody has, and how many bytes are in them: what is kept once, each time."""
+
+    count: int
+    bytes: int
 
 
 class Upload:
@@ -138,6 +147,11 @@ async def get(db: Database, file_id: str, *, owner: str, access: Access) -> File
     return _opened(db.cipher, found)
 
 
+async def usage(db: Database, owner: str) -> Usage:
+    """What somebody has; costs what it counts."""
+    return (await db.all(Usage, _SQL["usage"], {"owner": owner}))[0]
+
+
 async def send(
     db: Database, file_ids: Sequence[str], thread_id: str, *, owner: str, access: Access
 ) -> list[File]:
@@ -179,6 +193,12 @@ async def of_run(db: Database, file_id: str, thread_id: str, *, owner: str) -> F
     return None if found is None else _opened(db.cipher, found)
 
 
+async def next_of(db: Database, owner: str, *, after: str | None) -> File | None:
+    """An owner's file that comes after another one of theirs by its id; None if none does."""
+    found = await db.one(File, _SQL["of_owner"], {"owner": owner, "after": after})
+    return None if found is None else _opened(db.cipher, found)
+
+
 async def read(db: Database, file: File) -> AsyncIterator[bytes]:
     """
     What a file holds, piece by piece; no connection waits for who reads.
@@ -195,6 +215,30 @@ async def read(db: Database, file: File) -> AsyncIterator[bytes]:
         data = db.cipher.open(bytes(rows[0][0]), _chunk_at(file.content_id, place))
         yield data
         left, place = left - len(data), place + 1
+
+
+async def contents(db: Database, *, after: str, limit: int) -> list[File]:
+    """
+    What is kept once, in the order of `content_id`, each as one of the files that have it; still sealed.
+
+    Args:
+        after: Only contents with a greater id.
+    """
+    return await db.all(File, _SQL["contents"], {"after": after, "limit": limit})
+
+
+async def is_whole(db: Database, sealed: File) -> bool:
+    """
+    Whether a file of `contents` holds what was uploaded; all of it is read.
+
+    Raises:
+        NotFoundError: Pieces of it are missing.
+        UnreadableError: It cannot be opened.
+    """
+    file, hashed = _opened(db.cipher, sealed), hashlib.sha256()
+    async for data in read(db, file):
+        hashed.update(data)
+    return hashed.hexdigest() == file.sha256
 
 
 async def collect(db: Database, *, unused_seconds: float, limit: int) -> int:
@@ -226,7 +270,7 @@ def _chunk_at(content_id: str, place: int) -> bytes:
 
 def _known_by(cipher: Cipher, digest: bytes) -> list[bytes]:
     """What the same content is known by; a hash would say to everybody whether it is one they have."""
-    return cipher.blinds(digest.hex(), "file") if cipher.is_on else [digest]
+    return cipher.blinds(digest.hex(), FILE) if cipher.is_on else [digest]
 
 
 def _sealed_digest(cipher: Cipher, content_id: str, digest: bytes) -> str | None:

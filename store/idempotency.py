@@ -3,6 +3,7 @@
 from typing import Final
 
 from store.access import Access
+from store.cipher import at
 from store.database import Database, repeated
 from store.errors import ConflictError, NotFoundError
 from store.sql import load
@@ -38,13 +39,12 @@ async def claim(
         ConflictError: The key came with another payload before: ``idempotency_conflict``.
     """
     # A plain hash would tell whether somebody asked what one guesses.
-    cipher = db.cipher
-    known_by = cipher.blinds(payload_hash.hex(), "asked") if cipher.is_on else [payload_hash]
+    place = at("idempotency_key.payload_hash", session_id, caller, key)
     params = {
         "session_id": session_id,
         "caller": caller,
         "key": key,
-        "payload_hash": known_by[0],
+        "payload_hash": db.cipher.seal(payload_hash, place),
         "run_id": run_id,
         "life_seconds": LIFE_SECONDS,
         "visible": access.array,
@@ -53,7 +53,7 @@ async def claim(
     if not rows:
         raise NotFoundError(f"Session {session_id} not found")
     known_id, known_hash = rows[0]
-    if bytes(known_hash) not in known_by:
+    if db.cipher.open(bytes(known_hash), place) != payload_hash:
         raise ConflictError(
             "This Idempotency-Key came with another request before", code="idempotency_conflict"
         )

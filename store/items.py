@@ -31,6 +31,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
+from store import blinds
 from store.cipher import Cipher, at
 from store.database import Database
 from store.errors import BadRequestError, EmbeddingError
@@ -44,9 +45,6 @@ _COMPARISONS: Final = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 OPERATORS: Final = frozenset({"$eq", "$ne", *_COMPARISONS})
 #: Of our own, for a condition on what is in an object: that it is one.
 _IS_OBJECT: Final = "is object"
-
-#: Where a sealed value has what can be asked of it, blind: see `_blinds`.
-_ASKED: Final = "$blind"
 
 _Item = TypeVar("_Item", bound=Item)
 _Path = tuple[str, ...]
@@ -187,15 +185,15 @@ class _Items(AsyncPostgresStore):
         if not self._cipher.is_on:
             return list(params)
         return [
-            Jsonb(sealed(self._cipher, params[at - 2], params[at - 1], part.obj))
+            Jsonb(blinds.sealed(self._cipher, part.obj, _place(params[i - 2], params[i - 1])))
             if isinstance(part, Jsonb)
             else part
-            for at, part in enumerate(params)
+            for i, part in enumerate(params)
         ]
 
     def _open(self, item: _Item) -> _Item:
         if self._cipher.is_on:
-            place = at("store.value", ".".join(item.namespace), item.key)
+            place = _place(".".join(item.namespace), item.key)
             item.value = self._cipher.open_json(item.value, place)
         return item
 
@@ -264,17 +262,6 @@ def open_items(
     return _Items(db, index, life or ItemLife())
 
 
-def sealed(cipher: Cipher, prefix: str, key: str, value: Any) -> Any:
-    """
-    An item's value as it is kept: sealed, and beside it what a filter can ask of it.
-
-    Args:
-        prefix: The namespace, joined by dots.
-    """
-    asked = [cipher.blind(text, "item").hex()[:24] for text in _blinds((), value)]
-    return cipher.seal_json(value, at("store.value", prefix, key), shown={_ASKED: asked})
-
-
 def check_filter(conditions: Mapping[str, Any]) -> None:
     """
     See that a filter can be searched by.
@@ -296,37 +283,8 @@ async def _embedding() -> AsyncIterator[None]:
         raise EmbeddingError(f"Texts could not be embedded: {type(exc).__name__}") from exc
 
 
-def _blinds(path: _Path, value: Any) -> Iterator[str]:
-    """
-    What can be asked of a value: what is at each path, that something is, and that it is an object.
-
-    Whoever reads the database sees that two items have the same at the same path, and no more of it.
-    """
-    if value is None:
-        return
-    if path:
-        yield _question("is", path)
-        yield _question("=", path, value)
-    if isinstance(value, dict):
-        if path:
-            yield _question("object", path)
-        for key, item in value.items():
-            yield from _blinds((*path, str(key)), item)
-
-
-def _question(kind: str, path: _Path, value: Any = None) -> str:
-    return dump_json([kind, path, _plain(value)], sort_keys=True).decode()
-
-
-def _plain(value: Any) -> Any:
-    """Equal numbers alike, as jsonb has them."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+def _place(prefix: str, key: str) -> bytes:
+    return at("store.value", prefix, key)
 
 
 def _blind_condition(cipher: Cipher, path: _Path, op: str, value: Any) -> tuple[str, list[Any]]:
@@ -336,15 +294,14 @@ def _blind_condition(cipher: Cipher, path: _Path, op: str, value: Any) -> tuple[
             code="encrypted",
         )
     if op == _IS_OBJECT:
-        question, wanted = _question("object", path), True
+        marks, wanted = blinds.is_object(cipher, path), True
     elif value is None:
         # What is not there is null.
-        question, wanted = _question("is", path), op == "$ne"
+        marks, wanted = blinds.is_there(cipher, path), op == "$ne"
     else:
-        question, wanted = _question("=", path, value), op == "$eq"
-    blinds = [blind.hex()[:24] for blind in cipher.blinds(question, "item")]
-    condition = f"coalesce(store.value -> '{_ASKED}' ?| %s::text[], false)"
-    return condition if wanted else f"NOT {condition}", [blinds]
+        marks, wanted = blinds.is_equal(cipher, path, value), op == "$eq"
+    condition = f"coalesce(store.value -> '{blinds.ASKED}' ?| %s::text[], false)"
+    return condition if wanted else f"NOT {condition}", [marks]
 
 
 def _by_path(conditions: Mapping[str, Any] | None) -> dict[Any, Any] | None:

@@ -9,10 +9,10 @@ not come back is taken up by another. A job is a few statements and no run: see 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
 
 import structlog
 
+from store import sealing
 from store.cipher import Cipher, at
 from store.database import Database, Transaction
 from store.errors import UnreadableError
@@ -23,9 +23,6 @@ from store.sql import load
 SQL = load("jobs")
 
 log = structlog.get_logger(__name__)
-
-#: Keys of payloads that SQL writes: ids and times, never sealed.
-_CLEAR: Final = frozenset({"delivery_id", "run_started_at"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +67,14 @@ async def claim(db: Database, leases: Mapping[str, float], *, slots: int) -> lis
     return list(_readable(db.cipher, await db.all(Job, SQL["claim"], params)))
 
 
+def place(kind: str) -> bytes:
+    """What a payload is sealed for."""
+    return at("job.payload", kind)
+
+
 def sealed(cipher: Cipher, kind: str, payload: JsonObject) -> JsonObject:
     """A payload as it is kept."""
-    kept: JsonObject = cipher.seal_json(payload, at("job.payload", kind))
-    return kept
+    return sealing.seal_job(cipher, payload, place(kind)) if cipher.is_on else payload
 
 
 def _readable(cipher: Cipher, jobs: Iterable[Job]) -> Iterator[Job]:
@@ -90,10 +91,8 @@ def _readable(cipher: Cipher, jobs: Iterable[Job]) -> Iterator[Job]:
 def _opened(cipher: Cipher, job: Job) -> Job:
     if not cipher.is_on:
         return job
-    clear = {name: value for name, value in job.payload.items() if name in _CLEAR}
-    rest = {name: value for name, value in job.payload.items() if name not in _CLEAR}
-    opened = cipher.open_json(rest, at("job.payload", job.kind))
-    return replace(job, payload={**opened, **clear})
+    opened = sealing.open_job(cipher, job.payload, place(job.kind))
+    return replace(job, payload=opened)
 
 
 async def done(db: Database, job: Job) -> None:

@@ -12,7 +12,9 @@ from typing import Any, Final, Literal, LiteralString, Protocol
 
 import structlog
 
+from store import sealing
 from store.access import Access
+from store.cipher import Cipher, at
 from store.database import Database, Transaction, repeated
 from store.errors import CONTENT_ERRORS, NotFoundError
 from store.heads import Fold
@@ -286,7 +288,8 @@ class _Replay:
         params = {"thread_id": self._thread_id, "first": first}
         rows = await self._db.tuples(_SQL["messages_before"], params)
         forks = await self._db.tuples(_SQL["forks"], params)
-        return History((_kept(*row) for row in rows), (Fork(*fork) for fork in forks))
+        kept = (_kept(self._db.cipher, self._thread_id, Record(*row)) for row in rows)
+        return History(kept, (Fork(*fork) for fork in forks))
 
     async def _apply(
         self,
@@ -311,7 +314,7 @@ class _Replay:
         elif version is None or version != self._version:
             self._version = version
             self._value = (
-                None if type_ in (None, "empty") else self._decoder.decode(type_, blob or b"")
+                None if type_ in (None, "empty") else self._decode(version, type_, blob or b"")
             )
         run_id = run_id_of(metadata)
         is_import = run_id is None and metadata.get(IMPORTED) is True
@@ -330,21 +333,36 @@ class _Replay:
                 *await self._decoder.history(self._thread_id, checkpoint_id, self._channel)
             )
         in_order = sorted(writes or (), key=lambda w: (w[0], w[1], int(w[2])))
-        new = [self._decoder.decode(w[3].decode(), w[4]) for w in in_order]
+        new = [self._decode_write(parent, w) for w in in_order]
         return fold.apply(list(self._value), new)
 
+    def _decode(self, version: str | None, type_: str | None, blob: bytes) -> object:
+        key = (self._thread_id, "", self._channel, version or "", type_ or "")
+        opened = self._db.cipher.open(blob, at("checkpoint_blobs.blob", *key))
+        return self._decoder.decode(type_ or "", opened)
 
-def _kept(*row: Any) -> Record:
-    record = Record(*row)
-    record.meta_data = dump(record.meta_data)
-    record.created, record.updated = row[-2].isoformat(), row[-1].isoformat()
+    def _decode_write(self, checkpoint_id: str | None, write: list[bytes]) -> object:
+        _, task_id, idx, type_, blob = write
+        key = (checkpoint_id or "", task_id.decode(), idx.decode(), self._channel, type_.decode())
+        place = at("checkpoint_writes.blob", self._thread_id, "", *key)
+        return self._decoder.decode(type_.decode(), self._db.cipher.open(blob, place))
+
+
+def _kept(cipher: Cipher, thread_id: str, record: Record) -> Record:
+    """A row as it lies in the database, as a replay has it."""
+    row: Any = record
+    content = at("message.content", thread_id, record.id)
+    meta_data = at("message.meta_data", thread_id, record.id)
+    record.content = cipher.open_text(record.content, content)
+    record.meta_data = dump(cipher.open_json(record.meta_data, meta_data))
+    record.created, record.updated = row.created.isoformat(), row.updated.isoformat()
     return record
 
 
 async def _replace(tx: Transaction, thread_id: str, history: History) -> None:
     params: dict[str, Any] = {"thread_id": thread_id}
     await tx.execute(_SQL["delete_messages"], params)
-    records = list(history.records.values())
+    records = [sealing.message(tx.cipher, thread_id, r) for r in history.records.values()]
     columns = {f.name: [getattr(record, f.name) for record in records] for f in fields(Record)}
     columns["meta_data"] = [record.meta_data.decode() for record in records]
     await tx.execute(_SQL["insert_messages"], {**params, **columns})

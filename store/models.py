@@ -1,8 +1,15 @@
-"""The nouns, as they lie in the database. Rows are frozen; every time is UTC."""
+"""
+The nouns, as they lie in the database. Rows are frozen; every time is UTC.
 
-from dataclasses import dataclass, field
+Rows with texts of people are opened as they are read, by `opened`: see `store.cipher`.
+"""
+
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal, Self
+
+from store.cipher import Cipher, at
+from store.json import dump_json
 
 RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
 ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
@@ -11,6 +18,8 @@ CancelAction = Literal["interrupt", "rollback"]
 
 #: A JSON object.
 JsonObject = dict[str, Any]
+#: The path of a thread's config, whose keys SQL merges: below it no key is in the clear.
+CONFIG: Final = ("config",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +37,17 @@ class Assistant:
     created_at: datetime
     updated_at: datetime
 
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals."""
+        return replace(
+            self,
+            config=cipher.open_json(self.config, at("assistant.config", self.assistant_id)),
+            context=cipher.open_json(self.context, at("assistant.context", self.assistant_id)),
+            metadata=cipher.open_values(self.metadata),
+            description=self.description
+            and cipher.open_text(self.description, at("assistant.description", self.assistant_id)),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AssistantVersion:
@@ -43,6 +63,17 @@ class AssistantVersion:
     metadata: JsonObject
     created_at: datetime
 
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals."""
+        return replace(
+            self,
+            config=cipher.open_json(self.config, at("assistant.config", self.assistant_id)),
+            context=cipher.open_json(self.context, at("assistant.context", self.assistant_id)),
+            metadata=cipher.open_values(self.metadata),
+            description=self.description
+            and cipher.open_text(self.description, at("assistant.description", self.assistant_id)),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thread:
@@ -57,6 +88,16 @@ class Thread:
     created_at: datetime
     updated_at: datetime
     state_updated_at: datetime
+
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals."""
+        return replace(
+            self,
+            metadata=cipher.open_values(self.metadata),
+            config=cipher.open_values(self.config, CONFIG),
+            interrupts=cipher.open_json(self.interrupts, at("thread.interrupts", self.thread_id)),
+            error=cipher.open_json(self.error, at("thread.error", self.thread_id)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +120,15 @@ class Run:
     error: JsonObject | None
     created_at: datetime
     updated_at: datetime
+
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals."""
+        return replace(
+            self,
+            metadata=cipher.open_values(self.metadata),
+            kwargs=cipher.open_json(self.kwargs, at("run.kwargs", self.run_id)),
+            error=cipher.open_json(self.error, at("run.error", self.run_id)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +177,15 @@ class Message:
     edited_at: datetime | None = None
     deleted_at: datetime | None = None
 
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals."""
+        key = (self.conversation_id, self.id)
+        return replace(
+            self,
+            content=cipher.open_text(self.content, at("message.content", *key)),
+            meta_data=cipher.open_json(self.meta_data, at("message.meta_data", *key)),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
@@ -147,3 +206,15 @@ class Session:
     etag: str
     create_time: datetime
     update_time: datetime
+
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals."""
+        metadata = cipher.open_values(self.metadata)
+        return replace(self, metadata=metadata, name=_named(metadata) or self.name)
+
+
+def _named(metadata: JsonObject) -> str | None:
+    """What ``session_name`` of the database says of metadata; None if it has no name."""
+    found = (metadata.get(key) for key in ("name", "generated_title"))
+    name = next((name for name in found if name is not None), None)
+    return name if name is None or isinstance(name, str) else dump_json(name).decode()

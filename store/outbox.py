@@ -9,12 +9,13 @@ table when the run has ended, so that a run costs two narrow rows. See decision 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from store import sealing
 from store.access import Access
-from store.cipher import SEALED, Cipher, at
+from store.cipher import Cipher, at, open_name
 from store.database import Database, Transaction
 from store.json import dump_json
 from store.models import JsonObject
@@ -115,6 +116,12 @@ class _Row:
     chat_type: str | None
     session_status: str
     error: str | None
+
+    def opened(self, cipher: Cipher) -> "_Row":
+        """The row without its seals."""
+        # None of a thread that is gone.
+        name = self.session_name and open_name(cipher, self.session_name)
+        return replace(self, session_name=name)
 
     @property
     def changed(self) -> Sequence[str]:
@@ -348,12 +355,8 @@ async def read(
 
 
 def opened_body(cipher: Cipher, body: JsonObject) -> JsonObject:
-    """What a webhook is told, as `Change.body`: beside a change's sealed data stands the rest."""
-    if SEALED not in body:
-        # As fanned out without keys, or by a stranger: `open_json` knows.
-        return {**body, "data": cipher.open_json(body.get("data"), _at(body.get("seq", 0)))}
-    told = {name: value for name, value in body.items() if name != SEALED}
-    return {**told, "data": cipher.open_json(body, _at(body["seq"]))}
+    """What a webhook is told, as `Change.body`."""
+    return sealing.open_body(cipher, body, _at(body["seq"]))
 
 
 def _at(seq: int) -> bytes:

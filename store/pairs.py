@@ -1,10 +1,11 @@
 """Turns as pairs of a question and its answer, as the seed's project has them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, Self
 
 from store.access import Access
+from store.cipher import SEALED, Cipher, at
 from store.database import Database
 from store.errors import NotFoundError
 from store.models import JsonObject
@@ -27,6 +28,23 @@ class Pair:
     feedback_reason: str
     create_time: datetime
     question_id: str
+    #: What the answer's `meta_data` is sealed in; its `meta_data` is in there then.
+    sealed: str | None
+
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals."""
+        query = at("message.content", self.conversation_id, self.question_id)
+        answer = (self.conversation_id, self.id)
+        said = None if self.sealed is None else {SEALED: self.sealed}
+        meta = cipher.open_json(said, at("message.meta_data", *answer)) or {}
+        more = meta.get("additional_kwargs") or {}
+        return replace(
+            self,
+            query=cipher.open_text(self.query, query),
+            feedback_reason=cipher.open_text(self.feedback_reason, at("feedback.reason", *answer)),
+            response=cipher.open_text(self.response, at("message.content", *answer)),
+            meta_data=more.get("meta_data", self.meta_data) if said else self.meta_data,
+        )
 
 
 async def list_newest(

@@ -13,6 +13,7 @@ from typing import Any, LiteralString
 
 from store import jobs, priorities, runs, webhooks
 from store.access import EVERYTHING, Access
+from store.cipher import Cipher, at
 from store.database import Database, Transaction
 from store.errors import (
     ConflictError,
@@ -23,8 +24,9 @@ from store.errors import (
     UnavailableError,
 )
 from store.json import dump_json
-from store.lane import Rows, Statement
+from store.lane import Call, Rows, Statement
 from store.models import (
+    CONFIG,
     CancelAction,
     JsonObject,
     Lease,
@@ -34,6 +36,7 @@ from store.models import (
     ThreadStatus,
 )
 from store.retention import Life
+from store.sealing import shown_of_error, shown_of_kwargs
 from store.signals import JOB, READY, notify_ended, notify_ready, notify_stop
 from store.sql import load
 from store.threads import not_found
@@ -87,9 +90,9 @@ class NewRun:
     #: If there are priorities: what was decided for its thread.
     priority: priorities.Settings | None = None
 
-    def row(self, **more: Any) -> JsonObject:
+    def row(self, cipher: Cipher, **more: Any) -> JsonObject:
         """Parameters of the statements that insert it."""
-        return {
+        row = {
             "run_id": self.run_id,
             "thread_id": self.thread_id,
             "assistant_id": self.assistant_id,
@@ -102,6 +105,23 @@ class NewRun:
             "visible": self.access.array,
             **more,
         }
+        return self._sealed(row, cipher) if cipher.is_on else row
+
+    def _sealed(self, row: JsonObject, cipher: Cipher) -> JsonObject:
+        place = at("run.kwargs", self.run_id)
+        shown = shown_of_kwargs(self.kwargs)
+        return row | {
+            "metadata": cipher.seal_values(self.metadata),
+            "kwargs": cipher.seal_json(self.kwargs, place, shown=shown),
+            "thread_metadata": cipher.seal_values(self.thread_metadata),
+            "thread_config": cipher.seal_values(self.thread_config, CONFIG),
+        }
+
+    def marks(self) -> list[Call]:
+        """What gives the run a priority that is its own, in the transaction that inserts it."""
+        if self.priority is None or not self.priority.is_of_run:
+            return []
+        return [priorities.mark_own(self.run_id, self.thread_id, self.priority)]
 
     def run(self, created_at: datetime, *, epoch: int, begun: bool) -> Run:
         """The row that was just inserted, without reading it again."""
@@ -218,11 +238,11 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
         UnavailableError: With the code ``in_doubt`` if the run may have been started all the same;
             then it is executed like one that lost its worker.
     """
-    row = new.row(worker_id=worker_id)
-    if new.priority is not None:
+    row = new.row(db.cipher, worker_id=worker_id)
+    if new.priority is not None and not new.priority.is_of_run:
         await priorities.keep(db, new.thread_id, new.priority)
     try:
-        [rows] = await db.at_once((_START, row))
+        rows = (await db.at_once((_START, row), *new.marks()))[0]
         started = _Started(*rows[0]) if rows else None
     except LockedError:
         return None
@@ -232,6 +252,8 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
         with _in_doubt():
             started = await db.one(_Started, SQL["start"], row)
             started = started or await db.one(_Started, SQL["started"], row)
+            if marks := new.marks():
+                await db.at_once(*marks)
     return started.claim(new) if started else None
 
 
@@ -267,11 +289,12 @@ async def enqueue(db: Database, new: NewRun) -> Run:
 
 
 async def _enqueue(db: Database, new: NewRun, *, again: bool = False) -> Run:
-    row = new.row(after_seconds=new.after_seconds, signal=READY)
+    row = new.row(db.cipher, after_seconds=new.after_seconds, signal=READY)
     queued: Rows = []
-    if new.multitask_strategy == "enqueue" and new.priority is None and not again:
+    is_plain = new.priority is None or new.priority.is_of_run
+    if new.multitask_strategy == "enqueue" and is_plain and not again:
         with suppress(LockedError):
-            [queued] = await db.at_once((_ENQUEUE, row))
+            queued = (await db.at_once((_ENQUEUE, row), *new.marks()))[0]
     if not queued:
         async with db.transaction() as tx:
             await lock(tx, new.thread_id, access=new.access)
@@ -291,7 +314,7 @@ async def put(tx: Transaction, new: NewRun) -> Run:
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
     """
     await _make_way(tx, new)
-    row = new.row(after_seconds=new.after_seconds, signal=READY)
+    row = new.row(tx.cipher, after_seconds=new.after_seconds, signal=READY)
     queued = _queued(new, await tx.tuples(SQL["enqueue"], row))
     await _mark(tx, [new])
     return queued
@@ -320,7 +343,7 @@ async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None
     Raises:
         AlreadyExistsError: One of the threads is there.
     """
-    asked = [new.row(after_seconds=new.after_seconds, visible=None) for new in runs]
+    asked = [new.row(db.cipher, after_seconds=new.after_seconds, visible=None) for new in runs]
     params = {
         "runs": dump_json(asked).decode(),
         "strategy": life and life.strategy,
@@ -352,7 +375,12 @@ async def _make_way(tx: Transaction, new: NewRun) -> None:
 
 
 async def claim(
-    db: Database, *, worker_id: str, slots: int, served: Sequence[str] | None = None
+    db: Database,
+    *,
+    worker_id: str,
+    slots: int,
+    served: Sequence[str] | None = None,
+    most_running: int | None = None,
 ) -> list[Claim]:
     """
     Lease the runs that are due longest and whose threads are free, `slots` at the most.
@@ -363,19 +391,24 @@ async def claim(
     Args:
         served: Claims the most urgent ones instead, their groups in turn; see decision 27. The
             groups that the caller served, the latest last.
+        most_running: By priority: how many of a group may be under way, about; None for any number.
     """
     query, params = SQL["claim"], {"worker_id": worker_id, "slots": slots}
     if served is not None:
         query = SQL["claim_by_priority"]
-        params |= {"served": list(served), "aging_seconds": AGING_SECONDS}
+        params |= {
+            "served": list(served),
+            "aging_seconds": AGING_SECONDS,
+            "most_running": most_running,
+        }
     for _ in range(CLAIM_ATTEMPTS):
         # Another process may take up a run of one of the threads while we wait for its row.
         with suppress(ConflictError):
-            return [_claimed(row) for row in await db.tuples(query, params)]
+            return [_claimed(row, db.cipher) for row in await db.tuples(query, params)]
     return []
 
 
-def _claimed(row: tuple[Any, ...]) -> Claim:
+def _claimed(row: tuple[Any, ...], cipher: Cipher) -> Claim:
     run_columns = tuple(Run.__dataclass_fields__)
     run = Run(**dict(zip(run_columns, row[: len(run_columns)], strict=True)))
     epoch, head, projected, settled, head_is_newest, checkpoint_count, *group = row[
@@ -390,6 +423,8 @@ def _claimed(row: tuple[Any, ...]) -> Claim:
         head_is_newest=head_is_newest,
         checkpoint_count=checkpoint_count,
     )
+    if cipher.is_on:
+        run = run.opened(cipher)
     return Claim(run=run, lease=lease, fairness_group=group[0] if group else None)
 
 
@@ -406,7 +441,7 @@ async def finish(db: Database, endings: Sequence[Ending], *, wait: bool = True) 
         The ids of those that were ours still, and that nobody wants rolled back: the others were not
         changed. None if a thread was locked and not waited for: then nothing was changed.
     """
-    params = _endings(endings)
+    params = _endings(endings, db.cipher)
     # The second statement sees what was committed before the first one got its locks.
     if wait:
         async with db.transaction() as tx:
@@ -420,19 +455,23 @@ async def finish(db: Database, endings: Sequence[Ending], *, wait: bool = True) 
     return {run_id for run_id, _ in rows}
 
 
-def _endings(endings: Sequence[Ending]) -> JsonObject:
+def _endings(endings: Sequence[Ending], cipher: Cipher) -> JsonObject:
     rows = [
         {
             "run_id": ending.claimed.run.run_id,
             "epoch": ending.claimed.lease.epoch,
             "status": ending.status,
-            "error": ending.error,
+            "error": _run_error(cipher, ending.claimed.run.run_id, ending.error),
             "thread_status": ending.thread_status,
-            "interrupts": ending.interrupts,
-            "thread_error": ending.thread_error,
+            "interrupts": cipher.seal_json(
+                ending.interrupts, at("thread.interrupts", ending.claimed.run.thread_id)
+            ),
+            "thread_error": cipher.seal_json(
+                ending.thread_error, at("thread.error", ending.claimed.run.thread_id)
+            ),
             "told": ending.told,
             "first_token_ms": ending.first_token_ms,
-            "webhook": ending.webhook,
+            "webhook": _told(cipher, ending.webhook),
         }
         for ending in endings
     ]
@@ -442,6 +481,17 @@ def _endings(endings: Sequence[Ending]) -> JsonObject:
         "signal": READY,
         "job_signal": JOB,
     }
+
+
+def _run_error(cipher: Cipher, run_id: str, error: JsonObject | None) -> Any:
+    """A run's error as it is kept: what kind it is, is told to those who follow sessions."""
+    shown = shown_of_error(error) if error else None
+    return cipher.seal_json(error, at("run.error", run_id), shown=shown)
+
+
+def _told(cipher: Cipher, webhook: JsonObject | None) -> JsonObject | None:
+    """What a webhook is told, as the job that tells it has it."""
+    return None if webhook is None else jobs.sealed(cipher, webhooks.KIND, webhook)
 
 
 async def finish_temporary(
@@ -461,7 +511,7 @@ async def finish_temporary(
     params = {
         "run_id": claimed.run.run_id,
         "epoch": claimed.lease.epoch,
-        "webhook": webhook,
+        "webhook": _told(db.cipher, webhook),
         "job_signal": JOB,
     }
     return bool(await db.tuples(SQL["finish_temporary"], params))
@@ -579,8 +629,8 @@ async def _stop(
     if any(temporary for _, temporary, _, _ in cancelled):
         await tx.execute(SQL["delete_thread"], {"thread_id": thread_id})
     for run_id in (run_id for run_id, _, begun, _ in cancelled if begun):
-        left = {"run_id": run_id, "status": "interrupted", "error": CANCELLED}
-        await tx.execute(SQL["settle_given_up"], {"thread_id": thread_id, **left})
+        left = {"run_id": run_id, "status": "interrupted"}
+        await _settle_given_up(tx, {"thread_id": thread_id, **left}, CANCELLED)
     for run_id, _, begun, _ in cancelled:
         await notify_ended(tx, run_id, queued_on="" if begun else thread_id)
     for run_id in stopping:
@@ -653,7 +703,7 @@ async def _give_up(
         "epoch": held.epoch,
         "worker_id": worker_id,
         "max_attempts": max_attempts,
-        "error": WORKER_LOST,
+        "error": _run_error(db.cipher, held.run_id, WORKER_LOST),
         "visible": EVERYTHING.array,
     }
     async with db.transaction() as tx:
@@ -681,8 +731,13 @@ async def _end_given_up(tx: Transaction, held: Held, status: RunStatus, *, tempo
         await tx.execute(SQL["delete_thread"], params)
     else:
         error = WORKER_LOST if status == "error" else CANCELLED
-        await tx.execute(SQL["settle_given_up"], {**params, "status": status, "error": error})
+        await _settle_given_up(tx, {**params, "status": status}, error)
         await tx.execute(SQL["settle"], params)
+
+
+async def _settle_given_up(tx: Transaction, params: JsonObject, error: JsonObject) -> None:
+    sealed = tx.cipher.seal_json(error, at("thread.error", params["thread_id"]))
+    await tx.execute(SQL["settle_given_up"], {**params, "error": sealed})
 
 
 async def _tell(
@@ -690,6 +745,9 @@ async def _tell(
 ) -> None:
     """Have the webhook of a run, if it has one, told of an end that nobody executed it to."""
     if run is not None:
+        if tx.cipher.is_on:
+            kwargs = tx.cipher.open_json(run["kwargs"], at("run.kwargs", run["run_id"]))
+            run = {**run, "kwargs": kwargs, "metadata": tx.cipher.open_values(run["metadata"])}
         payload = webhooks.delivery(run, status=status, error=error, values=None)
         payload["run_started_at"] = run["started_at"]
         await jobs.enqueue(tx, webhooks.KIND, payload)

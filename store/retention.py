@@ -8,8 +8,9 @@ cannot be gone back to any more.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
+from store.cipher import at
 from store.database import Database, Transaction
 from store.models import Lease
 from store.sql import load
@@ -127,13 +128,17 @@ async def _put_snapshots(
     tx: Transaction, thread_id: str, checkpoint_id: str, blobs: Mapping[str, tuple[str, bytes]]
 ) -> None:
     for channel, (type_, blob) in blobs.items():
-        params = {
+        params: dict[str, Any] = {
             "thread_id": thread_id,
             "checkpoint_id": checkpoint_id,
             "channel": channel,
             "type": type_,
             "blob": blob,
         }
+        if tx.cipher.is_on:
+            for (version,) in await tx.tuples(_SQL["version"], params):
+                place = at("checkpoint_blobs.blob", thread_id, "", channel, version, type_)
+                params["blob"] = tx.cipher.seal(blob, place)
         await tx.execute(_SQL["put_snapshot"], params)
 
 

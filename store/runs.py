@@ -1,12 +1,14 @@
 """Runs as they are read. Their status is written by `store.queue` alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from store.access import Access
+from store.cipher import Cipher, at
 from store.database import Database, repeated
 from store.errors import NotFoundError
 from store.lane import Statement
-from store.models import JsonObject, Run, RunStatus
+from store.models import CONFIG, JsonObject, Run, RunStatus
 from store.sql import load
 
 SQL = load("runs")
@@ -26,16 +28,32 @@ class Setting:
     thread_config: JsonObject | None
     thread_metadata: JsonObject | None
 
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals."""
+        return replace(
+            self,
+            config=cipher.open_json(self.config, at("assistant.config", self.assistant_id)),
+            context=cipher.open_json(self.context, at("assistant.context", self.assistant_id)),
+            metadata=cipher.open_values(self.metadata),
+            thread_config=cipher.open_values(self.thread_config, CONFIG),
+            thread_metadata=cipher.open_values(self.thread_metadata),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ending:
     """How a run stands, and where its log ends: after `told` events of its last epoch."""
 
+    run_id: str
     status: RunStatus
     error: JsonObject | None
     epoch: int | None
     #: None if it has not ended, or not by itself.
     told: int | None
+
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals."""
+        return replace(self, error=cipher.open_json(self.error, at("run.error", self.run_id)))
 
 
 async def setting(
@@ -60,7 +78,10 @@ async def setting(
         "assistant_visible": assistant_access.array,
     }
     [rows] = await repeated(lambda: db.at_once((_SETTING, params)))
-    return Setting(*rows[0]) if rows else None
+    if not rows:
+        return None
+    found = Setting(*rows[0])
+    return found.opened(db.cipher) if db.cipher.is_on else found
 
 
 async def find(

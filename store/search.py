@@ -17,9 +17,8 @@ from typing import Any, Final
 
 from store import terms
 from store.access import Access
-from store.cipher import Cipher, at
+from store.cipher import Cipher, at, open_name
 from store.database import Database, Transaction
-from store.errors import UnreadableError
 from store.models import JsonObject
 from store.sql import load
 from store.terms import Name, Query
@@ -60,8 +59,6 @@ _SESSIONS_SECONDS: Final = 0.3
 _NO_ROLE: Final = ""
 _NO_LIMIT: Final = datetime.max.replace(tzinfo=UTC)
 _NAME_SEQ: Final = -1
-#: What the database calls a session that has no name.
-_UNNAMED: Final = "新对话"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -509,13 +506,3 @@ async def _clear(db: Database, thread_ids: Sequence[str]) -> None:
 def opened_content(cipher: Cipher, conversation_id: str, message_id: str, text: str) -> str:
     """The text of a message, also of a copy of it."""
     return cipher.open_text(text, at("message.content", conversation_id, message_id))
-
-
-def open_name(cipher: Cipher, text: str) -> str:
-    """What ``session_name`` of the database gives: a name, or a title, or that there is neither."""
-    if not cipher.is_on or text == _UNNAMED:
-        return text
-    try:
-        return str(cipher.open_values(text, ["name"]))
-    except UnreadableError:
-        return str(cipher.open_values(text, ["generated_title"]))

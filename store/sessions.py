@@ -6,13 +6,15 @@ It can be restored, and listed as ``deleted``, until it is purged. What is there
 function ``session_is_there`` of the database, for statements elsewhere that join with ``thread``.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, LiteralString
 
-from store import jobs, threads
-from store.access import EVERYTHING, Access
+from store import audit, jobs, threads
+from store.access import EVERYTHING, Access, looking_for
+from store.cipher import TEXT_MARK, Cipher
 from store.database import Database, repeated
 from store.errors import ChangedError, GoneError, NotFoundError
 from store.models import JsonObject, Session
@@ -144,12 +146,13 @@ async def list_page(
     else:
         # Each by an index of its own; most of the time the first has but a few.
         parts = [True, False] if after is None or after.pinned else [False]
-    query = ordered(SQL["list"], _COLUMNS[sort_by], order, tie_break="thread_id")
+    conditions, query = _conditions(db.cipher, which, access, SQL["list"])
+    query = ordered(query, _COLUMNS[sort_by], order, tie_break="thread_id")
     rows: list[Session] = []
     for pinned in parts:
         begun = after if not pinned_first or (after and after.pinned == pinned) else None
         params = {
-            **_conditions(which, access),
+            **conditions,
             **_place(begun, sort_by, order),
             "pinned": pinned,
             "limit": limit + 1 - len(rows),
@@ -162,15 +165,27 @@ async def list_page(
     return rows[:limit], len(rows) > limit
 
 
-def _conditions(which: Filter, access: Access) -> JsonObject:
-    return {
+def _conditions(
+    cipher: Cipher, which: Filter, access: Access, query: LiteralString
+) -> tuple[JsonObject, LiteralString]:
+    """The parameters of a filter, and the query that takes them."""
+    looked_for, query = looking_for(cipher, which.attributes or {}, query)
+    params = {
+        **looked_for,
         "user_id": which.user_id,
         "status": which.status,
-        "attributes": which.attributes or {},
-        "title": None if which.title is None else f"%{_literally(which.title)}%",
+        "title": _title(cipher, which.title),
         "ids": list(which.ids),
         "visible": access.array,
     }
+    return params, query
+
+
+def _title(cipher: Cipher, title: str | None) -> str | None:
+    """A pattern of names. Those that are sealed have none: `search.sessions` finds them by their words."""
+    if title is None:
+        return None
+    return "" if cipher.is_on else f"%{_literally(title)}%"
 
 
 def _literally(text: str) -> str:
@@ -192,15 +207,27 @@ async def counts(db: Database, which: Filter, *, access: Access) -> Counts:
     Args:
         which: Only `user_id` and `attributes` count.
     """
-    conditions = _conditions(which, access)
-    params = {key: conditions[key] for key in ("user_id", "attributes", "visible")}
-    rows = await db.tuples(SQL["counts"], {**params, "limit": COUNTED}, prepare=False)
+    asked = Filter(user_id=which.user_id, attributes=which.attributes)
+    params, query = _conditions(db.cipher, asked, access, SQL["counts"])
+    rows = await db.tuples(query, {**params, "limit": COUNTED}, prepare=False)
 
     def of(kind: str) -> dict[str, int]:
         return {name: count for found, name, count in rows if found == kind}
 
+    def named(kind: str, key: str) -> dict[str, int]:
+        # While keys are changed there may be two forms of one name.
+        found: Counter[str] = Counter()
+        for name, count in of(kind).items():
+            # A number, or whatever else was written there, is told as its JSON.
+            is_sealed = db.cipher.is_on and name.startswith(TEXT_MARK)
+            found[db.cipher.open_values(name, [key]) if is_sealed else name] += count
+        return dict(found)
+
     return Counts(
-        statuses=of("status"), pinned=of("pinned")[""], folders=of("folder"), tags=of("tag")
+        statuses=of("status"),
+        pinned=of("pinned")[""],
+        folders=named("folder", "folder"),
+        tags=named("tag", "tags"),
     )
 
 
@@ -231,7 +258,7 @@ async def update(
     """
     params = {
         "id": session_id,
-        "changes": changes or {},
+        "changes": db.cipher.seal_values(changes or {}),
         "removed": list(removed),
         "sets_expiry": expiry is not None,
         "expires_at": expiry and expiry[0],
@@ -282,7 +309,12 @@ async def restore(db: Database, session_id: str, *, access: Access) -> Session:
 
 
 async def purge(
-    db: Database, session_id: str, *, only_if_ended: bool = False, access: Access
+    db: Database,
+    session_id: str,
+    *,
+    only_if_ended: bool = False,
+    actor: str | None = None,
+    access: Access,
 ) -> None:
     """
     Delete a session for good, with all that it has, in one transaction, and remember that it was.
@@ -292,6 +324,7 @@ async def purge(
 
     Args:
         only_if_ended: Leave one alone whose time has not come.
+        actor: Who does it, for the audit log; None for the server itself.
 
     Raises:
         NotFoundError: There is no such session that is visible, deleted or not.
@@ -301,6 +334,7 @@ async def purge(
         if not await tx.tuples(SQL["lock"], params):
             raise not_found(session_id)
         await tx.execute(SQL["bury"], params)
+        await audit.record_of_thread(tx, "session.purged", session_id, actor=actor)
         await threads.delete_within(tx, session_id)
 
 
@@ -332,4 +366,5 @@ async def set_title(db: Database, session_id: str, title: str) -> bool:
     Returns:
         Whether it has it now. One that is gone is not made again.
     """
-    return bool(await db.tuples(SQL["title"], {"id": session_id, "title": title}))
+    sealed = db.cipher.seal_values(title, ["name"])
+    return bool(await db.tuples(SQL["title"], {"id": session_id, "title": sealed}))

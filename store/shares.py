@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
-from store import sessions
+from store import audit, sessions
 from store.access import Access, Role
-from store.cipher import at
+from store.cipher import at, open_name
 from store.database import Database, Transaction, repeated
 from store.errors import ConflictError, NotFoundError
 from store.models import JsonObject
-from store.search import open_name, opened_content
+from store.search import opened_content
 from store.sql import load
 
 SQL = load("shares")
@@ -85,10 +85,15 @@ async def create(
     password_hash: str | None,
     expires_at: datetime | None,
     created_by: str | None,
+    actor: str,
     access: Access,
 ) -> Link:
     """
     Make a link to a session; a snapshot keeps what the session says at this moment.
+
+    Args:
+        created_by: As whom; None where nobody is known.
+        actor: Who does it, for the audit log; here and below.
 
     Raises:
         NotFoundError: There is no such session that is visible.
@@ -111,6 +116,16 @@ async def create(
         if created is not None and mode == "snapshot":
             await tx.execute(SQL["snapshot"], params)
             await _seal_name(tx, share_id)
+        if created is not None:
+            details = {
+                "share_id": share_id,
+                "mode": mode,
+                "has_password": password_hash is not None,
+                "expires_at": expires_at,
+            }
+            await audit.record_of_thread(
+                tx, "share.created", thread_id, actor=actor, details=details
+            )
     if created is not None:
         return created
     await sessions.get(db, thread_id, access=access)
@@ -131,7 +146,9 @@ async def links(db: Database, thread_id: str, *, access: Access) -> list[Link]:
     return await db.all(Link, SQL["list"], params)
 
 
-async def delete(db: Database, thread_id: str, share_id: str, *, access: Access) -> None:
+async def delete(
+    db: Database, thread_id: str, share_id: str, *, actor: str, access: Access
+) -> None:
     """
     Revoke a link.
 
@@ -139,11 +156,14 @@ async def delete(db: Database, thread_id: str, share_id: str, *, access: Access)
         NotFoundError: There is no such link of a session that is visible.
     """
     params = {"thread_id": thread_id, "share_id": share_id, "visible": access.array}
-    if not await db.execute(SQL["delete"], params):
-        raise NotFoundError(f"Share {share_id} not found")
+    async with db.transaction() as tx:
+        if not await tx.execute(SQL["delete"], params):
+            raise NotFoundError(f"Share {share_id} not found")
+        details = {"share_id": share_id}
+        await audit.record_of_thread(tx, "share.revoked", thread_id, actor=actor, details=details)
 
 
-async def revoke_all(db: Database, thread_id: str, *, access: Access) -> None:
+async def revoke_all(db: Database, thread_id: str, *, actor: str, access: Access) -> None:
     """
     Share a session with nobody any more.
 
@@ -154,7 +174,9 @@ async def revoke_all(db: Database, thread_id: str, *, access: Access) -> None:
     async with db.transaction() as tx:
         if not await tx.execute(SQL["remove_members"], params):
             raise sessions.not_found(thread_id)
-        await tx.execute(SQL["revoke"], params)
+        links = await tx.execute(SQL["revoke"], params)
+        details = {"links": links, "members": "all"}
+        await audit.record_of_thread(tx, "share.revoked", thread_id, actor=actor, details=details)
 
 
 async def find(db: Database, token_hash: bytes) -> Shared:
@@ -230,7 +252,13 @@ async def members(db: Database, thread_id: str, *, access: Access) -> dict[str, 
 
 
 async def add_members(
-    db: Database, thread_id: str, users: Sequence[str], *, role: Role, access: Access
+    db: Database,
+    thread_id: str,
+    users: Sequence[str],
+    *,
+    role: Role,
+    actor: str,
+    access: Access,
 ) -> dict[str, Role]:
     """
     Share a session with some more, or in another role.
@@ -248,15 +276,22 @@ async def add_members(
         "most": MAX_MEMBERS,
         "visible": access.array,
     }
-    rows = await db.tuples(SQL["add_members"], params)
-    if rows:
-        found: dict[str, Role] = rows[0][0]
-        return found
+    async with db.transaction() as tx:
+        rows = await tx.tuples(SQL["add_members"], params)
+        if rows:
+            details = {"users": list(users), "role": role}
+            await audit.record_of_thread(
+                tx, "member.added", thread_id, actor=actor, details=details
+            )
+            found: dict[str, Role] = rows[0][0]
+            return found
     await sessions.get(db, thread_id, access=access)
     raise ConflictError(f"A session has {MAX_MEMBERS} members at the most")
 
 
-async def remove_member(db: Database, thread_id: str, user: str, *, access: Access) -> None:
+async def remove_member(
+    db: Database, thread_id: str, user: str, *, actor: str, access: Access
+) -> None:
     """
     Share a session with one fewer.
 
@@ -264,5 +299,8 @@ async def remove_member(db: Database, thread_id: str, user: str, *, access: Acce
         NotFoundError: There is no such session that is visible, or no such member.
     """
     params = {"thread_id": thread_id, "user": user, "visible": access.array}
-    if not await db.execute(SQL["remove_member"], params):
-        raise NotFoundError("The session is not shared with this user")
+    async with db.transaction() as tx:
+        if not await tx.execute(SQL["remove_member"], params):
+            raise NotFoundError("The session is not shared with this user")
+        details = {"users": [user]}
+        await audit.record_of_thread(tx, "member.removed", thread_id, actor=actor, details=details)

@@ -7,11 +7,12 @@ get an event in once its successor has written one.
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
@@ -23,6 +24,9 @@ from store.cipher import CLEAR, Cipher
 from store.entries import events_of, fields, opened, portions, sealed
 from store.errors import InvalidInputError, UnavailableError, UnreadableError
 from store.rings import START, Event, EventId
+
+#: The beginning of all keys of a server.
+PREFIX: Final = "threadwell"
 
 #: How long Redis may take to answer, and to take a connection.
 ANSWER_SECONDS = 5.0
@@ -75,6 +79,15 @@ class Page:
     oldest: EventId | None
     events: list[Event]
     is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A stream: how far it ever got, and in how many seconds it expires; None: never."""
+
+    thread_id: str
+    end: EventId
+    ttl_seconds: float | None
 
 
 @asynccontextmanager
@@ -310,6 +323,37 @@ class Streams:
             )
         ]
 
+    async def pages(self, count: int) -> AsyncIterator[list[Kept]]:
+        """Every stream that is there all the while, some more than once; about so many at a time."""
+        start, end = self.key("\0").split("\0")
+        pattern, cursor = _literally(start) + "*" + end, 0
+        while True:
+            async with answered():
+                cursor, keys = await self._client.scan(cursor, match=pattern, count=count)
+                names = [str(key, "utf-8") if isinstance(key, bytes) else key for key in keys]
+                pipeline = self._client.pipeline(transaction=False)
+                for name in names:
+                    pipeline.xinfo_stream(name)
+                    pipeline.pttl(name)
+                answers = await pipeline.execute(raise_on_error=False)
+            yield [
+                Kept(
+                    name[len(start) : -len(end)],
+                    _position(info["last-generated-id"]),
+                    ttl / 1000 if ttl >= 0 else None,
+                )
+                for name, info, ttl in zip(names, answers[::2], answers[1::2], strict=True)
+                # One that went meanwhile is an error.
+                if isinstance(info, dict)
+            ]
+            if not cursor:
+                return
+
+    async def expire(self, thread_id: str, ttl_seconds: float) -> None:
+        """Have the stream go in a while, if nothing renews it."""
+        async with answered():
+            await self._client.pexpire(self.key(thread_id), int(ttl_seconds * 1000))
+
     async def delete(self, thread_id: str) -> None:
         """Delete the stream, if there is one."""
         async with answered():
@@ -340,6 +384,11 @@ async def open_streams(
         yield streams
     finally:
         await streams.close()
+
+
+def _literally(text: str) -> str:
+    """A pattern of Redis that only this text matches."""
+    return re.sub(r"([\\*?\[\]^])", r"\\\1", text)
 
 
 def _text(position: EventId) -> str:

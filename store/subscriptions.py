@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
+from uuid import UUID
 
 from store import outbox
 from store.access import Access
@@ -282,7 +283,8 @@ async def sweep(db: Database) -> None:
 
 
 def _at(column: str, webhook_id: str) -> bytes:
-    return at(f"webhook.{column}", webhook_id)
+    # As it is read: who asks may write it otherwise.
+    return at(f"webhook.{column}", str(UUID(webhook_id)))
 
 
 def _sealed(

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from store.access import EVERYTHING, Access
+from store import audit, sealing
+from store.access import EVERYTHING, Access, looking_for
+from store.cipher import Cipher, at
 from store.database import Database, Transaction, repeated
 from store.errors import (
     AlreadyExistsError,
@@ -12,7 +14,7 @@ from store.errors import (
     NotFoundError,
     ThreadBusyError,
 )
-from store.models import JsonObject, Lease, Thread, ThreadStatus
+from store.models import CONFIG, JsonObject, Lease, Thread, ThreadStatus
 from store.ordering import Order, among, first, ordered
 from store.retention import Life
 from store.signals import notify_ended, notify_stop
@@ -61,11 +63,11 @@ class NewThread:
     life: Life | None
     temporary: bool = False
 
-    def row(self, **more: Any) -> JsonObject:
+    def row(self, cipher: Cipher, **more: Any) -> JsonObject:
         """Parameters of the statement that makes it."""
         return {
             "thread_id": self.thread_id,
-            "metadata": self.metadata,
+            "metadata": cipher.seal_values(self.metadata),
             "config": {},
             "strategy": self.life and self.life.strategy,
             "ttl_minutes": self.life and self.life.ttl_minutes,
@@ -76,7 +78,7 @@ class NewThread:
 
 async def create_within(tx: Transaction, new: NewThread) -> None:
     """Create a thread, whose id is new, as a part of a transaction."""
-    await tx.execute(SQL["create"], new.row())
+    await tx.execute(SQL["create"], new.row(tx.cipher))
 
 
 async def create(
@@ -102,7 +104,8 @@ async def create(
         AlreadyExistsError: The id is taken, and `if_exists` is ``raise`` or the thread not visible.
     """
     new = NewThread(thread_id=thread_id, metadata=metadata or {}, life=life, temporary=temporary)
-    params = new.row(config=config or {}, visible=access.array)
+    sealed = db.cipher.seal_values(config or {}, CONFIG)
+    params = new.row(db.cipher, config=sealed, visible=access.array)
     try:
         created = await db.one(Thread, SQL["create"], params)
     except ConnectionLostError:
@@ -165,8 +168,9 @@ async def search(
     for among the rows that come first.
     """
     place = (sort_by, order)
+    looked_for, query = looking_for(db.cipher, metadata, SQL["search"])
     params: JsonObject = {
-        "metadata": metadata,
+        **looked_for,
         "status": status,
         "ids": ids,
         "limit": limit,
@@ -178,21 +182,35 @@ async def search(
     if access == EVERYTHING and not metadata and status is None and ids is None:
         return await db.all(Thread, in_order, params)
     window = first(SQL["every"], *place, tie_break="thread_id")
-    matching = ordered(SQL["search"], *place, tie_break="thread_id")
+    matching = ordered(query, *place, tie_break="thread_id")
     # Planned anew for each filter: a plan for any would be one for none.
     found = await db.all(Thread, among("thread", window, matching), params, prepare=False)
     if len(found) == limit:
         return found
-    return await db.all(Thread, among("thread", SQL["search"], in_order), params, prepare=False)
+    return await db.all(Thread, among("thread", query, in_order), params, prepare=False)
 
 
 async def count(
     db: Database, *, metadata: JsonObject, status: ThreadStatus | None = None, access: Access
 ) -> int:
     """How many threads `search` would find."""
-    params = {"metadata": metadata, "status": status, "visible": access.array}
-    rows = await db.tuples(SQL["count"], params, prepare=False)
+    looked_for, query = looking_for(db.cipher, metadata, SQL["count"])
+    params = {**looked_for, "status": status, "visible": access.array}
+    rows = await db.tuples(query, params, prepare=False)
     return int(rows[0][0])
+
+
+async def count_owned(db: Database, owner: str | None, *, most: int) -> int:
+    """
+    How many threads are somebody's, by the key ``owner`` of their metadata, up to a number.
+
+    Those of deleted sessions are there until they are purged.
+
+    Args:
+        owner: Their identity; None for everybody.
+    """
+    params = {"owned": {} if owner is None else {"owner": owner}, "most": most}
+    return int((await db.tuples(SQL["count_owned"], params, prepare=False))[0][0])
 
 
 async def update(db: Database, thread_id: str, *, metadata: JsonObject, access: Access) -> Thread:
@@ -202,19 +220,26 @@ async def update(db: Database, thread_id: str, *, metadata: JsonObject, access: 
     Raises:
         NotFoundError: There is no such thread that is visible.
     """
-    params = {"thread_id": thread_id, "metadata": metadata, "visible": access.array}
+    params = {
+        "thread_id": thread_id,
+        "metadata": db.cipher.seal_values(metadata),
+        "visible": access.array,
+    }
     updated = await db.one(Thread, SQL["update"], params)
     if updated is None:
         raise not_found(thread_id)
     return updated
 
 
-async def delete(db: Database, thread_id: str, *, access: Access) -> None:
+async def delete(db: Database, thread_id: str, *, actor: str | None = None, access: Access) -> None:
     """
     Delete a thread with its runs, messages, checkpoints and writes, in one transaction.
 
     A run that is still going is told to stop; whatever it writes afterwards is refused. Those who
     follow one are told that it has ended.
+
+    Args:
+        actor: Who asked for it, for the audit log; None: it is no act of anybody's.
 
     Raises:
         NotFoundError: There is no such thread that is visible.
@@ -223,6 +248,8 @@ async def delete(db: Database, thread_id: str, *, access: Access) -> None:
         # The lock waits for a commit of the run that is under way, so that its rows go too.
         if not await tx.tuples(SQL["lock"], {"thread_id": thread_id, "visible": access.array}):
             raise not_found(thread_id)
+        if actor is not None:
+            await audit.record_of_thread(tx, "session.purged", thread_id, actor=actor)
         await delete_within(tx, thread_id)
 
 
@@ -293,7 +320,7 @@ async def settle(
             "thread_id": lease.thread_id,
             "epoch": lease.epoch,
             "status": status,
-            "interrupts": interrupts,
+            "interrupts": db.cipher.seal_json(interrupts, at("thread.interrupts", lease.thread_id)),
         },
     )
     return bool(changed)
@@ -320,7 +347,7 @@ async def copy(
     params = {
         "source": source_id,
         "target": target_id,
-        "metadata": metadata,
+        "metadata": db.cipher.seal_values(metadata),
         "visible": access.array,
     }
     async with db.transaction() as tx:
@@ -329,6 +356,7 @@ async def copy(
         if not await tx.tuples(SQL["copy"], params):
             raise not_found(source_id)
         await tx.execute(_COPY_CHECKPOINTS, params)
+        await sealing.move(tx, source_id, target_id)
 
 
 async def candidates(
@@ -351,16 +379,17 @@ async def candidates(
     Args:
         limit: Ids at the most.
     """
+    looked_for, query = looking_for(db.cipher, metadata, SQL["candidates"])
     params: JsonObject = {
         "values": values,
-        "metadata": metadata,
+        **looked_for,
         "status": status,
         "ids": ids,
         "limit": limit,
         "offset": 0,
         "visible": access.array,
     }
-    query = ordered(SQL["candidates"], sort_by, order, tie_break="thread_id")
+    query = ordered(query, sort_by, order, tie_break="thread_id")
     return [row[0] for row in await db.tuples(query, params, prepare=False)]
 
 
@@ -396,6 +425,7 @@ async def find_all(
     access: Access,
 ) -> dict[str, Thread]:
     """Those of the threads that `search` would find, by their ids."""
-    params = {"metadata": metadata, "status": status, "ids": ids, "visible": access.array}
-    found = await db.all(Thread, SQL["search"], params, prepare=False)
+    looked_for, query = looking_for(db.cipher, metadata, SQL["search"])
+    params = {**looked_for, "status": status, "ids": ids, "visible": access.array}
+    found = await db.all(Thread, query, params, prepare=False)
     return {thread.thread_id: thread for thread in found}

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from api.bootstrap import cipher_of
 from api.embedded import Servers, embedded_servers
 from api.settings import Settings
 from store.database import Database, open_database
@@ -56,5 +57,6 @@ def database_url(servers: Servers, template: str) -> Iterator[str]:
 
 @pytest.fixture
 async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_database(database_url) as database:
+    # With LANGGRAPH_AES_KEY set, every test is one of what is sealed.
+    async with open_database(database_url, cipher=cipher_of(Settings())) as database:
         yield database

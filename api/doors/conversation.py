@@ -232,6 +232,7 @@ async def opened(
         await _require_model(services, caller, model)
     value: JsonObject = {"thread_id": session_id, "metadata": attributes, "if_exists": "raise"}
     access = await caller.may("threads", "create", value)
+    await services.quotas.require_session(caller)
     # Made by somebody else meanwhile, it is found now; not theirs, it is not.
     with suppress(AlreadyExistsError):
         return await sessions.create(

@@ -30,11 +30,11 @@ async def with_files_kept(
         InvalidInputError: What is to be a file's content is not.
         WrongTypeError: It is of no kind that is taken.
         TooLargeError: It is larger than files may be.
+        QuotaError: The caller's files would be more, or larger together, than they may be.
     """
     content = message["content"]
     if not isinstance(content, list):
         return message
-    owner = caller.user.identity if caller.user else ""
     blocks = []
     for block in content:
         data = _data(block)
@@ -42,8 +42,9 @@ async def with_files_kept(
             blocks.append(block)
             continue
         given = UploadFile(BytesIO(data), filename=_filename(block))
-        file = await keep_file(services, given, owner=owner)
-        await files.send(services.db, [file.file_id], session_id, owner=owner, access=access)
+        file = await keep_file(services, caller, given)
+        sender = caller.identity
+        await files.send(services.db, [file.file_id], session_id, owner=sender, access=access)
         blocks.append(attachment_block(file))
     return {**message, "content": blocks}
 

@@ -73,17 +73,17 @@ class Export:
             head = {**await self._about(session)}
             yield orjson.dumps(about)[:-1] + b',"session":' + dumps(head) + b',"messages":['
             async for number, message in self._messages(session):
-                yield (b"," if number else b"") + dumps(_message_json(message))
+                yield (b"," if number else b"") + dumps(message_json(message))
             yield b"]}"
         elif self.format == "jsonl":
             yield dumps(native.session_line(await self._about(session))) + b"\n"
             async for _, message in self._messages(session):
-                yield dumps({"type": "message", **_message_json(message)}) + b"\n"
+                yield dumps({"type": "message", **message_json(message)}) + b"\n"
         elif self.format == "markdown":
             about = native.session_line(await self._about(session))
             yield markdown.session_head(_plain(about), session.name).encode()
             async for _, message in self._messages(session):
-                fields = {key: v for key, v in _message_json(message).items() if key != "content"}
+                fields = {key: v for key, v in message_json(message).items() if key != "content"}
                 yield markdown.message_part(_plain(fields), message.role, message.content).encode()
         else:
             async for chunk in self._turns(session):
@@ -140,7 +140,8 @@ def session_json(session: Session) -> JsonObject:
     }
 
 
-def _message_json(message: Exported) -> JsonObject:
+def message_json(message: Exported) -> JsonObject:
+    """What a file tells of a message."""
     return {
         "id": message.id,
         "parent_id": message.parent_id,

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from api.auth import Caller
 from api.exchange.files import Entry
 from api.exchange.transcript import Transcript, derived
+from api.quotas import Quotas
 from api.schemas import UUID_FORM
 from api.session_schemas import SessionCreate
 from graph.adoption import Stretch, message_of
@@ -110,11 +111,20 @@ class Importer:
 
     Args:
         life: How long sessions live unused, that are given no other.
+        quotas: How many sessions each may have.
     """
 
     def __init__(
-        self, *, db: Database, registry: Registry, states: States, runs: Runs, life: Life | None
+        self,
+        *,
+        db: Database,
+        registry: Registry,
+        states: States,
+        runs: Runs,
+        life: Life | None,
+        quotas: Quotas,
     ) -> None:
+        self._quotas = quotas
         self._db = db
         self._registry = registry
         self._states = states
@@ -217,6 +227,7 @@ class Importer:
             if await threads.exists(self._db, session_id):
                 raise AlreadyExistsError("It is somebody else's")
             return "created"
+        await self._quotas.require_session(plan.caller)
         await sessions.create(
             self._db,
             session_id,

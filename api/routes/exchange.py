@@ -22,7 +22,7 @@ from api.exchange.importing import Report
 from api.exchange.jobs import MEMORY_BYTES, request_of
 from api.responses import json_response
 from api.schemas import RunId
-from store import exchanges, sessions
+from store import audit, exchanges, sessions
 from store.errors import InvalidInputError
 from store.exchanges import PART_BYTES, Import
 from store.models import JsonObject, Session
@@ -75,6 +75,14 @@ async def export_sessions(
         after: tuple[datetime, str] | None = (last.create_time, last.id) if last else None
         return await exchanges.sessions_page(services.db, after=after, limit=_PAGE, access=access)
 
+    await audit.record(
+        services.db,
+        "sessions.exported",
+        actor=caller.actor,
+        owner=caller.identity,
+        subject="sessions",
+        details={"format": format},
+    )
     export = Export(db=services.db, format=format, branch=branch)
     # What is wrong before the first byte has a status.
     return _file(export.many(await page(None), page), format, "sessions")

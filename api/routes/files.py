@@ -74,7 +74,7 @@ async def upload_file(request: Request, caller: CallerDep, services: ServicesDep
         given = form.get("file")
         if not isinstance(given, UploadFile):
             raise InvalidInputError("The form has no part `file` that is a file")
-        file = await keep_file(services, given, owner=_identity(caller))
+        file = await keep_file(services, caller, given)
     finally:
         await form.close()
     return json_response(_file_json(file))

@@ -192,6 +192,7 @@ async def fork_session(
     if caller.user is not None:
         value["metadata"]["user_id"] = caller.user.identity
     await caller.may("threads", "create", value)
+    await services.quotas.require_session(caller)
     new = NewThread(
         thread_id=fork_id, metadata=value.get("metadata") or {}, life=services.graphs.ttl.life
     )

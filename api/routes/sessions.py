@@ -68,6 +68,7 @@ async def create_session(body: SessionCreate, caller: CallerDep, services: Servi
         attributes["user_id"] = caller.user.identity
     value: JsonObject = {"thread_id": session_id, "metadata": attributes, "if_exists": "raise"}
     access = await caller.may("threads", "create", value)
+    await services.quotas.require_session(caller)
     created = await sessions.create(
         services.db,
         session_id,
@@ -119,16 +120,15 @@ async def list_sessions(
     return json_response(answer)
 
 
-async def _said(services: Services, q: str, access: Access) -> dict[str, str]:
-    """The sessions in which these words were said, each with the place."""
+async def _said(services: Services, q: str, access: Access) -> dict[str, str | None]:
+    """The sessions in which these words were said, each with the place; None if in the name alone."""
     question = terms.query(q)
     if services.graphs.checkpointer is not None or question.size > MAX_TERMS:
         return {}  # names are all that is looked at
     found = await search.sessions(services.db, question, access=access)
     return {
-        hit.session_id: terms.snippet(hit.content, question)
+        hit.session_id: None if hit.message_id is None else terms.snippet(hit.content, question)
         for hit in found
-        if hit.message_id is not None
     }
 
 
@@ -204,7 +204,7 @@ async def delete_session(
     """
     access = await caller.may("threads", "delete", {"thread_id": session_id})
     if purge:
-        await services.runs.purge_session(session_id, access=access)
+        await services.runs.purge_session(session_id, actor=caller.actor, access=access)
         return Response(status_code=204)
     await delete(services, session_id, access=access)
     return Response(status_code=204)

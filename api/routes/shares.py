@@ -66,7 +66,12 @@ async def create_share(
             raise InvalidInputError("This server knows no users: langgraph.json names no `auth`")
         access = await _owned(caller, session_id, {"members": dict.fromkeys(users, body.role)})
         members = await shares.add_members(
-            services.db, session_id, users, role=body.role, access=access
+            services.db,
+            session_id,
+            users,
+            role=body.role,
+            actor=caller.actor,
+            access=access,
         )
         return json_response(members_json(session_id, members))
     access = await _owned(caller, session_id, {})
@@ -80,6 +85,7 @@ async def create_share(
         password_hash=await passwords.hashed(body.password) if body.password else None,
         expires_at=body.expires_at,
         created_by=caller.user.identity if caller.user else None,
+        actor=caller.actor,
         access=access,
     )
     return json_response(link_json(made, token))
@@ -102,7 +108,7 @@ async def delete_shares(
 ) -> Response:
     """Share a session with nobody any more: no link of it leads anywhere, it has no members."""
     access = await _owned(caller, session_id, {"members": {}})
-    await shares.revoke_all(services.db, session_id, access=access)
+    await shares.revoke_all(services.db, session_id, actor=caller.actor, access=access)
     return Response(status_code=204)
 
 
@@ -115,7 +121,7 @@ async def delete_member(
 ) -> Response:
     """Share a session with one user fewer."""
     access = await _owned(caller, session_id, {"members": {}})
-    await shares.remove_member(services.db, session_id, user, access=access)
+    await shares.remove_member(services.db, session_id, user, actor=caller.actor, access=access)
     return Response(status_code=204)
 
 
@@ -125,7 +131,7 @@ async def delete_share(
 ) -> Response:
     """Revoke a link."""
     access = await _owned(caller, session_id, {})
-    await shares.delete(services.db, session_id, share_id, access=access)
+    await shares.delete(services.db, session_id, share_id, actor=caller.actor, access=access)
     return Response(status_code=204)
 
 

@@ -36,6 +36,7 @@ async def create(services: ServicesDep, caller: CallerDep, body: ThreadCreate) -
     }
     thread_id = str(value["thread_id"])
     access = await caller.may("threads", "create", value)
+    await services.quotas.require_session(caller)
     about: JsonObject = {
         "metadata": value.get("metadata") or {},
         "if_exists": body.if_exists,
@@ -166,7 +167,7 @@ async def update(
 async def delete(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) -> None:
     """Delete a thread with its runs, messages and checkpoints."""
     access = await caller.may("threads", "delete", {"thread_id": thread_id})
-    await services.runs.delete_thread(thread_id, access=access)
+    await services.runs.delete_thread(thread_id, actor=caller.actor, access=access)
 
 
 @router.post("/{thread_id}/copy")
@@ -176,6 +177,7 @@ async def copy(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) ->
     value: JsonObject = {"thread_id": str(uuid7()), "metadata": {}}
     copy_id = value["thread_id"]
     await caller.may("threads", "create", value)
+    await services.quotas.require_session(caller)
     metadata = value.get("metadata") or {}
     await services.threads.copy(thread_id, copy_id, metadata=metadata, access=access)
     return await _thread_response(

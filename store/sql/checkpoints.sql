@@ -35,7 +35,10 @@ FROM checkpoints AS c
 -- Of checkpoints that were written before LangGraph's format 4.
 SELECT thread_id, checkpoint_id,
     array_agg(
-        ARRAY[convert_to(type, 'UTF8'), blob] ORDER BY task_path, task_id, idx
+        ARRAY[
+            convert_to(type, 'UTF8'), blob, convert_to(checkpoint_ns, 'UTF8'),
+            convert_to(task_id, 'UTF8'), convert_to(idx::text, 'UTF8')
+        ] ORDER BY task_path, task_id, idx
     ) AS sends
 FROM checkpoint_writes
 WHERE thread_id = ANY (%(thread_ids)s::text[]) AND checkpoint_id = ANY (%(checkpoint_ids)s::text[])

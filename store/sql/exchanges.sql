@@ -14,6 +14,24 @@ WHERE (created_at, thread_id)
 ORDER BY created_at, thread_id
 LIMIT %(limit)s::int;
 
+-- name: sessions_of
+-- All of a user's, deleted ones too, in the order in which they were made.
+SELECT thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metadata) AS name,
+    metadata ->> 'chat_type' AS chat_type, session_status(metadata) AS status, metadata,
+    status AS thread_status, message_count, expires_at, session_etag(metadata, expires_at) AS etag,
+    created_at AS create_time, updated_at AS update_time
+FROM thread
+WHERE (
+        metadata @> jsonb_build_object('owner', %(user_id)s::text)
+        OR metadata ->> 'user_id' = %(user_id)s::text
+    )
+    AND thread_owner(metadata) = %(user_id)s::text
+    AND (created_at, thread_id)
+        > (coalesce(%(after_time)s::timestamptz, '-infinity'), coalesce(%(after_id)s::text, ''))
+    AND metadata @> ANY(%(visible)s::jsonb[])
+ORDER BY created_at, thread_id
+LIMIT %(limit)s::int;
+
 -- name: messages
 -- A message follows the one before it in the history, unless a branch begins with it. Of those that
 -- people deleted nothing is told; what followed them follows what came before them.

@@ -27,3 +27,12 @@ SELECT message_id, score, reason, tags
 FROM feedback
 WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s
     AND message_id = ANY(%(message_ids)s::text[]);
+
+-- name: of_user
+-- Wherever it is, in the order of sessions and messages.
+SELECT conversation_id, message_id, score, reason, tags, create_time
+FROM feedback
+WHERE user_id = %(user_id)s
+    AND (conversation_id, message_id) > (%(after_id)s::text, %(after_message)s::text)
+ORDER BY conversation_id, message_id
+LIMIT %(limit)s;

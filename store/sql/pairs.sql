@@ -1,6 +1,6 @@
 -- name: of_conversation
 SELECT p.id, p.conversation_id, p.chat_type, p.query, p.response, p.meta_data, p.feedback_score,
-    p.feedback_reason, p.create_time, p.question_id
+    p.feedback_reason, p.create_time, p.question_id, p.sealed
 FROM message_pair AS p
 JOIN thread AS t ON t.thread_id = p.conversation_id
 WHERE p.conversation_id = %(conversation_id)s AND t.metadata @> ANY(%(visible)s::jsonb[])
@@ -12,7 +12,7 @@ LIMIT %(limit)s::int;
 -- name: of_message
 -- By the answer's id, or the question's. Of copies of one conversation, the one touched last.
 SELECT p.id, p.conversation_id, p.chat_type, p.query, p.response, p.meta_data, p.feedback_score,
-    p.feedback_reason, p.create_time, p.question_id
+    p.feedback_reason, p.create_time, p.question_id, p.sealed
 FROM message AS m
 JOIN thread AS t ON t.thread_id = m.conversation_id
 JOIN message_pair AS p

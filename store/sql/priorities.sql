@@ -1,4 +1,5 @@
--- What langgraph.json's `priority` decided. None of these is executed without it.
+-- What langgraph.json's `priority` decided, or whose runs they are where shares are fair. None of these
+-- is executed without either.
 
 -- name: of_thread
 SELECT priority, fairness_group
@@ -28,6 +29,14 @@ FROM jsonb_to_recordset(%(settings)s::jsonb) AS s (
 JOIN thread AS t ON t.thread_id = s.thread_id
 WHERE run.run_id = s.run_id;
 
+-- name: mark_own
+UPDATE run
+SET priority = s.priority, fairness_group = s.fairness_group
+FROM jsonb_to_recordset(%(settings)s::jsonb) AS s (
+    run_id uuid, priority smallint, fairness_group text
+)
+WHERE run.run_id = s.run_id;
+
 -- name: adopt
 -- Those that came without: of a process that knows no priorities, or that began at once and were
 -- given back.
@@ -40,3 +49,106 @@ RETURNING run.run_id;
 
 -- name: is_anybody_waiting
 SELECT EXISTS (SELECT FROM run WHERE status = 'pending' AND not_before <= now());
+
+-- name: may_begin
+-- As `claim_by_priority` would have it: not beyond what a group may have, not before one of the same
+-- group, and not before one of a group with fewer running, or as many.
+WITH RECURSIVE line AS (
+    (
+        SELECT priority, fairness_group
+        FROM run
+        WHERE status = 'pending' AND priority IS NOT NULL
+        ORDER BY priority, fairness_group
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT following.priority, following.fairness_group
+    FROM line
+    CROSS JOIN LATERAL (
+        SELECT r.priority, r.fairness_group
+        FROM run r
+        WHERE r.status = 'pending' AND r.priority IS NOT NULL
+            AND (r.priority, r.fairness_group) > (line.priority, line.fairness_group)
+        ORDER BY r.priority, r.fairness_group
+        LIMIT 1
+    ) AS following
+), busy AS (
+    SELECT coalesce(o.fairness_group, t.fairness_group, 'default') AS fairness_group,
+        count(*) AS running
+    FROM run o
+    JOIN thread t ON t.thread_id = o.thread_id
+    WHERE o.status = 'running'
+    GROUP BY 1
+), own AS (
+    SELECT coalesce(
+        (SELECT running FROM busy WHERE fairness_group = %(fairness_group)s), 0
+    ) AS running
+)
+SELECT own.running < coalesce(%(most_running)s::bigint, own.running + 1)
+    AND NOT EXISTS (
+        SELECT FROM line
+        LEFT JOIN busy ON busy.fairness_group = line.fairness_group
+        WHERE coalesce(busy.running, 0) <= own.running
+            AND coalesce(busy.running, 0) < coalesce(%(most_running)s::bigint, own.running + 1)
+            AND EXISTS (
+                SELECT FROM run r
+                WHERE r.status = 'pending' AND r.priority = line.priority
+                    AND r.fairness_group = line.fairness_group AND r.not_before <= now()
+                    AND NOT EXISTS (
+                        SELECT FROM run o
+                        WHERE o.thread_id = r.thread_id AND o.status IN ('pending', 'running')
+                            AND (
+                                o.status = 'running'
+                                OR (o.not_before, o.seq) < (r.not_before, r.seq)
+                            )
+                    )
+            )
+    )
+FROM own;
+
+-- name: is_full
+SELECT count(*) >= %(most_running)s
+FROM run o
+JOIN thread t ON t.thread_id = o.thread_id
+WHERE o.status = 'running'
+    AND coalesce(o.fairness_group, t.fairness_group, 'default') = %(fairness_group)s;
+
+-- name: waiting
+SELECT
+    (
+        SELECT count(*)
+        FROM (SELECT FROM run WHERE status = 'pending' LIMIT %(most)s::bigint) AS counted
+    ) AS total,
+    (
+        SELECT count(*)
+        FROM (
+            SELECT FROM run
+            WHERE status = 'pending' AND priority IS NOT NULL
+                AND priority = ANY('{-5,-4,-3,-2,-1,0,1,2,3,4,5}'::smallint[])
+                AND fairness_group = %(fairness_group)s
+            LIMIT %(most_of_group)s::bigint
+        ) AS counted
+    ) AS of_group;
+
+-- name: count_groups
+WITH RECURSIVE line AS (
+    (
+        SELECT priority, fairness_group
+        FROM run
+        WHERE status = 'pending' AND priority IS NOT NULL
+        ORDER BY priority, fairness_group
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT following.priority, following.fairness_group
+    FROM line
+    CROSS JOIN LATERAL (
+        SELECT r.priority, r.fairness_group
+        FROM run r
+        WHERE r.status = 'pending' AND r.priority IS NOT NULL
+            AND (r.priority, r.fairness_group) > (line.priority, line.fairness_group)
+        ORDER BY r.priority, r.fairness_group
+        LIMIT 1
+    ) AS following
+)
+SELECT count(DISTINCT fairness_group) FROM line;

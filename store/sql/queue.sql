@@ -190,6 +190,7 @@ JOIN leased ON leased.thread_id = claimed.thread_id;
 -- is a priority and a group, the runs that are due longest are looked at; who waits becomes more urgent
 -- by and by, so that nobody waits for ever; and of those equally urgent the group comes first that has
 -- the fewest running, each that is taken counted, and then the one that the caller served longest ago.
+-- A group may have `most_running` under way, in all processes.
 -- Lines are found by leaps over the index, so this costs what lines there are, not what waits in them.
 -- From `leased` on it is `claim`.
 WITH RECURSIVE line AS (
@@ -212,7 +213,8 @@ WITH RECURSIVE line AS (
         LIMIT 1
     ) AS following
 ), busy AS (
-    SELECT coalesce(t.fairness_group, 'default') AS fairness_group, count(*) AS running
+    SELECT coalesce(o.fairness_group, t.fairness_group, 'default') AS fairness_group,
+        count(*) AS running
     FROM run o
     JOIN thread t ON t.thread_id = o.thread_id
     WHERE o.status = 'running'
@@ -239,7 +241,7 @@ WITH RECURSIVE line AS (
         -- others hold some of them locked
         LIMIT %(slots)s + 32
     ) AS h
-), ranked AS (
+), turned AS (
     SELECT head.run_id, head.not_before, head.seq, head.urgency, head.fairness_group,
         array_position(%(served)s::text[], head.fairness_group) AS served,
         coalesce(busy.running, 0) + row_number() OVER (
@@ -247,7 +249,11 @@ WITH RECURSIVE line AS (
         ) AS turn
     FROM head
     LEFT JOIN busy ON busy.fairness_group = head.fairness_group
-    ORDER BY head.urgency, turn, served NULLS FIRST, head.not_before, head.seq
+), ranked AS (
+    SELECT run_id, not_before, seq, urgency, fairness_group, served, turn
+    FROM turned
+    WHERE turn <= coalesce(%(most_running)s::bigint, turn)
+    ORDER BY urgency, turn, served NULLS FIRST, not_before, seq
     LIMIT %(slots)s + 32
 ), next AS MATERIALIZED (
     SELECT r.run_id, r.thread_id, ranked.fairness_group,

@@ -71,6 +71,11 @@ FROM thread
 WHERE thread_id = %(thread_id)s AND epoch = %(epoch)s
 FOR UPDATE SKIP LOCKED
 
+-- name: version
+SELECT checkpoint -> 'channel_versions' ->> %(channel)s::text
+FROM checkpoints
+WHERE thread_id = %(thread_id)s AND checkpoint_ns = '' AND checkpoint_id = %(checkpoint_id)s
+
 -- name: put_snapshot
 WITH marked AS (
     UPDATE checkpoints AS c

@@ -32,7 +32,7 @@ WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
     AND (%(status)s::text IS NOT NULL OR coalesce(metadata ->> 'status', 'active') <> 'deleted')
     AND (%(pinned)s::boolean IS NOT true OR metadata ->> 'pinned' = 'true')
     AND (%(pinned)s::boolean IS NOT false OR metadata ->> 'pinned' IS DISTINCT FROM 'true')
-    AND (%(attributes)s::jsonb = '{}' OR metadata @> %(attributes)s::jsonb)
+    AND (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
     AND (
         %(title)s::text IS NULL OR session_name(metadata) ILIKE %(title)s::text
         OR thread_id = ANY(%(ids)s::text[])
@@ -48,7 +48,7 @@ WITH mine AS MATERIALIZED (
         CASE WHEN jsonb_typeof(metadata -> 'tags') = 'array' THEN metadata -> 'tags' END AS tags
     FROM thread
     WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
-        AND (%(attributes)s::jsonb = '{}' OR metadata @> %(attributes)s::jsonb)
+        AND (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
         AND (expires_at IS NULL OR expires_at > now())
         AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]))
 ), ranked AS (

@@ -284,3 +284,9 @@ WHERE w.thread_id = %(thread_id)s;
 
 -- name: epoch
 SELECT epoch FROM thread WHERE thread_id = %(thread_id)s;
+
+-- name: count_owned
+SELECT count(*)
+FROM (
+    SELECT FROM thread WHERE metadata @> %(owned)s::jsonb LIMIT %(most)s::bigint
+) AS owned;

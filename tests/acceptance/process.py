@@ -63,14 +63,16 @@ class ServerProcess:
         """The database as printed for a person with psql."""
         return next(line for line in self.lines if line.startswith(READY)).split()[1]
 
-    def wait_until_printed(self, text: str, times: int = 1) -> None:
+    def wait_until_printed(
+        self, text: str, times: int = 1, *, seconds: float = START_SECONDS
+    ) -> None:
         """Return when it has printed this, so often in all."""
 
         def printed() -> bool:
             return self.log.count(text) >= times
 
         with self._spoke:
-            self._spoke.wait_for(lambda: self._silent or printed(), START_SECONDS)
+            self._spoke.wait_for(lambda: self._silent or printed(), seconds)
         assert printed(), f"it did not print {text!r}:\n{self.log}"
 
     async def printed(self, text: str, times: int = 1) -> None:
@@ -110,16 +112,22 @@ class ServerProcess:
 
 @contextmanager
 def starting(
-    config: Path, variables: dict[str, str], *, data_dir: Path | None = None
+    config: Path,
+    variables: dict[str, str],
+    *,
+    data_dir: Path | None = None,
+    serves: bool = True,
 ) -> Iterator[ServerProcess]:
     """
     Start a server without waiting for it, and stop it whatever happens.
 
     Args:
         variables: Its settings, by their names in the environment.
+        serves: False for a process that only works on runs.
     """
     port = free_port()
-    arguments = ["serve", "--port", str(port), "--config", str(config)]
+    arguments = ["serve", "--port", str(port)] if serves else ["worker"]
+    arguments += ["--config", str(config)]
     if data_dir is not None:
         arguments += ["--data-dir", str(data_dir)]
     with subprocess.Popen(

@@ -24,8 +24,9 @@ from api.app import create_app
 from api.bootstrap import Services, open_services
 from api.embedded import Servers
 from api.keys import KNOWN_SECONDS, Keys, issue
-from api.owners import Owners, label_of
+from api.owners import Owners
 from api.settings import Settings
+from graph.user import label_of
 from store import keys
 from store.audit import Filter, page
 from store.errors import AuthenticationError

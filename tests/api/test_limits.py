@@ -283,3 +283,78 @@ async def test_many_processes_on_one_port_let_exactly_the_burst_through(
         statuses = await asyncio.gather(*(ask(server.url, ada) for _ in range(60)))
         assert (statuses.count(404), statuses.count(429)) == (25, 35)
         assert await ask(server.url, eve) == 404
+
+
+async def test_who_has_as_many_sessions_as_they_may_makes_no_more_by_any_way(
+    config: Path, servers: Servers, database_url: str
+) -> None:
+    ada, eve = someone(), someone()
+    async with processes(config, servers, database_url, limit_sessions=2) as (one, other):
+        session = (await one.http.post("/api/sessions", json={}, headers=ada)).json()["id"]
+        run = {**ASK, "assistant_id": "chat"}
+        mine = "0197f2a4-7c1e-7d53-9f0a-3c1f6f0c2b11"
+        made = await other.http.post(
+            f"/threads/{mine}/runs/wait", json={**run, "if_not_exists": "create"}, headers=ada
+        )
+        assert made.status_code == 200
+        ways: list[tuple[str, Any]] = [
+            ("/api/sessions", {}),
+            ("/threads", {}),
+            (f"/threads/{session}/copy", None),
+            (f"/api/sessions/{mine}/fork", {}),
+            ("/runs/wait", {**run, "on_completion": "keep"}),
+            ("/runs/batch", [{**run, "on_completion": "keep"}]),
+            (
+                "/threads/0197f2a4-7c1e-7d53-9f0a-3c1f6f0c2b12/runs",
+                {**run, "if_not_exists": "create"},
+            ),
+            ("/v1/conversations", {}),
+            ("/api/ai/chat", {"id": "new", "messages": [
+                {"id": "1", "role": "user", "parts": [{"type": "text", "text": "hi"}]}
+            ]}),
+        ]  # fmt: skip
+        for path, body in ways:
+            answer = await one.http.post(path, json=body, headers=ada)
+            assert (answer.status_code, "quota_exceeded" in answer.text) == (403, True), path
+            assert "retry-after" not in answer.headers
+        [(threads,)] = await one.services.db.tuples("SELECT count(*) FROM thread", {})
+        assert threads == 2
+        # What they have goes on, and so does who has less.
+        again = {**run, "if_not_exists": "create"}
+        assert (
+            await one.http.post(f"/threads/{mine}/runs/wait", json=again, headers=ada)
+        ).status_code == 200
+        assert (await one.http.post("/runs/wait", json=run, headers=ada)).status_code == 200
+        assert (await one.http.post("/api/sessions", json={}, headers=eve)).status_code == 200
+        # One that is deleted counts until it is purged.
+        path = f"/api/sessions/{session}"
+        assert (await one.http.delete(path, headers=ada)).status_code == 204
+        assert (await one.http.post("/api/sessions", json={}, headers=ada)).status_code == 403
+        assert (await one.http.delete(f"{path}?purge=true", headers=ada)).status_code == 204
+        assert (await one.http.post("/api/sessions", json={}, headers=ada)).status_code == 200
+
+
+async def test_attachments_have_a_number_and_a_size_together(
+    config: Path, servers: Servers, database_url: str
+) -> None:
+    ada, eve = someone(), someone()
+    bounds = {"limit_files": 3, "limit_file_bytes": 1000}
+    async with processes(config, servers, database_url, 1, **bounds) as (one,):
+
+        async def upload(text: str, who: dict[str, str]) -> httpx.Response:
+            return await one.http.post("/api/files", files={"file": ("a.txt", text)}, headers=who)
+
+        assert (await upload("a" * 600, ada)).status_code == 200
+        refused = await upload("b" * 401, ada)
+        assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")
+        assert "1000 bytes" in refused.json()["detail"]
+        # What is refused is not kept, and of the same content each who sent it has their own.
+        assert (await upload("a" * 600, eve)).status_code == 200
+        assert (await upload("b" * 400, ada)).status_code == 200
+        assert (await upload("c", ada)).status_code == 403
+        for n in range(2):
+            assert (await upload(f"{n}", eve)).status_code == 200
+        full = await upload("4", eve)
+        assert (full.status_code, full.json()["detail"]) == (403, "You may have 3 files")
+        rows = await one.services.db.tuples("SELECT count(*) FROM file_content", {})
+        assert rows == [(4,)]

@@ -1,5 +1,6 @@
 """The console script: help, and flag over environment over default."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,13 @@ def test_project_rebuilds_only_when_told_to(recorder: Recorder, rebuild: bool) -
     assert recorder.options == {"rebuild": rebuild}
 
 
+def test_check_repairs_only_when_told_to(recorder: Recorder) -> None:
+    __main__.main(["check"])
+    assert recorder.options == {"repair": False, "json": False}
+    __main__.main(["check", "--repair", "--json"])
+    assert recorder.options == {"repair": True, "json": True}
+
+
 def test_keys_are_made_by_what_is_said(recorder: Recorder) -> None:
     __main__.main(
         ["keys", "create", "--owner", "ada", "--role", "reader", "--permission", "store:*"]
@@ -93,6 +101,12 @@ def test_keys_are_made_by_what_is_said(recorder: Recorder) -> None:
     }  # fmt: skip
     __main__.main(["keys", "revoke", "tw_x"])
     assert (recorder.options["action"], recorder.options["key_id"]) == ("revoke", "tw_x")
+
+
+def test_times_of_the_audit_log_are_utc_unless_they_say(recorder: Recorder) -> None:
+    __main__.main(["audit", "--act", "share.created", "--since", "2026-11-26"])
+    assert recorder.options["act"] == "share.created"
+    assert recorder.options["since"] == datetime(2026, 11, 26, tzinfo=UTC)
 
 
 def test_a_wrong_setting_is_told_in_words(

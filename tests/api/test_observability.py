@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 from operator import eq, ge, gt, lt
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
 import structlog
 from langgraph_sdk.client import LangGraphClient
 from prometheus_client.parser import text_string_to_metric_families
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import ValidationError
 
 from api.app import create_app
@@ -19,6 +21,7 @@ from api.bootstrap import Services, open_services
 from api.embedded import Servers
 from api.settings import Settings
 from store.database import open_database
+from tests.acceptance.process import free_port, serving as serving_process
 from tests.acceptance.talk import says
 from tests.serving import serving
 
@@ -229,3 +232,39 @@ async def test_a_slow_statement_is_logged_by_name_and_without_what_is_in_it(
     assert len(slow[0]["query"]) == 120
     assert slow[0]["seconds"] >= 0.1
     assert "secret" not in str(slow)
+
+
+def test_whichever_of_several_processes_is_asked_tells_what_all_of_them_count(
+    tmp_path: Path, servers: Servers, database_url: str
+) -> None:
+    config = tmp_path / "langgraph.json"
+    config.write_text(json.dumps({"graphs": {"chat": "tests.graph.sample_graphs:chat"}}))
+    port = free_port()
+    variables = {
+        "DATABASE_URL": f"postgresql:///?{urlencode(conninfo_to_dict(database_url))}",
+        "REDIS_URL": servers.redis_url,
+        "THREADWELL_WORKERS": "2",
+        "N_JOBS_PER_WORKER": "7",
+        "METRICS_PORT": str(port),
+        "METRICS_TOKEN": TOKEN,
+    }
+    with serving_process(config, variables) as server:
+        ours = f"http://127.0.0.1:{port}"
+        for _ in range(8):
+            # Each on a connection of its own, so by either process.
+            answer = httpx.get(f"{server.url}/metrics")
+            found = read(answer.text)
+            processes = {
+                sample.labels["process"]
+                for family in text_string_to_metric_families(answer.text)
+                for sample in family.samples
+                if sample.name == "process_cpu_seconds_total"
+            }
+            assert processes == {"0", "1"}
+            assert value(found, "lg_api_workers_max") == 14
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        assert httpx.get(f"{ours}/metrics").status_code == 401
+        assert httpx.get(f"{ours}/metrics", headers=headers).status_code == 200
+        assert httpx.get(f"{ours}/ready").json()["ready"] is True
+        assert httpx.get(f"{ours}/info").status_code == 404
+        assert server.stop() == 0

@@ -17,7 +17,7 @@ HEADERS = {
 }
 
 #: What is asked for by its path alone.
-NO_BODY = ("/cancel", "/clone", "/copy", "/replay", "/restore", "/stop", "/title")
+NO_BODY = ("/cancel", "/clone", "/copy", "/export", "/replay", "/restore", "/stop", "/title")
 
 
 class Studio:

@@ -132,6 +132,8 @@ async def test_every_route_says_so_in_time(
         "webhook_id": thread_id,
         "delivery_id": thread_id,
         "file_id": thread_id,
+        "user_id": "ada",
+        "job_id": thread_id,
         **run,
     }
     network.refuses = True

@@ -7,6 +7,7 @@ Not in a row, in WAL, in the heaps, in a log, in a key of Redis, in its snapshot
 import asyncio
 import base64
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,29 +28,27 @@ from tests.serving import serving
 
 #: 32 bytes, as `LANGGRAPH_AES_KEY` has them.
 KEY = base64.b64encode(bytes(range(32))).decode()
-#: Tables that a day leaves empty.
+#: Tables that a day may leave empty; of what came and went there WAL tells.
 EMPTY = frozenset(
     {
-        "import_part",
-        "listener",
-        "message_deletion",
-        "outbox",
-        "thread_ttl",
-        "tombstone",
-        "user",
-        "worker",
+        "api_key", "audit", "data_key", "import_part", "job", "listener", "message_deletion", "outbox",
+        "thread_ttl", "tombstone", "user", "worker",
     }
-)
+)  # fmt: skip
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Iterator[tuple[Servers, Path]]:
+def whole() -> Iterator[tuple[Servers, Path]]:
     """Servers of its own, whose files have nothing of other tests in them; Valkey writes both of its."""
-    with embedded_servers(tmp_path / "data", durable=False) as servers:
+    # Not below pytest's own directory: that lets nobody else in, and servers of root run as others.
+    with (
+        tempfile.TemporaryDirectory(prefix="threadwell-") as directory,
+        embedded_servers(Path(directory), durable=False) as servers,
+    ):
         with redis.Redis.from_url(servers.redis_url) as client:
             client.config_set("appendonly", "yes")
             client.config_set("rdbcompression", "no")
-        yield servers, tmp_path / "data"
+        yield servers, Path(directory)
 
 
 @pytest.fixture
@@ -68,6 +67,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(
         config=config,
         compat=("fufan", "chatchat"),
+        aes_key=KEY,
         webhook_retry_seconds=(0.05, 3600),
         search_index_seconds=0.2,
     )
@@ -98,7 +98,6 @@ def _everywhere(hunt: Hunt, servers: Servers, root: Path) -> tuple[list[Leak], d
     return [*rows, *keys, *files], {"keys": key_count, "files": file_count}
 
 
-@pytest.mark.skip(reason="messages, runs and checkpoints are not sealed yet")
 async def test_a_text_that_went_through_every_door_is_nowhere_to_be_read(
     whole: tuple[Servers, Path], settings: Settings
 ) -> None:
@@ -117,7 +116,7 @@ async def test_a_text_that_went_through_every_door_is_nowhere_to_be_read(
     assert any(place.endswith(".rdb") for place in places)
     assert any(place.startswith("redis ") for place in places)
     assert counts["keys"] > 5
-    assert _empty(servers) == EMPTY
+    assert _empty(servers) <= EMPTY
 
     leaks, _ = await asyncio.to_thread(look, WORD, DENSE, DENSE[:2], DENSE[2:])
     assert not leaks, "\n".join(map(str, leaks))

@@ -16,6 +16,7 @@ from graph.config import GraphEntry
 from graph.crons import Clock, Crons
 from graph.endings import Endings
 from graph.executor import Executor
+from graph.fairness import FairShares, Room
 from graph.guard import Resolve, UrlRules
 from graph.jobs import Jobs
 from graph.loop import Backing, Here
@@ -176,9 +177,17 @@ async def process(
     resolve: Resolve | None = None,
     clock: Clock = lambda: None,
     priority: Priority | None = None,
+    is_fair: bool = False,
+    most_running: int | None = None,
+    room: tuple[int, int] | None = None,
     **timing: Any,
 ) -> AsyncIterator[Process]:
-    """A process of the engine; without `working` it claims and sweeps nothing."""
+    """
+    A process of the engine; without `working` it claims and sweeps nothing.
+
+    Args:
+        room: How many runs may wait, in all and of one identity.
+    """
     registry = Registry({name: GraphEntry(name, f"tests:{name}") for name in graphs}, graphs, {})
     await assistants.register_system(
         db,
@@ -213,10 +222,15 @@ async def process(
             alive=heartbeat.alive,
         )
         endings = Endings(db, interval_seconds=0.2, grace_seconds=0.2)
+        urgency: Priorities | FairShares | None = None
+        if priority:
+            urgency = Priorities(db, priority, most_running=most_running)
+        elif is_fair:
+            urgency = FairShares(db, most_running=most_running)
         commands = Runs(
             db=db, registry=registry, events=events, executor=executor, endings=endings,
             heartbeat=heartbeat, webhooks=hooks,
-            priorities=Priorities(db, priority) if priority else None,
+            priorities=urgency, room=Room(db, *room) if room else None,
         )  # fmt: skip
         crons = Crons(db=db, runs=commands, decode=cron_request, clock=clock)
         jobs = Jobs(db=db, kinds={KIND: hooks.kind(pauses_seconds)})
@@ -226,7 +240,7 @@ async def process(
         worker = Worker(
             db=db, executor=executor, runs=commands, endings=endings, events=events,
             heartbeat=heartbeat, retention=retention, crons=crons, jobs=jobs, changes=changes,
-            timing=times, by_priority=priority is not None,
+            timing=times, by_priority=urgency is not None, most_running=most_running,
         )  # fmt: skip
         one = Process(
             db=db,

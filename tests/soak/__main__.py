@@ -50,6 +50,7 @@ async def _soak(seconds: float, seed: int, log: Path | None) -> int:
             async with httpx.AsyncClient(base_url=cluster.urls[0], timeout=30) as http:
                 found += await findings.of_states(http)
             found += [*findings.of_streams(), *findings.of_outputs(), *findings.of_sessions()]
+            found += await cluster.checked()
             found += ledger.wrong
             evidence = [*findings.evidence(found), *(cluster.history if found else ())]
         finally:

@@ -41,8 +41,8 @@ class Member:
         self.serves = name != "worker"
         self.port = free_port() if self.serves else 0
         self.url = f"http://127.0.0.1:{self.port}"
+        self.variables = variables
         self._config = config
-        self._variables = variables
         #: Taken by whoever does something to it, from the blow to the recovery.
         self.struck = asyncio.Lock()
         self.past: list[ServerProcess] = []
@@ -52,15 +52,19 @@ class Member:
         """Start it anew, at the same address."""
         arguments = ["serve", "--port", str(self.port)] if self.serves else ["worker"]
         process = subprocess.Popen(
-            command(*arguments, "--config", str(self._config)),
+            self.to_start(*arguments),
             cwd=ROOT,
-            env=environment(self._variables),
+            env=environment(self.variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
         self.past.append(ServerProcess(self.port, process))
+
+    def to_start(self, *arguments: str) -> list[str]:
+        """The console command, with its langgraph.json."""
+        return command(*arguments, "--config", str(self._config))
 
     @property
     def now(self) -> ServerProcess:
@@ -111,6 +115,22 @@ class Cluster:
         self._data_dir = data_dir
         self._began_at = time.monotonic()
         self.history: list[str] = []
+
+    async def checked(self) -> list[str]:
+        """What `threadwell check` finds, when all has settled."""
+        member = self.members[0]
+        check = await asyncio.create_subprocess_exec(
+            *member.to_start("check", "--json"),
+            cwd=ROOT,
+            env=environment(member.variables),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        found, errors = await check.communicate()
+        lines = found.decode().splitlines()
+        if check.returncode not in (0, 1) or bool(lines) is not bool(check.returncode):
+            lines.append(f"threadwell check: {check.returncode}: {errors.decode()}")
+        return lines
 
     async def torment(self) -> None:
         """Do one thing after the other until cancelled; several may be under way at once."""

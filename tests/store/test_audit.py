@@ -1,16 +1,20 @@
 """The audit log: only added to, read by who may, and at an end of its time."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import LiteralString
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
+from api import commands
+from api.settings import Settings
 from store import audit, threads
 from store.access import EVERYTHING
 from store.audit import Entry, Filter
-from store.database import Database
+from store.database import Database, open_database
 
 ALL = Filter()
 
@@ -116,6 +120,30 @@ async def test_pages_follow_one_another_and_filters_hold(db: Database) -> None:
     since = await entries(db, Filter(since=middle.recorded_at))
     until = await entries(db, Filter(until=middle.recorded_at))
     assert (len(since), len(until)) == (3, 2)
+
+
+def test_the_command_prints_entries_a_line_each_the_newest_first(
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fill() -> None:
+        async with open_database(database_url) as db:
+            for number in range(3):
+                await audit.record(
+                    db, "key.created", actor=None, owner="ada", subject=f"key:{number}"
+                )
+            await audit.record(db, "key.revoked", actor="ada", owner="ada", subject="key:0")
+
+    asyncio.run(fill())
+    nothing = dict.fromkeys(("actor", "owner", "subject", "since", "until"))
+    parts = conninfo_to_dict(database_url)
+    url = f"postgresql://{parts['user']}@/{parts['dbname']}?host={parts['host']}"
+    settings = Settings(database_url=url)
+    commands.audit(settings, limit=2, act="key.created", **nothing)
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["subject"], line["actor"]) for line in lines] == [
+        ("key:2", None), ("key:1", None)
+    ]  # fmt: skip
 
 
 async def test_texts_and_details_are_bounded_and_record_never_fails_for_them(db: Database) -> None:

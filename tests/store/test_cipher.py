@@ -133,6 +133,14 @@ def test_keys_of_metadata_that_sql_reads_stay_in_the_clear_at_the_top_only() -> 
     assert ring.seal_values({"org": "acme"}, ["config"])["org"].startswith(TEXT_MARK)
 
 
+def test_a_key_may_be_put_in_the_clear_later() -> None:
+    sealed = RING.seal_values({"org": ["acme"], "source": f"{TEXT_MARK}by a joker"})
+    assert KeyRing([NEW], clear_keys=["org"]).open_values(sealed) == {
+        "org": ["acme"],
+        "source": f"{TEXT_MARK}by a joker",
+    }
+
+
 def test_what_sql_reads_of_a_document_stays_beside_it_and_is_not_believed() -> None:
     sealed = RING.seal_json({"usage": 3, "text": "x"}, PLACE, shown={"usage": 3})
     assert sealed["usage"] == 3

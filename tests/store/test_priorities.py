@@ -183,6 +183,7 @@ async def test_a_claim_leaps_over_what_waits_behind_others(db: Database) -> None
     query = SQL["claim_by_priority"]
     params = {
         "worker_id": worker_id, "slots": 8, "aging_seconds": AGING_SECONDS, "served": [],
+        "most_running": 100,
     }  # fmt: skip
     plan = await db.tuples(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", params)
 

@@ -1,0 +1,54 @@
+"""How much each caller may have: sessions and attachments. See docs/limits.md."""
+
+from dataclasses import dataclass
+
+from api.auth import Caller
+from store import files, threads
+from store.database import Database
+from store.errors import QuotaError
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """
+    What may be had by each identity, by all together without authentication; 0 for any number.
+
+    What is made at the same moment does not see one another, so a few more may come to be.
+    """
+
+    db: Database
+    sessions: int
+    files: int
+    file_bytes: int
+
+    async def require_session(self, caller: Caller, count: int = 1) -> None:
+        """
+        See that a caller may have so many sessions more, before they are made.
+
+        Raises:
+            QuotaError: They have as many as they may.
+        """
+        if not (self.sessions and count):
+            return
+        # One with more than may be had is not counted to the end.
+        owner = caller.identity or None
+        if await threads.count_owned(self.db, owner, most=self.sessions) + count > self.sessions:
+            raise QuotaError(f"You may have {self.sessions} sessions")
+
+    async def file_bytes_left(self, caller: Caller) -> int | None:
+        """
+        How many bytes the next attachment of a caller may have; None for any number.
+
+        Raises:
+            QuotaError: They have as many attachments as they may.
+        """
+        if not (self.files or self.file_bytes):
+            return None
+        usage = await files.usage(self.db, caller.identity)
+        if self.files and usage.count >= self.files:
+            raise QuotaError(f"You may have {self.files} files")
+        return max(0, self.file_bytes - usage.bytes) if self.file_bytes else None
+
+    def full_of_bytes(self) -> QuotaError:
+        """The error for an attachment that there is no room for."""
+        return QuotaError(f"Your files may have {self.file_bytes} bytes together")
