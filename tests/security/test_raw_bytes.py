@@ -61,9 +61,9 @@ def _requests(chance: random.Random) -> list[bytes]:
             f"GET {path} HTTP/9.9\r\n\r\n", f"GET {path}\r\n\r\n", f"\x16\x03\x01{path}",
         ]  # fmt: skip
     raw = [head.encode("latin-1") for head in heads]
-    for head in list(raw):
-        place = chance.randrange(len(head))
-        raw.append(head[:place] + chance.randbytes(4) + head[place + 1 :])
+    for request in list(raw):
+        place = chance.randrange(len(request))
+        raw.append(request[:place] + chance.randbytes(4) + request[place + 1 :])
     return raw
 
 
