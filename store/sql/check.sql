@@ -140,22 +140,6 @@ WHERE b.thread_id > %(after)s AND (%(last)s::text IS NULL OR b.thread_id <= %(la
     )
 GROUP BY b.thread_id
 
--- name: leftover_writes
--- But for an answer to nothing: LangGraph keeps what `resume` says with the state that a run began
--- from, which of a thread that had none is not written. It is of no task, and does nothing there.
-SELECT w.thread_id, count(*) || ' writes are to no checkpoint'
-FROM checkpoint_writes AS w
-JOIN thread AS t ON t.thread_id = w.thread_id AND t.status <> 'busy'
-WHERE NOT (w.channel = '__resume__' AND w.task_id = '00000000-0000-0000-0000-000000000000')
-    AND w.thread_id > %(after)s AND (%(last)s::text IS NULL OR w.thread_id <= %(last)s)
-    AND (%(only)s::text[] IS NULL OR w.thread_id = ANY(%(only)s))
-    AND NOT EXISTS (
-        SELECT FROM checkpoints AS c
-        WHERE c.thread_id = w.thread_id AND c.checkpoint_ns = w.checkpoint_ns
-            AND c.checkpoint_id = w.checkpoint_id
-    )
-GROUP BY w.thread_id
-
 -- name: checkpoints_of_nobody
 SELECT o.thread_id, 'there are ' || string_agg(DISTINCT o.what, ' and ') || ' of it, and no such thread'
 FROM (
@@ -291,16 +275,6 @@ USING thread AS t
 WHERE t.thread_id = b.thread_id AND t.status <> 'busy' AND b.thread_id = %(thread_id)s
     AND (b.checkpoint_ns, b.channel, b.version) NOT IN (
         SELECT checkpoint_ns, channel, version FROM kept
-    )
-
--- name: delete_leftover_writes
-DELETE FROM checkpoint_writes AS w
-USING thread AS t
-WHERE t.thread_id = w.thread_id AND t.status <> 'busy' AND w.thread_id = %(thread_id)s
-    AND NOT EXISTS (
-        SELECT FROM checkpoints AS c
-        WHERE c.thread_id = w.thread_id AND c.checkpoint_ns = w.checkpoint_ns
-            AND c.checkpoint_id = w.checkpoint_id
     )
 
 -- name: delete_rows

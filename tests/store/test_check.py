@@ -64,11 +64,6 @@ REPAIRED: dict[str, LiteralString] = {
         INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
         VALUES ('talk', '', 'messages', 'nine', 'empty', '')
     """,
-    "leftover_writes": """
-        INSERT INTO checkpoint_writes
-            (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, blob)
-        VALUES ('talk', '', 'gone', 'task', 0, 'messages', 'empty', '')
-    """,
     "rows_of_nobody": "INSERT INTO search_thread (thread_id) VALUES ('zzz')",
     "search_behind": "DELETE FROM search_message WHERE conversation_id = 'talk' AND seq = 1",
 }
