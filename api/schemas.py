@@ -144,7 +144,7 @@ class ItemPut(Payload):
         Literal[False] | list[str] | None,
         Field(description="The fields that it is found by; false for none."),
     ] = None
-    ttl: float | None = Field(None, gt=0, le=10**8, description="Minutes that it lives.")
+    ttl: float | None = Field(None, ge=1e-6, le=10**8, description="Minutes that it lives.")
 
 
 class ItemDelete(Payload):

@@ -165,3 +165,9 @@ async def test_an_item_lives_as_long_as_it_was_given_and_used(
     for wrong in (0, -1, 10**9, "5", True):
         item: dict[str, Any] = {"namespace": ["t"], "key": "k", "value": {}, "ttl": wrong}
         assert (await http.put("/store/items", json=item)).status_code == 422, wrong
+
+
+async def test_a_life_that_no_clock_can_count_is_refused(http: httpx.AsyncClient) -> None:
+    item = {"namespace": ["n"], "key": "k", "value": {}, "ttl": 5e-324}
+
+    assert (await http.put("/store/items", json=item)).status_code == 422
