@@ -21,6 +21,10 @@ from store.database import Database, translated_errors
 from store.errors import ConflictError, UnavailableError
 from store.vectors import prepare_index
 
+#: In the name of a migration on which the code of before cannot work. All others only add: during an
+#: upgrade a process of the version before starts on them, as one that runs goes on.
+_BREAKING: Final = "_breaks_"
+
 #: Any number, the same in every process that migrates one of our databases.
 LOCK_ID = 7_241_015_318
 
@@ -89,7 +93,7 @@ async def migrate(
 
     Raises:
         UnavailableError: PostgreSQL did not answer, or another process held the lock too long.
-        ConflictError: The database is newer than this code, or has vectors of another length.
+        ConflictError: The database is one on which this code cannot work any more, or has vectors of another length.
     """
     with translated_errors():
         async with await AsyncConnection[DictRow].connect(
@@ -143,12 +147,13 @@ async def _lock(connection: AsyncConnection[DictRow], deadline: float) -> None:
 
 async def _apply(connection: AsyncConnection[DictRow]) -> list[str]:
     await connection.execute(_LEDGER)
-    cursor = await connection.execute("SELECT version FROM schema_migration")
-    done = {row["version"] for row in await cursor.fetchall()}
+    cursor = await connection.execute("SELECT version, name FROM schema_migration")
+    done = {row["version"]: row["name"] for row in await cursor.fetchall()}
     known = list(migrations())
-    if unknown := done - {version for version, _, _ in known}:
+    newer = done.keys() - {version for version, _, _ in known}
+    if breaking := [done[version] for version in newer if _BREAKING in done[version]]:
         raise ConflictError(
-            f"The database has migration {max(unknown)}, which this version does not know",
+            f"The database has migration {max(breaking)}, on which this version cannot work",
             code="database_is_newer",
         )
     missing = [m for m in known if m[0] not in done]

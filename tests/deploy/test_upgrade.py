@@ -178,7 +178,6 @@ async def test_processes_are_replaced_one_by_one_and_nobody_notices(
         logs = "".join(one.log for one in (*old, *new))
         assert "Traceback" not in logs, logs
     _verify(programs, config, variables, load)
-    _refused(programs_before, config, variables)
 
 
 def _schema(database: str) -> list[int]:
@@ -199,13 +198,3 @@ def _verify(programs: Path, config: Path, variables: dict[str, str], load: Load)
         env=environment(variables), capture_output=True, text=True, check=False, cwd=config.parent,
     )  # fmt: skip
     assert checked.returncode == 0, checked.stdout + checked.stderr
-
-
-def _refused(programs_before: Path, config: Path, variables: dict[str, str]) -> None:
-    """Going back is a restore: the version before does not start on what it does not know."""
-    refused = subprocess.run(
-        [programs_before / "threadwell", "migrate"],
-        env=environment(variables), capture_output=True, text=True, check=False, cwd=config.parent,
-    )  # fmt: skip
-    assert refused.returncode == 1
-    assert "which this version does not know" in refused.stderr
