@@ -10,9 +10,15 @@ LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Light:
-    """Asks one server over connections that it keeps; for answers that are sent in chunks."""
+    """
+    Asks one server over connections that it keeps; for answers that are sent in chunks.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        key: The API key that each request has; empty for none.
+    """
+
+    def __init__(self, url: str, *, key: str = "") -> None:
+        self._more = f"x-api-key: {key}\r\n".encode() if key else b""
         parts = urlsplit(url)
         self._host, self._port = str(parts.hostname), int(parts.port or 80)
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -25,8 +31,8 @@ class Light:
         content = json.dumps(body).encode()
         writer.write(
             b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n%b"
-            % (path.encode(), self._host.encode(), len(content), content)
+            b"%bContent-Length: %d\r\n\r\n%b"
+            % (path.encode(), self._host.encode(), self._more, len(content), content)
         )
         answer = b""
         while not answer.endswith(LAST_CHUNK):

@@ -46,7 +46,7 @@ Way = tuple[Callable[[], Awaitable[str]], Run, Sequence[psutil.Process]]
 @pytest.mark.bench
 def test_a_run_costs_little_more_than_its_graph(tmp_path: Path) -> None:
     with serving(project(tmp_path), {}, data_dir=tmp_path / "data") as server:
-        found = uvloop.run(_measure(server, _roots(server, tmp_path / "data")))
+        found = uvloop.run(_measure(server, roots_of(server, tmp_path / "data")))
 
     print("\nCPU ms per run      " + "".join(f"{name:>16}" for name in found["echo"]))
     for name, costs in found.items():
@@ -71,7 +71,7 @@ async def _measure(
         stack.push_async_callback(client.close)
         saver = await stack.enter_async_context(_stock_saver(server.database_url))
         ways: dict[str, Way] = {
-            "server": (_thread_on_server(http), _on_server(client), roots),
+            "server": (thread_on_server(http), on_server(client), roots),
             # PostgreSQL is one of the server's roots; the others idle meanwhile.
             "stock saver": (_thread_id, _in_process(saver), [here, *roots]),
             "no saver": (_thread_id, _in_process(None), [here]),
@@ -81,7 +81,7 @@ async def _measure(
             for name, count in RUNS.items():
                 for way, (make, run, charged) in ways.items():
                     thread_ids = [await make() for _ in range(count)]
-                    cost = await _cost(run, name, thread_ids, charged)
+                    cost = await cost_of(run, name, thread_ids, charged)
                     if number:  # the first round warms up
                         seen[name][way].append(cost)
     return {
@@ -90,7 +90,7 @@ async def _measure(
     }
 
 
-async def _cost(
+async def cost_of(
     run: Run, name: str, thread_ids: Sequence[str], charged: Sequence[psutil.Process]
 ) -> float:
     left = iter(thread_ids)
@@ -106,7 +106,7 @@ async def _cost(
     return 1000 * (cpu_seconds(charged) - before) / len(thread_ids)
 
 
-def _thread_on_server(http: httpx.AsyncClient) -> Callable[[], Awaitable[str]]:
+def thread_on_server(http: httpx.AsyncClient) -> Callable[[], Awaitable[str]]:
     async def make() -> str:
         return str((await http.post("/threads", json={})).json()["thread_id"])
 
@@ -117,7 +117,7 @@ async def _thread_id() -> str:
     return str(uuid.uuid4())
 
 
-def _on_server(client: Light) -> Run:
+def on_server(client: Light) -> Run:
     async def run(name: str, thread_id: str) -> None:
         body = {
             "assistant_id": name,
@@ -157,7 +157,7 @@ async def _stock_saver(database_url: str) -> AsyncIterator[AsyncPostgresSaver]:
         yield AsyncPostgresSaver(pool)  # type: ignore[arg-type]
 
 
-def _roots(server: ServerProcess, data_dir: Path) -> list[psutil.Process]:
+def roots_of(server: ServerProcess, data_dir: Path) -> list[psutil.Process]:
     """The server and its embedded PostgreSQL and Valkey, which are nobody's children."""
     files = (data_dir / "postgres/data/postmaster.pid", data_dir / "valkey/run/valkey.pid")
     pids = [server.process.pid, *(int(file.read_text().split()[0]) for file in files)]
