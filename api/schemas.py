@@ -6,9 +6,10 @@ Unknown fields are ignored, because newer SDKs send more; a wrong type is refuse
 
 import re
 import uuid
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from api.errors import SENTENCE
@@ -111,6 +112,22 @@ SessionId = Annotated[str, AfterValidator(_session_id), UUID_SCHEMA]
 AssistantId = Annotated[str, AfterValidator(_assistant_id), UUID_SCHEMA]
 RunId = Annotated[str, AfterValidator(_run_id), UUID_SCHEMA]
 Text = Annotated[str, AfterValidator(_text)]
+
+
+def _time(value: Any) -> Any:
+    """A number is none, whatever pydantic makes of it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = datetime.fromisoformat(value.upper())
+        # What an offset brings out of range is none that PostgreSQL could compare with.
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise PydanticCustomError(SENTENCE, "A time is to be in ISO 8601") from None
+
+
+#: A moment in UTC, given in ISO 8601; one without a zone is in UTC already.
+Time = Annotated[datetime, BeforeValidator(_time)]
 Metadata = Annotated[JsonObject, AfterValidator(_without_reserved)]
 Label = Annotated[str, AfterValidator(_label)]
 Namespace = Annotated[list[Label], AfterValidator(_namespace)]

@@ -101,7 +101,7 @@ ThreadIds = Annotated[list[ThreadId], Field(max_length=1000)]
 class ThreadTtl(Payload):
     """How long a thread lives that nobody uses."""
 
-    ttl: float = Field(gt=0, le=10**8, description="Minutes since its last use.")
+    ttl: float = Field(ge=1e-6, le=10**8, description="Minutes since its last use.")
     strategy: Strategy = Field(
         "delete", description="`keep_latest` deletes all checkpoints but the newest."
     )

@@ -1,13 +1,12 @@
 """The audit log: what was done that matters to security."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 
 from api.deps import CallerDep, ServicesDep
 from api.responses import json_response
-from api.schemas import Text
+from api.schemas import Text, Time
 from api.session_schemas import encode_cursor, number_cursor
 from store import audit
 from store.audit import Entry, Filter
@@ -44,8 +43,8 @@ async def list_audit(
     actor: Text | None = None,
     owner: Text | None = None,
     subject: Text | None = None,
-    since: Annotated[datetime | None, Query(alias="from")] = None,
-    until: Annotated[datetime | None, Query(alias="to")] = None,
+    since: Annotated[Time | None, Query(alias="from")] = None,
+    until: Annotated[Time | None, Query(alias="to")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: str | None = None,
 ) -> Response:
@@ -62,8 +61,8 @@ async def list_audit(
             actor=actor,
             owner=owner,
             subject=subject,
-            since=_in_utc(since),
-            until=_in_utc(until),
+            since=since,
+            until=until,
         ),
         before=number_cursor(cursor),
         limit=limit,
@@ -73,11 +72,6 @@ async def list_audit(
     return json_response(
         {"data": [entry_json(e) for e in found], "next_cursor": following, "has_more": more}
     )
-
-
-def _in_utc(at: datetime | None) -> datetime | None:
-    """A time that has a zone: without one it is UTC."""
-    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
 def entry_json(entry: Entry) -> JsonObject:

@@ -1,13 +1,12 @@
 """Full-text search over the messages that the caller may see."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Response
 
 from api.deps import CallerDep, ServicesDep
 from api.responses import json_response
-from api.schemas import SessionId, Text
+from api.schemas import SessionId, Text, Time
 from api.session_schemas import encode_cursor, search_cursor
 from store import search, sessions, terms
 from store.errors import InvalidInputError, UnsupportedError
@@ -50,8 +49,8 @@ async def search_messages(
     caller: CallerDep,
     q: Annotated[Text, Query(min_length=1, max_length=500)],
     role: Literal["user", "assistant", "system", "tool"] | None = None,
-    from_: Annotated[datetime | None, Query(alias="from")] = None,
-    to: datetime | None = None,
+    from_: Annotated[Time | None, Query(alias="from")] = None,
+    to: Time | None = None,
     session_id: SessionId | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: str | None = None,
@@ -78,9 +77,7 @@ async def search_messages(
         hits, following = await search.messages(
             services.db,
             question,
-            filters=Filters(
-                role=role, from_time=_utc(from_), to_time=_utc(to), session_id=session_id
-            ),
+            filters=Filters(role=role, from_time=from_, to_time=to, session_id=session_id),
             place=place,
             limit=limit,
             access=access,
@@ -93,11 +90,6 @@ async def search_messages(
             "has_more": following is not None,
         }
     )
-
-
-def _utc(at: datetime | None) -> datetime | None:
-    """A time that names no zone is UTC."""
-    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
 def _hit_json(hit: Hit, question: terms.Query) -> JsonObject:

@@ -381,7 +381,7 @@ async def test_what_matters_to_security_is_in_the_log_and_read_page_by_page(
     ]  # fmt: skip
     assert not any(word in text for word in ("secret name", "pass-word", link["url"]))
     assert (await eve.ask("GET", f"/api/audit?subject=session:{session}"))["data"] == []
-    for wrong in ("cursor=x", "limit=0", "from=yesterday", "limit=1001"):
+    for wrong in ("cursor=x", "limit=0", "from=yesterday", "to=0.5", "limit=1001"):
         assert (
             await ada.ask("GET", f"/api/audit?{wrong}", status=400 if "cursor" in wrong else 422)
         )["code"]
