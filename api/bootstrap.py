@@ -133,7 +133,7 @@ async def open_services(
     timing = _timing(settings, graphs)
     await _add_indexes(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(_admitted(settings, graphs, database_url))
+        db = await stack.enter_async_context(admitted(settings, graphs, database_url))
         await _register_graphs(db, registry)
         events = await stack.enter_async_context(_event_log(settings, redis_url, db.cipher))
         heartbeat = await stack.enter_async_context(
@@ -426,7 +426,14 @@ async def opened_cipher(settings: Settings, graphs: GraphConfig, database_url: s
 
 
 @asynccontextmanager
-async def _admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIterator[Database]:
+async def admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIterator[Database]:
+    """
+    The database, with the keys that what it has is sealed by.
+
+    Raises:
+        InvalidInputError: It is sealed by other keys, or has something in the clear.
+        UnavailableError: PostgreSQL does not answer.
+    """
     async with _database(settings, url, await opened_cipher(settings, graphs, url)) as db:
         await sealing.admit(db)
         yield db

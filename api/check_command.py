@@ -7,11 +7,10 @@ from typing import Final
 
 import orjson
 
-from api.bootstrap import cipher_of, load_graphs
+from api.bootstrap import admitted, load_graphs
 from api.settings import Settings
 from store.check import Check, Finding
 from store.checkpoints import open_saver
-from store.database import open_database
 from store.migrate import migrate
 from store.streams import PREFIX, open_streams
 
@@ -45,9 +44,7 @@ async def _opened(settings: Settings, database_url: str, redis_url: str) -> Asyn
     graphs, registry = await load_graphs(settings)
     await migrate(database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(
-            open_database(database_url, cipher=cipher_of(settings))
-        )
+        db = await stack.enter_async_context(admitted(settings, graphs, database_url))
         saver = await stack.enter_async_context(
             open_saver(
                 db,

@@ -29,6 +29,7 @@ from api import check_command, keys_command, logs, metrics, operators
 from api.app import allowed_origins, open_app
 from api.bootstrap import (
     Services,
+    admitted,
     cipher_of,
     identity_kinds,
     load_graphs,
@@ -51,7 +52,7 @@ from graph.config import GraphConfig, load_config
 from store import audit as audit_log, messages, sealing
 from store.audit import Filter
 from store.checkpoints import open_saver
-from store.database import Database, open_database
+from store.database import open_database
 from store.errors import Error, InvalidInputError
 from store.messages import Rebuilt
 from store.migrate import migrate as migrate_database
@@ -306,7 +307,7 @@ async def _project(settings: Settings, servers: Servers, *, rebuild: bool) -> Re
     graphs, registry = await load_graphs(settings)
     await migrate_database(servers.database_url)
     async with (
-        _admitted(settings, graphs, servers) as db,
+        admitted(settings, graphs, servers.database_url) as db,
         open_saver(
             db,
             allowed_types=graphs.serde.msgpack,
@@ -358,16 +359,6 @@ def check(settings: Settings, *, repair: bool, json: bool) -> None:
         )
     if not is_clean:
         sys.exit(1)
-
-
-@asynccontextmanager
-async def _admitted(
-    settings: Settings, graphs: GraphConfig, servers: Servers
-) -> AsyncIterator[Database]:
-    cipher = await opened_cipher(settings, graphs, servers.database_url)
-    async with open_database(servers.database_url, cipher=cipher) as db:
-        await sealing.admit(db)
-        yield db
 
 
 def encrypt(settings: Settings) -> None:
