@@ -129,6 +129,8 @@ async def _said(services: Services, q: str, access: Access) -> dict[str, str | N
     return {
         hit.session_id: None if hit.message_id is None else terms.snippet(hit.content, question)
         for hit in found
+        # A name is found by any part of it; one that is encrypted, by its words.
+        if hit.message_id is not None or services.db.cipher.is_on
     }
 
 

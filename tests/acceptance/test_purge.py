@@ -78,8 +78,8 @@ async def test_a_purge_leaves_nothing_and_what_is_written_late_brings_nothing_ba
     assert {"thread", "run", "message", "checkpoints", "checkpoint_writes"} <= before.keys()
     await published(http, sql)
     for _ in range(3):
-        # That it was purged is told, once, to who listens; and nothing else of it any more.
-        assert traces(sql, session_id) == {"tombstone": 1, "change": 1}
+        # That it was purged is told, once, to who listens and in the audit log; and nothing else of it.
+        assert traces(sql, session_id) == {"tombstone": 1, "change": 1, "audit": 1}
         await asyncio.gather(
             *(client.runs.wait(None, "chat", input=says("something else")) for _ in range(4))
         )

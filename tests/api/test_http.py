@@ -79,7 +79,8 @@ async def test_a_browser_may_read_what_the_sdks_need(http: httpx.AsyncClient, pa
 
     assert answer.headers["access-control-allow-origin"] == "*"
     assert answer.headers["access-control-expose-headers"] == (
-        "content-location, location, x-pagination-total, x-pagination-next"
+        "content-location, location, x-pagination-total, x-pagination-next, retry-after,"
+        " x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset"
     )
 
 
