@@ -1,5 +1,6 @@
 """Keys by which a caller says that two requests are one: which run each stands for."""
 
+import hmac
 from typing import Final
 
 from store.access import Access
@@ -53,7 +54,7 @@ async def claim(
     if not rows:
         raise NotFoundError(f"Session {session_id} not found")
     known_id, known_hash = rows[0]
-    if db.cipher.open(bytes(known_hash), place) != payload_hash:
+    if not hmac.compare_digest(db.cipher.open(bytes(known_hash), place), payload_hash):
         raise ConflictError(
             "This Idempotency-Key came with another request before", code="idempotency_conflict"
         )

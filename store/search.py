@@ -10,6 +10,7 @@ import asyncio
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -19,6 +20,7 @@ from store import terms
 from store.access import Access
 from store.cipher import Cipher, at, open_name
 from store.database import Database, Transaction
+from store.errors import LockedError
 from store.models import JsonObject
 from store.sql import load
 from store.terms import Name, Query
@@ -34,6 +36,8 @@ _MESSAGES: Final = 500
 #: were touched last it looks whether they are in it.
 _FRESH_THREADS: Final = 20
 _FRESH_LOOKED_AT: Final = 1_000
+#: How long a search waits for who is bringing them into the index, as PostgreSQL writes it.
+_PATIENCE: Final = "1s"
 #: How much of a message is read, in characters: more than its terms may have, nearly always. What is
 #: sealed is read whole, or could not be opened.
 _CHARACTERS: Final = 200_000
@@ -420,7 +424,13 @@ async def _index_visible(db: Database, access: Access) -> None:
         return
     thread_ids = [id_ for (id_,) in rows]
     async with db.transaction() as tx:
-        await _index(tx, thread_ids)
+        is_whole = await _index(tx, thread_ids)
+    if not is_whole:
+        # Somebody else was at one of them, and what that brings has not committed yet.
+        with suppress(LockedError):
+            async with db.transaction() as tx:
+                await tx.tuples(_SQL["patience"], {"lock_timeout": _PATIENCE})
+                await tx.tuples(_SQL["wait"], {"thread_ids": thread_ids})
     await _clear(db, thread_ids)
 
 

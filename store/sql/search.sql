@@ -72,6 +72,18 @@ FROM held
 JOIN thread AS t ON t.thread_id = held.thread_id
 LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
 
+-- name: patience
+SELECT set_config('lock_timeout', %(lock_timeout)s, true)
+
+-- name: wait
+-- Until whoever is at these threads has done with them. In one order, and nobody who waits holds another.
+SELECT pg_advisory_xact_lock(1400, o.number)::text
+FROM (
+    SELECT DISTINCT hashtext(u.thread_id) AS number
+    FROM unnest(%(thread_ids)s::text[]) AS u (thread_id)
+    ORDER BY 1
+) AS o
+
 -- name: unread
 -- Messages as the index does not have them; of long ones, what it looks into.
 SELECT m.conversation_id, m.seq, m.role, left(m.content, %(characters)s::int), m.create_time,

@@ -1,5 +1,6 @@
 """Messages are found by their words, by whoever may see them."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import LiteralString
 
@@ -68,6 +69,19 @@ async def test_a_message_is_found_as_soon_as_it_is_there(db: Database) -> None:
     for asked in ("vector 引擎", "数引", "the", '"database vector"'):
         assert await found(db, asked) == [], asked
     assert await found(db, "is a 向量") == ["s/m2"]
+
+
+async def test_what_somebody_else_is_bringing_into_the_index_is_waited_for(db: Database) -> None:
+    await said(db, "s", "a cat")
+    waits = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 1400 AND NOT granted"
+
+    async with asyncio.timeout(20):
+        async with db.transaction() as tx:
+            assert await search._index(tx, ["s"])
+            asked = asyncio.create_task(found(db, "cat"))
+            while not await db.tuples(waits, {}) and not asked.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await asked == ["s/m1"]
 
 
 async def test_the_best_comes_first_and_carries_what_it_was_found_by(db: Database) -> None:
