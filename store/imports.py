@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from store.database import Database, repeated
+from store import feedback
+from store.cipher import at
+from store.database import Database, Transaction, repeated
+from store.projection import born_at
 from store.sql import load
 
 _SQL: Final = load("imports")
@@ -33,11 +36,29 @@ async def stamp(
         created_at: The thread's; never later than it was.
         updated_at: The thread's; None leaves it.
     """
-    of_messages = {"thread_id": thread_id, "ids": list(times), "times": list(times.values())}
     of_thread = {"thread_id": thread_id, "created_at": created_at, "updated_at": updated_at}
     async with db.transaction() as tx:
+        if db.cipher.is_on:
+            times = await _said(tx, thread_id, times)
+        of_messages = {
+            "thread_id": thread_id,
+            "ids": list(times),
+            "times": list(times.values()),
+            "is_sealed": db.cipher.is_on,
+        }
         await tx.execute(_SQL["stamp_messages"], of_messages)
         await tx.execute(_SQL["stamp_thread"], of_thread)
+
+
+async def _said(tx: Transaction, thread_id: str, times: Mapping[str, str]) -> dict[str, str]:
+    """Those of the times that their messages have themselves; for rows whose seals SQL cannot open."""
+    params = {"thread_id": thread_id, "ids": list(times), "times": list(times.values())}
+    found = {}
+    for id_, sealed in await tx.tuples(_SQL["unstamped"], params):
+        meta_data = tx.cipher.open_json(sealed, at("message.meta_data", thread_id, id_))
+        if born_at(meta_data) == times[id_]:
+            found[id_] = times[id_]
+    return found
 
 
 async def judge(
@@ -61,6 +82,9 @@ async def judge(
         "user_id": user_id,
         "ids": list(opinions),
         "scores": [score for score, _ in opinions.values()],
-        "reasons": [reason for _, reason in opinions.values()],
+        "reasons": [
+            feedback.sealed(db.cipher, thread_id, id_, reason=reason, tags=())["reason"]
+            for id_, (_, reason) in opinions.items()
+        ],
     }
     await db.execute(_SQL["judge"], params)

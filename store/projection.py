@@ -17,6 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import orjson
@@ -381,10 +382,17 @@ def run_id_of(metadata: Mapping[str, Any]) -> str | None:
 
 
 def born_at(message: Any) -> str | None:
-    """Since when an imported message is, if it says so."""
+    """Since when an imported message is, if it says so: a time with its zone that PostgreSQL reads too."""
     more = _read(message, "additional_kwargs")
-    at = more.get("created_at") if isinstance(more, dict) else None
-    return at if isinstance(at, str) else None
+    told = more.get("created_at") if isinstance(more, dict) else None
+    if not isinstance(told, str):
+        return None
+    try:
+        at = datetime.fromisoformat(told)
+        # PostgreSQL does not read every zone that Python does.
+        return at.astimezone(UTC).isoformat() if at.tzinfo and at.year >= 1970 else None
+    except (OverflowError, ValueError):
+        return None
 
 
 def row(id_: str, message: Any, position: int) -> Row:

@@ -45,10 +45,15 @@ class Utterance:
     def message(self) -> JsonObject:
         """It as `graph.adoption` takes it."""
         made = {**self.fields, "id": self.id, "role": self.role, "content": self.content}
+        more = made.get("additional_kwargs")
+        # What a file has in its place may be no time.
+        kept = (
+            {k: v for k, v in more.items() if k != "created_at"} if isinstance(more, dict) else {}
+        )
         if self.created_at is not None:
-            more = made.get("additional_kwargs")
-            told = {"created_at": self.created_at.isoformat()}
-            made["additional_kwargs"] = {**(more if isinstance(more, dict) else {}), **told}
+            kept["created_at"] = self.created_at.isoformat()
+        if more is not None or kept:
+            made["additional_kwargs"] = kept
         return made
 
 
@@ -254,7 +259,8 @@ def moment(value: Any) -> datetime | None:
         except ValueError:
             return None
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
-        return at if 1970 <= at.year < 9999 else None
+        # PostgreSQL does not read every zone that Python does.
+        return at.astimezone(UTC) if 1970 <= at.year < 9999 else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e14:
         return None
     # Beyond the year 5138 in seconds, it is milliseconds.

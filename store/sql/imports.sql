@@ -6,8 +6,14 @@ SELECT id FROM message WHERE conversation_id = %(thread_id)s
 UPDATE message AS m SET create_time = n.at::timestamptz, update_time = n.at::timestamptz
 FROM unnest(%(ids)s::text[], %(times)s::text[]) AS n (id, at)
 WHERE m.conversation_id = %(thread_id)s AND m.id = n.id
-    AND m.meta_data #>> '{additional_kwargs,created_at}' = n.at
+    AND (%(is_sealed)s OR m.meta_data #>> '{additional_kwargs,created_at}' = n.at)
     AND m.create_time IS DISTINCT FROM n.at::timestamptz
+
+-- name: unstamped
+SELECT m.id, m.meta_data
+FROM unnest(%(ids)s::text[], %(times)s::text[]) AS n (id, at)
+JOIN message AS m ON m.conversation_id = %(thread_id)s AND m.id = n.id
+WHERE m.create_time IS DISTINCT FROM n.at::timestamptz
 
 -- name: stamp_thread
 UPDATE thread SET

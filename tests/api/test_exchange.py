@@ -16,7 +16,8 @@ from api.bootstrap import Services
 from api.exchange.importing import Report
 from api.exchange.jobs import ImportJobs
 from api.settings import Settings
-from store import exchanges
+from store import exchanges, messages
+from store.checkpoints import open_saver
 from store.jobs import Job
 from tests.api.test_shares import ADA, BOB, ask, session, share
 
@@ -276,6 +277,40 @@ async def test_a_file_of_somebody_elses_session_makes_one_of_ones_own(
     assert (found["owner"], found["user_id"], found["team"]) == ("bob", "bob", "a")
     assert (await http.get(f"/threads/{own}", headers=ADA)).status_code == 404
     assert session_id not in await exported(http, who=BOB)
+
+
+async def test_what_a_file_has_for_a_time_breaks_nothing(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    times = ["x", "infinity", "0001-01-01T00:00:00+00:00", "2024-01-01T00:00:00+23:00"]
+    said = [
+        {
+            "id": f"m{number}",
+            "role": "user",
+            "content": at,
+            "create_time": "2024-01-01T00:00:00+23:00",
+            "meta_data": {"additional_kwargs": {"created_at": at, "kept": 1}},
+        }
+        for number, at in enumerate(times)
+    ]
+    for one in said[:2]:
+        del one["create_time"]
+    file = {"format": "threadwell", "version": 1, "session": {}, "messages": said}
+    [own] = [one["id"] for one in (await imported(http, json.dumps(file)))["sessions"]]
+    before = await history(http, own)
+
+    async with open_saver(services.db) as saver:
+        done = await messages.rebuild(
+            services.db, saver, thread_id=own,
+            channel_of=services.registry.channel_of, fold_of=services.registry.fold_of,
+        )  # fmt: skip
+    forked = await http.post(f"/api/sessions/{own}/fork", json={}, headers=ADA)
+
+    assert (done.threads, await history(http, own)) == (1, before)
+    assert forked.status_code in (200, 201), forked.text
+    kept = [row["meta_data"]["additional_kwargs"] for row in before]
+    assert kept == [{"kept": 1}] * 2 + [{"kept": 1, "created_at": "2023-12-31T01:00:00+00:00"}] * 2
+    assert [row["create_time"][:10] for row in before[2:]] == ["2023-12-31"] * 2
 
 
 async def test_what_cannot_be_read_is_told_and_the_rest_comes_in(http: httpx.AsyncClient) -> None:

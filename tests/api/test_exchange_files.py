@@ -230,6 +230,46 @@ def test_an_archive_is_unpacked_within_bounds_whatever_it_says_of_itself() -> No
     many = archive({f"{n:0100}": b"" for n in range(35_000)})
     with pytest.raises(TooLargeError):
         unpacked(many)
+    with pytest.raises(TooLargeError):
+        unpacked(another_record(archive({"conversations.json": b"[]"}), 2**28))
+
+
+def another_record(content: bytes, list_bytes: int) -> bytes:
+    """An archive with the record of large ones before its last one, which says something else."""
+    place = len(content) - 22
+    record = struct.pack(
+        "<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, list_bytes, place - list_bytes % place
+    )
+    return (
+        content[:place]
+        + record
+        + struct.pack("<4sLQL", b"PK\x06\x07", 0, place, 1)
+        + content[place:]
+    )
+
+
+def test_an_archive_is_told_to_be_wrong_however_it_is() -> None:
+    packed = archive({"conversations.json": b"[]"})
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        written = io.BytesIO()
+        with zipfile.ZipFile(written, "w", method) as made:
+            made.writestr("conversations.json", b"[]")
+        with pytest.raises(InvalidInputError):
+            unpacked(written.getvalue())
+    name = bytearray(packed)
+    place = name.rfind(b"PK\x01\x02")
+    # A name that is said to be UTF-8, and is none.
+    struct.pack_into("<H", name, place + 8, 0x800)
+    name[place + 46] = 0xFF
+    # A list that begins before the file does.
+    before = bytearray(packed)
+    struct.pack_into("<L", before, len(before) - 6, 2**31)
+    # A file that begins where no file ends.
+    beyond = bytearray(packed)
+    struct.pack_into("<L", beyond, place + 42, 2**31)
+    for content in (name, before, beyond):
+        with pytest.raises(InvalidInputError):
+            unpacked(bytes(content))
 
 
 @QUICK

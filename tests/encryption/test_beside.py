@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import psycopg
 import pytest
 import redis
 
+from api.bootstrap import Services
 from api.embedded import Servers
 from api.settings import Settings
+from graph.imports import ImportedMessage, ImportedSession
+from store.access import EVERYTHING
 from store.cache import open_cache
 from store.cipher import KeyRing
 from store.events import START, Gap, open_event_log
@@ -181,3 +185,24 @@ async def test_a_room_hears_only_who_has_its_keys(servers: Servers) -> None:
         await until(lambda: bool(heard))
     assert heard == [b"ours"]
     client.close()
+
+
+async def test_what_was_thought_and_said_elsewhere_is_sealed_and_keeps_its_time(
+    services: Services, http: httpx.AsyncClient, database_url: str
+) -> None:
+    at = datetime(2023, 5, 6, tzinfo=UTC)
+    said = ImportedMessage(
+        id="a", role="user", content="analysis", created_at=at, score=80, reason="because"
+    )
+    session = ImportedSession(session_id=THREAD, messages=[said], metadata={"name": "Old"})
+
+    await services.imports.write(session, access=EVERYTHING)
+
+    answer = await http.get(f"/api/sessions/{THREAD}/messages")
+    assert answer.status_code == 200, answer.text
+    [found] = answer.json()["data"]
+    assert (found["content"], found["feedback"]["reason"]) == ("analysis", "because")
+    assert datetime.fromisoformat(found["create_time"]) == at
+    with psycopg.connect(database_url) as connection:
+        [(kept,)] = connection.execute("SELECT reason FROM feedback").fetchall()
+    assert "because" not in kept

@@ -14,6 +14,7 @@ from langgraph.types import Command, StateUpdate
 from store import messages
 from store.checkpoints import Saver
 from store.database import Database
+from store.projection import born_at
 from tests.store.graphs import ask, config, create_thread, leased, talk
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
@@ -184,3 +185,19 @@ async def test_branches_last_when_their_checkpoints_are_gone(
     assert await db.tuples("SELECT count(*) FROM checkpoints", {}) == [(keep,)]
     assert sum(row[-2] is not None for row in before) > 1
     assert await table(db, conversation.thread_id) == before
+
+
+@pytest.mark.parametrize(
+    ("told", "born"),
+    [
+        ("2024-01-01T08:00:00+08:00", "2024-01-01T00:00:00+00:00"),
+        ("2024-01-01T00:00:00+23:59", "2023-12-31T00:01:00+00:00"),
+        *[(told, None) for told in ("x", "infinity", "2024-01-01T00:00:00", 5)],
+        ("0001-01-01T00:00:00+00:00", None),
+        ("9999-12-31T23:59:59-01:00", None),
+    ],
+)
+def test_an_imported_message_is_as_old_as_a_time_says_that_postgresql_reads(
+    told: Any, born: str | None
+) -> None:
+    assert born_at(HumanMessage("x", additional_kwargs={"created_at": told})) == born
