@@ -8,6 +8,7 @@ transaction took. Of the messages of a run there is no row: they are found by wh
 table when the run has ended, so that a run costs two narrow rows. See decision 23.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -43,7 +44,7 @@ NAMES: Final = (
 KIND: Final = "event_webhook"
 #: Rows that are published in a transaction.
 BATCH: Final = 500
-#: How many new messages of a thread are told one by one; more at once are an import.
+#: How many messages that came with a row are told one by one; more at once are an import.
 MESSAGES_TOLD: Final = 200
 #: How far one statement reads on, in numbers.
 WINDOW: Final = 5_000
@@ -149,6 +150,8 @@ class _Batch:
 
     #: Those of each thread that were not told yet.
     messages: dict[str, list[_Message]]
+    #: The threads that have more than all of their rows may tell: of these the last row sums up.
+    crowded: set[str]
     made: list[JsonObject] = field(default_factory=list)
 
     def add(self, row: _Row, *, is_last: bool) -> None:
@@ -158,7 +161,7 @@ class _Batch:
         Args:
             is_last: No later row of the batch takes the messages of its thread.
         """
-        if row.has_messages:
+        if row.has_messages and (is_last or row.thread_id not in self.crowded):
             self._add_messages(row, is_last=is_last)
         self._put(row, row.name, _data(row))
 
@@ -167,11 +170,10 @@ class _Batch:
         found = [m for m in every if is_last or m.run_id == row.run_id]
         if not is_last:
             self.messages[row.thread_id] = [m for m in every if m.run_id != row.run_id]
-        new = sum(m.is_new for m in found)
-        if new > MESSAGES_TOLD:
+        if _most(found) > MESSAGES_TOLD:
             more = {"session_id": row.thread_id, "changed": ["messages"]}
             self._put(row, "session.updated", more)
-            found = [m for m in found if not m.is_new]
+            found = []
         for message in found:
             data = {
                 "session_id": message.thread_id,
@@ -248,18 +250,25 @@ async def publish(db: Database) -> int:
 
 async def _made(tx: Transaction, rows: list[_Row]) -> list[JsonObject]:
     told = list(_told(rows))
-    asked = {row.thread_id for row in told if row.has_messages}
+    asked = Counter(row.thread_id for row in told if row.has_messages)
     messages: dict[str, list[_Message]] = {}
     if asked:
-        params = {"thread_ids": sorted(asked), "limit": MESSAGES_TOLD + 1}
+        limits = [asked[thread_id] * MESSAGES_TOLD + 1 for thread_id in sorted(asked)]
+        params = {"thread_ids": sorted(asked), "limits": limits}
         await tx.tuples(SQL["lock_places"], params)
         for message in await tx.all(_Message, SQL["messages"], params):
             messages.setdefault(message.thread_id, []).append(message)
     last = {row.thread_id: place for place, row in enumerate(told) if row.has_messages}
-    batch = _Batch(messages)
+    crowded = {key for key, found in messages.items() if _most(found) > asked[key] * MESSAGES_TOLD}
+    batch = _Batch(messages, crowded)
     for place, row in enumerate(told):
         batch.add(row, is_last=last.get(row.thread_id) == place)
     return batch.made
+
+
+def _most(found: Iterable[_Message]) -> int:
+    """How many there are of those that are new, or of the others, whichever are more."""
+    return max(Counter(message.is_new for message in found).values(), default=0)
 
 
 def _told(rows: Sequence[_Row]) -> Iterator[_Row]:

@@ -48,16 +48,16 @@ FOR UPDATE;
 
 -- name: messages
 -- Those that were written, or written again, since this was asked last. Of a thread of before there
--- was an outbox, no old ones.
+-- was an outbox, no old ones. Of each thread as many as its rows may tell, and one more.
 WITH asked AS MATERIALIZED (
-    SELECT t.thread_id, t.message_count, coalesce(t.head_checkpoint_id, '') AS head,
+    SELECT t.thread_id, w.up_to, t.message_count, coalesce(t.head_checkpoint_id, '') AS head,
         coalesce(p.message_count, 0) AS told_count, p.checkpoint_id AS told_through,
         CASE WHEN p.thread_id IS NULL AND t.created_at < h.began_at THEN h.began_at
             ELSE '-infinity' END AS since
-    FROM thread AS t
+    FROM unnest(%(thread_ids)s::text[], %(limits)s::int[]) AS w (thread_id, up_to)
+    JOIN thread AS t ON t.thread_id = w.thread_id
     CROSS JOIN change_head AS h
     LEFT JOIN change_of_messages AS p ON p.thread_id = t.thread_id
-    WHERE t.thread_id = ANY(%(thread_ids)s::text[])
 ), remembered AS (
     INSERT INTO change_of_messages (thread_id, message_count, checkpoint_id)
     SELECT thread_id, message_count, head
@@ -75,7 +75,7 @@ CROSS JOIN LATERAL (
         WHERE conversation_id = asked.thread_id AND seq >= asked.told_count
             AND create_time >= asked.since
         ORDER BY seq
-        LIMIT %(limit)s
+        LIMIT asked.up_to
     )
     UNION ALL
     (
@@ -84,7 +84,7 @@ CROSS JOIN LATERAL (
         WHERE conversation_id = asked.thread_id AND last_checkpoint_id > asked.told_through
             AND last_checkpoint_id <> checkpoint_id AND seq < asked.told_count
         ORDER BY last_checkpoint_id
-        LIMIT %(limit)s
+        LIMIT asked.up_to
     )
 ) AS m
 ORDER BY asked.thread_id, m.seq;

@@ -124,6 +124,41 @@ async def test_a_run_is_told_as_it_starts_and_as_it_ends_whatever_ends_it(db: Da
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("each", "are_told"), [(2, True), (201, False)])
+async def test_no_message_of_a_backlog_is_left_untold(
+    db: Database, each: int, are_told: bool
+) -> None:
+    worker_id, thread_id, turns = await a_worker(db), await a_thread(db), 240 // each + 1
+    for turn in range(turns):
+        claimed = await begin(db, thread_id, worker_id)
+        params = {
+            "thread_id": thread_id, "run_id": claimed.run.run_id, "each": each, "turn": turn,
+        }  # fmt: skip
+        await db.execute(
+            """
+            INSERT INTO message (id, conversation_id, role, content, create_time, update_time, seq,
+                position, run_id, checkpoint_id, last_checkpoint_id)
+            SELECT n::text, %(thread_id)s, 'user', 'text', now(), now(), n, n, %(run_id)s::uuid,
+                %(turn)s::text, %(turn)s::text
+            FROM generate_series(%(turn)s * %(each)s, (%(turn)s + 1) * %(each)s - 1) AS n
+            """,
+            params,
+        )
+        await db.execute(
+            "UPDATE thread SET message_count = %(each)s * (%(turn)s + 1)"
+            " WHERE thread_id = %(thread_id)s",
+            params,
+        )
+        await end(db, claimed)
+
+    found = await told(db, limit=2000)
+
+    ids = [c.data["message_id"] for c in found if c.name == "message.created"]
+    assert ids == ([str(n) for n in range(turns * each)] if are_told else [])
+    summed_up = [c.data["changed"] for c in found if c.name == "session.updated"]
+    assert summed_up == ([] if are_told else [["messages"]])
+
+
 async def test_a_change_of_a_session_is_named_by_what_it_does(db: Database) -> None:
     thread_id = await a_thread(db)
 
