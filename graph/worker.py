@@ -26,9 +26,10 @@ from graph.retention import Retention
 from graph.runs import Runs
 from store import files, priorities, queue, search, user_jobs
 from store.database import Database
-from store.errors import UnavailableError
+from store.errors import UnavailableError, UnreadableError
 from store.events import EventLog
 from store.heartbeat import Heartbeat
+from store.models import JsonObject
 from store.queue import Claim, GivenUp, Held
 from store.signals import Signal, listen
 
@@ -244,11 +245,25 @@ class Worker:
         try:
             claims = await self._claimed(slots)
         finally:
-            self._executor.release(slots - len(claims))
-        for claim in claims:
+            readable = [claim for claim in claims if claim.unreadable is None]
+            self._executor.release(slots - len(readable))
+        for claim in readable:
             self._executor.start(claim)
         self._is_short = len(claims) == slots
+        for claim in claims:
+            if claim.unreadable is not None:
+                await self._refuse(claim, claim.unreadable)
         return self._is_short
+
+    async def _refuse(self, claim: Claim, unreadable: UnreadableError) -> None:
+        """End a run that cannot be decrypted, and tell those who follow; it is reaped if that fails."""
+        run_id, lease = claim.run.run_id, claim.lease
+        log.error("run cannot be decrypted", run_id=run_id, reason=unreadable.message)
+        error: JsonObject = {"error": "UnreadableError", "message": unreadable.message}
+        if await queue.refuse(self._db, claim, error):
+            writer = self._events.writer(lease.thread_id, lease.epoch, run_id)
+            tell_end(writer, "error", error)
+            writer.close()
 
     def _heed_free_slot(self) -> None:
         # Or somebody has one run less than they may have.
@@ -314,7 +329,11 @@ class Worker:
             max_attempts=self._timing.max_attempts,
             strays=await self._find_strays(),
         ):
-            await self._follow_up(given_up)
+            try:
+                await self._follow_up(given_up)
+            except UnreadableError as exc:
+                # What it wrote cannot be taken back: the others are not to wait for it.
+                log.error("run not rolled back", run_id=given_up.run_id, reason=exc.message)
         if self._by_priority and await priorities.adopt(self._db):
             self._ready.set()
 

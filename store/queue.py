@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString
 
+import structlog
+
 from store import jobs, priorities, runs, webhooks
 from store.access import EVERYTHING, Access
 from store.cipher import Cipher, at
@@ -18,10 +20,12 @@ from store.database import Database, Transaction
 from store.errors import (
     ConflictError,
     ConnectionLostError,
+    Error,
     LockedError,
     NotFoundError,
     ThreadBusyError,
     UnavailableError,
+    UnreadableError,
 )
 from store.json import dump_json
 from store.lane import Call, Rows, Statement
@@ -42,6 +46,7 @@ from store.sql import load
 from store.threads import not_found
 
 SQL = load("queue")
+log = structlog.get_logger(__name__)
 #: What every run does.
 _START, _ENQUEUE, _LOCK_ALL, _FINISH = (
     Statement(SQL[name]) for name in ("start", "enqueue", "lock_all_at_once", "finish")
@@ -160,6 +165,8 @@ class Claim:
     lease: Lease
     #: If it was claimed by priority: with whom it shares.
     fairness_group: str | None = None
+    #: Why nobody can execute it: `run` is as it lies in the database. It is to be given to `refuse`.
+    unreadable: UnreadableError | None = None
 
     @property
     def held(self) -> Held:
@@ -387,6 +394,7 @@ async def claim(
 
     One statement, so two workers never get the same run and two runs of a thread never overlap.
     Does not wait for a run to appear. A run whose owner dies right after is reaped like any other.
+    One that cannot be decrypted is `unreadable`, and the others are there all the same.
 
     Args:
         served: Claims the most urgent ones instead, their groups in turn; see decision 27. The
@@ -423,9 +431,39 @@ def _claimed(row: tuple[Any, ...], cipher: Cipher) -> Claim:
         head_is_newest=head_is_newest,
         checkpoint_count=checkpoint_count,
     )
+    unreadable = None
     if cipher.is_on:
-        run = run.opened(cipher)
-    return Claim(run=run, lease=lease, fairness_group=group[0] if group else None)
+        try:
+            run = run.opened(cipher)
+        except UnreadableError as error:
+            # It is ours already, and so are those beside it.
+            unreadable = error
+    return Claim(
+        run=run,
+        lease=lease,
+        fairness_group=group[0] if group else None,
+        unreadable=unreadable,
+    )
+
+
+async def refuse(db: Database, claimed: Claim, error: JsonObject) -> bool:
+    """
+    End a run that was claimed and that nobody can execute; its webhook, if any, is not told.
+
+    Returns:
+        False if the run was not ours any more, or somebody wants it rolled back.
+    """
+    if claimed.run.temporary:
+        return await finish_temporary(db, claimed)
+    ending = Ending(
+        claimed=claimed,
+        status="error",
+        thread_status="error",
+        interrupts={},
+        error=error,
+        thread_error=error,
+    )
+    return bool(await finish(db, [ending]))
 
 
 async def finish(db: Database, endings: Sequence[Ending], *, wait: bool = True) -> set[str] | None:
@@ -688,10 +726,19 @@ async def reap(
     if lease_seconds is not None:
         await db.execute(SQL["bury"], {"lease_seconds": lease_seconds, "worker_id": worker_id})
     lost = [*strays, *await db.all(Held, SQL["lost"], {})]
-    reaped = [
-        await _give_up(db, held, worker_id=worker_id, max_attempts=max_attempts) for held in lost
-    ]
-    return [given_up for given_up in reaped if given_up]
+    reaped = []
+    for held in lost:
+        try:
+            given_up = await _give_up(db, held, worker_id=worker_id, max_attempts=max_attempts)
+        except UnavailableError:
+            raise
+        except Error as error:
+            # One run, which the next one to ask may have better luck with.
+            log.warning("run not given up", run_id=held.run_id, reason=error.message)
+            continue
+        if given_up:
+            reaped.append(given_up)
+    return reaped
 
 
 async def _give_up(
@@ -745,12 +792,22 @@ async def _tell(
 ) -> None:
     """Have the webhook of a run, if it has one, told of an end that nobody executed it to."""
     if run is not None:
-        if tx.cipher.is_on:
-            kwargs = tx.cipher.open_json(run["kwargs"], at("run.kwargs", run["run_id"]))
-            run = {**run, "kwargs": kwargs, "metadata": tx.cipher.open_values(run["metadata"])}
+        try:
+            run = _opened(tx.cipher, run)
+        except UnreadableError as unreadable:
+            # Where it is to be told nobody knows, and the end counts more.
+            log.warning("webhook not told", run_id=run["run_id"], reason=unreadable.message)
+            return
         payload = webhooks.delivery(run, status=status, error=error, values=None)
         payload["run_started_at"] = run["started_at"]
         await jobs.enqueue(tx, webhooks.KIND, payload)
+
+
+def _opened(cipher: Cipher, run: JsonObject) -> JsonObject:
+    if not cipher.is_on:
+        return run
+    kwargs = cipher.open_json(run["kwargs"], at("run.kwargs", run["run_id"]))
+    return {**run, "kwargs": kwargs, "metadata": cipher.open_values(run["metadata"])}
 
 
 async def register(

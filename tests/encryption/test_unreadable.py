@@ -1,0 +1,99 @@
+"""A row that cannot be decrypted is one row: what stands beside it goes on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from store import queue, runs
+from store.access import EVERYTHING
+from store.cipher import KeyRing
+from store.database import Database, open_database
+from tests.graph.engines import Gate, gated, process, until
+from tests.store.queues import a_thread, a_worker, begin, lose, reap, thread
+
+#: What no key opens.
+BROKEN = "tw1:00000000:AAAA"
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    async with open_database(database_url, cipher=KeyRing([b"n" * 32])) as opened:
+        yield opened
+
+
+async def _break(db: Database, run_id: str) -> None:
+    await db.execute(
+        "UPDATE run SET kwargs = kwargs || jsonb_build_object('$sealed', %(broken)s::text)"
+        " WHERE run_id = %(run_id)s::uuid",
+        {"run_id": run_id, "broken": BROKEN},
+    )
+
+
+async def _ended(db: Database, run_id: str) -> tuple[str, str]:
+    """How a run ended whose row cannot be read, and of which kind its error is."""
+    rows = await db.tuples(
+        "SELECT status, error ->> 'error' FROM run WHERE run_id = %(run_id)s::uuid",
+        {"run_id": run_id},
+    )
+    return rows[0][0], rows[0][1]
+
+
+async def test_a_run_that_cannot_be_read_ends_and_those_claimed_with_it_run(db: Database) -> None:
+    gate = Gate()
+    gate.opened.set()
+    async with process(db, {"gated": gated(gate)}, poll_seconds=0.05) as one:
+        bad_thread = await one.thread()
+        bad = await one.submit(bad_thread, after_seconds=3600)
+        good = await one.submit(await one.thread(), after_seconds=3600)
+        await _break(db, bad.run.run_id)
+        async with db.transaction() as tx:
+            await tx.execute("UPDATE run SET not_before = now()", {})
+            await queue.notify_ready(tx)
+
+        assert (await one.runs.join(good)).status == "success"
+
+        async def has_ended() -> bool:
+            return (await _ended(db, bad.run.run_id))[0] == "error"
+
+        await until(has_ended)
+        told: list[str] = []
+        async with asyncio.timeout(20), aclosing(one.events.follow(bad_thread, (0, 0))) as batches:
+            while told[-1:] != ["end"]:
+                batch = await anext(batches)
+                assert isinstance(batch, list)
+                told += [event.name for event in batch]
+        assert told == ["error", "end"]
+        assert await _ended(db, bad.run.run_id) == ("error", "UnreadableError")
+        assert (await runs.get(db, good.run.run_id, access=EVERYTHING)).attempt == 1
+        assert await one.thread_status(bad_thread) == "error"
+        temporary = await one.submit(None, temporary=True, attached=False, after_seconds=3600)
+        assert temporary.run.temporary
+        await _break(db, temporary.run.run_id)
+        await db.execute("UPDATE run SET not_before = now() WHERE status = 'pending'", {})
+
+        async def is_gone() -> bool:
+            params = {"run_id": temporary.run.run_id}
+            return not await db.tuples("SELECT 1 FROM run WHERE run_id = %(run_id)s::uuid", params)
+
+        await until(is_gone)
+
+
+async def test_a_lost_run_that_cannot_be_read_keeps_no_other_from_being_reaped(
+    db: Database,
+) -> None:
+    dead, alive = await a_worker(db), await a_worker(db)
+    bad = await begin(db, await a_thread(db), dead, kwargs={"webhook": "https://example.org"})
+    good = await begin(db, await a_thread(db), dead)
+    await _break(db, bad.run.run_id)
+    await lose(db, dead)
+
+    reaped = await reap(db, alive, max_attempts=1)
+
+    ended = {bad.run.run_id, good.run.run_id}
+    assert {(run.run_id, run.status) for run in reaped} == {(id_, "error") for id_ in ended}
+    for claimed in (bad, good):
+        assert await _ended(db, claimed.run.run_id) == ("error", "WorkerLost")
+        assert (await thread(db, claimed.run.thread_id)).status == "error"
+    assert await db.tuples("SELECT 1 FROM job WHERE kind = 'webhook'", {}) == []
