@@ -88,7 +88,12 @@ class Crons:
         found = await crons.due(self._db, now=now, limit=BATCH_CRONS)
         # Replicas that look at the same time begin with different ones.
         random.shuffle(found)
-        fired = [await self.fire(cron, now=now) for cron in found]
+        fired = [
+            await self.fire(cron, now=now)
+            if unreadable is None
+            else await self._refuse(cron, unreadable, now)
+            for cron, unreadable in found
+        ]
         return 0.0 if any(fired) else BUSY_SECONDS
 
     async def fire(self, cron: Cron, *, now: datetime) -> bool:

@@ -333,7 +333,7 @@ class Worker:
                 await self._follow_up(given_up)
             except UnreadableError as exc:
                 # What it wrote cannot be taken back: the others are not to wait for it.
-                log.error("run not rolled back", run_id=given_up.run_id, reason=exc.message)
+                log.warning("run not rolled back", run_id=given_up.run_id, reason=exc.message)
         if self._by_priority and await priorities.adopt(self._db):
             self._ready.set()
 

@@ -14,7 +14,7 @@ from store import queue, threads
 from store.access import Access
 from store.cipher import Cipher, at
 from store.database import Database, Transaction
-from store.errors import NotFoundError
+from store.errors import NotFoundError, UnreadableError
 from store.json import dump_json
 from store.models import JsonObject, Run
 from store.ordering import Order, ordered
@@ -226,10 +226,17 @@ async def look(db: Database, *, now: datetime | None = None) -> tuple[datetime, 
     return time, next_at
 
 
-async def due(db: Database, *, now: datetime, limit: int) -> list[Cron]:
-    """The crons that are due longest."""
-    rows = await db.all(Cron, SQL["due"], {"now": now, "limit": limit})
-    return [_opened(db.cipher, cron) for cron in rows]
+async def due(
+    db: Database, *, now: datetime, limit: int
+) -> list[tuple[Cron, UnreadableError | None]]:
+    """The crons that are due longest; with one that cannot be decrypted, why: it can be `refuse`d."""
+    found: list[tuple[Cron, UnreadableError | None]] = []
+    for cron in await db.all(Cron, SQL["due"], {"now": now, "limit": limit}):
+        try:
+            found.append((_opened(db.cipher, cron), None))
+        except UnreadableError as error:
+            found.append((cron, error))
+    return found
 
 
 async def fire(

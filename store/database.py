@@ -14,6 +14,7 @@ from typing import Any, Final, LiteralString, Self, TypeVar, cast
 
 import orjson
 import psycopg
+import structlog
 from psycopg import AsyncConnection, AsyncCursor, errors as pg
 from psycopg.abc import AdaptContext, Buffer, Query
 from psycopg.adapt import Dumper, Loader
@@ -33,10 +34,13 @@ from store.errors import (
     NotFoundError,
     TooLargeError,
     UnavailableError,
+    UnreadableError,
 )
 from store.json import dump_json
 from store.lane import Call, Lane, Rows
 from store.meters import QueryMeter
+
+log = structlog.get_logger(__name__)
 
 Row = TypeVar("Row")
 T = TypeVar("T")
@@ -51,6 +55,8 @@ CONNECT: Final[dict[str, Any]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
+#: What a row that cannot be decrypted is told by.
+_IDS: Final = ("thread_id", "run_id", "assistant_id", "conversation_id", "id")
 #: How long a ping may take.
 PING_SECONDS = 2.0
 #: How much longer than PostgreSQL itself we wait for a statement before we take the server for
@@ -366,7 +372,16 @@ class Transaction:
         """Rows of a kind that has seals without them."""
         if not self.cipher.is_on or (opened := getattr(row, "opened", None)) is None:
             return rows
-        return [opened(one, self.cipher) for one in rows]
+        found = []
+        for one in rows:
+            try:
+                found.append(opened(one, self.cipher))
+            except UnreadableError as error:
+                # It fails what it was read for, a page of a list too: none leaves out what there is.
+                named = {name: getattr(one, name) for name in _IDS if hasattr(one, name)}
+                log.warning("row cannot be read", kind=row.__name__, reason=error.message, **named)
+                raise
+        return found
 
     async def tuples(
         self, query: LiteralString, params: Params, *, prepare: bool | None = None

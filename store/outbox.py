@@ -14,16 +14,20 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import structlog
+
 from store import sealing
 from store.access import Access
 from store.cipher import Cipher, at, open_name
 from store.database import Database, Transaction
+from store.errors import UnreadableError
 from store.json import dump_json
 from store.models import JsonObject
 from store.signals import JOB
 from store.sql import load
 
 SQL = load("outbox")
+log = structlog.get_logger(__name__)
 
 #: Everything that is told.
 NAMES: Final = (
@@ -119,9 +123,14 @@ class _Row:
     error: str | None
 
     def opened(self, cipher: Cipher) -> "_Row":
-        """The row without its seals."""
-        # None of a thread that is gone.
-        name = self.session_name and open_name(cipher, self.session_name)
+        """The row without its seals; one whose session's name cannot be opened is of one without a name."""
+        try:
+            # None of a thread that is gone.
+            name = self.session_name and open_name(cipher, self.session_name)
+        except UnreadableError as error:
+            # What happened to all others waits behind it.
+            log.warning("name cannot be read", thread_id=self.thread_id, reason=error.message)
+            name = ""
         return replace(self, session_name=name)
 
     @property
@@ -333,6 +342,8 @@ async def read(
     """
     What happened after a place on threads that are visible, in its order.
 
+    What cannot be decrypted of it is left out, which the log says.
+
     Args:
         names: Names that are wanted, ``session.*`` for all that begin so; None for all.
         thread_id: Only of this thread.
@@ -348,19 +359,22 @@ async def read(
     }
     rows = await db.tuples(SQL["read"], params)
     head, trimmed_through = rows[0][:2]
-    found = [
-        Change(
-            seq=seq,
-            name=name,
-            thread_id=of,
-            data=db.cipher.open_json(data, _at(seq)),
-            created_at=created_at,
-        )
+    kept = [
+        Change(seq=seq, name=name, thread_id=of, data=data, created_at=created_at)
         for _, _, seq, name, of, data, created_at in rows
         if seq is not None
     ]
-    through = found[-1].seq if len(found) == limit else min(after + WINDOW, head)
+    through = kept[-1].seq if len(kept) == limit else min(after + WINDOW, head)
+    found = [*_opened(db.cipher, kept)] if db.cipher.is_on else kept
     return Page(changes=found, through=through, head=head, trimmed_through=trimmed_through)
+
+
+def _opened(cipher: Cipher, changes: Sequence[Change]) -> Iterator[Change]:
+    for change in changes:
+        try:
+            yield replace(change, data=cipher.open_json(change.data, _at(change.seq)))
+        except UnreadableError as error:
+            log.warning("change cannot be read", seq=change.seq, reason=error.message)
 
 
 def opened_body(cipher: Cipher, body: JsonObject) -> JsonObject:

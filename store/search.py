@@ -16,16 +16,19 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, Final
 
+import structlog
+
 from store import terms
 from store.access import Access
 from store.cipher import Cipher, at, open_name
 from store.database import Database, Transaction
-from store.errors import LockedError
+from store.errors import LockedError, UnreadableError
 from store.models import JsonObject
 from store.sql import load
 from store.terms import Name, Query
 
 _SQL: Final = load("search")
+log = structlog.get_logger(__name__)
 
 #: How long a transaction that touches a thread may take to be seen, in seconds.
 OVERLAP_SECONDS: Final = 60.0
@@ -340,10 +343,10 @@ def _opened(walk: _Walk, rows: Sequence[Hit]) -> Iterator[Hit]:
         yield from rows
         return
     for hit in rows:
-        content = opened_content(cipher, hit.session_id, hit.message_id, hit.content)
+        content = _text(cipher, hit.session_id, hit.message_id, hit.content)
         if walk.is_to_be_read and not terms.contains(content[:_CHARACTERS], walk.question):
             continue
-        name = open_name(cipher, hit.session_name)
+        name = _text(cipher, hit.session_id, None, hit.session_name)
         yield replace(hit, content=content[:_SNIPPET_CHARACTERS], session_name=name)
 
 
@@ -354,9 +357,7 @@ async def _with_phrases(walk: _Walk, found: Sequence[tuple[int, str]]) -> list[t
         part = dict(found[start : start + _READ_AT_ONCE])
         rows = await walk.db.tuples(_SQL["texts"], {"numbers": list(part)})
         texts = {
-            number: open_name(cipher, text)
-            if message_id is None
-            else opened_content(cipher, session_id, message_id, text)
+            number: _text(cipher, session_id, message_id, text)
             for number, session_id, message_id, text in rows
         }
         kept += [
@@ -372,10 +373,21 @@ async def _with_phrases(walk: _Walk, found: Sequence[tuple[int, str]]) -> list[t
 def _opened_session(cipher: Cipher, hit: SessionHit) -> SessionHit:
     if not cipher.is_on:
         return hit
-    if hit.message_id is None:
-        return replace(hit, content=open_name(cipher, hit.content))
-    content = opened_content(cipher, hit.session_id, hit.message_id, hit.content)
+    content = _text(cipher, hit.session_id, hit.message_id, hit.content)
     return replace(hit, content=content[:_SNIPPET_CHARACTERS])
+
+
+def _text(cipher: Cipher, session_id: str, message_id: str | None, text: str) -> str:
+    """A message, or a name if none is given; nothing, which the log says, if it cannot be opened."""
+    try:
+        if message_id is None:
+            return open_name(cipher, text)
+        return opened_content(cipher, session_id, message_id, text)
+    except UnreadableError as error:
+        # One text: the index of all the others is not to stand still for it.
+        log.warning("text cannot be read", session_id=session_id, message_id=message_id,
+                    reason=error.message)  # fmt: skip
+        return ""
 
 
 # --------------------------------------------------------------------------- kept up
@@ -484,10 +496,7 @@ def _terms(cipher: Cipher, row: tuple[Any, ...]) -> str:
     conversation_id, seq, _, text, _, _, message_id = row
     if not cipher.is_on:
         return terms.tsvector(text)
-    if seq == _NAME_SEQ:
-        text = open_name(cipher, text)
-    else:
-        text = opened_content(cipher, conversation_id, message_id, text)
+    text = _text(cipher, conversation_id, None if seq == _NAME_SEQ else message_id, text)
     return terms.named_tsvector(text[:_CHARACTERS], _names(cipher)[0])
 
 

@@ -15,8 +15,9 @@ FOR UPDATE SKIP LOCKED
     FROM thread AS t
     LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
     WHERE t.updated_at >= %(touched_at)s
-        AND (t.head_checkpoint_id, t.metadata ->> 'name')
-            IS DISTINCT FROM (s.checkpoint_id, s.name)
+        AND (
+            t.head_checkpoint_id, coalesce(t.metadata ->> 'name', t.metadata ->> 'generated_title')
+        ) IS DISTINCT FROM (s.checkpoint_id, s.name)
         AND NOT EXISTS (
             SELECT FROM run AS r
             WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND r.temporary
@@ -52,7 +53,9 @@ CROSS JOIN LATERAL (
 ) AS t
 LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
 WHERE t.metadata @> ANY(%(visible)s::jsonb[])
-    AND (t.head_checkpoint_id, t.metadata ->> 'name') IS DISTINCT FROM (s.checkpoint_id, s.name)
+    AND (
+        t.head_checkpoint_id, coalesce(t.metadata ->> 'name', t.metadata ->> 'generated_title')
+    ) IS DISTINCT FROM (s.checkpoint_id, s.name)
     AND NOT EXISTS (
         SELECT FROM run AS r
         WHERE r.thread_id = t.thread_id AND r.status IN ('pending', 'running') AND r.temporary
@@ -66,8 +69,9 @@ WITH held AS MATERIALIZED (
     FROM unnest(%(thread_ids)s::text[]) AS u (thread_id)
     WHERE pg_try_advisory_xact_lock(1400, hashtext(u.thread_id))
 )
-SELECT t.thread_id, t.head_checkpoint_id, t.metadata ->> 'name' AS name, s.name AS indexed_name,
-    t.created_at
+SELECT t.thread_id, t.head_checkpoint_id,
+    coalesce(t.metadata ->> 'name', t.metadata ->> 'generated_title') AS name,
+    s.name AS indexed_name, t.created_at
 FROM held
 JOIN thread AS t ON t.thread_id = held.thread_id
 LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
@@ -267,7 +271,11 @@ ORDER BY best.rank DESC, best.number DESC
 -- name: texts
 -- What hits have, sealed.
 SELECT m.number, m.conversation_id, g.id,
-    CASE WHEN m.seq < 0 THEN coalesce(t.metadata ->> 'name', '') ELSE g.content END
+    CASE
+        WHEN m.seq < 0
+            THEN coalesce(t.metadata ->> 'name', t.metadata ->> 'generated_title', '')
+        ELSE g.content
+    END
 FROM unnest(%(numbers)s::bigint[]) AS n (number)
 JOIN search_message AS m ON m.number = n.number
 JOIN thread AS t ON t.thread_id = m.conversation_id
@@ -280,7 +288,11 @@ WHERE m.seq < 0 OR g.id IS NOT NULL
 -- content if it has changed since.
 SELECT DISTINCT ON (m.conversation_id) m.conversation_id AS session_id, g.id AS message_id,
     left(
-        CASE WHEN m.seq < 0 THEN coalesce(t.metadata ->> 'name', '') ELSE g.content END,
+        CASE
+            WHEN m.seq < 0
+                THEN coalesce(t.metadata ->> 'name', t.metadata ->> 'generated_title', '')
+            ELSE g.content
+        END,
         %(characters)s::int
     ) AS content
 FROM unnest(%(numbers)s::bigint[]) AS n (number)

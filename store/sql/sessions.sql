@@ -34,7 +34,8 @@ WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
     AND (%(pinned)s::boolean IS NOT false OR metadata ->> 'pinned' IS DISTINCT FROM 'true')
     AND (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
     AND (
-        %(title)s::text IS NULL OR session_name(metadata) ILIKE %(title)s::text
+        %(title)s::text IS NULL
+        OR (%(title)s::text <> '' AND session_name(metadata) ILIKE %(title)s::text)
         OR thread_id = ANY(%(ids)s::text[])
     )
     AND (expires_at IS NULL OR expires_at > now())

@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import timedelta
 
 import pytest
 
-from store import queue, runs
+from store import crons, outbox, runs, search, terms, threads
 from store.access import EVERYTHING
 from store.cipher import KeyRing
 from store.database import Database, open_database
+from store.signals import notify_ready
 from tests.graph.engines import Gate, gated, process, until
+from tests.graph.test_crons import MINUTE, START, a_cron
 from tests.store.queues import a_thread, a_worker, begin, lose, reap, thread
 
 #: What no key opens.
@@ -50,7 +53,7 @@ async def test_a_run_that_cannot_be_read_ends_and_those_claimed_with_it_run(db: 
         await _break(db, bad.run.run_id)
         async with db.transaction() as tx:
             await tx.execute("UPDATE run SET not_before = now()", {})
-            await queue.notify_ready(tx)
+            await notify_ready(tx)
 
         assert (await one.runs.join(good)).status == "success"
 
@@ -97,3 +100,55 @@ async def test_a_lost_run_that_cannot_be_read_keeps_no_other_from_being_reaped(
         assert await _ended(db, claimed.run.run_id) == ("error", "WorkerLost")
         assert (await thread(db, claimed.run.thread_id)).status == "error"
     assert await db.tuples("SELECT 1 FROM job WHERE kind = 'webhook'", {}) == []
+
+
+async def test_a_name_or_a_change_that_cannot_be_read_holds_up_no_others(db: Database) -> None:
+    for id_ in ("bad", "good"):
+        await threads.create(
+            db, id_, metadata={"name": "Wombats", "owner": "ada"}, access=EVERYTHING
+        )
+    await db.execute(
+        "UPDATE thread SET metadata = metadata || jsonb_build_object('name', %(broken)s::text)"
+        " WHERE thread_id = 'bad'",
+        {"broken": BROKEN},
+    )
+
+    while await search.index_changed(db):
+        continue
+    found = await search.sessions(db, terms.query("wombats"), access=EVERYTHING)
+    assert [hit.session_id for hit in found] == ["good"]
+    assert await outbox.publish(db) == 2
+    page = await outbox.read(db, after=0, access=EVERYTHING)
+    assert [(c.thread_id, c.data["name"]) for c in page.changes] == [
+        ("bad", ""),
+        ("good", "Wombats"),
+    ]
+
+    await db.execute(
+        "UPDATE change SET data = jsonb_build_object('$sealed', %(broken)s::text) WHERE seq = 1",
+        {"broken": BROKEN},
+    )
+    for limit in (1, 2):
+        page = await outbox.read(db, after=0, limit=limit, access=EVERYTHING)
+        assert ([c.seq for c in page.changes], page.through) == ([2][: limit - 1], limit)
+
+
+async def test_a_cron_that_cannot_be_read_is_refused_and_the_others_fire(db: Database) -> None:
+    now = START + MINUTE
+    async with process(db, {"gated": gated(Gate())}, clock=lambda: now, working=False) as one:
+        bad, good = await a_cron(db), await a_cron(db)
+        await db.execute(
+            "UPDATE cron SET payload = jsonb_build_object('$sealed', %(broken)s::text)"
+            " WHERE cron_id = %(id)s::uuid",
+            {"broken": BROKEN, "id": bad.cron_id},
+        )
+
+        await one.crons.tick()
+
+        fired = await crons.get(db, good.cron_id, access=EVERYTHING)
+        assert (fired.error, fired.next_run_at) == (None, START + MINUTE + timedelta(seconds=1))
+        rows = await db.tuples(
+            "SELECT error IS NOT NULL, next_run_at > %(now)s FROM cron WHERE cron_id = %(id)s::uuid",
+            {"id": bad.cron_id, "now": now},
+        )
+        assert rows == [(True, True)]

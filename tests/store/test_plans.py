@@ -45,7 +45,7 @@ MINE = Access(({"user_id": "u7"},)).array
 OURS = Access(({"user_id": "u7"}, {"project": "old"})).array
 WORKER = "00000000-0000-0000-0000-000000000001"
 PAGE: dict[str, Any] = {
-    "limit": 21, "offset": 0, "status": "active", "attributes": {}, "place_id": "9000",
+    "limit": 21, "offset": 0, "status": "active", "metadata": {}, "place_id": "9000",
     "user_id": None, "pinned": None, "title": None, "ids": [], "updated_after": None,
     "created_before": None, "created_after": None, "visible": EVERYTHING.array,
 }  # fmt: skip
@@ -95,8 +95,8 @@ CUSTOM_PLANS: list[Plan] = [
     ("thread_user_pinned", _sessions(), {**PINNED, "user_id": "u0"}),
     ("thread_archived", _sessions(), {**PAGE, "status": "archived"}),
     ("thread_deleted", _sessions(), {**PAGE, "status": "deleted"}),
-    ("thread_metadata", _sessions(), {**PAGE, "attributes": {"chat_type": "rare"}}),
-    ("thread_metadata", _sessions(), {**PAGE, "attributes": {"tags": ["rare"]}}),
+    ("thread_metadata", _sessions(), {**PAGE, "metadata": {"chat_type": "rare"}}),
+    ("thread_metadata", _sessions(), {**PAGE, "metadata": {"tags": ["rare"]}}),
     ("thread_created", _sessions("created_at"), PAGE),
     # in its order by either index, never all of a user's sorted
     ("Scan Backward using thread_u", _sessions(), USER_0),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from store import messages, queue, sealing, sessions, threads
+from store import messages, queue, sealing, search, sessions, terms, threads
 from store.access import EVERYTHING
 from store.checkpoints import Saver, open_saver
 from store.cipher import CLEAR, Cipher, KeyRing
@@ -224,3 +224,17 @@ async def test_lists_look_for_whole_values_and_count_them(opened: Opened) -> Non
             which = Filter(title=MARKER[:4], ids=ids)
             page, _ = await sessions.list_page(db, which, limit=5, access=EVERYTHING)
             assert [session.id for session in page] == found
+
+
+async def test_a_title_that_the_model_made_is_found_and_no_title_finds_what_has_none(
+    opened: Opened,
+) -> None:
+    async with opened(KeyRing([NEW])) as (db, _):
+        await threads.create(db, "a", metadata={"generated_title": "Wombats"}, access=EVERYTHING)
+        await threads.create(db, "b", metadata={"name": ""}, access=EVERYTHING)
+        while await search.index_changed(db):
+            continue
+        hits = await search.sessions(db, terms.query("wombats"), access=EVERYTHING)
+        assert [(hit.session_id, hit.content) for hit in hits] == [("a", "Wombats")]
+        which = Filter(title="nothing", ids=())
+        assert await sessions.list_page(db, which, limit=5, access=EVERYTHING) == ([], False)
