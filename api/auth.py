@@ -88,6 +88,11 @@ class Caller:
             self.user is not None and is_granted(self.user.permissions, permission)
         )
 
+    def sender_has(self, permission: str) -> bool:
+        """Whether who sent it has a permission: of who acts for a user, not the user."""
+        granted = getattr(self.user, "sender_permissions", None)
+        return self.has(permission) if granted is None else is_granted(granted, permission)
+
     def require(self, permission: str) -> None:
         """
         Refuse what has no row to ask about, such as one's own webhooks, to a scoped key without it.

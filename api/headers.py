@@ -13,8 +13,11 @@ NEVER = frozenset(
         "authorization",
         "cookie",
         "proxy-authorization",
+        # A token may stand there beside `bearer`.
+        "sec-websocket-protocol",
         "x-api-key",
         "x-service-key",
+        "x-share-password",
         "x-tenant-id",
     }
 )

@@ -98,15 +98,16 @@ def _read(text: str) -> tuple[str, str]:
 
 
 def _user(key: Key) -> User:
+    permissions = granted(key.roles, key.permissions)
     return User(
         {
             "identity": key.owner,
             "display_name": key.owner,
             "is_authenticated": True,
-            "permissions": granted(key.roles, key.permissions),
+            "permissions": permissions,
             "roles": key.roles,
         },
-        Credential(f"key:{key.key_id}"),
+        Credential(f"key:{key.key_id}", tuple(permissions)),
     )
 
 
@@ -117,6 +118,8 @@ class Credential:
 
     Args:
         credential: May be logged: it opens nothing.
+        sender_permissions: What it may, also while it acts for a user who may less.
     """
 
     credential: str
+    sender_permissions: tuple[str, ...]

@@ -79,7 +79,7 @@ class Owners:
         keys: None: API keys are not taken.
         tokens: None: tokens are not taken.
         cache: Counts failures, for all processes.
-        max_failures: Of an address in `FAILURES_SECONDS`; then only who is known already gets in.
+        max_failures: Of an address in `FAILURES_SECONDS`; then only what has let somebody in before does.
     """
 
     openapi = OPENAPI
@@ -116,10 +116,13 @@ class Owners:
         user = self._known.find(text)
         if user is None:
             address = _address(connection)
-            self._failures.check(address)
+            # Behind a proxy that is not trusted, an address is everybody's.
+            if not self._known.was_right(text):
+                self._failures.check(address)
             try:
                 found = await self._kind(text).authenticate(text)
             except AuthenticationError as exc:
+                self._known.forget(text)
                 await self._failures.note(address, exc.message)
                 raise _unknown(exc.message) from None
             self._known.keep(text, found)
@@ -151,6 +154,8 @@ class Owners:
             if not is_for_all:
                 _keep_to_own(value, user.identity)
             return EVERYTHING
+        if resource == "threads" and action != "search" and not is_for_all:
+            _keep_user(value, user.identity)
         _own(value, action, user.identity, is_fixed=not is_for_all)
         return EVERYTHING if is_for_all else Access(({OWNER: user.identity},))
 
@@ -172,6 +177,18 @@ def _own(value: JsonObject, action: Action, identity: str, *, is_fixed: bool) ->
     is_made = action in ("create", "create_run")
     if (is_made and not is_said) or (is_fixed and (is_made or (action == "update" and is_said))):
         value["metadata"] = {**given, OWNER: identity}
+
+
+def _keep_user(value: JsonObject, identity: str) -> None:
+    """
+    Keep `user_id` of a thread to its maker, as of a session: it is what lists and statistics show.
+
+    Raises:
+        PermissionDeniedError: It names another one.
+    """
+    named = (value.get("metadata") or {}).get("user_id")
+    if named not in (None, identity):
+        raise PermissionDeniedError("user_id is not yours")
 
 
 def _keep_to_own(value: JsonObject, identity: str) -> None:
@@ -230,7 +247,11 @@ def _acting(user: User, connection: HTTPConnection) -> User:
 
 
 class _Known:
-    """Who was let in a short time ago, by the hash of what they showed."""
+    """
+    Who was let in a short time ago, by the hash of what they showed.
+
+    What they showed is remembered when that time is over, until it is wrong or too many are newer.
+    """
 
     def __init__(self) -> None:
         self._users: OrderedDict[bytes, tuple[float, User]] = OrderedDict()
@@ -238,6 +259,12 @@ class _Known:
     def find(self, text: str) -> User | None:
         until, user = self._users.get(_digest(text), (0.0, None))
         return user if time.monotonic() < until else None
+
+    def was_right(self, text: str) -> bool:
+        return _digest(text) in self._users
+
+    def forget(self, text: str) -> None:
+        self._users.pop(_digest(text), None)
 
     def keep(self, text: str, found: Found) -> None:
         key = _digest(text)
@@ -255,7 +282,7 @@ class _Failures:
     """
     Counts what did not let anybody in, by where it came from.
 
-    In all processes together while Redis is there, else in each. Who was let in before still is.
+    In all processes together while Redis is there, else in each. Who was let in before, here, still is.
     """
 
     def __init__(self, db: Database, cache: Cache, most: int) -> None:

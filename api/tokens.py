@@ -113,14 +113,15 @@ class Tokens:
         if not roles and not asked and rules.default_role:
             roles = [rules.default_role]
         name = next((one for key in ("name", "email") if is_identity(one := claims.get(key))), None)
+        permissions = granted(roles, asked)
         fields = {
             "identity": identity,
             "display_name": name or identity,
             "is_authenticated": True,
-            "permissions": granted(roles, asked),
+            "permissions": permissions,
             "roles": roles,
         }
-        return User(fields, Credential("token"))
+        return User(fields, Credential("token", tuple(permissions)))
 
 
 def _claim(claims: dict[str, Any], path: str) -> Any:

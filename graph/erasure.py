@@ -115,8 +115,8 @@ class Erasures:
             if not await self._until_none(job, until, what):
                 return False
         for pattern in self._namespaces:
-            for user in dict.fromkeys((job.user_id, label_of(job.user_id))):
-                namespace = pattern.replace("{user}", user)
+            for label in _labels(job.user_id):
+                namespace = pattern.replace("{user}", label)
                 if not await self._until_none(job, until, erasure.ITEMS, namespace):
                     return False
         while await erasure.delete_files(self._db, job):
@@ -182,3 +182,13 @@ class Erasures:
     async def _give_up(self, job: Job, why: str) -> None:
         found = await user_jobs.get(self._db, job.payload["user_job_id"], user_id=None)
         await user_jobs.finish(self._db, found, "error", error=why)
+
+
+def _labels(identity: str) -> dict[str, None]:
+    """
+    How an identity may stand in a namespace: as its label, and as graphs write it that know of no labels.
+
+    Not so where it has a dot or a percent sign: that may be somebody else's label, or below it.
+    """
+    is_plain = "." not in identity and "%" not in identity
+    return dict.fromkeys((label_of(identity), identity) if is_plain else (label_of(identity),))

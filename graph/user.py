@@ -148,5 +148,5 @@ def user_of(fields: Any) -> User | None:
 
 
 def label_of(identity: str) -> str:
-    """An identity as a label of a namespace of the store, where there can be no dots."""
-    return identity.replace("%", "%25").replace(".", "%2E")
+    """An identity as a label of a namespace of the store: no dots there, and `*` would stand for any."""
+    return identity.replace("%", "%25").replace(".", "%2E").replace("*", "%2A")

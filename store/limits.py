@@ -50,7 +50,13 @@ local interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local most, member, lease = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local full_at = now
 if interval > 0 then
-    full_at = math.max(now, tonumber(redis.call('GET', KEYS[1]) or '0')) + interval
+    -- Not trusted beyond an empty bucket: the clock may have been set back, or the limit raised.
+    local stored, empty = tonumber(redis.call('GET', KEYS[1]) or '0'), now + burst * interval
+    if stored > empty then
+        stored = empty
+        redis.call('SET', KEYS[1], string.format('%.0f', stored), 'PX', math.ceil(burst * interval / 1000))
+    end
+    full_at = math.max(now, stored) + interval
     local wait = full_at - burst * interval - now
     if wait > 0 then return {'rate', 0, wait, full_at - interval - now} end
 end

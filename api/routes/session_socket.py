@@ -21,6 +21,8 @@ router = APIRouter(tags=["sessions"])
 
 #: How long a client that was accepted may take to say who it is.
 AUTH_SECONDS = 10.0
+#: How long the frame may be that says it: it is read before anybody is known.
+MAX_AUTH_BYTES = 32 * 1024
 #: The subprotocol beside which a token may stand.
 BEARER = "bearer"
 
@@ -84,6 +86,8 @@ async def _by_first_frame(websocket: WebSocket, knock: Knock) -> Caller | None:
         raise AuthenticationError("Nobody said who is calling") from None
     if raw is None:
         return None
+    if len(raw) > MAX_AUTH_BYTES:
+        raise AuthenticationError("The first frame must be `auth` with a token")
     try:
         number, method, params = envelope(parse(raw))
     except Error as exc:

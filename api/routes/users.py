@@ -31,6 +31,10 @@ _NAMED: Final[Mapping[Resource, str]] = {
     "threads": "thread_id", "assistants": "assistant_id", "crons": "cron_id",
 }  # fmt: skip
 _ACTIONS: Final[Mapping[Kind, Action]] = {"erasure": "delete", "export": "read"}
+#: And of a scoped key, about one's own that has no rows to ask an `Auth` about.
+_ALSO: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "erasure": ("store:delete", "webhooks:delete"), "export": ("store:get", "webhooks:read"),
+}  # fmt: skip
 
 UserId = Annotated[
     Text, Path(min_length=1, max_length=255, description="An identity, or a session's `user_id`.")
@@ -79,6 +83,7 @@ async def get_export(user_id: UserId, caller: CallerDep, services: ServicesDep) 
     404 if there is none, or not any more.
     """
     _require(caller, "export", user_id)
+    await _visible(caller, "export")
     found = await user_jobs.newest_export(services.db, user_id)
     if found.status == "error":
         raise NotFoundError("There is no export of this user: ask for one")
@@ -139,7 +144,10 @@ def _may(caller: Caller, kind: Kind, user_id: str) -> bool:
 
 
 def _require(caller: Caller, kind: Kind, user_id: str) -> None:
-    if not _may(caller, kind, user_id):
+    # To do what a user may is not to erase them, and their keys.
+    acts = kind == "erasure" and caller.actor != caller.identity
+    may = caller.sender_has(PERMISSIONS[kind]) if acts else _may(caller, kind, user_id)
+    if not may:
         raise PermissionDeniedError(f"Another user's data needs the permission {PERMISSIONS[kind]}")
 
 
@@ -170,6 +178,8 @@ async def _visible(caller: Caller, kind: Kind) -> dict[str, Access]:
     """
     if caller.has(PERMISSIONS[kind]):
         return dict.fromkeys(_NAMED, EVERYTHING)
+    for permission in _ALSO[kind]:
+        caller.require(permission)
     return {
         resource: await caller.may(resource, _ACTIONS[kind], {named: _NONE}, shared=False)
         for resource, named in _NAMED.items()

@@ -6,6 +6,7 @@ import re
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psycopg
@@ -15,6 +16,7 @@ from redis.asyncio import Redis
 from api.bootstrap import Services
 from api.embedded import Servers
 from api.settings import Settings
+from graph.user import label_of
 from store import audit, jobs, threads
 from store.access import EVERYTHING
 from store.audit import Filter
@@ -145,7 +147,7 @@ class Somebody:
     async def done(self, kind: str, of: "Somebody | None" = None) -> dict[str, Any]:
         """Have all that is theirs, or another one's, erased or exported, and wait for it."""
         method, what = ("DELETE", "data") if kind == "erasure" else ("POST", "export")
-        about = f"/api/users/{(of or self).name}"
+        about = f"/api/users/{quote((of or self).name, safe='')}"
         begun = await self.ask(method, f"{about}/{what}", status=202)
         async with asyncio.timeout(DEADLINE_SECONDS):
             while True:
@@ -429,3 +431,23 @@ async def test_an_erasure_that_is_broken_off_is_gone_on_with_by_the_next(
 
     assert job["status"] == "success"
     assert job["report"]["sessions"] == 120
+
+
+async def test_an_erasure_takes_no_items_of_those_whose_label_the_identity_only_looks_like(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    one = f"u{uuid.uuid4().hex[:8]}"
+    dotted, encoded = f"{one}.b", f"{one}%2Eb"
+    mine, theirs = label_of(dotted), label_of(encoded)
+    items = [(one,), (one, "b"), (one, "b", "c"), (mine,), (mine, "n"), (theirs, "n")]
+    for namespace in items:
+        await services.items.aput(namespace, "k", {"x": 1})
+
+    async def left() -> list[tuple[str, ...]]:
+        return [n for n in items if await services.items.aget(n, "k")]
+
+    assert (await Somebody(http, encoded).done("erasure"))["report"]["items"] == 1
+    assert await left() == items[:5]
+    assert (await Somebody(http, dotted).done("erasure"))["report"]["items"] == 2
+    assert await left() == items[:3]
+    assert (await Somebody(http, one).done("erasure"))["report"]["items"] == 3

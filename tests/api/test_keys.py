@@ -206,6 +206,28 @@ async def test_a_scoped_key_does_what_it_is_for_and_nothing_else(doors: Doors) -
     assert "threads:create_run" in called.text
 
 
+async def test_a_users_data_as_a_whole_is_for_whoever_may_all_that_is_in_it(doors: Doors) -> None:
+    whole, admin = await doors.key("ada"), await doors.key("root", role=["admin"])
+    service = await doors.key("backend", role=["service"])
+    of_threads = [f"{name}:*" for name in ("threads", "assistants", "crons")]
+    scoped = await doors.key("ada", permission=of_threads)
+    less = await doors.key("ada", permission=["store:*", "webhooks:*"])
+    data, export = "/api/users/ada/data", "/api/users/ada/export"
+    assert await doors.status(whole, "POST", export) == 202
+    for who in (scoped, less):
+        for method, path in (("GET", export), ("POST", export), ("DELETE", data)):
+            assert await doors.status(who, method, path) == 403, (method, path)
+    assert await doors.status(whole, "GET", export) in (200, 409)
+
+    # To act for somebody is not to take all of theirs, their keys too.
+    for user in ("root", "ada"):
+        in_their_name = {**service, "x-on-behalf-of": user}
+        assert await doors.status(in_their_name, "DELETE", f"/api/users/{user}/data") == 403
+    assert await doors.status(admin, "POST", "/threads/search", json={}) == 200
+    both = await doors.key("more", role=["service"], permission=["users:erase"])
+    assert await doors.status({**both, "x-on-behalf-of": "ada"}, "DELETE", data) == 202
+
+
 async def test_whose_something_is_nobody_gives_away_or_takes(doors: Doors) -> None:
     ada = await doors.key("ada")
     thread = await doors.thread(ada, metadata={"owner": "eve", "note": 1})
@@ -225,6 +247,16 @@ async def test_whose_something_is_nobody_gives_away_or_takes(doors: Doors) -> No
         json={"metadata": {"owner": "eve"}},
         headers=ada,
     )
+
+    # Nor whom a list shows for it; which one may look for.
+    named = {"metadata": {"user_id": "eve"}}
+    for method, path, body in (
+        ("POST", "/threads", named), ("PATCH", f"/threads/{thread_id}", named),
+        ("POST", f"/threads/{thread_id}/runs", {**RUN, **named}), ("POST", "/runs", {**RUN, **named}),
+    ):  # fmt: skip
+        assert await doors.status(ada, method, path, json=body) == 403, path
+    assert await doors.status(ada, "POST", "/threads/search", json=named) == 200
+    assert (await doors.thread(ada, metadata={"user_id": "ada"}))["metadata"]["user_id"] == "ada"
 
     assert thread["metadata"]["owner"] == "ada"
     assert changed.json()["metadata"] == {**thread["metadata"], "note": 2}
@@ -300,6 +332,15 @@ async def test_items_are_whose_namespace_begins_with_who_they_are(doors: Doors) 
         == 204
     )
     assert label == "a%2Eb@example%2Ecom"
+    # To LangGraph, that alone would be a label of anybody's.
+    anybody = await doors.http.post("/store/namespaces", json={}, headers=doors.token("*"))
+    assert anybody.json()["namespaces"] == []
+    assert (
+        await doors.status(
+            doors.token("*"), "PUT", "/store/items", json={**item, "namespace": ["%2A"]}
+        )
+        == 204
+    )
     read = {"namespace": "ada.n", "key": "k"}
     assert (await doors.http.get("/store/items", params=read, headers=ada)).json()["value"] == {
         "x": 1
@@ -307,7 +348,7 @@ async def test_items_are_whose_namespace_begins_with_who_they_are(doors: Doors) 
     for who, seen in (
         (ada, [["ada", "n"]]),
         (eve, []),
-        (admin, [["a%2Eb@example%2Ecom"], ["ada", "n"]]),
+        (admin, [["%2A"], ["a%2Eb@example%2Ecom"], ["ada", "n"]]),
     ):
         listed = await doors.http.post("/store/namespaces", json={}, headers=who)
         found = await doors.http.post(
@@ -437,16 +478,30 @@ async def test_an_address_that_fails_too_often_waits_and_disturbs_nobody_who_is_
         assert [(await ask({})).status_code for _ in range(5)] == [401] * 5
         tried = [(await ask(bearer(f"wrong{n}"))).status_code for n in range(3)]
         late, new, old = await ask(bearer("wrong")), await ask(fresh), await ask(known)
+        # Nor is it one more attempt of the address when it is looked up again, long after.
+        _expire(services)
+        later = await ask(known)
+        await keys.revoke(services.db, known["authorization"].split("_")[1])
+        _expire(services)
+        revoked = [(await ask(known)).status_code for _ in range(2)]
         told, _ = await page(services.db, Filter(), limit=10, seen_by=None)
 
     assert tried == [401] * 3
     assert (late.status_code, late.json()["code"]) == (429, "too_many_attempts")
     assert 0 < int(late.headers["retry-after"]) <= 61
     assert new.status_code == 429
-    assert old.status_code == 200
-    acts = [entry.act for entry in told]
+    assert old.status_code == later.status_code == 200
+    assert revoked == [401, 429]
+    acts = [entry.act for entry in told if entry.act != "key.revoked"]
     assert acts == ["login.locked", "login.refused", "key.created", "key.created"]
     assert "wrong" not in str(told)
+
+
+def _expire(services: Services) -> None:
+    """Have what is known for a short time looked up again."""
+    assert isinstance(services.authority, Owners)
+    known = services.authority._known._users
+    known.update({digest: (0.0, user) for digest, (_, user) in known.items()})
 
 
 async def test_without_a_key_or_an_issuer_everybody_is_let_in_and_with_one_nobody_else(

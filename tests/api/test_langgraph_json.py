@@ -417,11 +417,12 @@ async def test_a_switch_takes_nothing_else_with_it(serve: Serve) -> None:
 # Headers
 
 
-RULE = {"includes": ["X-*", "authorization", "__*", "cookie"], "excludes": ["x-not-*"]}
+RULE = {"includes": ["X-*", "sec-*", "authorization", "__*", "cookie"], "excludes": ["x-not-*"]}
 HEADERS = {
     "X-Tenant": "one", "x-not-this": "2", "authorization": "Bearer secret", "cookie": "a=secret",
     "x-api-key": "secret", "X-Request-Id": "rid", "__pregel_task_id": "3", "baggage": "b=1",
-    "langsmith-trace": "t", "user-agent": "test", "accept": "4",
+    "langsmith-trace": "t", "user-agent": "test", "accept": "4", "x-share-password": "secret",
+    "sec-websocket-protocol": "bearer, secret",
 }  # fmt: skip
 
 

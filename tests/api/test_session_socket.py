@@ -246,6 +246,9 @@ async def test_a_socket_says_who_it_is_in_its_subprotocol_or_first_frame_or_is_c
 
     assert await code('{"id": 1, "method": "ping"}') == 4401
     assert await code("{") == 4401
+    # Not read, before anybody is known: it would be right.
+    long = {"token": "ada", "more": "x" * 40_000}
+    assert await code(json.dumps({"id": 1, "method": "auth", "params": long})) == 4401
     assert await code('{"id": 1, "method": "auth", "params": {"token": ""}}') == 4401
     assert await code(None, ADA, origin="https://evil.example") == 4403
     monkeypatch.setattr("api.routes.session_socket.AUTH_SECONDS", 0.1)

@@ -1,6 +1,7 @@
 """How much one may ask for at a time: counted for all processes, and by each while Redis is away."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -190,3 +191,18 @@ async def test_while_redis_says_nothing_limits_hold_and_nobody_waits_for_it(key:
 
     assert [t.refused for t in taken] == [None, None, *["places"] * 8]
     assert asyncio.get_running_loop().time() - began < 3
+
+
+async def test_a_clock_that_is_set_back_makes_nobody_wait_longer_than_for_an_empty_bucket(
+    servers: Servers, pair: tuple[Limiter, Limiter], key: str
+) -> None:
+    rate = Rate(per_second=4, burst=2)
+    async with Redis.from_url(servers.redis_url) as redis:
+        # Full again in an hour, said a clock that was ahead.
+        at = (time.time() + 3600) * 1e6
+        await redis.set(f"threadwell:limit:{{{key}}}:rate", f"{at:.0f}", ex=7200)
+    wait = (await pair[0].take(key, rate, None)).retry_in_seconds
+    assert 0 < wait <= 0.25
+    async with asyncio.timeout(5):
+        while (await pair[0].take(key, rate, None)).refused:  # noqa: ASYNC110 - of Redis' clock
+            await asyncio.sleep(0.02)
