@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from store import crons, outbox, queue, runs, search, terms, threads
+from store import crons, outbox, runs, search, terms, threads
 from store.access import EVERYTHING
 from store.cipher import KeyRing
 from store.database import Database, open_database
