@@ -84,6 +84,14 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "help": "print a JSON object for each finding",
         },
     },
+    "encrypt": {
+        "--accept-clear": {
+            "action": "store_true",
+            "default": False,
+            "help": "encrypt also what came into an encrypted database in the clear, "
+            "whoever wrote it there",
+        },
+    },
     "keys": {
         "action": {"choices": ["create", "list", "revoke"]},
         "key_id": {

@@ -361,10 +361,10 @@ def check(settings: Settings, *, repair: bool, json: bool) -> None:
         sys.exit(1)
 
 
-def encrypt(settings: Settings) -> None:
+def encrypt(settings: Settings, *, accept_clear: bool = False) -> None:
     """Encrypt what the database has with the newest key, while servers run that have it too."""
     with _servers(settings, valkey=False) as servers:
-        done = _run(_encrypt(settings, servers))
+        done = _run(_encrypt(settings, servers, accept_clear=accept_clear))
     print(f"{done.rows} rows encrypted, {done.unreadable} values cannot be read")  # noqa: T201
     if done.unreadable:
         raise InvalidInputError(
@@ -372,7 +372,7 @@ def encrypt(settings: Settings) -> None:
         )
 
 
-async def _encrypt(settings: Settings, servers: Servers) -> Sealed:
+async def _encrypt(settings: Settings, servers: Servers, *, accept_clear: bool) -> Sealed:
     await migrate_database(servers.database_url)
     sections = environment_sections()
     cipher = cipher_of(settings)
@@ -381,7 +381,7 @@ async def _encrypt(settings: Settings, servers: Servers) -> Sealed:
         graphs = load_config(settings.config, sections)
         cipher = await opened_cipher(settings, graphs, servers.database_url)
     async with open_database(servers.database_url, cipher=cipher) as db:
-        return await sealing.encrypt(db, _tell_encrypted)
+        return await sealing.encrypt(db, _tell_encrypted, accept_clear=accept_clear)
 
 
 def _tell_encrypted(table: str, done: Sealed) -> None:

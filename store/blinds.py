@@ -10,6 +10,8 @@ from store.json import dump_json
 ASKED: Final = "$blind"
 _PURPOSE: Final = "item"
 _LETTERS: Final = 24
+#: From here on whole numbers are floats in JSON too.
+_BEYOND: Final = 2.0**63
 
 
 def sealed(cipher: Cipher, value: Any, place: bytes) -> Any:
@@ -60,7 +62,7 @@ def _question(kind: str, path: Sequence[str], value: Any = None) -> str:
 
 def _plain(value: Any) -> Any:
     """Equal numbers alike, as jsonb has them."""
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and -_BEYOND <= value < 2 * _BEYOND:
         return int(value)
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

@@ -13,7 +13,6 @@ a server without keys.
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import itertools
@@ -269,6 +268,9 @@ class KeyRing(Cipher):
         self.clear_keys = CLEAR_KEYS.union(clear_keys)
         #: Whoever knows that nothing is in the clear any more may say so.
         self.accepts_clear = accepts_clear
+        #: While `accepts_clear`: what names a key that is not known was sealed by one, as others were taken
+        #: out before. Otherwise it only looks so.
+        self.may_lack_keys = False
 
     @property
     def ids(self) -> list[str]:
@@ -317,9 +319,12 @@ class KeyRing(Cipher):
         """Open a sealed JSON value."""
         if value is None or value in ({}, []):
             return value
-        if not isinstance(value, dict) or SEALED not in value:
+        text = value.get(SEALED) if isinstance(value, dict) else None
+        if not isinstance(text, str) or not text.startswith(TEXT_MARK):
             return self._clear(value)
-        return orjson.loads(self._opened(value[SEALED], place))
+        if (parsed := self._parsed(text)) is None:
+            return value
+        return orjson.loads(_decrypted(*parsed, place))
 
     def seal_values(self, document: Any, path: Sequence[str] = ()) -> Any:
         """Seal the texts in a JSON value one by one."""
@@ -384,29 +389,38 @@ class KeyRing(Cipher):
         return key.text_head + base64.b64encode(sealed).decode()
 
     def _opened(self, text: str, place: bytes) -> bytes:
+        parsed = self._parsed(text)
+        return text.encode() if parsed is None else _decrypted(*parsed, place)
+
+    def _parsed(self, text: str) -> tuple[_Key, bytes] | None:
+        """The key of a sealed text, and what it sealed; None if it is in the clear, and may be."""
         if not text.startswith(TEXT_MARK):
-            return str(self._clear(text)).encode()
-        try:
-            key = self._key(bytes.fromhex(text[len(TEXT_MARK) : _TEXT_HEAD - 1]))
-            data = base64.b64decode(text[_TEXT_HEAD:], validate=True)
-            return key.aes.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], place)
-        except (InvalidTag, ValueError, binascii.Error) as exc:
-            raise _not_here() from exc
+            self._clear(text)
+            return None
+        key_id, data = _parts(text)
+        is_of_lost_key = bool(key_id) and self.may_lack_keys
+        if self.accepts_clear and key_id not in self._keys and not is_of_lost_key:
+            return None  # somebody wrote what only looks so
+        if not key_id:
+            raise _not_here()
+        return self._key(key_id), data
 
     def _sealed(self, key: _Key, value: Any, path: bytes) -> Any:
-        kind = type(value)
-        if kind is str:
+        if isinstance(value, str):
             return self._text(key, _encoded(value), path) if value else value
-        if kind is dict:
+        if isinstance(value, dict):
             return {
                 name: item
                 if not path and name in self.clear_keys
                 else self._sealed(key, item, _below(path, str(name)))
                 for name, item in value.items()
             }
-        if kind is list or kind is tuple:
+        if isinstance(value, list | tuple):
             return [self._sealed(key, item, path) for item in value]
-        return value
+        if value is None or type(value) in (bool, int, float):
+            return value
+        # An id or a time is a text when it is kept.
+        return self._sealed(key, orjson.loads(dump_json(value)), path)
 
     def _values(self, value: Any, path: bytes) -> Any:
         kind = type(value)
@@ -437,6 +451,23 @@ class KeyRing(Cipher):
         if kind is list:
             return [self._values_in_the_clear(item, path) for item in value]
         return value
+
+
+def _parts(text: str) -> tuple[bytes, bytes]:
+    """The id of the key that a sealed text names, and what it sealed; nothing if it only begins so."""
+    try:
+        key_id = bytes.fromhex(text[len(TEXT_MARK) : _TEXT_HEAD - 1])
+        data = base64.b64decode(text[_TEXT_HEAD:], validate=True)
+    except ValueError:
+        return b"", b""
+    return (key_id, data) if len(key_id) == _ID_BYTES else (b"", b"")
+
+
+def _decrypted(key: _Key, data: bytes, place: bytes) -> bytes:
+    try:
+        return key.aes.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], place)
+    except (InvalidTag, ValueError) as exc:
+        raise _not_here() from exc
 
 
 def secret_of(text: str) -> bytes:

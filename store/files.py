@@ -17,7 +17,7 @@ from typing import Final
 from uuid_utils.compat import uuid7
 
 from store.access import Access
-from store.cipher import Cipher, at
+from store.cipher import Cipher, KeyRing, at
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from store.models import JsonObject
@@ -270,7 +270,11 @@ def _chunk_at(content_id: str, place: int) -> bytes:
 
 def _known_by(cipher: Cipher, digest: bytes) -> list[bytes]:
     """What the same content is known by; a hash would say to everybody whether it is one they have."""
-    return cipher.blinds(digest.hex(), FILE) if cipher.is_on else [digest]
+    if not isinstance(cipher, KeyRing):
+        return [digest]
+    blinds = cipher.blinds(digest.hex(), FILE)
+    # While a database is being encrypted it may be there as it was.
+    return [*blinds, digest] if cipher.accepts_clear else blinds
 
 
 def _sealed_digest(cipher: Cipher, content_id: str, digest: bytes) -> str | None:

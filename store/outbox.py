@@ -248,7 +248,9 @@ async def publish(db: Database) -> int:
         if made:
             [(after,)] = locked
             for seq, change in enumerate(made, after + 1):
-                change["data"] = tx.cipher.seal_json(change["data"], _at(seq))
+                data = change["data"]
+                shown = sealing.shown_of_change(data)
+                change["data"] = tx.cipher.seal_json(data, _at(seq), shown=shown)
             text = dump_json(made).decode()
             await tx.execute(SQL["publish"], {"after": after, "changes": text})
             await _forget(tx, rows, after)

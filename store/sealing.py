@@ -16,7 +16,7 @@ from psycopg.sql import SQL, Composed, Identifier
 from store import audit, blinds
 from store.cipher import NOT_ENCRYPTED, SEALED, Cipher, KeyRing, at
 from store.database import Database, Transaction
-from store.errors import InvalidInputError, UnreadableError
+from store.errors import AlreadyExistsError, InvalidInputError, UnreadableError
 from store.models import CONFIG
 from store.projection import Record, Row
 from store.sql import load
@@ -30,6 +30,10 @@ PAGE: Final = 100
 IN_THE_CLEAR: Final = (
     "The database has something that is not encrypted: run `threadwell encrypt`, which encrypts it "
     "while servers run that have the key"
+)
+LEFT_IN_THE_CLEAR: Final = (
+    "The database is encrypted, and has something that is not: if it was you who wrote it there, run "
+    "`threadwell encrypt --accept-clear`, which encrypts it"
 )
 
 #: What `Cipher.blind` is told that a file's hash is.
@@ -148,6 +152,11 @@ def shown_of_job(payload: Mapping[str, Any]) -> dict[str, Any]:
 def shown_of_error(error: Any) -> Mapping[str, Any]:
     """What SQL reads of an error: of which kind it is."""
     return {"error": error["error"]} if "error" in error else {}
+
+
+def shown_of_change(data: Any) -> Mapping[str, Any]:
+    """What SQL reads of a change: whom it names as members, who may be erased."""
+    return {"members": data["members"]} if "members" in data else {}
 
 
 #: All of them. What is not here lies in the clear: docs/encryption.md lists it.
@@ -278,7 +287,7 @@ TABLES: Final[tuple[Table, ...]] = (
     Table(
         "change",
         ("seq",),
-        {"data": Column("json"), "seen_by": Column("metadata")},
+        {"data": Column("json", shown=shown_of_change), "seen_by": Column("metadata")},
         types={"seq": "bigint"},
     ),
     Table(
@@ -397,12 +406,14 @@ async def admit(db: Database) -> None:
             raise InvalidInputError(IN_THE_CLEAR)
         params = {"is_complete": True, "key_ids": [ring.ids[0]]}
         await db.execute(_SQL["begin"], params)
-        state = _State(is_complete=True, key_ids=ring.ids[:1])
+        # Somebody else may have begun at the same time, with a key of their own.
+        state = await db.one(_State, _SQL["state"], {})
+        assert state is not None
     _check_keys(ring, state)
     if not state.is_complete:
         ring.accepts_clear = True
     elif await _has_clear(db):
-        raise InvalidInputError(IN_THE_CLEAR)
+        raise InvalidInputError(LEFT_IN_THE_CLEAR)
     await db.execute(_SQL["use_key"], {"key_id": ring.ids[0]})
 
 
@@ -414,7 +425,9 @@ def _check_keys(ring: KeyRing, state: _State) -> None:
         )
 
 
-async def encrypt(db: Database, tell: Callable[[str, Sealed], None]) -> Sealed:
+async def encrypt(
+    db: Database, tell: Callable[[str, Sealed], None], *, accept_clear: bool = False
+) -> Sealed:
     """
     Encrypt all that a database has by the newest key, beside running servers that have it too.
 
@@ -422,6 +435,8 @@ async def encrypt(db: Database, tell: Callable[[str, Sealed], None]) -> Sealed:
 
     Args:
         tell: Is told of each table that is done.
+        accept_clear: Encrypt what is in the clear although everything had been encrypted before: whoever
+            wrote it there may have been anybody.
 
     Raises:
         InvalidInputError: There is no key, or one is missing.
@@ -436,7 +451,8 @@ async def encrypt(db: Database, tell: Callable[[str, Sealed], None]) -> Sealed:
     state = await db.one(_State, _SQL["state"], {})
     assert state is not None
     _check_keys(ring, state)
-    ring.accepts_clear = not state.is_complete
+    ring.accepts_clear = accept_clear or not state.is_complete
+    ring.may_lack_keys = state.is_complete
     await db.execute(_SQL["use_key"], {"key_id": ring.ids[0]})
     done = Sealed()
     for table in TABLES:
@@ -497,7 +513,12 @@ async def _hide_hashes(db: Database) -> None:
                 "sha256": cipher.blind(text, FILE),
                 "sealed_sha256": cipher.seal_text(text, place),
             }
-            await db.execute(_SQL["hide_file"], params)
+            try:
+                await db.execute(_SQL["hide_file"], params)
+            except AlreadyExistsError:
+                # The same was uploaded again meanwhile: whoever uploads it now is given that one.
+                alone = cipher.blind(f"{text} {content_id}", FILE)
+                await db.execute(_SQL["hide_file"], {**params, "sha256": alone})
         after = rows[-1][0]
 
 
@@ -541,7 +562,8 @@ async def move(tx: Transaction, source_id: str, target_id: str) -> None:
         after: tuple[Any, ...] | None = None
         while rows := await _page(tx, table, after, thread_id=target_id):
             after = tuple(rows[-1][name] for name in table.key)
-            await _reseal(tx, table, rows, {table.thread: source_id})
+            if (await _reseal(tx, table, rows, {table.thread: source_id})).unreadable:
+                raise UnreadableError(f"Something of thread {source_id} cannot be decrypted")
             if len(rows) < table.page:
                 break
 
@@ -743,12 +765,14 @@ def _body(cipher: Cipher, column: Column, old: str, before: bytes, place: bytes)
     value = orjson.loads(old)
     shown = {name: part for name, part in value.items() if name in _BODY_SHOWN}
     data = open_body(cipher, value, before)["data"]
-    return _dumped(old, value, {**shown, **cipher.seal_json(data, place)})
+    return _dumped(
+        old, value, {**shown, **cipher.seal_json(data, place, shown=shown_of_change(data))}
+    )
 
 
 def open_body(cipher: Cipher, body: Mapping[str, Any], place: bytes) -> dict[str, Any]:
     """What a webhook is told, without its seals: beside a change's sealed data stands the rest."""
-    told = {name: part for name, part in body.items() if name != SEALED}
+    told = {name: part for name, part in body.items() if name in _BODY_SHOWN}
     sealed = body if SEALED in body else body.get("data")
     return {**told, "data": cipher.open_json(sealed, place)}
 

@@ -205,6 +205,6 @@ DELETE FROM webhook_delivery
 WHERE delivery_id IN (
     SELECT delivery_id
     FROM webhook_delivery
-    WHERE body #> '{data,members}' ? %(user_id)s::text
+    WHERE body #> '{data,members}' ? %(user_id)s::text OR body -> 'members' ? %(user_id)s::text
     LIMIT %(limit)s::int
 );

@@ -91,6 +91,13 @@ def test_check_repairs_only_when_told_to(recorder: Recorder) -> None:
     assert recorder.options == {"repair": True, "json": True}
 
 
+def test_what_is_in_the_clear_is_encrypted_late_only_when_told_to(recorder: Recorder) -> None:
+    __main__.main(["encrypt"])
+    assert recorder.options == {"accept_clear": False}
+    __main__.main(["encrypt", "--accept-clear"])
+    assert recorder.options == {"accept_clear": True}
+
+
 def test_keys_are_made_by_what_is_said(recorder: Recorder) -> None:
     __main__.main(
         ["keys", "create", "--owner", "ada", "--role", "reader", "--permission", "store:*"]

@@ -39,6 +39,7 @@ VALUES: dict[str, Any] = {
     "ada": {"who": {"name": "Ada", "age": 36}, "likes": ["tea"], "left": None},
     "bob": {"who": {"name": "Bob", "age": 36.0}, "likes": [], "left": True},
     "eve": {"who": "Eve", "size": 1.5},
+    "far": {"far": 1e22, "near": -(2.0**63), "end": 2.0**64},
     "nil": {},
 }
 
@@ -50,10 +51,11 @@ VALUES: dict[str, Any] = {
         ({"who": {"age": 36}}, ["ada", "bob"]),
         ({"who": {"age": {"$ne": 36}}}, []),
         ({"size": {"$eq": 1.5}}, ["eve"]),
-        ({"size": {"$ne": 1.5}}, ["ada", "bob", "nil"]),
+        ({"size": {"$ne": 1.5}}, ["ada", "bob", "far", "nil"]),
         ({"likes": ["tea"]}, ["ada"]),
         ({"likes": []}, ["bob"]),
-        ({"left": None}, ["ada", "eve", "nil"]),
+        ({"far": 1e22, "near": -(2**63), "end": {"$eq": 2.0**64}}, ["far"]),
+        ({"left": None}, ["ada", "eve", "far", "nil"]),
         ({"left": {"$ne": None}}, ["bob"]),
         ({"left": 1}, []),
         ({"who": {}}, ["ada", "bob"]),

@@ -30,9 +30,10 @@ from store.checkpoints import open_saver
 from store.cipher import CLEAR, Cipher, KeyRing
 from store.crons import NewCron
 from store.database import Database, open_database
-from store.errors import UnreadableError
+from store.errors import InvalidInputError, UnreadableError
 from store.items import open_items
 from store.search import Filters
+from store.sql import load
 from tests.encryption.hunt import Hunt, in_tables
 from tests.store.graphs import config, create_thread, take_lease, talk
 
@@ -177,3 +178,89 @@ async def test_what_lies_beside_is_encrypted_and_its_keys_changed(
         assert await jobs.claim(db, {webhooks.KIND: 5.0}, slots=9) == []
         with pytest.raises(UnreadableError):
             await open_items(db).aget(("n",), "k")
+
+
+async def _upload(db: Database, text: str) -> files.File:
+    upload = files.Upload(db)
+    await upload.append(text.encode())
+    return await upload.finish(name=MARK, owner="ada", mime_type="text/plain")
+
+
+async def test_a_file_that_is_uploaded_again_while_it_is_encrypted_holds_nothing_up(
+    database_url: str,
+) -> None:
+    async with opened(database_url, CLEAR) as db:
+        [one, other] = [await _upload(db, text) for text in ("one", "other")]
+    async with opened(database_url, KeyRing([NEW], accepts_clear=True)) as serving:
+        again = await _upload(serving, "one")
+        assert again.content_id == one.content_id
+        serving.cipher = KeyRing([NEW])  # as if it did not know of the plain one
+        twice = await _upload(serving, "other")
+        assert twice.content_id != other.content_id
+    async with opened(database_url, KeyRing([NEW])) as db:
+        for _ in range(2):
+            assert (await sealing.encrypt(db, lambda *_: None)).unreadable == 0
+        plain = "SELECT 1 FROM file_content WHERE sealed_sha256 IS NULL"
+        assert await db.tuples(plain, {}) == []
+        for file in (one, other, again, twice):
+            found = await files.get(db, file.file_id, owner="ada", access=Access(()))
+            assert found.sha256 == file.sha256
+        assert (await _upload(db, "other")).content_id == twice.content_id
+
+
+async def test_what_came_into_an_encrypted_database_in_the_clear_is_encrypted_when_told_to(
+    database_url: str,
+) -> None:
+    async with opened(database_url, KeyRing([NEW])) as db:
+        await sealing.admit(db)
+        await sealing.encrypt(db, lambda *_: None)
+    looks_so = {"$sealed": 5}
+    async with opened(database_url, CLEAR) as db:
+        await open_items(db).aput(("n",), "k", looks_so)
+        await create_thread(db, "a")
+        await sessions.update(db, "a", changes={"name": "tw1:"}, access=EVERYTHING)
+    async with opened(database_url, KeyRing([NEW])) as db:
+        with pytest.raises(InvalidInputError, match="threadwell encrypt --accept-clear"):
+            await sealing.admit(db)
+        assert (await sealing.encrypt(db, lambda *_: None)).unreadable == 2
+        done = await sealing.encrypt(db, lambda *_: None, accept_clear=True)
+        assert (done.unreadable, done.rows) == (0, 2)
+        await sealing.admit(db)
+        item = await open_items(db).aget(("n",), "k")
+        assert item is not None
+        assert item.value == looks_so
+        assert (await sessions.get(db, "a", access=EVERYTHING)).name == "tw1:"
+
+
+async def test_who_was_told_of_as_a_member_is_found_in_what_is_sealed(database_url: str) -> None:
+    data = {"changed": ["members"], "members": {"bob": "viewer"}, "note": MARK}
+    mine = {"user_id": "bob", "limit": 9}
+    gone = ("changes", "deliveries")
+    async with opened(database_url, CLEAR) as db:
+        await _tell(db, data)
+        before = await _bodies(db)
+    async with opened(database_url, KeyRing([NEW])) as db:
+        await sealing.encrypt(db, lambda *_: None)
+        assert await _bodies(db) == before
+        await _tell(db, data, again=True)
+        assert [body["data"]["members"] for body in await _bodies(db)] == [{"bob": "viewer"}] * 2
+        assert all(set(body) == set(before[0]) for body in await _bodies(db))
+        assert MARK not in str(await db.tuples("SELECT data FROM change", {}))
+        assert [await db.execute(load("erasure")[name], mine) for name in gone] == [2, 2]
+
+
+async def _tell(db: Database, data: dict[str, Any], *, again: bool = False) -> None:
+    if not again:
+        await create_thread(db, "a")
+        await subscriptions.create(
+            db, IDS[1], identity="ada", url="https://example.org", events=["session.updated"],
+            description="", secret=b"s", enabled=True, access=EVERYTHING,
+        )  # fmt: skip
+    async with db.transaction() as tx:
+        await outbox.put(tx, "session.updated", "a", data=data)
+    await outbox.publish(db)
+
+
+async def _bodies(db: Database) -> list[dict[str, Any]]:
+    rows = await db.tuples("SELECT body FROM webhook_delivery ORDER BY seq", {})
+    return [outbox.opened_body(db.cipher, body) for (body,) in rows]

@@ -3,6 +3,8 @@
 import base64
 import os
 import threading
+import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -104,6 +106,40 @@ def test_what_is_in_the_clear_is_read_only_while_a_database_is_being_sealed() ->
         "b": "x",
     }
     assert ring.forms({"a": "x"}) == [ring.seal_values({"a": "x"}), {"a": "x"}]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {SEALED: 5}, {SEALED: None, "a": 1}, {SEALED: "x"}, {SEALED: "tw1:"},
+        {SEALED: "tw1:00000000:AAAA"}, {SEALED: {"a": "tw1:zz:"}},
+    ],
+)  # fmt: skip
+def test_what_only_looks_sealed_is_in_the_clear(value: Any) -> None:
+    ring = KeyRing([NEW], accepts_clear=True)
+    assert ring.open_json(value, PLACE) == value
+    assert RING.open_json(ring.seal_json(value, PLACE), PLACE) == value
+    for text in ("tw1:", "tw1: is what it begins with", "tw1:00000000:AAAA"):
+        assert ring.open_text(text, PLACE) == text
+        assert ring.open_values({"a": [text]}) == {"a": [text]}
+    with pytest.raises(UnreadableError):
+        RING.open_json(value, PLACE)
+    # After keys were taken out, one that is not known may have been.
+    ring.may_lack_keys = True
+    with pytest.raises(UnreadableError, match="does not have"):
+        ring.open_text("tw1:00000000:AAAA", PLACE)
+
+
+class _Text(str):
+    __slots__ = ()
+
+
+def test_whatever_is_a_text_once_it_is_kept_is_sealed() -> None:
+    id_, at_ = uuid.UUID(int=7), datetime(2026, 11, 26, tzinfo=UTC)
+    sealed = RING.seal_values({"a": _Text("x"), "b": id_, "c": [at_], "d": {"e": {1: id_}}, "n": 1})
+    texts = [sealed["a"], sealed["b"], sealed["c"][0], sealed["d"]["e"][1]]
+    assert all(isinstance(text, str) and text.startswith(TEXT_MARK) for text in texts)
+    assert RING.open_values({"b": sealed["b"], "n": sealed["n"]}) == {"b": str(id_), "n": 1}
 
 
 def test_an_old_key_opens_and_the_newest_seals() -> None:

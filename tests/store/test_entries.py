@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-from store.entries import ENTRY_BYTES, events_of, fields, portions
+from store.cipher import KeyRing
+from store.entries import ENTRY_BYTES, events_of, fields, opened, portions
+from store.errors import UnreadableError
 from store.rings import Event
 
 METADATA = b',"id":"run-1"},{"langgraph_node":"model","thread_id":"%b"}]' % (b"0" * 300)
@@ -78,3 +80,11 @@ def test_when_events_were_logged_is_kept_with_them() -> None:
     events = [Event(7, seq, "r", "values", b"{}", at=1_795_691_321_000 + seq) for seq in (3, 4)]
 
     assert events_of((7, 4), kept(events)) == events
+
+
+def test_an_entry_of_before_there_was_a_key_cannot_be_read() -> None:
+    events = log(b"{}")
+    for accepts_clear in (False, True):
+        ring = KeyRing([b"n" * 32], accepts_clear=accepts_clear)
+        with pytest.raises(UnreadableError):
+            opened(ring, "key", events[-1].position, kept(events))

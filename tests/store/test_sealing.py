@@ -1,5 +1,6 @@
 """Nothing that was said lies in the clear, what is moved does not open, and keys can be changed."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -238,3 +239,21 @@ async def test_a_title_that_the_model_made_is_found_and_no_title_finds_what_has_
         assert [(hit.session_id, hit.content) for hit in hits] == [("a", "Wombats")]
         which = Filter(title="nothing", ids=())
         assert await sessions.list_page(db, which, limit=5, access=EVERYTHING) == ([], False)
+
+
+async def test_of_two_that_begin_with_different_keys_one_is_refused(opened: Opened) -> None:
+    async with opened(KeyRing([OLD])) as (one, _), opened(KeyRing([NEW])) as (other, _):
+        admitted = await asyncio.gather(
+            sealing.admit(one), sealing.admit(other), return_exceptions=True
+        )
+        refused = [error for error in admitted if error is not None]
+        assert [type(error) for error in refused] == [InvalidInputError]
+
+
+async def test_there_is_no_copy_of_what_cannot_be_read(opened: Opened) -> None:
+    async with opened(KeyRing([NEW])) as (db, saver):
+        await _work(db, saver)
+        await db.execute("UPDATE message SET content = 'tw1:00000000:AAAA' WHERE seq = 0", {})
+        with pytest.raises(UnreadableError, match="thread a"):
+            await threads.copy(db, "a", "copy", metadata={}, access=EVERYTHING)
+        assert await db.tuples("SELECT 1 FROM thread WHERE thread_id = 'copy'", {}) == []
