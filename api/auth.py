@@ -1,6 +1,6 @@
 """Who is calling, and what they may do."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +22,7 @@ from api.permissions import is_granted
 from graph.first_words import preferred_language
 from graph.user import User, act_for
 from store.access import EVERYTHING, ROLES, Access, Role
-from store.errors import Error
+from store.errors import Error, UnavailableError
 from store.models import JsonObject
 
 #: What everybody may ask for, also where all else needs a name.
@@ -54,6 +54,7 @@ class Caller:
         authority: Who decides what they may do.
         headers: Those of the request that langgraph.json lets graphs see.
         language: That their client likes best, as ``zh``.
+        again: Sees that they would still be let in, as `Authority.again`; None where nobody is asked.
     """
 
     request_id: str
@@ -61,6 +62,7 @@ class Caller:
     authority: Authority | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     language: str | None = None
+    again: Callable[[], Awaitable[None]] | None = None
 
     @property
     def identity(self) -> str:
@@ -104,6 +106,23 @@ class Caller:
         """
         if self.authority is not None and self.user is not None:
             self.authority.require(self.user, permission)
+
+    def lasting(self, access: Access) -> Access:
+        """What of the threads that they may see is for what outlives the request, and their key."""
+        if self.authority is None or self.user is None:
+            return access
+        return self.authority.lasting(self.user, access)
+
+    async def require_still(self) -> None:
+        """
+        Refuse somebody who would not be let in any more; PostgreSQL may be away.
+
+        Raises:
+            Error: They would not.
+        """
+        if self.again is not None:
+            with suppress(UnavailableError):
+                await self.again()
 
     @property
     def injected(self) -> JsonObject:
@@ -153,6 +172,8 @@ def _roles(action: Action, value: JsonObject) -> tuple[Role, ...]:
     return _OF_MEMBERS.get(action, ())
 
 
+#: How often it is asked whether who has a socket or an endless stream open would still be let in.
+AGAIN_SECONDS = 60.0
 #: Where who is calling may be said later than in the handshake: browsers cannot set its headers.
 LATE_PATH = "/api/ws"
 
@@ -259,6 +280,7 @@ class Authentication:
             authority=self._authority,
             headers=headers,
             language=language,
+            again=partial(self._authority.again, HTTPConnection(scope)),
         )
 
 

@@ -83,6 +83,19 @@ class Authority(Protocol):
         """
         ...
 
+    async def again(self, connection: HTTPConnection) -> None:
+        """
+        See that who sent a request, which is still open, would be let in now; where that is asked again.
+
+        Raises:
+            Error: They would not, or it is not to be known now (`UnavailableError`).
+        """
+        ...
+
+    def lasting(self, user: User, access: Access) -> Access:
+        """What of the threads that somebody may see is theirs, whatever becomes of their key."""
+        ...
+
     def require(self, user: User, permission: str) -> None:
         """
         Refuse what nobody else is asked about, to who has no permission for it.
@@ -273,6 +286,13 @@ class AuthHandlers:
                 "ENCRYPTION_CLEAR_KEYS is to name it",
                 code="invalid_filter",
             )
+        return access
+
+    async def again(self, connection: HTTPConnection) -> None:
+        """Nothing: `authenticate` is asked once for a request, however long that is open."""
+
+    def lasting(self, user: User, access: Access) -> Access:
+        """All of it: only the handlers know what is whose."""
         return access
 
     def require(self, user: User, permission: str) -> None:

@@ -25,7 +25,7 @@ from api.settings import Settings
 from api.tokens import Rules, Tokens
 from api.tokens_keys import SigningKeys, source_of
 from graph.user import User, label_of
-from store.access import EVERYTHING, Access
+from store.access import EVERYTHING, ROLES, Access
 from store.audit import Act, record
 from store.cache import Cache, LocalCache
 from store.database import Database
@@ -110,9 +110,7 @@ class Owners:
             PermissionDeniedError: They may not act for others.
             UnavailableError: What is needed to know did not answer.
         """
-        text = _credential(connection)
-        if text is None:
-            raise _unknown("Say who you are: `Authorization: Bearer …`, or `x-api-key`")
+        text = _said(connection)
         user = self._known.find(text)
         if user is None:
             address = _address(connection)
@@ -120,14 +118,36 @@ class Owners:
             if not self._known.was_right(text):
                 self._failures.check(address)
             try:
-                found = await self._kind(text).authenticate(text)
+                user = await self._look_up(text)
             except AuthenticationError as exc:
-                self._known.forget(text)
                 await self._failures.note(address, exc.message)
                 raise _unknown(exc.message) from None
-            self._known.keep(text, found)
-            user = found.user
         return _acting(user, connection)
+
+    async def again(self, connection: HTTPConnection) -> None:
+        """
+        See that who has a stream or a socket open would be let in now; no attempt that is counted.
+
+        Raises:
+            RefusedError: What was shown is not valid any more.
+            PermissionDeniedError: They may not act for others any more.
+            UnavailableError: What is needed to know did not answer.
+        """
+        text = _said(connection)
+        try:
+            user = self._known.find(text) or await self._look_up(text)
+        except AuthenticationError as exc:
+            raise _unknown(exc.message) from None
+        _acting(user, connection)
+
+    async def _look_up(self, text: str) -> User:
+        try:
+            found = await self._kind(text).authenticate(text)
+        except AuthenticationError:
+            self._known.forget(text)
+            raise
+        self._known.keep(text, found)
+        return found.user
 
     def _kind(self, text: str) -> Kind:
         kind = self._keys if text.startswith(PREFIX) else self._tokens
@@ -158,6 +178,10 @@ class Owners:
             _keep_user(value, user.identity)
         _own(value, action, user.identity, is_fixed=not is_for_all)
         return EVERYTHING if is_for_all else Access(({OWNER: user.identity},))
+
+    def lasting(self, user: User, access: Access) -> Access:
+        """Their own threads, and those that are shared with them: also of who may see all today."""
+        return Access(({OWNER: user.identity},)).of_members(user.identity, ROLES)
 
     def require(self, user: User, permission: str) -> None:
         """
@@ -216,6 +240,19 @@ def _credential(connection: HTTPConnection) -> str | None:
     if scheme:
         return text.strip() if scheme.lower() == "bearer" and text.strip() else None
     return connection.headers.get("x-api-key", "").strip() or None
+
+
+def _said(connection: HTTPConnection) -> str:
+    """
+    What a request says of who sends it.
+
+    Raises:
+        RefusedError: Nothing.
+    """
+    text = _credential(connection)
+    if text is None:
+        raise _unknown("Say who you are: `Authorization: Bearer …`, or `x-api-key`")
+    return text
 
 
 def _acting(user: User, connection: HTTPConnection) -> User:

@@ -11,7 +11,7 @@ import structlog
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.middleware.cors import CORSMiddleware
 
-from api import limits
+from api import auth, limits
 from api.bodies import parse
 from api.errors import BrokenOffError, refuse
 from api.protocol_commands import CommandError, envelope, failure
@@ -59,6 +59,7 @@ class CommandSocket(ABC):
         """Serve it until it is closed, by either side."""
         listening = self.begin(self._listen(), "socket")
         listening.add_done_callback(self._has_left)
+        self.begin(self._ask_again(), "socket's caller")
         try:
             await self._over
         finally:
@@ -113,6 +114,13 @@ class CommandSocket(ABC):
             else:
                 log.error("a socket failed", exc_info=error)
                 await self._socket.close(FAILED, "Internal error")
+
+    async def _ask_again(self) -> None:
+        """See from time to time that whose socket it is would still be let in."""
+        caller = self._socket.scope.get("state", {}).get("caller")
+        while isinstance(caller, auth.Caller) and caller.again is not None:
+            await asyncio.sleep(auth.AGAIN_SECONDS)
+            await caller.require_still()
 
     async def _listen(self) -> None:
         with suppress(WebSocketDisconnect):

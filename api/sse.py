@@ -20,6 +20,7 @@ from fastapi.responses import StreamingResponse
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
+from api import auth
 from api.bootstrap import Services
 from api.errors import BrokenOffError
 from api.session_events import Part, parts_of, whole_message
@@ -29,7 +30,7 @@ from graph.protocol_run import PREFIX
 from graph.runs import ENDED, Submitted
 from store import messages, runs
 from store.access import EVERYTHING
-from store.errors import NotFoundError, TooLargeError, UnavailableError
+from store.errors import Error, NotFoundError, TooLargeError, UnavailableError
 from store.events import Event, Gap
 from store.models import Run
 
@@ -60,6 +61,7 @@ class EventStream(EventSourceResponse):
 
     Args:
         frames: Closed when they end, and when the client has left.
+        caller: Of a stream that never ends: broken off when they would not be let in any more.
     """
 
     media_type = "text/event-stream; charset=utf-8"
@@ -72,6 +74,7 @@ class EventStream(EventSourceResponse):
         *,
         headers: dict[str, str],
         keep_alive_seconds: float,
+        caller: auth.Caller | None = None,
     ) -> None:
         super().__init__(
             frames, status_code, headers, media_type=self.media_type, ping=keep_alive_seconds
@@ -80,6 +83,8 @@ class EventStream(EventSourceResponse):
         self._keep_alive_seconds = keep_alive_seconds
         self._sent_at = 0.0
         self._has_left = False
+        self._caller = caller
+        self._is_refused = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, until it ends or the client leaves."""
@@ -97,8 +102,10 @@ class EventStream(EventSourceResponse):
             await self._stream(send)
         except asyncio.CancelledError:
             # Cancelled by nobody else, it is over in good order.
-            if not self._has_left or streaming.uncancel():
+            if not (self._has_left or self._is_refused) or streaming.uncancel():
                 raise
+            if self._is_refused:
+                raise BrokenOffError("Whose stream it is would not be let in any more") from None
         finally:
             attending.cancel()
             await asyncio.wait({attending})
@@ -115,7 +122,8 @@ class EventStream(EventSourceResponse):
     async def _attend(self, receive: Receive, send: Send, streaming: asyncio.Task[Any]) -> None:
         """Keep the connection alive, and stop the stream when the client leaves."""
         clock = asyncio.get_running_loop().time
-        while not self._has_left:
+        asked_at = clock()
+        while not (self._has_left or self._is_refused):
             due_at = self._sent_at + self._keep_alive_seconds
             try:
                 async with asyncio.timeout_at(due_at):
@@ -127,7 +135,18 @@ class EventStream(EventSourceResponse):
                 if self._sent_at + self._keep_alive_seconds <= due_at:
                     self._sent_at = clock()
                     await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+                if self._caller and clock() - asked_at >= auth.AGAIN_SECONDS:
+                    asked_at = clock()
+                    self._is_refused = not await _is_still_let_in(self._caller)
         streaming.cancel()
+
+
+async def _is_still_let_in(caller: auth.Caller) -> bool:
+    try:
+        await caller.require_still()
+    except Error:
+        return False
+    return True
 
 
 class RunStream:

@@ -27,6 +27,8 @@ Act = Literal[
     "share.revoked",
     "member.added",
     "member.removed",
+    "webhook.created",
+    "webhook.deleted",
     "session.purged",
     "sessions.exported",
     "export.requested",

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
-from store import outbox
+from store import audit, outbox
 from store.access import Access
 from store.cipher import Cipher, at
 from store.database import Database
@@ -94,6 +94,7 @@ async def create(
     webhook_id: str,
     *,
     identity: str,
+    actor: str,
     url: str,
     events: list[str],
     description: str | None,
@@ -106,6 +107,7 @@ async def create(
 
     Args:
         identity: Whose it is.
+        actor: Who asks for it, for the audit log.
         access: The threads whose changes it is told.
 
     Raises:
@@ -120,10 +122,20 @@ async def create(
         "enabled": enabled,
         "most": MAX_WEBHOOKS,
     }
-    created = await db.one(Webhook, SQL["create"], params)
-    if created is None:
-        raise ConflictError(
-            f"A user may have {MAX_WEBHOOKS} webhooks at the most", code="too_many_webhooks"
+    async with db.transaction() as tx:
+        created = await tx.one(Webhook, SQL["create"], params)
+        if created is None:
+            raise ConflictError(
+                f"A user may have {MAX_WEBHOOKS} webhooks at the most", code="too_many_webhooks"
+            )
+        # Not where it leads: that may be a secret.
+        await audit.record(
+            tx,
+            "webhook.created",
+            actor=actor,
+            owner=identity,
+            subject=f"webhook:{webhook_id}",
+            details={"events": events},
         )
     return _opened(db.cipher, created)
 
@@ -172,16 +184,24 @@ async def update(
     return _opened(db.cipher, updated)
 
 
-async def delete(db: Database, webhook_id: str, *, identity: str) -> None:
+async def delete(db: Database, webhook_id: str, *, identity: str, actor: str) -> None:
     """
     Delete a webhook and what was sent to it; what waits is not sent.
+
+    Args:
+        identity: Whose it must be.
+        actor: Who asks for it, for the audit log.
 
     Raises:
         NotFoundError: There is none with this id that is the user's.
     """
     params = {"webhook_id": webhook_id, "identity": identity}
-    if not await db.execute(SQL["delete"], params):
-        raise not_found(webhook_id)
+    async with db.transaction() as tx:
+        if not await tx.execute(SQL["delete"], params):
+            raise not_found(webhook_id)
+        await audit.record(
+            tx, "webhook.deleted", actor=actor, owner=identity, subject=f"webhook:{webhook_id}"
+        )
 
 
 async def deliveries(

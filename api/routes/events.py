@@ -71,6 +71,7 @@ async def stream_events(
         _frames(follow, after),
         headers={},
         keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        caller=caller,
     )
 
 
@@ -111,7 +112,7 @@ async def create_webhook(
     Its ``secret`` is in this answer and in no other. What is sent is signed as Standard Webhooks has it.
     """
     caller.require("webhooks:create")
-    access = await _seen(caller)
+    access = caller.lasting(await _seen(caller))
     await _check(services, body.url)
     # What happened before is not for this one.
     await services.changes.head()
@@ -120,6 +121,7 @@ async def create_webhook(
         services.db,
         str(uuid7()),
         identity=caller.identity,
+        actor=caller.actor,
         url=body.url,
         events=body.events,
         description=body.description,
@@ -165,7 +167,7 @@ async def update_webhook(
 ) -> Response:
     """Change a webhook; from now on it is told of the sessions that the caller may see now."""
     caller.require("webhooks:update")
-    access = await _seen(caller)
+    access = caller.lasting(await _seen(caller))
     await subscriptions.get(services.db, webhook_id, identity=caller.identity)
     if body.url is not None:
         await _check(services, body.url)
@@ -184,7 +186,9 @@ async def delete_webhook(
     """Delete a webhook with its deliveries; what is waiting is not sent."""
     caller.require("webhooks:delete")
     await _seen(caller)
-    await subscriptions.delete(services.db, webhook_id, identity=caller.identity)
+    await subscriptions.delete(
+        services.db, webhook_id, identity=caller.identity, actor=caller.actor
+    )
     return Response(status_code=204)
 
 

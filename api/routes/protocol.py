@@ -80,6 +80,7 @@ async def stream_events(
         frames(tape, seen),
         headers={},
         keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        caller=caller,
     )
 
 

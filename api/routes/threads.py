@@ -236,6 +236,7 @@ async def stream(
         ThreadStream(services, thread_id, after=after, modes=modes, access=access).frames(),
         headers={"Location": location},
         keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        caller=caller,
     )
 
 

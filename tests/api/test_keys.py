@@ -1,5 +1,6 @@
 """Built-in identities: who gets in by a key or a token, through every door, and to what."""
 
+import asyncio
 import json
 import zlib
 from collections.abc import AsyncIterator
@@ -53,6 +54,7 @@ def settings(tmp_path: Path, issuer: Issuer) -> Settings:
         jwt_issuer=issuer.url,
         jwt_audience=(AUDIENCE,),
         auth_failures_per_minute=0,
+        sse_heartbeat_seconds=0.2,
     )
 
 
@@ -422,6 +424,57 @@ async def test_a_socket_lets_in_who_has_a_key(doors: Doors, url: str) -> None:
         assert json.loads(await socket.recv())["id"] == 1
     with pytest.raises(InvalidStatus):
         await connect(stream)
+
+
+async def test_what_is_open_ends_soon_after_its_key_is_revoked(
+    doors: Doors, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.auth.AGAIN_SECONDS", 0.2)
+    key, base = await make_key(doors.services.db, "ada"), url.replace("http", "ws", 1)
+    thread_id = (await doors.thread(bearer(key)))["thread_id"]
+    paths = ("/api/events", f"/threads/{thread_id}/stream")
+    ping = json.dumps({"id": 2, "method": "ping", "params": {}})
+    async with (
+        asyncio.timeout(30),
+        connect(f"{base}/api/ws", subprotocols=["bearer", key]) as socket,  # type: ignore[list-item]
+        doors.http.stream("GET", paths[0], headers=bearer(key)) as events,
+        doors.http.stream("GET", paths[1], headers=bearer(key)) as thread,
+    ):
+        await asyncio.sleep(0.5)  # asked again, and still right
+        await socket.send(ping)
+        assert json.loads(await socket.recv())["type"] == "success"
+        await keys.revoke(doors.services.db, key.split("_")[1])
+        _expire(doors.services)
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+        # Not as if they were over: who comes again is told why.
+        for stream in (events, thread):
+            with pytest.raises(httpx.RemoteProtocolError):
+                await stream.aread()
+    assert closed.value.rcvd
+    assert closed.value.rcvd.code == 4401
+    assert await doors.status(bearer(key), "GET", paths[0]) == 401
+
+
+async def test_a_webhook_is_told_of_its_users_sessions_and_the_log_of_the_webhook(
+    doors: Doors,
+) -> None:
+    hook = {"url": "https://1.1.1.1/secret-place", "events": ["run.ended"], "enabled": False}
+    admin = await doors.key("root", role=["admin"])
+    made = (await doors.http.post("/api/webhooks", json=hook, headers=admin)).json()
+    rows = await doors.services.db.tuples("SELECT visible FROM webhook", {})
+    await doors.http.patch(f"/api/webhooks/{made['id']}", json={"enabled": False}, headers=admin)
+    again = await doors.services.db.tuples("SELECT visible FROM webhook", {})
+    assert await doors.status(admin, "DELETE", f"/api/webhooks/{made['id']}") == 204
+    told, _ = await page(doors.services.db, Filter(owner="root"), limit=10, seen_by=None)
+
+    own = [{"owner": "root"}, *({"members": {"root": role}} for role in ("viewer", "editor"))]
+    assert rows == again == [(own,)]
+    acts = {entry.act: entry for entry in told}
+    assert {"webhook.created", "webhook.deleted"} <= set(acts)
+    assert acts["webhook.created"].details == {"events": ["run.ended"]}
+    assert acts["webhook.created"].subject == f"webhook:{made['id']}"
+    assert "secret-place" not in str(told)
 
 
 async def test_a_run_knows_who_it_is_for_and_nothing_that_opens(

@@ -71,7 +71,7 @@ async def _keep(db: Database) -> None:
     await upload.append(MARK.encode())
     await upload.finish(name=MARK, owner="ada", mime_type="text/plain")
     await subscriptions.create(
-        db, IDS[1], identity="ada", url=f"https://example.org/{WORD}", events=["session.*"],
+        db, IDS[1], identity="ada", actor="ada", url=f"https://example.org/{WORD}", events=["session.*"],
         description=MARK, secret=WORD.encode(), enabled=True, access=EVERYTHING,
     )  # fmt: skip
     await exchanges.begin(
