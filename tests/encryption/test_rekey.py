@@ -253,7 +253,7 @@ async def _tell(db: Database, data: dict[str, Any], *, again: bool = False) -> N
     if not again:
         await create_thread(db, "a")
         await subscriptions.create(
-            db, IDS[1], identity="ada", url="https://example.org", events=["session.updated"],
+            db, IDS[1], identity="ada", actor="ada", url="https://example.org", events=["session.updated"],
             description="", secret=b"s", enabled=True, access=EVERYTHING,
         )  # fmt: skip
     async with db.transaction() as tx:
