@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 from langgraph.types import Command, Send
 
 from graph.first_words import without_title
-from store.access import MEMBERS
+from store.access import MEMBERS, UNDER_WAY
 from store.errors import BadRequestError
 from store.models import JsonObject, MultitaskStrategy
 from store.runs import Setting
@@ -46,7 +46,15 @@ RESERVED = frozenset(
 _RESERVED_PREFIXES = ("langgraph_auth_", "__langsmith_", "__otel_", "__dd_")
 #: Keys of ``metadata`` that only the server sets; stripped, as the reference does.
 RESERVED_METADATA = frozenset(
-    {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot", MEMBERS}
+    {
+        "thread_id",
+        "assistant_id",
+        "run_id",
+        "cron_id",
+        "counters_since_delta_snapshot",
+        MEMBERS,
+        UNDER_WAY,
+    }
 )
 
 

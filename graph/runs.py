@@ -41,7 +41,7 @@ from store.errors import (
 )
 from store.events import START, Event, EventId, EventLog, Gap
 from store.heartbeat import Heartbeat
-from store.models import CancelAction, JsonObject, Run, RunStatus
+from store.models import CancelAction, JsonObject, Lease, Run, RunStatus
 from store.queue import NewRun
 from store.retention import Life
 from store.runs import Setting
@@ -646,6 +646,13 @@ class Runs:
         """
         await threads.delete(self._db, thread_id, actor=actor, access=access)
         await self._executor.retention.forget(thread_id)
+
+    async def delete_leased(self, lease: Lease) -> bool:
+        """As `delete_thread`, unless somebody took the thread since the lease; whether it was deleted."""
+        if not await threads.delete_leased(self._db, lease):
+            return False
+        await self._executor.retention.forget(lease.thread_id)
+        return True
 
     async def purge_session(self, session_id: str, *, actor: str, access: Access) -> None:
         """

@@ -62,6 +62,7 @@ CLEAR_KEYS: Final = frozenset(
         "cron_id",
         "deleted_at",
         "graph_id",
+        "import_under_way",
         "langgraph_auth_user_id",
         "members",
         "owner",

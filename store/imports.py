@@ -1,6 +1,6 @@
 """Sessions from elsewhere: what is known of them already, and since when they are."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -11,6 +11,9 @@ from store.projection import born_at
 from store.sql import load
 
 _SQL: Final = load("imports")
+
+#: After which an import that has written nothing is one that broke off: a part of it takes a few.
+FRESH_SECONDS: Final = 30.0
 
 
 async def known(db: Database, thread_id: str) -> set[str]:
@@ -26,6 +29,7 @@ async def stamp(
     *,
     created_at: datetime | None,
     updated_at: datetime | None,
+    mark: str | None = None,
 ) -> None:
     """
     Let a thread and its messages be as old as they are; doing it again changes nothing.
@@ -35,8 +39,15 @@ async def stamp(
             says otherwise, or nothing, keeps its time.
         created_at: The thread's; never later than it was.
         updated_at: The thread's; None leaves it.
+        mark: The value of `UNDER_WAY` that the thread has, and loses; a thread that has another is left
+            alone.
     """
-    of_thread = {"thread_id": thread_id, "created_at": created_at, "updated_at": updated_at}
+    of_thread = {
+        "thread_id": thread_id,
+        "created_at": created_at,
+        "updated_at": updated_at,
+        "mark": mark,
+    }
     async with db.transaction() as tx:
         if db.cipher.is_on:
             times = await _said(tx, thread_id, times)
@@ -48,6 +59,23 @@ async def stamp(
         }
         await tx.execute(_SQL["stamp_messages"], of_messages)
         await tx.execute(_SQL["stamp_thread"], of_thread)
+
+
+async def begun(db: Database, thread_id: str, ids: Collection[str]) -> tuple[bool, bool]:
+    """
+    Of a thread that an import has begun: whether somebody is at it, and whether it has been used since.
+
+    Args:
+        ids: Messages of the import: one that is none of them, a run or a deletion is somebody's use.
+    """
+    params = {"thread_id": thread_id, "ids": list(ids), "fresh_seconds": FRESH_SECONDS}
+    rows = await repeated(lambda: db.tuples(_SQL["begun"], params))
+    return rows[0] if rows else (False, False)
+
+
+async def end(db: Database, thread_id: str, mark: str) -> None:
+    """Leave a thread as it is that an import has begun, and not ended."""
+    await db.execute(_SQL["end"], {"thread_id": thread_id, "mark": mark})
 
 
 async def _said(tx: Transaction, thread_id: str, times: Mapping[str, str]) -> dict[str, str]:

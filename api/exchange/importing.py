@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from pydantic import ValidationError
+from uuid_utils.compat import uuid7
 
 from api.auth import Caller
 from api.exchange.files import Entry
@@ -25,7 +26,7 @@ from graph.requests import RESERVED_METADATA, system_assistant_id
 from graph.runs import Runs
 from graph.state import States
 from store import exchanges, imports, sessions, threads
-from store.access import EVERYTHING, Access
+from store.access import EVERYTHING, UNDER_WAY, Access
 from store.database import Database
 from store.errors import (
     AlreadyExistsError,
@@ -51,6 +52,9 @@ MAX_LISTED: Final = 100
 _CANDIDATES: Final = 20
 #: Between tries to write to a session that somebody else is writing to.
 _PAUSES_SECONDS: Final = (0.1, 0.5)
+#: And to one that is being imported: until whoever began it is done, or long silent.
+_MORE_PAUSES_SECONDS: Final = (2.0, 5.0, 10.0, 15.0)
+_BEING_IMPORTED: Final = "import_under_way"
 
 
 @dataclass(slots=True)
@@ -62,6 +66,8 @@ class Report:
     )
     errors: list[JsonObject] = field(default_factory=list)
     listed: list[JsonObject] = field(default_factory=list)
+    #: The last of what went wrong; kept with nobody.
+    fault: Error | None = None
 
     @classmethod
     def of(cls, told: JsonObject) -> "Report":
@@ -82,6 +88,7 @@ class Report:
     def fail(self, entry: Entry, error: Error) -> None:
         """Count one that was not taken in."""
         self.counts["failed"] += 1
+        self.fault = error
         if len(self.errors) < MAX_ERRORS:
             self.errors.append(
                 {
@@ -155,10 +162,12 @@ class Importer:
         self, caller: Caller, transcript: Transcript, *, dry_run: bool
     ) -> tuple[str, Outcome]:
         """Take it in when nobody else is writing to it, such as the same import a second time."""
-        for pause in _PAUSES_SECONDS:
+        for pause in (*_PAUSES_SECONDS, *_MORE_PAUSES_SECONDS):
             try:
                 return await self._take(caller, transcript, dry_run=dry_run)
-            except (LeaseLostError, ThreadBusyError):
+            except (LeaseLostError, ThreadBusyError) as exc:
+                if pause in _MORE_PAUSES_SECONDS and exc.code != _BEING_IMPORTED:
+                    raise
                 await asyncio.sleep(pause)
         return await self._take(caller, transcript, dry_run=dry_run)
 
@@ -206,15 +215,48 @@ class Importer:
         """Take it in where the caller has a session under its id."""
         if found.metadata.get("status") == "deleted":
             return "skipped"
+        if UNDER_WAY in found.metadata:
+            return await self._take_over(session_id, str(found.metadata[UNDER_WAY]), plan)
         if known := await exchanges.known(self._db, session_id):
             return await self._go_on(session_id, plan, known)
         if "graph_id" not in found.metadata:
             return None
-        # What an import that did not come to its end has left.
+        # Nobody has said anything in it yet.
         access = await self._changeable(plan.caller, session_id)
         if not plan.dry_run:
-            await self._fill(session_id, plan, access)
+            mark = str(uuid7())
+            await sessions.update(self._db, session_id, changes={UNDER_WAY: mark}, access=access)
+            await self._fill(session_id, plan, access, mark)
         return "updated"
+
+    async def _take_over(self, session_id: str, mark: str, plan: "_Plan") -> Outcome | None:
+        """
+        Begin an import anew that was begun and not ended.
+
+        Its turns are written one by one, so what is there does not tell how far it came.
+
+        Raises:
+            ThreadBusyError: Whoever began it is at it.
+        """
+        access = await self._changeable(plan.caller, session_id)
+        if plan.dry_run:
+            return "updated"
+        ids = [said.id for said in plan.transcript.utterances]
+        is_fresh, _ = await imports.begun(self._db, session_id, ids)
+        if is_fresh:
+            raise _being_imported(session_id)
+        lease = await threads.lease(self._db, session_id, access=access)
+        # From here on nobody writes who did before.
+        _, is_used = await imports.begun(self._db, session_id, ids)
+        if is_used:
+            await imports.end(self._db, session_id, mark)
+            return await self._go_on(session_id, plan, await exchanges.known(self._db, session_id))
+        if not await self._runs.delete_leased(lease):
+            raise _being_imported(session_id)
+        try:
+            return await self._create(session_id, plan)
+        except AlreadyExistsError as exc:
+            raise _being_imported(session_id) from exc
 
     async def _create(self, session_id: str, plan: "_Plan") -> Outcome:
         value: JsonObject = {
@@ -228,17 +270,18 @@ class Importer:
                 raise AlreadyExistsError("It is somebody else's")
             return "created"
         await self._quotas.require_session(plan.caller)
+        mark = str(uuid7())
         await sessions.create(
             self._db,
             session_id,
-            metadata=value.get("metadata") or {},
+            metadata={**(value.get("metadata") or {}), UNDER_WAY: mark},
             life=self._life,
             access=access,
         )
         try:
-            await self._fill(session_id, plan, EVERYTHING)
+            await self._fill(session_id, plan, EVERYTHING, mark)
         except (ConflictError, UnavailableError):
-            # What is there by now is gone on with: the next time, or by who is at it.
+            # It is begun anew the next time, or by who is at it.
             raise
         except Error:
             with suppress(Error):
@@ -246,15 +289,22 @@ class Importer:
             raise
         return "created"
 
-    async def _fill(self, session_id: str, plan: "_Plan", access: Access) -> None:
+    async def _fill(self, session_id: str, plan: "_Plan", access: Access, mark: str) -> None:
         transcript = plan.transcript
         forgotten = [said.id for said in transcript.line if not said.is_in_context]
         await self._states.adopt(
             session_id, plan.stretches, head=plan.head, forgotten=forgotten, access=access
         )
-        await self._stamp(session_id, transcript)
+        await self._stamp(session_id, transcript, mark=mark)
 
-    async def _stamp(self, session_id: str, transcript: Transcript, *, is_new: bool = True) -> None:
+    async def _stamp(
+        self,
+        session_id: str,
+        transcript: Transcript,
+        *,
+        is_new: bool = True,
+        mark: str | None = None,
+    ) -> None:
         """Let what was said be as old as it is; done again, it changes nothing."""
         times = {
             said.id: said.created_at.isoformat()
@@ -268,6 +318,7 @@ class Importer:
             created_at=transcript.created_at,
             # What lives for a time lives from now on.
             updated_at=transcript.updated_at if is_new and not self._life else None,
+            mark=mark,
         )
 
     async def _go_on(
@@ -307,6 +358,10 @@ class Importer:
         if not self._registry.graph_ids:
             raise NotFoundError("This server has no graph that could go on", code="no_graph")
         return self._registry.graph_ids[0]
+
+
+def _being_imported(session_id: str) -> ThreadBusyError:
+    return ThreadBusyError(f"Session {session_id} is being imported", code=_BEING_IMPORTED)
 
 
 def _candidates(transcript: Transcript, caller: Caller) -> Iterator[str]:

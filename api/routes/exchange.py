@@ -160,10 +160,9 @@ async def import_sessions(
         source = entries(cast("BinaryIO", file), format)
         while (entry := await asyncio.to_thread(next, source, None)) is not None:
             await services.importer.take(caller, entry, report, dry_run=dry_run)
-    if report.counts["failed"] and sum(report.counts.values()) == 1:
+    if report.fault is not None and sum(report.counts.values()) == 1:
         # There was nothing else in the file.
-        [error] = report.errors
-        raise InvalidInputError(error["detail"], code=error["code"])
+        raise report.fault
     return json_response({"dry_run": dry_run, **report.json()})
 
 

@@ -18,8 +18,29 @@ WHERE m.create_time IS DISTINCT FROM n.at::timestamptz
 -- name: stamp_thread
 UPDATE thread SET
     created_at = least(created_at, %(created_at)s::timestamptz),
-    updated_at = coalesce(%(updated_at)s::timestamptz, updated_at)
+    updated_at = coalesce(%(updated_at)s::timestamptz, updated_at),
+    metadata = CASE WHEN %(mark)s::text IS NULL THEN metadata ELSE metadata - 'import_under_way' END
 WHERE thread_id = %(thread_id)s
+    -- An import that somebody else has begun anew is theirs to end.
+    AND (%(mark)s::text IS NULL OR metadata ->> 'import_under_way' = %(mark)s)
+
+-- name: begun
+SELECT greatest(
+        t.updated_at,
+        (SELECT max(m.update_time) FROM message AS m WHERE m.conversation_id = t.thread_id)
+    ) > now() - make_interval(secs => %(fresh_seconds)s),
+    EXISTS (SELECT FROM run AS r WHERE r.thread_id = t.thread_id)
+        OR EXISTS (SELECT FROM message_deletion AS d WHERE d.conversation_id = t.thread_id)
+        OR EXISTS (
+            SELECT FROM message AS m
+            WHERE m.conversation_id = t.thread_id AND m.id <> ALL(%(ids)s::text[])
+        )
+FROM thread AS t
+WHERE t.thread_id = %(thread_id)s
+
+-- name: end
+UPDATE thread SET metadata = metadata - 'import_under_way'
+WHERE thread_id = %(thread_id)s AND metadata ->> 'import_under_way' = %(mark)s
 
 -- name: judge
 -- What was said of it here since counts.

@@ -195,7 +195,7 @@ WITH copied AS (
     INSERT INTO thread (thread_id, metadata, config, interrupts, error, status, settled_status,
         epoch, checkpoint_count)
     -- whom the one is shared with has nothing to do with the copy
-    SELECT %(target)s, s.metadata - 'members' || %(metadata)s::jsonb, s.config,
+    SELECT %(target)s, s.metadata - ARRAY['members', 'import_under_way'] || %(metadata)s::jsonb, s.config,
         CASE WHEN going.has_written THEN '{}' ELSE s.interrupts END,
         CASE WHEN going.has_written THEN NULL ELSE s.error END,
         left_in.status, left_in.status,

@@ -13,11 +13,23 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from api.bootstrap import Services
+from api.exchange import importing
 from api.exchange.importing import Report
 from api.exchange.jobs import ImportJobs
 from api.settings import Settings
-from store import exchanges, messages
+from graph import adoption
+from store import exchanges, messages, sessions
+from store.access import EVERYTHING, UNDER_WAY
 from store.checkpoints import open_saver
+from store.errors import (
+    ConflictError,
+    Error,
+    InvalidInputError,
+    PermissionDeniedError,
+    QuotaError,
+    TooLargeError,
+    UnavailableError,
+)
 from store.jobs import Job
 from tests.api.test_shares import ADA, BOB, ask, session, share
 
@@ -277,6 +289,131 @@ async def test_a_file_of_somebody_elses_session_makes_one_of_ones_own(
     assert (found["owner"], found["user_id"], found["team"]) == ("bob", "bob", "a")
     assert (await http.get(f"/threads/{own}", headers=ADA)).status_code == 404
     assert session_id not in await exported(http, who=BOB)
+
+
+def branched(session_id: str) -> str:
+    """A file of a conversation that turned twice; of one answer the model does not see any more."""
+    said = [("a", None), ("b", "a"), ("c", "b"), ("d", "a"), ("e", "d"), ("f", None)]
+    rows = [
+        {
+            "id": f"{session_id}-{id_}",
+            "parent_id": parent and f"{session_id}-{parent}",
+            "role": "user",
+            "content": id_,
+            "in_context": id_ != "b",
+        }
+        for id_, parent in said
+    ]
+    about = {"id": session_id, "head_message_id": f"{session_id}-c"}
+    return json.dumps({"format": "threadwell", "version": 1, "session": about, "messages": rows})
+
+
+async def told(http: httpx.AsyncClient, session_id: str) -> list[Any]:
+    rows = await history(http, session_id, branch="all")
+    return [(row["content"], row["on_branch"], row["in_context"]) for row in rows]
+
+
+async def test_a_conversation_with_branches_that_comes_twice_at_once_is_there_once(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    session_id = str(uuid7())
+
+    reports = await asyncio.gather(*(imported(http, branched(session_id)) for _ in range(3)))
+
+    assert sorted(name for report in reports for name in counts(report)) == [
+        "created", "skipped", "skipped",
+    ]  # fmt: skip
+    assert {one["id"] for report in reports for one in report["sessions"]} == {session_id}
+    found = (await http.get(f"/threads/{session_id}", headers=ADA)).json()["metadata"]
+    assert UNDER_WAY not in found
+
+
+@pytest.mark.parametrize("written", range(1, 6))
+async def test_an_import_that_broke_off_in_the_middle_is_begun_anew(
+    http: httpx.AsyncClient,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+    written: int,
+) -> None:
+    whole, session_id = str(uuid7()), str(uuid7())
+    await imported(http, branched(whole))
+    monkeypatch.setattr(importing, "_MORE_PAUSES_SECONDS", ())
+    ending = adoption.end_with
+    left = written
+
+    async def breaking(*args: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise UnavailableError("PostgreSQL is away")
+        return await ending(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(adoption, "end_with", breaking)
+        for _ in range(2):
+            broken = await http.post(
+                "/api/sessions/import", content=branched(session_id), headers=ADA
+            )
+            assert broken.status_code in (503, 409), broken.text
+    assert broken.json()["code"] == "import_under_way", "whoever began it may be at it"
+    await silent(services, session_id)
+    report = await imported(http, branched(session_id))
+
+    assert counts(report) == {"created": 1}
+    assert [one["id"] for one in report["sessions"]] == [session_id]
+    assert await told(http, session_id) == await told(http, whole)
+    assert counts(await imported(http, branched(session_id))) == {"skipped": 1}
+
+
+async def silent(services: Services, session_id: str) -> None:
+    """Have the import of a session be one that broke off a while ago."""
+    async with services.db.transaction() as tx:
+        for query in (
+            "UPDATE thread SET updated_at = updated_at - interval '1 min' WHERE thread_id = %(id)s",
+            "UPDATE message SET update_time = update_time - interval '1 min'"
+            " WHERE conversation_id = %(id)s",
+        ):
+            await tx.execute(query, {"id": session_id})
+
+
+async def test_what_somebody_said_in_a_session_half_imported_is_not_lost(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    session_id = str(uuid7())
+    await imported(http, branched(session_id))
+    await sessions.update(services.db, session_id, changes={UNDER_WAY: "x"}, access=EVERYTHING)
+    assert (await ask(http, session_id, "mine", ADA)).status_code == 200
+    await silent(services, session_id)
+    before = await told(http, session_id)
+
+    report = await imported(http, branched(session_id))
+
+    assert counts(report) == {"skipped": 1}
+    assert await told(http, session_id) == before
+    found = (await http.get(f"/threads/{session_id}", headers=ADA)).json()["metadata"]
+    assert UNDER_WAY not in found
+
+
+async def test_a_file_of_one_conversation_is_refused_for_what_it_is(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = json.dumps({"messages": [{"role": "user", "content": "hi"}]})
+    for error, status in (
+        (PermissionDeniedError("No"), 403),
+        (QuotaError("Too many sessions", code="quota_exceeded"), 403),
+        (TooLargeError("It is too large"), 413),
+        (ConflictError("It has changed"), 409),
+        (InvalidInputError("It is wrong"), 422),
+    ):
+
+        async def refusing(*args: Any, fault: Error = error, **kwargs: Any) -> Any:
+            raise fault
+
+        monkeypatch.setattr(importing.Importer, "_take", refusing)
+        refused = await http.post("/api/sessions/import", content=one, headers=ADA)
+        assert (refused.status_code, refused.json()["code"]) == (status, error.code)
+        two = await imported(http, f"{one}\n{one}")
+        assert [told["code"] for told in two["errors"]] == [error.code] * 2
 
 
 async def test_what_a_file_has_for_a_time_breaks_nothing(
