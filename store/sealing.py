@@ -27,6 +27,8 @@ from store.sql import load
 Form = Literal["bytes", "text", "json", "checkpoint", "config", "metadata", "item", "job", "body"]
 #: Rows that are sealed anew in one transaction.
 PAGE: Final = 100
+#: How often everything is gone over at the most: servers that do not know the key yet write behind it.
+_PASSES: Final = 5
 IN_THE_CLEAR: Final = (
     "The database has something that is not encrypted: run `threadwell encrypt`, which encrypts it "
     "while servers run that have the key"
@@ -454,19 +456,31 @@ async def encrypt(
     ring.accepts_clear = accept_clear or not state.is_complete
     ring.may_lack_keys = state.is_complete
     await db.execute(_SQL["use_key"], {"key_id": ring.ids[0]})
-    done = Sealed()
-    for table in TABLES:
-        of_table = await reseal(db, table)
-        tell(table.name, of_table)
-        done += of_table
+    done, is_all = await _sealed_whole(db, tell)
     await _hide_hashes(db)
     await _begin_index_anew(db)
     async with db.transaction() as tx:
-        complete = {"key_id": ring.ids[0], "is_all": not done.unreadable}
+        complete = {"key_id": ring.ids[0], "is_all": is_all}
         await tx.execute(_SQL["complete"], complete)
         await _record(tx, "encryption.rotated", ring, rows=done.rows, unreadable=done.unreadable)
     ring.accepts_clear = False
     return done
+
+
+async def _sealed_whole(db: Database, tell: Callable[[str, Sealed], None]) -> tuple[Sealed, bool]:
+    """Seal every table, and what was written behind that; and whether nothing needs an older key now."""
+    rows, done = 0, Sealed()
+    for number in range(_PASSES):
+        done = Sealed()
+        for table in TABLES:
+            of_table = await reseal(db, table)
+            if number == 0:
+                tell(table.name, of_table)
+            done += of_table
+        rows += done.rows
+        if not done.rows:
+            break
+    return Sealed(rows=rows, unreadable=done.unreadable), done == Sealed()
 
 
 async def _record(tx: Transaction, act: audit.Act, ring: KeyRing, **details: int) -> None:

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from store import messages, queue, sealing, search, sessions, terms, threads
 from store.access import EVERYTHING
@@ -257,3 +259,24 @@ async def test_there_is_no_copy_of_what_cannot_be_read(opened: Opened) -> None:
         with pytest.raises(UnreadableError, match="thread a"):
             await threads.copy(db, "a", "copy", metadata={}, access=EVERYTHING)
         assert await db.tuples("SELECT 1 FROM thread WHERE thread_id = 'copy'", {}) == []
+
+
+async def test_what_is_written_by_an_old_key_behind_its_change_is_sealed_too(
+    opened: Opened, database_url: str
+) -> None:
+    late = KeyRing([OLD]).seal_values({"name": MARKER})
+
+    def write_late(table: str, _: sealing.Sealed) -> None:
+        if table == sealing.TABLES[-1].name:
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                insert = "INSERT INTO thread (thread_id, metadata) VALUES ('late', %s)"
+                connection.execute(insert, [Jsonb(late)])
+
+    async with opened(KeyRing([OLD])) as (db, _):
+        await sealing.admit(db)
+        await threads.create(db, "early", metadata={"name": MARKER}, access=EVERYTHING)
+    async with opened(KeyRing([NEW, OLD])) as (db, _):
+        assert await sealing.encrypt(db, write_late) == sealing.Sealed(rows=2, unreadable=0)
+    async with opened(KeyRing([NEW])) as (db, _):
+        await sealing.admit(db)
+        assert (await sessions.get(db, "late", access=EVERYTHING)).name == MARKER
