@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, get_args
 from uuid import UUID, uuid5
 
 from graph.adoption import Stretch
-from store.errors import InvalidInputError
+from store.errors import InvalidInputError, TooLargeError
 from store.models import JsonObject
 from store.projection import clean, plain_text
 
@@ -17,6 +17,10 @@ ROLES: Final = frozenset(get_args(Role))
 MAX_MESSAGES: Final = 10_000
 #: Turns that one took and left: each is a checkpoint.
 MAX_TURNS: Final = 500
+#: All that is said up to each of its turns, added up: a checkpoint may have the whole of it.
+MAX_LINES_BYTES: Final = 512 * 2**20
+#: What a value counts that is no text.
+_VALUE_BYTES: Final = 32
 MAX_ID: Final = 255
 _NAMESPACE: Final = UUID("9d0f2c1e-6f0a-4d0b-8e53-52a1c6f0b7d4")
 
@@ -95,6 +99,7 @@ class Transcript:
 
         Raises:
             InvalidInputError: It turns more than `MAX_TURNS` times.
+            TooLargeError: What is said up to each turn is more than `MAX_LINES_BYTES` in all.
         """
         return _stretches(self.utterances, [said.id for said in self.line])
 
@@ -169,20 +174,38 @@ def _stretches(utterances: Sequence[Utterance], line: Sequence[str]) -> tuple[li
         # They all follow the state before anything was said.
         found.append(Stretch(()))
         ends[None] = 0
+    # How much is said up to the end of each, and how much up to where the loop is.
+    sizes: dict[int | None, int] = {None: 0, 0: 0} if found else {None: 0}
+    size = total = 0
     messages: list[JsonObject] = []
     for number, said in enumerate(utterances):
         if not messages:
             after = ends[said.parent_id]
+            size = sizes[after]
         messages.append(said.message())
+        size += _size(messages[-1])
         then = utterances[number + 1].id if number + 1 < len(utterances) else None
         if said.id != head and following.get(said.id) == [then]:
             continue
         if len(found) == MAX_TURNS:
             raise InvalidInputError(f"It turns more than {MAX_TURNS} times")
+        total += size
+        if total > MAX_LINES_BYTES:
+            raise TooLargeError(f"Its turns take more than {MAX_LINES_BYTES} bytes")
         ends[said.id] = len(found)
+        sizes[len(found)] = size
         found.append(Stretch(messages, after))
         messages = []
     return found, ends[head] or 0
+
+
+def _size(value: Any) -> int:
+    """How much a JSON value is, as `api.exchange.reading` counts."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(key) + _size(item) for key, item in value.items())
+    return sum(map(_size, value)) if isinstance(value, list) else _VALUE_BYTES
 
 
 def derived(*parts: object) -> str:

@@ -38,21 +38,31 @@ LIMIT %(limit)s::int;
 SELECT m.id, m.seq, m.role, m.content, m.message_type, m.meta_data, m.in_context, m.on_branch,
     m.create_time,
     (
-        SELECT p.id
-        FROM message AS p
-        WHERE p.conversation_id = m.conversation_id
-            AND p.seq <= coalesce((
-                SELECT f.parent_seq
-                FROM message_fork AS f
-                WHERE f.conversation_id = m.conversation_id AND f.seq = m.seq
-            ), m.seq - 1)
-            AND (p.on_branch OR %(every_branch)s::boolean)
-            AND NOT EXISTS (
-                SELECT FROM message_deletion AS d
-                WHERE d.conversation_id = p.conversation_id AND d.message_id = p.id
-            )
-        ORDER BY p.seq DESC
-        LIMIT 1
+        WITH RECURSIVE above AS (
+            SELECT m.seq, NULL::text AS id, false AS is_told
+            UNION ALL
+            SELECT p.seq, p.id,
+                (p.on_branch OR %(every_branch)s::boolean)
+                AND NOT EXISTS (
+                    SELECT FROM message_deletion AS d
+                    WHERE d.conversation_id = m.conversation_id AND d.message_id = p.id
+                )
+            FROM above AS a
+            CROSS JOIN LATERAL (
+                SELECT o.seq, o.id, o.on_branch
+                FROM message AS o
+                WHERE o.conversation_id = m.conversation_id
+                    AND o.seq <= coalesce((
+                        SELECT f.parent_seq
+                        FROM message_fork AS f
+                        WHERE f.conversation_id = m.conversation_id AND f.seq = a.seq
+                    ), a.seq - 1)
+                ORDER BY o.seq DESC
+                LIMIT 1
+            ) AS p
+            WHERE NOT a.is_told
+        )
+        SELECT id FROM above WHERE is_told
     ) AS parent_id
 FROM message AS m
 WHERE m.conversation_id = %(thread_id)s AND m.seq > %(after_seq)s

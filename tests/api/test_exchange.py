@@ -365,6 +365,29 @@ async def test_an_import_that_broke_off_in_the_middle_is_begun_anew(
     assert counts(await imported(http, branched(session_id))) == {"skipped": 1}
 
 
+async def test_what_follows_a_message_that_was_deleted_stays_on_its_branch(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    session_id = str(uuid7())
+    await imported(http, branched(session_id))
+    async with services.db.transaction() as tx:
+        for id_ in ("a", "d"):
+            await tx.execute(
+                "INSERT INTO message_deletion (conversation_id, message_id) VALUES (%(c)s, %(m)s)",
+                {"c": session_id, "m": f"{session_id}-{id_}"},
+            )
+
+    for branch, parents in (
+        ("all", {"b": None, "c": "b", "e": None, "f": None}),
+        ("active", {"b": None, "c": "b"}),
+    ):
+        file = json.loads(await exported(http, session_id, branch=branch))
+        found = {
+            row["content"]: (row.get("parent_id") or "")[-1:] or None for row in file["messages"]
+        }
+        assert found == parents
+
+
 async def silent(services: Services, session_id: str) -> None:
     """Have the import of a session be one that broke off a while ago."""
     async with services.db.transaction() as tx:

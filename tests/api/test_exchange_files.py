@@ -186,6 +186,13 @@ def test_what_is_beyond_a_bound_is_passed_over() -> None:
     assert entry.transcript is not None
     with pytest.raises(InvalidInputError, match="500 times"):
         entry.transcript.stretches()
+    # Each turn is a state that has all that was said up to it.
+    turns = [Utterance(id="a", parent_id=None, role="user", content="x" * 4 * 2**20)]
+    turns += [Utterance(id=f"b{n}", parent_id="a", role="user", content="b") for n in range(200)]
+    with pytest.raises(TooLargeError, match="turns"):
+        Transcript(form="x", id=None, attributes={}, utterances=turns, head="a").stretches()
+    few = Transcript(form="x", id=None, attributes={}, utterances=turns[:100], head="a")
+    assert len(few.stretches()[0]) == 100
 
 
 def archive(files: dict[str, bytes]) -> bytes:
