@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
+from uuid import UUID, uuid5
 
 import orjson
 from uuid_utils.compat import uuid7
@@ -21,7 +22,7 @@ from api.session_schemas import MessageSend, Regenerate, attachment_block
 from api.submissions import allow, submit
 from graph.branches import no_state
 from graph.requests import RunRequest
-from graph.runs import Submitted
+from graph.runs import ENDED, Submitted
 from store import branches, files, idempotency, messages, runs, sessions
 from store.access import EVERYTHING, Access
 from store.errors import (
@@ -39,6 +40,10 @@ from store.models import JsonObject, Message, Run, Session
 #: How an answer ended that the model's server broke off, and the status of a run with one.
 INCOMPLETE: Final = "incomplete"
 SECONDS_OF_A_DAY: Final = 86400.0
+#: Of the ids of runs that answer messages to which clients gave ids.
+_RUN_OF_MESSAGE: Final = UUID("6e1c2f0a-8f43-4c0d-9a55-3f7f0b1f6a21")
+#: How many runs may have ended without the message that they were to answer, of one id.
+_ATTEMPTS: Final = 10
 
 
 async def ask(
@@ -77,6 +82,8 @@ async def ask(
         if body.branches:
             checkpoint = await _parent(services, caller, session, body.parent_id, request, access)
             request = replace(request, checkpoint=checkpoint)
+        if body.id is not None and key is None:
+            return await _submit_once(services, caller, session, request, body.id)
     return await _submit(services, caller, session, request, key, access)
 
 
@@ -107,12 +114,23 @@ async def regenerate(
     place = await branches.state_before(services.db, session_id, message_id, access=access)
     if place.role != "assistant":
         raise InvalidInputError("Only what the assistant said can be said again")
-    if place.checkpoint_id is None:
+    if not await is_next(services, session_id, place.checkpoint_id, access):
         return await _answer_anew(services, caller, session, message_id, body, key, access)
     request = replace(
         _request(services, session, body), checkpoint={"checkpoint_id": place.checkpoint_id}
     )
     return await _submit(services, caller, session, request, key, access)
+
+
+async def is_next(
+    services: Services, session_id: str, checkpoint_id: str | None, access: Access
+) -> bool:
+    """Whether a run without input would do anything in a state: not in one that was imported."""
+    if checkpoint_id is None:
+        return False
+    at = {"checkpoint_id": checkpoint_id}
+    state = await services.states.get(session_id, checkpoint=at, access=access)
+    return bool(state["next"])
 
 
 async def _answer_anew(
@@ -124,13 +142,13 @@ async def _answer_anew(
     key: str | None,
     access: Access,
 ) -> Submitted:
-    """Have a question answered again of whose answer no state before it is kept."""
+    """Have a question answered again of which no state is kept that leads on to an answer."""
     question = await branches.question_before(services.db, session.id, message_id)
     if question is None:
         raise no_state(message_id)
     request = _request(services, session, body)
     # The conversation ends with the question then, and what begins is all that is to be done.
-    await _begin_anew(services, caller, session, request, question, is_answered=False)
+    await begin_anew(services, caller, session, request, question, is_answered=False)
     return await _submit(services, caller, session, request, key, access)
 
 
@@ -215,15 +233,18 @@ async def _parent(
         place = await branches.beginning(services.db, session.id, access=access)
     else:
         place = await branches.state_after(services.db, session.id, parent_id, access=access)
-    if place is None or place.is_head:
+    if place is None:
+        return None
+    if place.is_head and request.multitask_strategy == "reject" and session.thread_status != "busy":
+        # It is the newest one for as long as nothing else runs, and then this does not.
         return None
     if place.checkpoint_id is None:
-        await _begin_anew(services, caller, session, request, parent_id, is_answered=True)
+        await begin_anew(services, caller, session, request, parent_id, is_answered=True)
         return None
     return {"checkpoint_id": place.checkpoint_id}
 
 
-async def _begin_anew(
+async def begin_anew(
     services: Services,
     caller: Caller,
     session: Session,
@@ -297,6 +318,42 @@ async def _submit(
         if known := await _known(services, session, key, access):
             return known
         raise ThreadBusyError("The session is still being answered", code="session_busy") from exc
+
+
+async def _submit_once(
+    services: Services, caller: Caller, session: Session, request: RunRequest, message_id: str
+) -> Submitted:
+    """
+    Submit a run with a message that the client named, unless one that is in flight has it.
+
+    Raises:
+        AlreadyExistsError: One is.
+    """
+    run_id = str(uuid5(_RUN_OF_MESSAGE, f"{session.id}\n{message_id}"))
+    for _ in range(_ATTEMPTS):
+        found = await _submitted(services, caller, session, replace(request, run_id=run_id))
+        if isinstance(found, Submitted):
+            return found
+        is_said = await messages.find_seq(services.db, session.id, message_id) is not None
+        if is_said or found.status not in ENDED:
+            break
+        # It ended before the message was anywhere: this is another attempt.
+        run_id = str(uuid5(UUID(run_id), message_id))
+    raise AlreadyExistsError(f"Message {message_id} exists already")
+
+
+async def _submitted(
+    services: Services, caller: Caller, session: Session, request: RunRequest
+) -> Submitted | Run:
+    """The run, submitted; or that which is there by its id."""
+    with session_busy():
+        try:
+            return await submit(services, caller, request, thread_id=session.id, attached=True)
+        except (ThreadBusyError, AlreadyExistsError):
+            known = await _known(services, session, request.run_id, EVERYTHING)
+            if known is None:
+                raise
+            return known.run
 
 
 @contextmanager

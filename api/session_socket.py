@@ -188,10 +188,7 @@ class SessionTape:
             return [(("run.end", {"run_id": batch, "status": "interrupted"}), "", 0)]
         if isinstance(batch, Gap):
             return await self._missed(batch)
-        if time.monotonic() - self._looked_at > LOOK_SECONDS or any(
-            event.name == "metadata" for event in batch
-        ):
-            await self._look()
+        await self.look(at_once=any(event.name == "metadata" for event in batch))
         return [one for event in batch for one in self._read(event)]
 
     def _read(self, event: Event) -> list[tuple[Part, str, int]]:
@@ -208,7 +205,7 @@ class SessionTape:
 
     async def _missed(self, gap: Gap) -> list[tuple[Part, str, int]]:
         """Word of it, and the newest answer of the session, which may have been in it."""
-        await self._look()
+        await self.look(at_once=True)
         word, instead = self._numbering.gap(gap.resume_at)
         told: list[tuple[Part, str, int]] = [
             (("gap", {"session_id": self._session_id}), gap.event_id, word)
@@ -225,7 +222,15 @@ class SessionTape:
         ]
         return told
 
-    async def _look(self) -> None:
+    async def look(self, *, at_once: bool = False) -> None:
+        """
+        See that the session is the client's to read, unless that was seen a moment ago.
+
+        Raises:
+            NotFoundError: It is not, any more.
+        """
+        if not at_once and time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return
         self._looked_at = time.monotonic()
         services = self._services
         await services.runs.patiently(
@@ -243,6 +248,7 @@ class SessionSocket(CommandSocket):
         self._member_id = uuid4().hex
         self._outgoing = Outgoing()
         self._subscriptions: dict[str, asyncio.Task[None]] = {}
+        self._tapes: dict[str, SessionTape] = {}
         self._typed_at: dict[str, float] = {}
         self._methods = {
             "session.subscribe": self._subscribe,
@@ -258,6 +264,7 @@ class SessionSocket(CommandSocket):
     async def run(self) -> None:
         """Serve it until it is closed, by either side."""
         self.begin(self._write(), "session socket writer")
+        self.begin(self._look_again(), "session socket looks")
         try:
             await super().run()
         finally:
@@ -292,7 +299,7 @@ class SessionSocket(CommandSocket):
         after, seq = await tape.place(params.get("since"))
         await self._end_subscription(session_id)
         task = self.begin(self._follow(session_id, tape, after, seq), "session subscription")
-        self._subscriptions[session_id] = task
+        self._subscriptions[session_id], self._tapes[session_id] = task, tape
         user = self._caller.identity or "anonymous"
         await self._services.presence.join(session_id, self._member_id, user, self._tell)
         return {"session_id": session_id, "seq": seq}
@@ -306,6 +313,7 @@ class SessionSocket(CommandSocket):
         return {"session_id": session_id}
 
     async def _end_subscription(self, session_id: str) -> None:
+        self._tapes.pop(session_id, None)
         if task := self._subscriptions.pop(session_id, None):
             task.cancel()
             await asyncio.wait({task})
@@ -370,9 +378,25 @@ class SessionSocket(CommandSocket):
                     await self._push(session_id, method, params, event_id, number)
         except NotFoundError:
             self._subscriptions.pop(session_id, None)
-            await self._services.presence.leave(session_id, self._member_id)
-            gone = {"session_id": session_id, "reason": "not_found"}
-            await self._outgoing.put(_event("session.unsubscribed", gone))
+            self._tapes.pop(session_id, None)
+            await self._gone(session_id)
+
+    async def _look_again(self) -> None:
+        """Ask from time to time also about sessions of which nothing comes but who is there."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for session_id, tape in list(self._tapes.items()):
+                try:
+                    await tape.look(at_once=True)
+                except NotFoundError:
+                    if self._tapes.get(session_id) is tape:
+                        await self._end_subscription(session_id)
+                        await self._gone(session_id)
+
+    async def _gone(self, session_id: str) -> None:
+        await self._services.presence.leave(session_id, self._member_id)
+        gone = {"session_id": session_id, "reason": "not_found"}
+        await self._outgoing.put(_event("session.unsubscribed", gone))
 
     async def _push(
         self, session_id: str, method: str, params: JsonObject, event_id: str, number: int

@@ -19,9 +19,8 @@ from api.doors.files import with_files_kept
 from api.doors.history import Step, kept, reconcile, sent
 from api.schemas import UUID_FORM
 from api.session_events import MODES, text_of
-from api.session_runs import first_graph, stop, under_way
+from api.session_runs import begin_anew, first_graph, is_next, stop, under_way
 from api.submissions import submit
-from graph.branches import no_state
 from graph.encode import dumps
 from graph.requests import RunRequest
 from graph.runs import Submitted
@@ -147,9 +146,7 @@ async def begin(services: Services, caller: Caller, asked: Asked) -> Submitted:
         NotFoundError: The session is not the caller's, or there is no such graph.
         ThreadBusyError: The session is still being answered, and that is not to be stopped.
     """
-    speaks = bool(asked.messages) and asked.messages[-1]["role"] == "user"
-    if not speaks and not asked.answers:
-        raise InvalidInputError("The last message must be the user's")
+    _require_words(asked)
     if asked.session_id is None:
         return await _pass_through(services, caller, asked)
     if services.graphs.checkpointer is not None:
@@ -160,9 +157,12 @@ async def begin(services: Services, caller: Caller, asked: Asked) -> Submitted:
     session = await opened(services, caller, session_id, _attributes(asked, session_id))
     run_id = await _claim(services, caller, session, asked) if asked.key else None
     for attempt in range(ATTEMPTS):
+        is_busy = await _is_busy(services, session.id)
+        # Asked after that: what it is busy with may be this very request, which came twice at once.
         if run_id and (known := await _known(services, run_id)):
             return known
-        await _free(services, caller, session, asked.on_busy)
+        if is_busy:
+            await _free(services, caller, session, asked.on_busy)
         request = replace(await _request(services, caller, session, asked), run_id=run_id)
         try:
             return await submit(services, caller, request, thread_id=session_id, attached=True)
@@ -173,10 +173,17 @@ async def begin(services: Services, caller: Caller, asked: Asked) -> Submitted:
     raise _busy()
 
 
+def _require_words(asked: Asked) -> None:
+    speaks = bool(asked.messages) and asked.messages[-1]["role"] == "user"
+    if not speaks and not asked.answers:
+        raise InvalidInputError("The last message must be the user's")
+
+
 async def _claim(services: Services, caller: Caller, session: Session, asked: Asked) -> str:
     """The id of the run that the key of a request stands for, in this session."""
     access = await caller.may("threads", "read", {"thread_id": session.id})
-    payload = dumps([asked.messages, asked.model, asked.about, asked.answers, asked.fields])
+    said = [asked.messages, asked.model, asked.about, asked.answers, asked.fields]
+    payload = dumps([*said, asked.parent_id] if asked.parent_id else said)
     return await idempotency.claim(
         services.db,
         session.id,
@@ -253,11 +260,13 @@ async def _require_model(services: Services, caller: Caller, model: str) -> None
         await assistants.get(services.db, assistant_id, access=access)
 
 
+async def _is_busy(services: Services, session_id: str) -> bool:
+    thread = await threads.get(services.db, session_id, access=EVERYTHING)
+    return thread.status == "busy"
+
+
 async def _free(services: Services, caller: Caller, session: Session, on_busy: OnBusy) -> None:
-    """See that nothing is answered in a session any more: only then what was said is settled."""
-    thread = await threads.get(services.db, session.id, access=EVERYTHING)
-    if thread.status != "busy":
-        return
+    """Stop what is answered in a session: only then what was said is settled."""
     if on_busy == "reject":
         raise _busy()
     value = {"thread_id": session.id, "action": "interrupt"}
@@ -300,7 +309,9 @@ async def _request(
         # What is said now is the answer.
         answer = {waiting[0].id: text_of(step.new[-1]["content"])}
         return replace(base, command={"resume": answer}, strict_resume=True)
-    checkpoint = None if step.at_head else await _place(services, session.id, step, access)
+    checkpoint = (
+        None if step.at_head else await _place(services, caller, session, step, base, access)
+    )
     given = None if step.again else await _input(services, caller, session.id, asked, step, access)
     return replace(base, input=given, checkpoint=checkpoint)
 
@@ -321,7 +332,9 @@ async def _named(services: Services, session_id: str, asked: Asked) -> Step | No
     if last.get("id"):
         with suppress(NotFoundError):
             known = await messages.get(services.db, session_id, last["id"], access=EVERYTHING)
-    if known and not asked.added and sent([last])[0].key == kept([known])[0].key:
+    # Of a message that no client shows, such as a tool's, there is no turn.
+    turns = kept([known]) if known and not asked.added else []
+    if known and turns and sent([last])[0].key == turns[0].key:
         return Step([], after=known.id, again=True)
     if asked.parent_id is None:
         return None
@@ -344,18 +357,27 @@ async def _input(
 
 
 async def _place(
-    services: Services, session_id: str, step: Step, access: Access
+    services: Services,
+    caller: Caller,
+    session: Session,
+    step: Step,
+    request: RunRequest,
+    access: Access,
 ) -> JsonObject | None:
     """The state in which a message was the last one; None for the newest one."""
     if step.after is None:
-        found = await branches.beginning(services.db, session_id, access=access)
+        found = await branches.beginning(services.db, session.id, access=access)
     else:
-        found = await branches.state_after(services.db, session_id, step.after, access=access)
-    if found is None or found.is_head:
+        found = await branches.state_after(services.db, session.id, step.after, access=access)
+    if found is None:
         return None
-    if found.checkpoint_id is None:
-        raise no_state(step.after)
-    return {"checkpoint_id": found.checkpoint_id}
+    place = found.checkpoint_id
+    leads_on = not step.again or await is_next(services, session.id, place, access)
+    if place is None or not leads_on:
+        is_answered = not step.again
+        await begin_anew(services, caller, session, request, step.after, is_answered=is_answered)
+        return None
+    return None if found.is_head else {"checkpoint_id": place}
 
 
 async def branch(services: Services, session_id: str) -> list[Message]:

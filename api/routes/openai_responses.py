@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from uuid_utils.compat import uuid7
 
 from api.deps import CallerDep, RunId, ServicesDep
-from api.doors.conversation import Asked, begin, owner
+from api.doors.conversation import Asked, begin, owner, session_id_of
 from api.doors.errors import OpenAIRoute
 from api.doors.openai_responses import RESPONSE, ResponseAnswer, ResponseCreate, response_json
 from api.responses import json_response
@@ -40,7 +40,7 @@ async def create_response(
 async def _asked(
     body: ResponseCreate, caller: CallerDep, services: ServicesDep, key: str | None
 ) -> Asked:
-    session_id: str | None = str(uuid7()) if body.store is not False else None
+    session_id = _new_session_id(caller, key) if body.store is not False else None
     model, parent_id = body.model, None
     if body.named:
         session_id = body.named.lower()
@@ -64,6 +64,11 @@ async def _asked(
         metadata={RESPONSE: body.told()},
         key=key,
     )
+
+
+def _new_session_id(caller: CallerDep, key: str | None) -> str:
+    """The id of a conversation that begins: with a key the same for every request that has it."""
+    return session_id_of(f"response\n{key}", caller) if key else str(uuid7())
 
 
 @router.get("/{response_id}")
@@ -102,7 +107,11 @@ async def cancel_response(response_id: RunId, caller: CallerDep, services: Servi
 
 async def _attach(response_id: str, caller: CallerDep, services: ServicesDep) -> Submitted:
     access = await caller.may("threads", "read", {"thread_id": None, "run_id": response_id})
-    return await services.runs.attach(response_id, access=access)
+    found = await services.runs.attach(response_id, access=access)
+    if not found.run.temporary:
+        # Not of a session that is deleted or has expired.
+        await sessions.get(services.db, found.run.thread_id, access=access)
+    return found
 
 
 def _streamed(services: ServicesDep, answer: ResponseAnswer) -> Response:

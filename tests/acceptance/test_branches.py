@@ -435,6 +435,27 @@ async def test_of_two_sends_at_once_one_waits_for_its_turn_and_nothing_is_lost(
     assert texts(await said(http, session_id)) == [query, "(1) one"]
 
 
+async def test_a_message_that_waits_is_not_taken_twice(http: httpx.AsyncClient, gate: Gate) -> None:
+    gate.hold("wait")
+    session_id = await session(http)
+    one = asyncio.create_task(ask(http, session_id, f"hold {gate.port} wait one"))
+    await gate.arrived("wait")
+    waits = {"id": "two", "on_busy": "enqueue"}
+    two = asyncio.create_task(ask(http, session_id, "two", **waits))
+    while len((await http.get(f"/threads/{session_id}/runs")).json()) < 2:
+        assert not two.done()
+
+    twice = await ask(http, session_id, "two", **waits)
+    gate.release("wait")
+    answers = [(await task).json()["response"] for task in (one, two)]
+    later = await ask(http, session_id, "two", **waits)
+
+    assert (twice.status_code, twice.json()["code"]) == (409, "already_exists")
+    assert (later.status_code, later.json()["code"]) == (409, "already_exists")
+    assert answers == ["(1) one", "(3) two"]
+    assert len(await said(http, session_id, branch="all")) == 4
+
+
 async def test_what_does_not_fit_is_refused_and_changes_nothing(http: httpx.AsyncClient) -> None:
     session_id = await session(http)
     first = (await ask(http, session_id, "one")).json()

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from api.bootstrap import Services
+from api.doors import conversation
 from api.doors.agui import AgentEvents, RunAgentInput
 from api.doors.ai_sdk import UIMessageStream
 from api.doors.history import Step, Turn, kept, reconcile, sent
@@ -228,3 +229,66 @@ async def test_bad_input_makes_no_session(http: httpx.AsyncClient) -> None:
         assert answer.json()["error"]["message"]
 
     assert (await http.get("/api/sessions")).json()["data"] == []
+
+
+async def test_requests_with_one_key_are_one_response_which_goes_with_its_session(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"model": "endless", "input": "x", "background": True}
+    key = {"idempotency-key": "k"}
+    find, firsts = conversation._known, list[Any]()
+
+    async def find_early(services: Services, run_id: str) -> Submitted | None:
+        """The other request makes it right after this one asked."""
+        found = await find(services, run_id)
+        if not firsts:
+            firsts.append(None)
+            firsts[0] = (await http.post("/v1/responses", json=asked, headers=key)).json()
+        return found
+
+    monkeypatch.setattr(conversation, "_known", find_early)
+    second = (await http.post("/v1/responses", json=asked, headers=key)).json()
+    [first] = firsts
+    other = await http.post("/v1/responses", json={**asked, "input": "y"}, headers=key)
+    await http.delete(f"/api/sessions/{first['conversation']['id']}")
+    gone = [
+        await http.get(f"/v1/responses/{first['id']}"),
+        await http.get(f"/v1/responses/{first['id']}", params={"stream": True}),
+        await http.post(f"/v1/responses/{first['id']}/cancel"),
+    ]
+
+    assert second["id"] == first["id"]
+    assert other.status_code == 409
+    assert [answer.status_code for answer in gone] == [404] * 3
+
+
+async def test_a_key_does_not_stand_for_what_follows_another_message(
+    http: httpx.AsyncClient,
+) -> None:
+    async def say(**more: Any) -> httpx.Response:
+        asked = {"model": "chat", "input": "on", **more}
+        headers = {"idempotency-key": "k"} if more else {}
+        return await http.post("/v1/responses", json=asked, headers=headers)
+
+    first = (await say()).json()["id"]
+    second = (await say(previous_response_id=first)).json()["id"]
+    same = (await say(previous_response_id=first)).json()["id"]
+    other = await say(previous_response_id=second)
+
+    assert same == second
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
+
+
+async def test_the_id_of_a_message_that_no_client_shows_may_be_a_clients(
+    http: httpx.AsyncClient,
+) -> None:
+    session = (await http.post("/api/sessions", json={"assistant_id": "chat"})).json()["id"]
+    said = {"type": "system", "content": "Be terse.", "id": "mine"}
+    await http.post(f"/api/sessions/{session}/messages", json={"query": "one"})
+    await http.post(f"/threads/{session}/state", json={"values": {"messages": [said]}})
+
+    text = {"id": "mine", "role": "user", "parts": [{"type": "text", "text": "two"}]}
+    answer = await http.post("/api/ai/chat", json={"id": session, "messages": [text]})
+
+    assert answer.status_code == 200
+    assert "text-delta" in answer.text

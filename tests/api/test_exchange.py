@@ -138,6 +138,37 @@ async def test_chatgpts_tree_keeps_its_branches_ids_and_times(
     assert threads == [(1,)]
 
 
+async def test_an_answer_of_a_tree_that_was_imported_is_given_again_through_every_door(
+    http: httpx.AsyncClient,
+) -> None:
+    report = await imported(http, (FILES / "chatgpt.json").read_bytes())
+    session_id = report["sessions"][0]["id"]
+    path = f"/api/sessions/{session_id}/messages"
+    rows = {row["content"]: row["id"] for row in await history(http, session_id, branch="all")}
+    words = "Use `sorted` with a key."
+    asked = {"id": session_id, "trigger": "regenerate-message"}
+    question = {"id": "new", "role": "user", "parts": [{"type": "text", "text": "Well?"}]}
+
+    again = await http.post(f"{path}/{rows[words]}/regenerate", json={}, headers=ADA)
+    # A question that no run brought, and one whose answer was taken out.
+    item = {"type": "message", "role": "user", "content": "Well?"}
+    added = await http.post(
+        f"/v1/conversations/{session_id}/items", json={"items": [item]}, headers=ADA
+    )
+    question["id"] = added.json()["data"][0]["id"]
+    first = await http.post("/api/ai/chat", json={**asked, "messages": [question]}, headers=ADA)
+    answer = (await history(http, session_id))[-1]
+    await http.delete(f"{path}/{answer['id']}", headers=ADA)
+    second = await http.post("/api/ai/chat", json={**asked, "messages": [question]}, headers=ADA)
+
+    assert again.json()["response"], again.text
+    assert again.json()["user_message_id"] == "aaa00000-0000-4000-8000-000000000002"
+    assert answer["role"] == "assistant"
+    assert "text-delta" in first.text
+    assert "text-delta" in second.text
+    assert [row["content"] for row in await history(http, session_id)][-2] == "Well?"
+
+
 async def test_open_webuis_tree_keeps_its_branches_tags_and_pin(http: httpx.AsyncClient) -> None:
     report = await imported(http, (FILES / "openwebui.json").read_bytes())
     [session_id] = [one["id"] for one in report["sessions"]]

@@ -286,6 +286,25 @@ async def test_those_who_are_in_a_session_know_of_each_other_across_processes(
         await _members(here, 1)
 
 
+async def test_who_may_not_read_an_idle_session_any_more_hears_nothing_of_who_is_there(
+    http: httpx.AsyncClient, url: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_socket, "LOOK_SECONDS", 0.2)
+    session_id = await a_session(http)
+    async with connected(url) as member:
+        await member.do("session.subscribe", session_id=session_id)
+        await services.db.execute(
+            "UPDATE thread SET metadata = metadata || %(to)s WHERE thread_id = %(id)s",
+            {"to": {"owner": "eve"}, "id": session_id},
+        )
+        await member.until("session.unsubscribed")
+        refused = await member.ask("typing", session_id=session_id)
+
+    [told] = member.of("session.unsubscribed")
+    assert told == {"session_id": session_id, "reason": "not_found"}
+    assert refused["type"] == "error"
+
+
 async def _members(client: Client, count: int) -> None:
     """Wait until so many connections are known to be there."""
     while True:
