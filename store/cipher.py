@@ -375,7 +375,7 @@ class KeyRing(Cipher):
 
     def _clear(self, value: Any) -> Any:
         if not self.accepts_clear:
-            raise _in_the_clear()
+            raise in_the_clear()
         return value
 
     @staticmethod
@@ -524,7 +524,8 @@ def _person(purpose: str) -> bytes:
     return purpose.encode()[:16]
 
 
-def _in_the_clear() -> UnreadableError:
+def in_the_clear() -> UnreadableError:
+    """The error for what is not sealed, and is to be."""
     return UnreadableError("It is not encrypted, and everything is to be", code=NOT_ENCRYPTED)
 
 

@@ -11,8 +11,7 @@ from itertools import pairwise
 
 import orjson
 
-from store.cipher import NOT_ENCRYPTED, Cipher, at
-from store.errors import UnreadableError
+from store.cipher import Cipher, at, in_the_clear
 from store.rings import Event, EventId, follows
 
 #: What the events of an entry hold together at the most, unless it is one event.
@@ -76,7 +75,7 @@ def opened(cipher: Cipher, key: str, last: EventId, kept: Mapping[bytes, bytes])
     if b"w" in kept:
         return []
     if _SEALED not in kept:  # of before there was a key
-        raise UnreadableError("It is not encrypted", code=NOT_ENCRYPTED)
+        raise in_the_clear()
     place = at("events", key, f"{last[0]}-{last[1]}")
     head, _, rest = cipher.open(kept[_SEALED], place).partition(b"\n")
     fields_, start = {}, 0
