@@ -238,6 +238,7 @@ def _quotas(settings: Settings, db: Database) -> Quotas:
     return Quotas(
         db,
         sessions=settings.limit_sessions,
+        crons=settings.limit_crons,
         files=settings.limit_files,
         file_bytes=settings.limit_file_bytes,
     )

@@ -1,9 +1,9 @@
-"""How much each caller may have: sessions and attachments. See docs/limits.md."""
+"""How much each caller may have: sessions, crons and attachments. See docs/limits.md."""
 
 from dataclasses import dataclass
 
 from api.auth import Caller
-from store import files, threads
+from store import crons, files, threads
 from store.database import Database
 from store.errors import QuotaError
 
@@ -18,6 +18,7 @@ class Quotas:
 
     db: Database
     sessions: int
+    crons: int
     files: int
     file_bytes: int
 
@@ -34,6 +35,16 @@ class Quotas:
         owner = caller.identity or None
         if await threads.count_owned(self.db, owner, most=self.sessions) + count > self.sessions:
             raise QuotaError(f"You may have {self.sessions} sessions")
+
+    async def require_cron(self, caller: Caller) -> None:
+        """
+        See that a caller may have a cron more.
+
+        Raises:
+            QuotaError: They have as many as they may.
+        """
+        if self.crons and await crons.count_of_user(self.db, caller.identity) >= self.crons:
+            raise QuotaError(f"You may have {self.crons} crons")
 
     async def file_bytes_left(self, caller: Caller) -> int | None:
         """

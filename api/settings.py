@@ -525,6 +525,12 @@ class Settings(BaseSettings):
         about="Sessions, or threads, whose `owner` one identity may be, then 403; 0: any number.",
         ge=0,
     )
+    limit_crons: int = _env(
+        "LIMIT_CRONS",
+        default=0,
+        about="Crons that one identity may have, then 403; 0: any number.",
+        ge=0,
+    )
     limit_files: int = _env(
         "LIMIT_FILES",
         default=0,

@@ -14,7 +14,7 @@ from store import queue, threads
 from store.access import Access
 from store.cipher import Cipher, at
 from store.database import Database, Transaction
-from store.errors import NotFoundError, UnreadableError
+from store.errors import ConflictError, NotFoundError, UnreadableError
 from store.json import dump_json
 from store.models import JsonObject, Run
 from store.ordering import Order, ordered
@@ -26,6 +26,9 @@ SQL = load("crons")
 
 #: What of a cron is sealed as a whole; its metadata value by value.
 _SEALED: Final = ("payload", "injected", "error")
+
+#: How many runs of a cron may wait.
+MAX_WAITING: Final = 10
 
 SortBy = Literal[
     "cron_id",
@@ -180,6 +183,11 @@ async def count(
     return int(rows[0][0])
 
 
+async def count_of_user(db: Database, user_id: str) -> int:
+    """How many crons somebody has made; of those without a name, all."""
+    return int((await db.tuples(SQL["count_of_user"], {"user_id": user_id}))[0][0])
+
+
 async def update(
     db: Database, cron_id: str, change: Callable[[Cron], Cron], *, access: Access
 ) -> Cron:
@@ -262,12 +270,16 @@ async def fire(
     Raises:
         NotFoundError: The thread is not there any more, or not visible.
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
+        ConflictError: `MAX_WAITING` of its runs have not begun yet: they would only pile up.
     """
     async with db.transaction() as tx:
         if thread is None:
             await queue.lock(tx, new.thread_id, access=new.access)
         if not await _take(tx, cron):
             return None
+        waiting = await tx.tuples(SQL["waiting"], {"cron_id": cron.cron_id, "most": MAX_WAITING})
+        if len(waiting) >= MAX_WAITING:
+            raise ConflictError(f"{MAX_WAITING} runs of this cron are waiting already")
         if thread is not None:
             await threads.create_within(tx, thread)
         run = await queue.put(tx, new)

@@ -83,6 +83,7 @@ async def _create(
         "metadata": body.metadata or {},
     }
     await caller.may("crons", "create", value)
+    await services.quotas.require_cron(caller)
     on_run_completed = None if thread_id else body.on_run_completed or "delete"
     request = request_of(
         payload,

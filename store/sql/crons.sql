@@ -47,6 +47,9 @@ WHERE ('{}'::jsonb = ANY(%(metadata)s::jsonb[]) OR metadata @> ANY(%(metadata)s:
     AND (%(enabled)s::boolean IS NULL OR enabled = %(enabled)s::boolean)
     AND metadata @> ANY(%(visible)s::jsonb[]);
 
+-- name: count_of_user
+SELECT count(*) FROM cron WHERE user_id = %(user_id)s;
+
 -- name: update
 UPDATE cron
 SET schedule = %(schedule)s, timezone = %(timezone)s, end_time = %(end_time)s::timestamptz,
@@ -83,6 +86,13 @@ FROM cron
 WHERE cron_id = %(cron_id)s::uuid AND enabled AND next_run_at = %(scheduled_for)s::timestamptz
     AND updated_at = %(updated_at)s::timestamptz
 FOR UPDATE SKIP LOCKED;
+
+-- name: waiting
+-- Its runs that have not begun.
+SELECT run_id
+FROM run
+WHERE cron_id = %(cron_id)s::uuid AND status = 'pending'
+LIMIT %(most)s;
 
 -- name: advance
 UPDATE cron

@@ -285,6 +285,23 @@ async def test_many_processes_on_one_port_let_exactly_the_burst_through(
         assert await ask(server.url, eve) == 404
 
 
+async def test_who_has_as_many_crons_as_they_may_makes_no_more(
+    config: Path, servers: Servers, database_url: str
+) -> None:
+    ada, eve = someone(), someone()
+    cron = {**ASK, "assistant_id": "chat", "schedule": "0 0 1 1 *"}
+    async with processes(config, servers, database_url, limit_crons=1) as (one, other):
+        thread = (await one.http.post("/threads", json={}, headers=ada)).json()["thread_id"]
+        made = await one.http.post("/runs/crons", json=cron, headers=ada)
+        for path in ("/runs/crons", f"/threads/{thread}/runs/crons"):
+            refused = await other.http.post(path, json=cron, headers=ada)
+            assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")
+        assert (await one.http.post("/runs/crons", json=cron, headers=eve)).status_code == 200
+        path = f"/runs/crons/{made.json()['cron_id']}"
+        await one.http.delete(path, headers=ada)
+        assert (await one.http.post("/runs/crons", json=cron, headers=ada)).status_code == 200
+
+
 async def test_who_has_as_many_sessions_as_they_may_makes_no_more_by_any_way(
     config: Path, servers: Servers, database_url: str
 ) -> None:

@@ -116,6 +116,25 @@ async def test_a_cron_fires_when_it_is_due_and_not_before(one: Process, clock: C
     assert (await read(one.db, cron)).next_run_at == clock.now + MINUTE
 
 
+async def test_a_cron_whose_runs_do_not_begin_makes_no_more_than_may_wait(
+    one: Process, clock: Clock
+) -> None:
+    cron = await a_cron(one.db)
+    clock.now += timedelta(seconds=1)
+    for _ in range(crons.MAX_WAITING + 2):
+        await one.crons.tick()
+        clock.now += MINUTE
+
+    assert len(await runs_of(one.db, cron)) == crons.MAX_WAITING
+    assert "waiting already" in await refusal(one.db, cron)
+    assert await next_run(one.db, cron) == clock.now
+    # As soon as one has begun there is room again.
+    await one.db.execute("UPDATE run SET status = 'success'", {})
+    await one.crons.tick()
+    assert len(await runs_of(one.db, cron)) == crons.MAX_WAITING + 1
+    assert (await read(one.db, cron)).error is None
+
+
 async def test_times_that_were_missed_are_made_up_for_once(one: Process, clock: Clock) -> None:
     cron = await a_cron(one.db)
 
