@@ -174,7 +174,9 @@ class _Link:
         self._deadline_seconds = deadline_seconds
         self._loop = asyncio.get_running_loop()
         self._transactions: deque[_Transaction] = deque()
-        self._prepared: set[bytes] = set()
+        self._sent = 0
+        #: What is prepared, or will be by what is on its way: by which transaction.
+        self._prepared: dict[bytes, int] = {}
         self._is_writing = self._is_watched = self.closed = False
         self._pg.enter_pipeline_mode()
         self._socket = self._pg.socket
@@ -185,10 +187,12 @@ class _Link:
         # Before anything is sent: a bad parameter is its caller's affair.
         bound = [(statement, *statement.values(params)) for statement, params in calls]
         sent_at = time.monotonic()
+        self._sent += 1
         transaction = _Transaction(
             self._loop.create_future(),
             Transformer(self._connection),
             calls,
+            number=self._sent,
             sent_at=sent_at,
             due_at=sent_at + self._deadline_seconds + extra_seconds,
         )
@@ -226,7 +230,7 @@ class _Link:
 
     def _prepare(self, statement: Statement, transaction: "_Transaction") -> None:
         if statement.name not in self._prepared:
-            self._prepared.add(statement.name)
+            self._prepared[statement.name] = transaction.number
             self._pg.send_prepare(statement.name, statement.text)
             transaction.steps.append((statement.name, True))
 
@@ -276,11 +280,15 @@ class _Link:
         is_first = result.status != ExecStatus.PIPELINE_ABORTED
         if is_first:
             transaction.error = pg.error_from_result(result, "utf-8")
+        by = self._prepared.get(name, transaction.number)
         if is_first and isinstance(transaction.error, pg.DuplicatePreparedStatement):
-            self._prepared.add(name)
-        # It could not be prepared, or is not there any more.
-        elif prepares or isinstance(transaction.error, pg.InvalidSqlStatementName):
-            self._prepared.discard(name)
+            self._prepared[name] = by
+        # It could not be prepared, or is not there any more; unless somebody who was told so before has
+        # sent it anew meanwhile.
+        elif by <= transaction.number and (
+            prepares or isinstance(transaction.error, pg.InvalidSqlStatementName)
+        ):
+            self._prepared.pop(name, None)
 
     def _watch(self) -> None:
         """Give up a connection that does not answer."""
@@ -298,7 +306,8 @@ class _Transaction:
     """What was sent up to a Sync, and what has come of it."""
 
     __slots__ = (
-        "_transformer", "calls", "done", "due_at", "error", "place", "results", "sent_at", "steps",
+        "_transformer", "calls", "done", "due_at", "error", "number", "place", "results", "sent_at",
+        "steps",
     )  # fmt: skip
 
     def __init__(
@@ -307,11 +316,13 @@ class _Transaction:
         transformer: abc.Transformer,
         calls: Sequence[Call],
         *,
+        number: int,
         sent_at: float,
         due_at: float,
     ) -> None:
         self.done = done
         self.calls = calls
+        self.number = number
         self.sent_at = sent_at
         self.due_at = due_at
         #: Of each statement its name, and whether it is prepared or executed.
