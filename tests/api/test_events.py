@@ -159,6 +159,8 @@ async def test_what_is_changed_of_messages_forked_and_shared_is_told_and_no_copy
         ]
         assert [a.status_code for a in answers] == [200, 204, 200, 200]
         await http.delete(f"{path}/shares/{shared.json()['id']}", headers=ADA)
+        # What a run has said by then may be told with a change before it.
+        await mine.until("session.unshared")
         fork = forked.json()["id"]
         again = await ask(f"/api/sessions/{fork}")
         found = await mine.until("run.ended")
