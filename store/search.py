@@ -225,13 +225,14 @@ async def messages(
 
 
 async def sessions(
-    db: Database, question: Query, *, access: Access, limit: int = 1000
+    db: Database, question: Query, *, names: bool = True, access: Access, limit: int = 1000
 ) -> list[SessionHit]:
     """
     The visible sessions whose names or messages have all that was asked for, in one of them.
 
     Args:
         question: Without phrases it finds nothing.
+        names: Whether they are looked for in names as well.
         limit: Sessions at the most: those with the newest hits. Nothing older is found than what
             0.3 seconds of search reach.
 
@@ -244,7 +245,7 @@ async def sessions(
         db,
         question,
         filters=Filters(),
-        names=True,
+        names=names,
         is_first=True,
         seconds=_SESSIONS_SECONDS,
         access=access,

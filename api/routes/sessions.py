@@ -125,12 +125,12 @@ async def _said(services: Services, q: str, access: Access) -> dict[str, str | N
     question = terms.query(q)
     if services.graphs.checkpointer is not None or question.size > MAX_TERMS:
         return {}  # names are all that is looked at
-    found = await search.sessions(services.db, question, access=access)
+    # A name is found by any part of it; one that is encrypted, by its words.
+    names = services.db.cipher.is_on
+    found = await search.sessions(services.db, question, names=names, access=access)
     return {
         hit.session_id: None if hit.message_id is None else terms.snippet(hit.content, question)
         for hit in found
-        # A name is found by any part of it; one that is encrypted, by its words.
-        if hit.message_id is not None or services.db.cipher.is_on
     }
 
 
