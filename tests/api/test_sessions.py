@@ -281,11 +281,10 @@ async def test_a_message_that_waits_follows_what_it_names_whatever_comes_first(
     await http.post(runs, json={"assistant_id": "endless"})
     asked = {"query": "two", "parent_id": one["id"], "on_busy": "enqueue"}
     asking = asyncio.create_task(http.post(f"{path}/messages", json=asked))
-    while [run["status"] for run in (found := (await http.get(runs)).json())][:2] != [
-        "pending",
-        "running",
-    ]:
+    found: list[Any] = []
+    while [run["status"] for run in found[:2]] != ["pending", "running"]:
         assert not asking.done()
+        found = (await http.get(runs)).json()
     waiting = found[0]
     await http.post(f"{path}/stop")
     await asking
