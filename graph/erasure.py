@@ -11,23 +11,18 @@ from typing import Final
 
 import structlog
 
-from graph.jobs import JobFailedError, Kind
+from graph.jobs import Kind
 from graph.retention import Retention
 from graph.runs import Runs, few_at_once
 from graph.threads import Threads
 from graph.user import label_of
+from graph.user_jobs import kind_of
 from store import erasure, outbox, user_jobs
 from store.database import Database
-from store.errors import NotFoundError, UnavailableError
-from store.jobs import Job
 from store.user_jobs import UserJob
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: How long one job works on an erasure; what is left is the next one's.
-SLICE_SECONDS: Final = 240.0
-TIMEOUT_SECONDS: Final = 600.0
-PAUSES_SECONDS: Final = (5.0, 30.0, 120.0, 600.0)
 #: How long runs that were stopped, and news that are being told, are waited for; and how often.
 WAIT_SECONDS: Final = 1.0
 MAX_WAITS: Final = 120
@@ -49,42 +44,18 @@ class Erasures:
         threads: Threads,
         retention: Retention,
         namespaces: Sequence[str],
-        slice_seconds: float = SLICE_SECONDS,
     ) -> None:
         self._db = db
         self._runs = runs
         self._threads = threads
         self._retention = retention
         self._namespaces = namespaces
-        self._slice_seconds = slice_seconds
 
     def kind(self) -> Kind:
         """How they are done."""
-        return Kind(
-            work=self.work,
-            timeout_seconds=TIMEOUT_SECONDS,
-            pauses_seconds=PAUSES_SECONDS,
-            give_up=self._give_up,
-        )
+        return kind_of(self._db, self._work)
 
-    async def work(self, job: Job) -> None:
-        """
-        Delete what is left of a user, or a good part of it.
-
-        Raises:
-            JobFailedError: PostgreSQL did not answer.
-        """
-        try:
-            found = await user_jobs.get(self._db, job.payload["user_job_id"], user_id=None)
-            if found.status in ("pending", "running"):
-                await self._work(found)
-        except NotFoundError:
-            return
-        except UnavailableError as exc:
-            raise JobFailedError(exc.message) from exc
-
-    async def _work(self, job: UserJob) -> None:
-        until = time.monotonic() + self._slice_seconds
+    async def _work(self, job: UserJob, until: float) -> None:
         steps = (self._simple, self._assistants, self._own_threads, self._elsewhere, self._news)
         for step in steps:
             if not await step(job, until):
@@ -178,10 +149,6 @@ class Erasures:
             if not await self._until_none(job, until, what):
                 return False
         return True
-
-    async def _give_up(self, job: Job, why: str) -> None:
-        found = await user_jobs.get(self._db, job.payload["user_job_id"], user_id=None)
-        await user_jobs.finish(self._db, found, "error", error=why)
 
 
 def _labels(identity: str) -> dict[str, None]:

@@ -18,8 +18,9 @@ from langgraph.store.base import BaseStore
 from api.exchange import native
 from api.exchange.exporting import message_json, session_json
 from graph.encode import dumps
-from graph.jobs import JobFailedError, Kind
+from graph.jobs import Kind
 from graph.user import label_of
+from graph.user_jobs import kind_of
 from store import (
     assistants,
     audit,
@@ -32,17 +33,12 @@ from store import (
 )
 from store.audit import Filter
 from store.database import Database
-from store.errors import NotFoundError, UnavailableError
 from store.exchanges import PART_BYTES
-from store.jobs import Job
 from store.models import JsonObject
 from store.user_jobs import UserJob
 
 log = structlog.stdlib.get_logger(__name__)
 
-SLICE_SECONDS: Final = 240.0
-TIMEOUT_SECONDS: Final = 600.0
-PAUSES_SECONDS: Final = (5.0, 30.0, 120.0, 600.0)
 #: Rows of a page.
 PAGE: Final = 200
 
@@ -65,12 +61,10 @@ class UserExports:
         db: Database,
         items: BaseStore,
         namespaces: Sequence[str],
-        slice_seconds: float = SLICE_SECONDS,
     ) -> None:
         self._db = db
         self._items = items
         self._namespaces = namespaces
-        self._slice_seconds = slice_seconds
         self._sections: dict[str, Callable[[UserJob, JsonObject], Awaitable[Page]]] = {
             "account": self._account,
             "sessions": self._sessions,
@@ -85,31 +79,9 @@ class UserExports:
 
     def kind(self) -> Kind:
         """How they are done."""
-        return Kind(
-            work=self.work,
-            timeout_seconds=TIMEOUT_SECONDS,
-            pauses_seconds=PAUSES_SECONDS,
-            give_up=self._give_up,
-        )
+        return kind_of(self._db, self._work)
 
-    async def work(self, job: Job) -> None:
-        """
-        Write what is left of a user's file, or a good part of it.
-
-        Raises:
-            JobFailedError: PostgreSQL did not answer.
-        """
-        try:
-            found = await user_jobs.get(self._db, job.payload["user_job_id"], user_id=None)
-            if found.status in ("pending", "running"):
-                await self._work(found)
-        except NotFoundError:
-            return
-        except UnavailableError as exc:
-            raise JobFailedError(exc.message) from exc
-
-    async def _work(self, job: UserJob) -> None:
-        until = time.monotonic() + self._slice_seconds
+    async def _work(self, job: UserJob, until: float) -> None:
         names, parts = list(self._sections), job.part_count
         section, place = job.position.get("section", names[0]), job.position.get("place", {})
         while True:
@@ -254,10 +226,6 @@ class UserExports:
         )
         lines = [{"type": "audit", **asdict(entry)} for entry in found]
         return lines, {"before": found[-1].audit_id} if more else None
-
-    async def _give_up(self, job: Job, why: str) -> None:
-        found = await user_jobs.get(self._db, job.payload["user_job_id"], user_id=None)
-        await user_jobs.finish(self._db, found, "error", error=why)
 
 
 def _page(kind: str, found: Sequence[Any], offset: int) -> Page:

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from api.bootstrap import Services
 from api.embedded import Servers
 from api.settings import Settings
+from graph import user_jobs
 from graph.user import label_of
 from store import audit, jobs, threads
 from store.access import EVERYTHING
@@ -417,15 +418,14 @@ async def test_an_export_has_all_that_is_a_users_and_only_that(
 
 
 async def test_an_erasure_that_is_broken_off_is_gone_on_with_by_the_next(
-    ada: Somebody, services: Services
+    ada: Somebody, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(120):
         await threads.create(
             services.db, str(uuid.uuid4()), metadata={"owner": ada.name}, access=EVERYTHING
         )
     # Each job is told to stop after its first step.
-    kind = services.worker._jobs._kinds["user_erasure"]
-    kind.work.__self__._slice_seconds = 0.0  # type: ignore[attr-defined]
+    monkeypatch.setattr(user_jobs, "SLICE_SECONDS", 0.0)
 
     job = await ada.done("erasure")
 
