@@ -5,11 +5,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import pytest
 from langgraph_sdk.client import LangGraphClient
 
 from api.bootstrap import Services
 from graph.retention import Retention
-from store import messages
+from store import branches, messages
+from store.access import EVERYTHING
 from store.checkpoints import open_saver
 from tests.acceptance.talk import says
 
@@ -259,6 +261,36 @@ async def test_deleting_a_session_stops_its_answer(
 
     await client.runs.join(session["id"], run["run_id"])
     assert (await client.runs.get(session["id"], run["run_id"]))["status"] == "interrupted"
+
+
+async def test_a_message_that_waits_follows_what_it_names_whatever_comes_first(
+    http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = (await created(http, assistant_id="chat"))["id"]
+    path = f"/api/sessions/{session_id}"
+    one = (await http.post(f"{path}/messages", json={"query": "one"})).json()
+    place = await branches.state_after(services.db, session_id, one["id"], access=EVERYTHING)
+    assert place.is_head
+
+    async def as_before(*args: Any, **more: Any) -> branches.Place:
+        """The run that is under way has written nothing yet."""
+        return place
+
+    monkeypatch.setattr(branches, "state_after", as_before)
+    runs = f"/threads/{session_id}/runs"
+    # With something to do: nothing is next on the thread, where it would have ended at once.
+    await http.post(runs, json={"assistant_id": "endless", "input": says("wait")})
+    asked = {"query": "two", "parent_id": one["id"], "on_busy": "enqueue"}
+    found: list[Any] = []
+    asking = asyncio.create_task(http.post(f"{path}/messages", json=asked))
+    while [run["status"] for run in found[:2]] != ["pending", "running"]:
+        assert not asking.done()
+        found = (await http.get(runs)).json()
+    waiting = found[0]
+    await http.post(f"{path}/stop")
+    await asking
+
+    assert waiting["kwargs"]["config"]["configurable"]["checkpoint_id"] == place.checkpoint_id
 
 
 async def test_a_session_is_gone_when_its_time_has_come(
