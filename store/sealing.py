@@ -336,17 +336,19 @@ def message(cipher: Cipher, thread_id: str, row: _Message) -> _Message:
     """The row of a message as it is kept."""
     if not cipher.is_on:
         return row
-    sealed: dict[str, Any] = {
-        SEALED: cipher.seal_text(
-            row.meta_data.decode(), at("message.meta_data", thread_id, row.id)
-        ),
-        **shown_of_message(orjson.loads(row.meta_data)),
-    }
     return replace(
         row,
         content=cipher.seal_text(row.content, at("message.content", thread_id, row.id)),
-        meta_data=row.meta_data if row.meta_data == b"{}" else orjson.dumps(sealed),
+        meta_data=_sealed_meta(cipher, thread_id, row),
     )
+
+
+def _sealed_meta(cipher: Cipher, thread_id: str, row: Row | Record) -> bytes:
+    if row.meta_data == b"{}":  # what people say has no more
+        return row.meta_data
+    place = at("message.meta_data", thread_id, row.id)
+    sealed = cipher.seal_text(row.meta_data.decode(), place)
+    return orjson.dumps({SEALED: sealed, **shown_of_message(orjson.loads(row.meta_data))})
 
 
 def seal_checkpoint(cipher: Cipher, checkpoint: Mapping[str, Any], place: bytes) -> dict[str, Any]:
