@@ -6,7 +6,7 @@ Rows with texts of people are opened as they are read, by `opened`: see `store.c
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from store.cipher import Cipher, at
 from store.json import dump_json
@@ -20,6 +20,28 @@ CancelAction = Literal["interrupt", "rollback"]
 JsonObject = dict[str, Any]
 #: The path of a thread's config, whose keys SQL merges: below it no key is in the clear.
 CONFIG: Final = ("config",)
+
+
+class _OfAssistant(Protocol):
+    """A row with what an assistant gives its runs."""
+
+    @property
+    def assistant_id(self) -> str: ...
+    @property
+    def config(self) -> JsonObject: ...
+    @property
+    def context(self) -> JsonObject: ...
+    @property
+    def metadata(self) -> JsonObject: ...
+
+
+def opened_assistant(row: _OfAssistant, cipher: Cipher) -> dict[str, Any]:
+    """What an assistant gives its runs, by column and without its seals; every version of it is sealed alike."""
+    return {
+        "config": cipher.open_json(row.config, at("assistant.config", row.assistant_id)),
+        "context": cipher.open_json(row.context, at("assistant.context", row.assistant_id)),
+        "metadata": cipher.open_values(row.metadata),
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,14 +61,10 @@ class Assistant:
 
     def opened(self, cipher: Cipher) -> Self:
         """The row without its seals."""
-        return replace(
-            self,
-            config=cipher.open_json(self.config, at("assistant.config", self.assistant_id)),
-            context=cipher.open_json(self.context, at("assistant.context", self.assistant_id)),
-            metadata=cipher.open_values(self.metadata),
-            description=self.description
-            and cipher.open_text(self.description, at("assistant.description", self.assistant_id)),
+        description = self.description and cipher.open_text(
+            self.description, at("assistant.description", self.assistant_id)
         )
+        return replace(self, description=description, **opened_assistant(self, cipher))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,14 +83,10 @@ class AssistantVersion:
 
     def opened(self, cipher: Cipher) -> Self:
         """The row without its seals."""
-        return replace(
-            self,
-            config=cipher.open_json(self.config, at("assistant.config", self.assistant_id)),
-            context=cipher.open_json(self.context, at("assistant.context", self.assistant_id)),
-            metadata=cipher.open_values(self.metadata),
-            description=self.description
-            and cipher.open_text(self.description, at("assistant.description", self.assistant_id)),
+        description = self.description and cipher.open_text(
+            self.description, at("assistant.description", self.assistant_id)
         )
+        return replace(self, description=description, **opened_assistant(self, cipher))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from store.cipher import Cipher, at
 from store.database import Database, repeated
 from store.errors import NotFoundError
 from store.lane import Statement
-from store.models import CONFIG, JsonObject, Run, RunStatus
+from store.models import CONFIG, JsonObject, Run, RunStatus, opened_assistant
 from store.sql import load
 
 SQL = load("runs")
@@ -32,9 +32,7 @@ class Setting:
         """The row without its seals."""
         return replace(
             self,
-            config=cipher.open_json(self.config, at("assistant.config", self.assistant_id)),
-            context=cipher.open_json(self.context, at("assistant.context", self.assistant_id)),
-            metadata=cipher.open_values(self.metadata),
+            **opened_assistant(self, cipher),
             thread_config=cipher.open_values(self.thread_config, CONFIG),
             thread_metadata=cipher.open_values(self.thread_metadata),
         )
