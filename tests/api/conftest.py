@@ -17,6 +17,7 @@ from api.settings import Settings
 from graph.loop import Backing
 from store import threads
 from store.access import EVERYTHING
+from tests.api.issuers import Issuer
 from tests.serving import serving
 
 GRAPHS = (
@@ -64,6 +65,13 @@ async def client(url: str) -> AsyncIterator[LangGraphClient]:
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=url, timeout=30) as http:
         yield http
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    """An identity provider that is up."""
+    async with Issuer().issuing() as issuer:
+        yield issuer
 
 
 @pytest.fixture

@@ -574,12 +574,6 @@ LAST = [
 ]
 
 
-@pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
-    async with Issuer().issuing() as issuer:
-        yield issuer
-
-
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -80,12 +80,6 @@ class Model:
 
 
 @pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
-    async with Issuer().issuing() as issuer:
-        yield issuer
-
-
-@pytest.fixture
 def settings(tmp_path: Path, issuer: Issuer) -> Settings:
     config = tmp_path / "langgraph.json"
     config.write_text(json.dumps({"graphs": {"chat": "tests.graph.sample_graphs:chat"}}))

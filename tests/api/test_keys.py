@@ -3,7 +3,6 @@
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,6 @@ from tests.api.issuers import AUDIENCE, Issuer, make_key
 from tests.serving import serving
 
 RUN = {"assistant_id": "chat", "input": {"messages": [{"role": "user", "content": "hello"}]}}
-
-
-@pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
-    async with Issuer().issuing() as issuer:
-        yield issuer
 
 
 @pytest.fixture

@@ -40,12 +40,6 @@ class Clock:
 
 
 @pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
-    async with Issuer().issuing() as issuer:
-        yield issuer
-
-
-@pytest.fixture
 async def client() -> AsyncIterator[httpcore2.AsyncConnectionPool]:
     async with httpcore2.AsyncConnectionPool() as client:
         yield client
