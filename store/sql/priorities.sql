@@ -53,32 +53,10 @@ SELECT EXISTS (SELECT FROM run WHERE status = 'pending' AND not_before <= now())
 -- name: may_begin
 -- As `claim_by_priority` would have it: not beyond what a group may have, not before one of the same
 -- group, and not before one of a group with fewer running, or as many.
-WITH RECURSIVE line AS (
-    (
-        SELECT priority, fairness_group
-        FROM run
-        WHERE status = 'pending' AND priority IS NOT NULL
-        ORDER BY priority, fairness_group
-        LIMIT 1
-    )
-    UNION ALL
-    SELECT following.priority, following.fairness_group
-    FROM line
-    CROSS JOIN LATERAL (
-        SELECT r.priority, r.fairness_group
-        FROM run r
-        WHERE r.status = 'pending' AND r.priority IS NOT NULL
-            AND (r.priority, r.fairness_group) > (line.priority, line.fairness_group)
-        ORDER BY r.priority, r.fairness_group
-        LIMIT 1
-    ) AS following
-), busy AS (
-    SELECT coalesce(o.fairness_group, t.fairness_group, 'default') AS fairness_group,
-        count(*) AS running
-    FROM run o
-    JOIN thread t ON t.thread_id = o.thread_id
-    WHERE o.status = 'running'
-    GROUP BY 1
+WITH line AS MATERIALIZED (
+    SELECT priority, fairness_group FROM run_line
+), busy AS MATERIALIZED (
+    SELECT fairness_group, running FROM run_group
 ), own AS (
     SELECT coalesce(
         (SELECT running FROM busy WHERE fairness_group = %(fairness_group)s), 0
@@ -131,24 +109,4 @@ SELECT
     ) AS of_group;
 
 -- name: count_groups
-WITH RECURSIVE line AS (
-    (
-        SELECT priority, fairness_group
-        FROM run
-        WHERE status = 'pending' AND priority IS NOT NULL
-        ORDER BY priority, fairness_group
-        LIMIT 1
-    )
-    UNION ALL
-    SELECT following.priority, following.fairness_group
-    FROM line
-    CROSS JOIN LATERAL (
-        SELECT r.priority, r.fairness_group
-        FROM run r
-        WHERE r.status = 'pending' AND r.priority IS NOT NULL
-            AND (r.priority, r.fairness_group) > (line.priority, line.fairness_group)
-        ORDER BY r.priority, r.fairness_group
-        LIMIT 1
-    ) AS following
-)
-SELECT count(DISTINCT fairness_group) FROM line;
+SELECT count(DISTINCT fairness_group) FROM run_line;

@@ -191,34 +191,11 @@ JOIN leased ON leased.thread_id = claimed.thread_id;
 -- by and by, so that nobody waits for ever; and of those equally urgent the group comes first that has
 -- the fewest running, each that is taken counted, and then the one that the caller served longest ago.
 -- A group may have `most_running` under way, in all processes.
--- Lines are found by leaps over the index, so this costs what lines there are, not what waits in them.
 -- From `leased` on it is `claim`.
-WITH RECURSIVE line AS (
-    (
-        SELECT priority, fairness_group
-        FROM run
-        WHERE status = 'pending' AND priority IS NOT NULL
-        ORDER BY priority, fairness_group
-        LIMIT 1
-    )
-    UNION ALL
-    SELECT following.priority, following.fairness_group
-    FROM line
-    CROSS JOIN LATERAL (
-        SELECT r.priority, r.fairness_group
-        FROM run r
-        WHERE r.status = 'pending' AND r.priority IS NOT NULL
-            AND (r.priority, r.fairness_group) > (line.priority, line.fairness_group)
-        ORDER BY r.priority, r.fairness_group
-        LIMIT 1
-    ) AS following
-), busy AS (
-    SELECT coalesce(o.fairness_group, t.fairness_group, 'default') AS fairness_group,
-        count(*) AS running
-    FROM run o
-    JOIN thread t ON t.thread_id = o.thread_id
-    WHERE o.status = 'running'
-    GROUP BY 1
+WITH line AS MATERIALIZED (
+    SELECT priority, fairness_group FROM run_line
+), busy AS MATERIALIZED (
+    SELECT fairness_group, running FROM run_group
 ), head AS (
     SELECT h.run_id, h.not_before, h.seq, line.fairness_group,
         greatest(
