@@ -31,8 +31,8 @@ BURST_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 1.0
 #: How many refusals of one caller are told at once in a second, after how long others are, and how many
 #: wait for that at a time.
-QUICK_REFUSALS: Final = 20
-CALM_SECONDS: Final = 1.0
+QUICK_REFUSALS: Final = 5
+CALM_SECONDS: Final = 3.0
 MAX_HELD: Final = 2_000
 
 #: What browsers may read of them.
