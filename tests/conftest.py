@@ -1,6 +1,7 @@
 """Real servers for every test that asks for them, and a database of its own for each test."""
 
 import asyncio
+import logging
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from psycopg.conninfo import make_conninfo
 
 from api.bootstrap import cipher_of
@@ -15,6 +17,28 @@ from api.embedded import Servers, embedded_servers
 from api.settings import Settings
 from store.database import Database, open_database
 from store.migrate import migrate
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uncached_loggers() -> Iterator[None]:
+    """No logger keeps how a test had logs written: later ones, that read them, would see none."""
+    with pytest.MonkeyPatch.context() as patch:
+        configure = structlog.configure
+        patch.setattr(
+            structlog,
+            "configure",
+            lambda **how: configure(**(how | {"cache_logger_on_first_use": False})),
+        )
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """What a test had logs written like ends with it."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:], logging.root.level = handlers, level
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

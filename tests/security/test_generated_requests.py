@@ -51,11 +51,22 @@ async def test_no_request_finds_a_fault_or_an_answer_that_is_not_documented(
     services: Services, tmp_path: Path
 ) -> None:
     found = await _generate(
-        services, tmp_path, "--phases", "fuzzing,stateful", "-n", "2", "--max-failures", "20"
+        services, tmp_path, "--phases", "fuzzing", "-n", "2", "--max-failures", "20"
     )
 
     assert found.sound, found.report
     assert found.cases > 300
+
+
+async def test_no_request_that_follows_from_an_answer_finds_a_fault(
+    services: Services, tmp_path: Path
+) -> None:
+    # Of two scenarios none may follow a link: so many that one does.
+    found = await _generate(
+        services, tmp_path, "--phases", "stateful", "-n", "30", "--max-failures", "20"
+    )
+
+    assert found.sound, found.report
     assert found.links > 0
 
 
