@@ -56,6 +56,9 @@ _PRECEDENCE: tuple[StopReason, ...] = ("drain", "interrupt", "rollback", "lost")
 #: How long the end of a run that was told to stop may take to be written, and between two tries.
 SETTLE_SECONDS, RETRY_SECONDS = 5.0, 0.5
 
+#: Stops that are kept while claims are under way; what is beyond that is found by the next sweep.
+MAX_EARLY = 1000
+
 #: Has LangGraph refuse a resume that answers what is not asked; and the error that it does so by.
 STRICT_RESUME, REFUSAL = "__pregel_strict_resume", "UnknownInterruptError"
 
@@ -170,6 +173,8 @@ class Executor:
         self.on_free = on_free
         self.slots = slots
         self._reserved = 0
+        #: Stops of runs that are not here; one may be of a run whose claim is being answered.
+        self._early: dict[str, StopReason] = {}
         # A run can be here twice for a while: given up, and taken up again before it has stopped.
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._draining = False
@@ -190,6 +195,8 @@ class Executor:
         """Keep slots for runs about to be claimed; `release` or `start` gives each back."""
         if self.free < slots:
             return False
+        if not self._reserved:
+            self._early.clear()
         self._reserved += slots
         return True
 
@@ -214,14 +221,18 @@ class Executor:
         task = asyncio.create_task(self._run(execution, writer), name=f"run {run.run_id}")
         self._tasks[execution] = task
         task.add_done_callback(lambda done: self._end(execution, writer, done))
+        if reason := self._early.pop(run.run_id, None):
+            execution.stop(reason)
         if self._draining:
             execution.stop("drain")
         return execution
 
     def stop(self, run_id: str, reason: StopReason) -> None:
-        """Stop a run, if it is here."""
+        """Stop a run, if it is here or on its way here: claimed, and PostgreSQL's answer is not read yet."""
         if execution := self.running.get(run_id):
             execution.stop(reason)
+        elif self._reserved and len(self._early) < MAX_EARLY:
+            self._early[run_id] = reason
 
     async def drain(self, *, grace_seconds: float) -> None:
         """Let the runs finish for `grace_seconds`, then hand the rest back, and all that come."""

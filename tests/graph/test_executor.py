@@ -20,7 +20,7 @@ from store import queue, runs, threads
 from store.access import EVERYTHING
 from store.database import Database
 from store.events import Event
-from store.queue import CANCELLED, Claim
+from store.queue import CANCELLED, Claim, NewRun
 from store.writer import lease_lost
 from tests.graph import sample_graphs
 from tests.graph.engines import (
@@ -143,6 +143,24 @@ async def test_a_run_is_stopped_before_it_began(
     assert gate.ran == []
     assert await one.status(submitted) == status
     assert one.executor.free == one.executor.slots
+
+
+async def test_a_run_is_stopped_while_it_is_claimed(
+    one: Process, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = queue.start
+
+    async def start_and_stop(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
+        claim = await start(db, new, worker_id=worker_id)
+        one.executor.stop(new.run_id, "interrupt")
+        return claim
+
+    monkeypatch.setattr(queue, "start", start_and_stop)
+    submitted = await one.submit(await one.thread())
+    await _ended(submitted)
+
+    assert gate.ran == []
+    assert await one.status(submitted) == "interrupted"
 
 
 async def test_a_run_whose_process_was_frozen_since_it_was_claimed_begins_nothing(
