@@ -59,8 +59,8 @@ _LOOKED_UP_WINDOW: Final = 100
 _NAMED_SESSIONS: Final = 2_000
 _COMPARED_MESSAGES: Final = 10_000
 _SEGMENT_BITS: Final = 15
-#: Segments that are looked through at once, for one term; what PostgreSQL does for each hit grows
-#: with all the terms, in all of them.
+#: Segments that are looked through at once, for one term; of several terms fewer: what PostgreSQL does
+#: for each message that has one of them grows with all of them, in all the segments.
 _WIDEST: Final = 16
 #: Beyond all numbers.
 _END: Final = 2**63 - 1
@@ -291,7 +291,7 @@ async def _walk(
     size = _LOOKED_UP_WINDOW if is_looked_up else WINDOW
     deadline = time.monotonic() + seconds
     asked_for = max(1, question.size) * max(1, len(names_of_terms))
-    widest = max(1, _WIDEST // asked_for**2)
+    widest = max(1, _WIDEST // asked_for**3)
     return _Walk(db, params, session_ids, is_small, size, deadline, question, widest)
 
 
