@@ -98,7 +98,7 @@ async def count(db: Database, of: Range) -> Stats:
     """
     only = _only_user(of.access)
     async with db.transaction() as tx:
-        await tx.execute(SQL["one_moment"], {})
+        await tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", {})
         await tx.tuples(SQL["room"], {})
         params: dict[str, Any] = {
             **_stretch(of, await tallies.uncounted(tx, limit=_READ)),

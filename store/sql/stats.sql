@@ -9,10 +9,6 @@
 -- takes containment for rare, and would look for the messages of each of a user's many threads.
 -- `narrowed` is the same condition where threads are found, or none if `user_id` says it better.
 
--- name: one_moment
--- All statements see the same rows.
-SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY
-
 -- name: room
 -- For this transaction: hundreds of thousands of rows are grouped without a file.
 SELECT set_config('work_mem', '64MB', true);

@@ -7,6 +7,10 @@ import psycopg
 #: Sessions are begun all year round; each is taken up ten times, a day and more apart, for five messages.
 _SITTING: Final = 5
 
+#: A thread of very many messages, on one branch.
+LONG: Final = "7f000000-0000-0000-0000-000000000000"
+LONG_MESSAGES: Final = 20_000
+
 _OF_MESSAGES: Final[tuple[LiteralString, ...]] = (
     # Half of all rows are written anew, so that their indexes are made afterwards.
     "DROP INDEX message_by_time",
@@ -93,6 +97,23 @@ _OF_THREADS: Final[tuple[LiteralString, ...]] = (
     WHERE t.thread_id = n.thread_id
     """,
 )
+_OF_LONG: Final[tuple[LiteralString, ...]] = (
+    """
+    INSERT INTO thread (thread_id, metadata, head_checkpoint_id, projected_checkpoint_id,
+        message_count, created_at, updated_at)
+    SELECT %(long)s, jsonb_build_object('user_id', 'user-of-long', 'name', 'Long'), 'l', 'l',
+        %(messages)s, now() - interval '300 days', now() - interval '1 day'
+    """,
+    """
+    INSERT INTO message (id, conversation_id, role, content, create_time, update_time, seq, position,
+        checkpoint_id, last_checkpoint_id)
+    SELECT 'm' || i, %(long)s, CASE WHEN mod(i, 2) = 0 THEN 'user' ELSE 'assistant' END,
+        'message ' || i || repeat(' of some words', 8), at, at, i, i, 'l', 'l'
+    FROM generate_series(0, %(messages)s - 1) AS i
+    CROSS JOIN LATERAL (SELECT now() - interval '300 days' + make_interval(mins => 20 * i) AS at) AS a
+    """,
+    "INSERT INTO search_thread (thread_id, checkpoint_id, name) VALUES (%(long)s, 'l', 'Long')",
+)
 #: Of a real run, the checkpoint that a thread would be read from.
 _OF_TEMPLATE: Final[tuple[LiteralString, ...]] = (
     """
@@ -127,6 +148,18 @@ _OF_TEMPLATE: Final[tuple[LiteralString, ...]] = (
 )
 
 
+#: By what each part is seen to have been done.
+_PARTS: Final[tuple[tuple[LiteralString, tuple[LiteralString, ...]], ...]] = (
+    ("SELECT FROM message WHERE run_id IS NOT NULL AND checkpoint_id = 'c' LIMIT 1", _OF_MESSAGES),
+    ("SELECT FROM feedback LIMIT 1", _OF_THREADS),
+    ("SELECT FROM thread WHERE thread_id = %(long)s", _OF_LONG),
+    (
+        "SELECT FROM thread WHERE metadata ? 'number' AND head_checkpoint_id <> 'c' LIMIT 1",
+        _OF_TEMPLATE,
+    ),
+)
+
+
 def fill(database_url: str, template: str) -> None:
     """
     Make of what `tests.bench.words` has filled in a year, unless it is one.
@@ -141,14 +174,13 @@ def fill(database_url: str, template: str) -> None:
         connection.execute("SET session_replication_role = replica")
         connection.execute("SET maintenance_work_mem = '512MB'")
         connection.execute("SET work_mem = '128MB'")
-        for done, statements in (
-            ("SELECT FROM message WHERE run_id IS NOT NULL AND checkpoint_id = 'c'", _OF_MESSAGES),
-            ("SELECT FROM feedback", _OF_THREADS),
-            (
-                "SELECT FROM thread WHERE head_checkpoint_id <> 'c' AND thread_id <> %(template)s",
-                _OF_TEMPLATE,
-            ),
-        ):
-            if not connection.execute(f"{done} LIMIT 1", {"template": template}).fetchone():
+        params = {
+            "sitting": _SITTING,
+            "template": template,
+            "long": LONG,
+            "messages": LONG_MESSAGES,
+        }
+        for is_done, statements in _PARTS:
+            if not connection.execute(is_done, params).fetchone():
                 for statement in statements:
-                    connection.execute(statement, {"sitting": _SITTING, "template": template})
+                    connection.execute(statement, params)
