@@ -403,6 +403,7 @@ def counts_json(counts: Counts) -> JsonObject:
         "pinned": counts.pinned,
         "folders": counts.folders,
         "tags": counts.tags,
+        **({} if counts.of_latest is None else {"of_latest": counts.of_latest}),
     }
 
 
