@@ -42,15 +42,15 @@ class AgentMessage(Payload):
 def _block(part: JsonObject) -> JsonObject | None:
     if part.get("type") == "text" and isinstance(part.get("text"), str):
         return text_block(part["text"])
-    source = part.get("source")
-    if part.get("type") not in _MEDIA or not isinstance(source, dict):
+    source, family = part.get("source"), part.get("type")
+    if not isinstance(family, str) or family not in _MEDIA or not isinstance(source, dict):
         return None
     value, kind = source.get("value"), source.get("mimeType")
     if not isinstance(value, str) or source.get("type") not in ("data", "url"):
         return None
     kind = kind if isinstance(kind, str) else None
     url = f"data:{kind or ''};base64,{value}" if source["type"] == "data" else value
-    return media_block(url, kind or f"{part['type']}/*")
+    return media_block(url, kind or f"{family}/*")
 
 
 class ResumeEntry(Payload):
