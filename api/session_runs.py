@@ -154,13 +154,17 @@ async def _answer_anew(
 
 def _request(services: Services, session: Session, body: MessageSend | Regenerate) -> RunRequest:
     return RunRequest(
-        assistant_id=session.metadata.get("assistant_id")
-        or session.metadata.get("graph_id")
-        or first_graph(services),
+        assistant_id=named(session, "assistant_id", "graph_id") or first_graph(services),
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
     )
+
+
+def named(session: Session, *keys: str) -> str | None:
+    """What a session's metadata says by the first of the keys: through /threads anything is there."""
+    found = (session.metadata.get(key) for key in keys)
+    return next((name for name in found if isinstance(name, str) and name), None)
 
 
 def first_graph(services: Services) -> str:
