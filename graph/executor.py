@@ -19,7 +19,7 @@ from langgraph.types import StateSnapshot
 from opentelemetry.trace import Span
 
 from graph import breakpoints, protocol_run
-from graph.attachments import attach
+from graph.attachments import PROCESS_BYTES, Room, attach
 from graph.checkpointer import AnySaver
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
@@ -141,6 +141,7 @@ class Executor:
         alive: Whether this process still owns its runs; see `store.heartbeat.Heartbeat.alive`.
         on_free: Called whenever a slot comes free.
         tracing: Makes the spans of runs, if there are any.
+        file_bytes: How much the calls of models may hold of files at once.
     """
 
     def __init__(
@@ -157,8 +158,10 @@ class Executor:
         alive: Callable[[], bool],
         on_free: Callable[[], None] = lambda: None,
         tracing: Tracing | None = None,
+        file_bytes: int = PROCESS_BYTES,
     ) -> None:
         self._tracing = tracing
+        self._file_room = Room(file_bytes)
         self._db = db
         self.finisher = Finisher(db)
         self.meter = RunMeter()
@@ -366,7 +369,8 @@ class Executor:
         config = _config(claim)
         graph_id = config["configurable"]["graph_id"]
         owner = config["configurable"].get("langgraph_auth_user_id") or ""
-        attach(RunFiles(backing.db, thread_id=run.thread_id, owner=owner).find)
+        files = RunFiles(backing.db, thread_id=run.thread_id, owner=owner)
+        attach(files.find, self._file_room)
         saver = None if run.temporary else self._leased(backing.saver, execution, graph_id)
         resumes = await _resumes(backing.saver, claim)
         # Frozen since it was claimed, it may run elsewhere by now.
