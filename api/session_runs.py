@@ -32,6 +32,7 @@ from store.errors import (
     LeaseLostError,
     NotFoundError,
     RunFailedError,
+    RunTimeoutError,
     ThreadBusyError,
 )
 from store.events import EventId
@@ -432,12 +433,13 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
     Wait for the run and give its answer: the last thing that the assistant said in it.
 
     Raises:
-        RunFailedError: The run ended with an error; what was asked is kept.
+        RunFailedError: The run ended with an error, or took too long (`RunTimeoutError`); what was
+            asked is kept.
     """
     result = await services.runs.join(submitted)
     if result.error is not None:
-        code = "run_timeout" if result.status == "timeout" else "run_failed"
-        raise RunFailedError(result.error["message"], code=code)
+        failure = RunTimeoutError if result.status == "timeout" else RunFailedError
+        raise failure(result.error["message"])
     run = submitted.run
     rows = await _of_run(services, run)
     said, asked = _said(rows), next((row.id for row in rows if row.role == "user"), None)
