@@ -79,7 +79,8 @@ async def ask(
         request = replace(request, command={"resume": body.resume}, strict_resume=True)
     else:
         message = await _message(services, caller, session, body, access)
-        request = replace(request, input={"messages": [message]})
+        asked = {"user_message_id": message["id"]}
+        request = replace(request, input={"messages": [message]}, session=asked)
         if body.branches:
             checkpoint = await _parent(services, caller, session, body.parent_id, request, access)
             request = replace(request, checkpoint=checkpoint)
@@ -115,11 +116,16 @@ async def regenerate(
     place = await branches.state_before(services.db, session_id, message_id, access=access)
     if place.role != "assistant":
         raise InvalidInputError("Only what the assistant said can be said again")
+    question = await branches.question_before(services.db, session_id, message_id)
+    request = replace(_request(services, session, body), session={"user_message_id": question})
     if not await is_next(services, session_id, place.checkpoint_id, access):
-        return await _answer_anew(services, caller, session, message_id, body, key, access)
-    request = replace(
-        _request(services, session, body), checkpoint={"checkpoint_id": place.checkpoint_id}
-    )
+        if question is None:
+            raise no_state(message_id)
+        # Of the question no state is kept that leads on to an answer. The conversation ends with it
+        # then, and what begins is all that is to be done.
+        await begin_anew(services, caller, session, request, question, is_answered=False)
+    else:
+        request = replace(request, checkpoint={"checkpoint_id": place.checkpoint_id})
     return await _submit(services, caller, session, request, key, access)
 
 
@@ -134,25 +140,6 @@ async def is_next(
     return bool(state["next"])
 
 
-async def _answer_anew(
-    services: Services,
-    caller: Caller,
-    session: Session,
-    message_id: str,
-    body: Regenerate,
-    key: str | None,
-    access: Access,
-) -> Submitted:
-    """Have a question answered again of which no state is kept that leads on to an answer."""
-    question = await branches.question_before(services.db, session.id, message_id)
-    if question is None:
-        raise no_state(message_id)
-    request = _request(services, session, body)
-    # The conversation ends with the question then, and what begins is all that is to be done.
-    await begin_anew(services, caller, session, request, question, is_answered=False)
-    return await _submit(services, caller, session, request, key, access)
-
-
 def _request(services: Services, session: Session, body: MessageSend | Regenerate) -> RunRequest:
     return RunRequest(
         assistant_id=session.metadata.get("assistant_id")
@@ -161,6 +148,7 @@ def _request(services: Services, session: Session, body: MessageSend | Regenerat
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
+        session={},
     )
 
 
@@ -183,15 +171,18 @@ async def _message(
     services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
 ) -> JsonObject:
     """The user's message, as the graph is given it."""
+    if (
+        body.id is not None
+        and await messages.find_seq(services.db, session.id, body.id) is not None
+    ):
+        # With its id it would replace the one that is there.
+        raise AlreadyExistsError(f"Message {body.id} exists already")
     message: JsonObject = {
         "role": "user",
         "content": await _content(services, caller, session, body, access),
+        # Or the graph would give it one, which nobody knew before it was kept.
+        "id": body.id or str(uuid7()),
     }
-    if body.id is not None:
-        if await messages.find_seq(services.db, session.id, body.id) is not None:
-            # With its id it would replace the one that is there.
-            raise AlreadyExistsError(f"Message {body.id} exists already")
-        message["id"] = body.id
     if body.chat_type is not None:
         message["additional_kwargs"] = {"chat_type": body.chat_type}
     return message
