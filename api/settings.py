@@ -406,7 +406,7 @@ class Settings(BaseSettings):
         "HEAD_CACHE_BYTES",
         default=64 * 1024 * 1024,
         about="Bytes of memory, about, for the newest checkpoints of the threads that this process "
-        "ran last.",
+        "ran last, 4,096 at the most.",
         ge=0,
     )
 
