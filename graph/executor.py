@@ -31,7 +31,7 @@ from graph.requests import answered_ids, graph_input
 from graph.retention import Retention
 from graph.snapshots import interrupts_of, status_of
 from graph.stopped import Speeches, answer_calls, keep_speech
-from graph.stream import Outcome, StreamPlan, stream
+from graph.stream import ASIDE, Outcome, StreamPlan, stream
 from graph.tracing import Tracing, fail
 from graph.user import user_of
 from graph.webhooks import told_of
@@ -216,6 +216,8 @@ class Executor:
         is_protocol = "protocol" in run.kwargs
         writer = self._events.writer(lease.thread_id, lease.epoch, run.run_id, timed=is_protocol)
         execution = Execution(claim, writer.fenced)
+        if (session := run.kwargs.get("session")) is not None:
+            writer.emit(ASIDE, dumps(session))
         writer.emit("metadata", dumps({"run_id": run.run_id, "attempt": run.attempt}))
         if is_protocol:
             writer.emit(protocol_run.BEGIN, b"{}")
@@ -589,7 +591,9 @@ def _events(
     }
     if "protocol" in kwargs:
         return protocol_run.stream(graph, given, config, outcome=outcome, **options)
-    plan = StreamPlan.parse(kwargs["stream_mode"], subgraphs=kwargs["subgraphs"])
+    plan = StreamPlan.parse(
+        kwargs["stream_mode"], subgraphs=kwargs["subgraphs"], asides="session" in kwargs
+    )
     return stream(graph, given, config, plan, outcome=outcome, **options)
 
 

@@ -257,6 +257,16 @@ class UIMessageStream(Door):
             return [*asked, error]
         return [*asked, {"type": "tool-output-available", **about, "output": data["output"]}]
 
+    def on_source(self, data: JsonObject) -> list[JsonObject]:
+        """What the graph says that it goes by."""
+        begun = [] if self._in_step else self._step()
+        return [*begun, *(_source(document) for document in data["documents"])]
+
+    def on_session_updated(self, data: JsonObject) -> list[JsonObject]:
+        """The session has a name now; that is no part of the message."""
+        named = {"name": data["name"], "title_source": data["title_source"]}
+        return [*self._start(), {"type": "data-session", "data": named, "transient": True}]
+
     def on_interrupt(self, data: JsonObject) -> list[JsonObject]:
         """The graph asks: to approve, or to give the output of a tool that stands for the question."""
         asked = {"approvalId": data["id"], "toolCallId": data["id"]}
@@ -280,3 +290,12 @@ class UIMessageStream(Door):
 def _thought(message_id: str) -> str:
     """The id of the part that is what was thought ahead of a message."""
     return f"{message_id}-reasoning"
+
+
+def _source(document: JsonObject) -> JsonObject:
+    title = {"title": document["title"]} if document["title"] else {}
+    if document["url"]:
+        about = {"sourceId": document["id"], "url": document["url"]}
+        return {"type": "source-url", **about, **title}
+    about = {"sourceId": document["id"], "mediaType": "text/plain"}
+    return {"type": "source-document", **about, "title": document["title"] or document["id"]}

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.documents import Document
 from langchain_core.language_models.chat_models import BaseChatModel, agenerate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -353,7 +354,25 @@ async def _answer_twice(state: MessagesState) -> dict[str, Any]:
     return {"messages": await asyncio.gather(*(Echo().ainvoke(state["messages"]) for _ in "12"))}
 
 
+class Finding(MessagesState, total=False):
+    topic: str
+    steps: Annotated[list[str], operator.add]
+
+
+def _find(state: Finding) -> dict[str, Any]:
+    page = Document("Rivers flow.", metadata={"source": "https://example.com/r", "title": "Rivers"})
+    note = {"id": "n1", "source": "notes.md", "content": "Down."}
+    get_stream_writer()({"documents": [page, note]})
+    get_stream_writer()({"progress": 1})
+    return {"steps": ["found"], "topic": state.get("topic", "rivers")}
+
+
+async def _answer_found(state: Finding) -> dict[str, Any]:
+    return {"messages": [await Echo().ainvoke(state["messages"])], "steps": ["answered"]}
+
+
 chat = _chain(MessagesState, ("model", _answer))
+finds = _chain(Finding, ("find", _find), ("model", _answer_found))
 #: The same on a channel like the bundled agent's.
 delta = _chain(State, ("model", _answer_too))
 steps = _chain(Work, ("a", _step("a")), ("b", _step("b")), ("c", _step("c")))

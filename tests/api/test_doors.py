@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -16,8 +17,9 @@ from api.doors.history import Step, Turn, kept, reconcile, sent
 from api.doors.openai_chat import ChatAnswer
 from api.doors.openai_responses import ResponseAnswer
 from api.doors.spoken import Door
-from api.session_events import Part, parts_of
+from api.session_events import Part, SessionReader
 from graph.runs import Submitted
+from store.access import EVERYTHING
 from store.events import Event
 from store.models import Message, Run
 
@@ -257,7 +259,9 @@ def test_what_a_model_thinks_is_told_beside_what_it_says() -> None:
     parts = [
         part
         for message in ({**chunk, "content": content}, {**chunk, **more})
-        for part in parts_of(Event(1, 1, "r", "messages", json.dumps([message, {}]).encode()), "t")
+        for part in SessionReader("t").read(
+            Event(1, 1, "r", "messages", json.dumps([message, {}]).encode())
+        )
     ]
 
     assert [name for name, _ in parts] == ["reasoning.delta", "message.delta", "reasoning.delta"]
@@ -400,3 +404,35 @@ async def test_the_id_of_a_message_that_no_client_shows_may_be_a_clients(
 
     assert answer.status_code == 200
     assert "text-delta" in answer.text
+
+
+async def test_an_agent_whose_events_are_lost_is_told_all_that_there_is(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    said: Any = [{"role": "user", "content": "one"}]
+    given = {**INPUT, "threadId": str(uuid4()), "messages": said}
+    path = f"/threads/{given['threadId']}"
+    live = await http.post("/agui", json=given, params={"assistant_id": "chat"})
+    call = {"id": "c1", "name": "add", "args": {"left": 2}, "type": "tool_call"}
+    used = [
+        {"type": "ai", "content": "", "tool_calls": [call]},
+        {"type": "tool", "content": "2", "tool_call_id": "c1"},
+    ]
+    await http.post(f"{path}/state", json={"values": {"messages": used}})
+    runs = (await http.get(f"{path}/runs")).json()
+    submitted = await services.runs.attach(runs[0]["run_id"], access=EVERYTHING)
+    await services.events.delete(given["threadId"])
+
+    door = AgentEvents(services, submitted, RunAgentInput.model_validate(given))
+    sent = b"".join([chunk async for chunk in door.frames()]).decode()
+    told = [json.loads(frame.removeprefix("data: ")) for frame in sent.strip().split("\n\n")]
+
+    assert live.status_code == 200, live.text
+    assert [event["type"] for event in told[-3:]] == [
+        "STATE_SNAPSHOT", "MESSAGES_SNAPSHOT", "RUN_FINISHED",
+    ]  # fmt: skip
+    messages = told[-2]["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "assistant", "tool"]
+    [asked] = messages[2]["toolCalls"]
+    assert asked["function"] == {"name": "add", "arguments": '{"left":2}'}
+    assert messages[3]["toolCallId"] == asked["id"] == "c1"

@@ -238,6 +238,49 @@ test("ag-ui: what a graph asks interrupts the run and is resumed", async () => {
   assert.deepEqual(agent.pendingInterrupts, []);
 });
 
+test("ai: what a graph goes by, and what its session is called, come beside the answer", async () => {
+  const named = [];
+  const chat = new Chat({
+    model: "finds",
+    onData: (part) => void named.push([part.type, part.data.name]),
+  });
+  await chat.sendMessage({ text: "Which rivers?" });
+  assert.deepEqual(named, [["data-session", "Which rivers?"]]);
+  const [page, note] = chat.messages[1].parts.filter((part) => part.type.startsWith("source-"));
+  assert.deepEqual([page.type, page.url, page.title], ["source-url", "https://example.com/r", "Rivers"]);
+  assert.deepEqual([note.type, note.sourceId, note.title], ["source-document", "n1", "notes.md"]);
+  assert.deepEqual(textOf(chat.messages[1]), ["(1) Which rivers?"]);
+  await chat.sendMessage({ text: "and now?" });
+  assert.deepEqual(textOf(chat.messages[3]), ["(3) and now?"]);
+});
+
+test("ag-ui: the state is told, as it changes, and what of it is known is no input", async () => {
+  const agent = agentOf("finds", { initialState: { topic: "lakes" } });
+  const types = [];
+  const custom = {};
+  agent.subscribe({
+    onEvent: ({ event }) => void types.push(event.type),
+    onCustomEvent: ({ event }) => void (custom[event.name] = event.value),
+  });
+  say(agent, "one");
+  await agent.runAgent();
+  // A reducer has added both steps up.
+  assert.deepEqual(agent.state, { topic: "lakes", steps: ["found", "answered"] });
+  assert.equal(types.filter((type) => type === "STATE_SNAPSHOT").length, 1);
+  assert.ok(types.includes("STATE_DELTA"));
+  assert.equal(custom.source.documents[0].title, "Rivers");
+  assert.equal(custom["session.updated"].name, "one");
+  // The client sends all of the state with each run.
+  agent.setState({ ...agent.state, topic: "seas" });
+  say(agent, "two");
+  await agent.runAgent();
+  assert.deepEqual(agent.state, { topic: "seas", steps: ["found", "answered", "found", "answered"] });
+  const stored = await (await fetch(`${url}/threads/${agent.threadId}/state`)).json();
+  const { messages, ...state } = stored.values;
+  assert.deepEqual(state, agent.state);
+  assert.deepEqual(messages.map((message) => message.id), agent.messages.map((message) => message.id));
+});
+
 test("ag-ui: a run that fails is a RUN_ERROR", async () => {
   const agent = agentOf("chat");
   let told;
