@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
