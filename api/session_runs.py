@@ -34,6 +34,7 @@ from store.errors import (
     LeaseLostError,
     NotFoundError,
     RunFailedError,
+    RunTimeoutError,
     ThreadBusyError,
 )
 from store.events import EventId
@@ -96,7 +97,8 @@ async def _say(
         request = replace(request, command={"resume": body.resume}, strict_resume=True)
     else:
         message = await _message(services, caller, session, body, access)
-        request = replace(request, input={"messages": [message]})
+        asked = {"user_message_id": message["id"]}
+        request = replace(request, input={"messages": [message]}, session=asked)
         if body.branches:
             checkpoint = await _parent(services, caller, session, body.parent_id, request, access)
             request = replace(request, checkpoint=checkpoint)
@@ -146,11 +148,16 @@ async def _say_again(
     place = await branches.state_before(services.db, session.id, message_id, access=access)
     if place.role != "assistant":
         raise InvalidInputError("Only what the assistant said can be said again")
+    question = await branches.question_before(services.db, session.id, message_id)
+    request = replace(_request(services, session, body, key), session={"user_message_id": question})
     if not await is_next(services, session.id, place.checkpoint_id, access):
-        return await _answer_anew(services, caller, session, message_id, body, key, access)
-    request = replace(
-        _request(services, session, body, key), checkpoint={"checkpoint_id": place.checkpoint_id}
-    )
+        if question is None:
+            raise no_state(message_id)
+        # Of the question no state is kept that leads on to an answer. The conversation ends with it
+        # then, and what begins is all that is to be done.
+        await begin_anew(services, caller, session, request, question, is_answered=False)
+    else:
+        request = replace(request, checkpoint={"checkpoint_id": place.checkpoint_id})
     return await _submit(services, caller, session, request)
 
 
@@ -165,37 +172,23 @@ async def is_next(
     return bool(state["next"])
 
 
-async def _answer_anew(
-    services: Services,
-    caller: Caller,
-    session: Session,
-    message_id: str,
-    body: Regenerate,
-    key: str | None,
-    access: Access,
-) -> Submitted:
-    """Have a question answered again of which no state is kept that leads on to an answer."""
-    question = await branches.question_before(services.db, session.id, message_id)
-    if question is None:
-        raise no_state(message_id)
-    request = _request(services, session, body, key)
-    # The conversation ends with the question then, and what begins is all that is to be done.
-    await begin_anew(services, caller, session, request, question, is_answered=False)
-    return await _submit(services, caller, session, request)
-
-
 def _request(
     services: Services, session: Session, body: MessageSend | Regenerate, run_id: str | None
 ) -> RunRequest:
     return RunRequest(
         run_id=run_id,
-        assistant_id=session.metadata.get("assistant_id")
-        or session.metadata.get("graph_id")
-        or first_graph(services),
+        assistant_id=named(session, "assistant_id", "graph_id") or first_graph(services),
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
+        session={},
     )
+
+
+def named(session: Session, *keys: str) -> str | None:
+    """What a session's metadata says by the first of the keys: through /threads anything is there."""
+    found = (session.metadata.get(key) for key in keys)
+    return next((name for name in found if isinstance(name, str) and name), None)
 
 
 def first_graph(services: Services) -> str:
@@ -217,15 +210,18 @@ async def _message(
     services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
 ) -> JsonObject:
     """The user's message, as the graph is given it."""
+    if (
+        body.id is not None
+        and await messages.find_seq(services.db, session.id, body.id) is not None
+    ):
+        # With its id it would replace the one that is there.
+        raise AlreadyExistsError(f"Message {body.id} exists already")
     message: JsonObject = {
         "role": "user",
         "content": await _content(services, caller, session, body, access),
+        # Or the graph would give it one, which nobody knew before it was kept.
+        "id": body.id or str(uuid7()),
     }
-    if body.id is not None:
-        if await messages.find_seq(services.db, session.id, body.id) is not None:
-            # With its id it would replace the one that is there.
-            raise AlreadyExistsError(f"Message {body.id} exists already")
-        message["id"] = body.id
     if body.chat_type is not None:
         message["additional_kwargs"] = {"chat_type": body.chat_type}
     return message
@@ -518,12 +514,13 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
     Wait for the run and give its answer: the last thing that the assistant said in it.
 
     Raises:
-        RunFailedError: The run ended with an error; what was asked is kept.
+        RunFailedError: The run ended with an error, or took too long (`RunTimeoutError`); what was
+            asked is kept.
     """
     result = await services.runs.join(submitted)
     if result.error is not None:
-        code = "run_timeout" if result.status == "timeout" else "run_failed"
-        raise RunFailedError(result.error["message"], code=code)
+        failure = RunTimeoutError if result.status == "timeout" else RunFailedError
+        raise failure(result.error["message"])
     run = submitted.run
     rows = await _of_run(services, run)
     said, asked = _said(rows), next((row.id for row in rows if row.role == "user"), None)

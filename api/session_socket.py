@@ -24,7 +24,7 @@ from api.errors import BrokenOffError
 from api.protocol_commands import CommandError
 from api.protocol_stream import with_queued
 from api.schemas import SessionId
-from api.session_events import Part, parts_of
+from api.session_events import Part, SessionReader
 from api.session_runs import ask, stop
 from api.session_schemas import MessageSend
 from api.sockets import CommandSocket
@@ -125,6 +125,7 @@ class SessionTape:
         self._session_id = session_id
         self._access = access
         self._numbering = Numbering()
+        self._reader = SessionReader(session_id)
         self._looked_at = time.monotonic()
 
     async def place(self, since: Any) -> tuple[EventId, int]:
@@ -159,8 +160,9 @@ class SessionTape:
         if since <= 0:
             return START, 0
         epoch, number = self._numbering.place(since)
-        # The event is read again: more may come of it than the client has.
-        return (epoch, max(number - 1, 0)), since
+        # The event is read again, for more may come of it than the client has, and what is said about it
+        # right before.
+        return (epoch, max(number - 2, 0)), since
 
     async def told(self, after: EventId, seq: int) -> AsyncGenerator[tuple[Part, str, int]]:
         """
@@ -192,7 +194,7 @@ class SessionTape:
         return [one for event in batch for one in self._read(event)]
 
     def _read(self, event: Event) -> list[tuple[Part, str, int]]:
-        parts = list(parts_of(event, self._session_id))
+        parts = self._reader.read(event)
         last = len(parts) - 1
         return [
             (

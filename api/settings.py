@@ -272,6 +272,15 @@ class Settings(BaseSettings):
         ge=0,
         le=600,
     )
+    openwebui_jwt_secret: SecretStr | None = _env(
+        "THREADWELL_OPENWEBUI_JWT_SECRET",
+        default=None,
+        about="What Open WebUI signs the users with whom it forwards (its "
+        "`FORWARD_USER_INFO_HEADER_JWT_SECRET`), at least 32 characters: keys with `users:act_for` then "
+        "act for the user that `X-OpenWebUI-User-Jwt` names. Unset: that header counts for nothing.",
+        repr=False,
+        min_length=32,
+    )
 
     # Runs
     config: Path = _env(
@@ -404,7 +413,7 @@ class Settings(BaseSettings):
         "HEAD_CACHE_BYTES",
         default=64 * 1024 * 1024,
         about="Bytes of memory, about, for the newest checkpoints of the threads that this process "
-        "ran last.",
+        "ran last, 4,096 at the most.",
         ge=0,
     )
 

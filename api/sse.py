@@ -23,11 +23,12 @@ from starlette.types import Receive, Scope, Send
 from api import auth
 from api.bootstrap import Services
 from api.errors import BrokenOffError
-from api.session_events import Part, parts_of, whole_message
+from api.session_events import Part, SessionReader, whole_message
 from graph.encode import dumps
 from graph.executor import Result
 from graph.protocol_run import PREFIX
 from graph.runs import ENDED, Submitted
+from graph.stream import ASIDE
 from store import messages, runs, threads
 from store.access import EVERYTHING, Access
 from store.errors import Error, NotFoundError, TooLargeError, UnavailableError
@@ -271,7 +272,7 @@ class RunStream:
         return frame(event.name, event.data, event.id) if self._wanted(event.name) else b""
 
     def _wanted(self, name: str) -> bool:
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) or name == ASIDE:
             return False
         if name == "end":
             return self._services.settings.stream_end_event
@@ -316,6 +317,12 @@ class RunStream:
 class SessionStream(RunStream):
     """The frames of a session's run; a door of its own overrides `encoded`."""
 
+    def __init__(
+        self, services: Services, submitted: Submitted, *, after: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__(services, submitted, after=after)
+        self._reader = SessionReader(submitted.run.thread_id)
+
     def encoded(self, parts: Sequence[Part], event_id: str) -> bytes:
         """
         What is sent of the session's events that one event of the log means.
@@ -329,7 +336,7 @@ class SessionStream(RunStream):
         return b"".join(frames)
 
     def _frame(self, event: Event) -> bytes:
-        return self.encoded(list(parts_of(event, self._submitted.run.thread_id)), event.id)
+        return self.encoded(self._reader.read(event), event.id)
 
     async def _missed(self, gap: Gap | None) -> bytes:
         """Word of it, and the answers of the run so far; one that the client has comes again."""

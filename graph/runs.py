@@ -17,7 +17,7 @@ from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
 from graph.fairness import FairShares, Room
-from graph.first_words import begun
+from graph.first_words import SOURCE, TITLE, begun
 from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import (
@@ -713,6 +713,8 @@ def _new_run(
     title = {} if request.temporary else begun(setting.thread_metadata, request.input)
     if title and titles:
         kwargs["title"] = {"language": request.language}
+    if title and request.session is not None:
+        kwargs["session"] = {**request.session, "name": title[TITLE], SOURCE: title[SOURCE]}
     return NewRun(
         run_id=run_id,
         thread_id=thread_id,

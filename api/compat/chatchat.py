@@ -20,7 +20,7 @@ from api.bodies import JsonRoute
 from api.bootstrap import Services
 from api.compat.asking import ask_in_session, ask_without_session, history_messages
 from api.compat.pairs import judge
-from api.compat.streams import Encoder, Heard, Plain, one_frame, respond
+from api.compat.streams import Encoder, Heard, Plain, one_frame, respond, said_by
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Payload
@@ -211,6 +211,9 @@ class Chunks:
             yield self._chunk(TOOL_START, calls=[self.calls[str(data["call_id"])]])
         elif name == "tool.end":
             yield self._found(data)
+        elif name == "source" and (docs := said_by(data)):
+            self.docs += docs
+            yield self._chunk(TOKEN, docs=docs)
         elif name == "interrupt":
             yield self._chunk(APPROVAL, content=orjson.dumps(data["value"], default=str).decode())
         elif name == "error":

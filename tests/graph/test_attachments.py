@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
@@ -51,7 +52,10 @@ async def test_all_files_of_a_call_are_looked_up_at_once_and_the_oldest_are_name
     shown = await attachments.inflated(history)
 
     assert files.asked == [[IDS[1], IDS[2], IDS[3]]]
-    texts = [[b["text"] for b in m.content if isinstance(b, dict)] or m.content for m in shown]
+    texts = [
+        [cast("Any", b)["text"] for b in m.content] if m.type == "human" else m.content
+        for m in shown
+    ]
     assert texts == [
         ["[a file that was shown before]"],
         ["[1, which was shown before]"],
