@@ -167,6 +167,11 @@ async def put_what_is_sent_nowhere(services: Services, who: Somebody) -> None:
         run = {"metadata": {"owner": who.name}, "values": who.name}
         await jobs.enqueue(tx, "webhook", {"url": "none", "run": run}, delay_seconds=3600)
         await tx.execute(
+            "INSERT INTO job (kind, payload, due_at) SELECT 'event_webhook',"
+            " jsonb_build_object('webhook_owner', %(n)s::text), now() + interval '1 hour'",
+            {"n": who.name},
+        )
+        await tx.execute(
             "INSERT INTO webhook_delivery (webhook_id, seq, thread_id, name, body)"
             " VALUES (%(hook)s, 1, %(session)s, 'run.ended', %(body)s::jsonb)",
             {"hook": who.hook, "session": who.session, "body": {"data": {"of": who.name}}},
