@@ -125,6 +125,10 @@ _STATUSES: dict[HTTPStatus, tuple[str, ...]] = {
     HTTPStatus.BAD_GATEWAY: (
         "POST /api/*", "POST /v1/*", "POST /chat/*", "* /store/items*", "POST /agui",
     ),
+    HTTPStatus.GATEWAY_TIMEOUT: (
+        "POST /api/sessions/{session_id}/messages",
+        "POST /api/sessions/{session_id}/messages/{message_id}/regenerate",
+    ),
 }  # fmt: skip
 _OF_EVERY_ROUTE = (
     HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

@@ -336,8 +336,9 @@ class Worker:
         ):
             try:
                 await self._follow_up(given_up)
-            except UnreadableError as exc:
-                # What it wrote cannot be taken back: the others are not to wait for it.
+            except (UnreadableError, UnavailableError) as exc:
+                # What it wrote cannot be taken back, or not now, which is tried again: the others
+                # are not to wait for it.
                 log.warning("run not rolled back", run_id=given_up.run_id, reason=exc.message)
         if self._by_priority and await priorities.adopt(self._db):
             self._ready.set()

@@ -298,8 +298,10 @@ async def delete(
         NotFoundError: There is no such session that is visible.
     """
     params = {"id": session_id, "keep_seconds": keep_seconds, "visible": access.array}
-    if not await db.tuples(SQL["delete"], params):
-        raise not_found(session_id)
+    async with db.transaction() as tx:
+        if not await tx.tuples(SQL["delete"], params):
+            raise not_found(session_id)
+        await threads.unshare(tx, session_id)
 
 
 async def restore(db: Database, session_id: str, *, access: Access) -> Session:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from api.compat.question import question_id
+from api.old_questions import question_id
 from threadwell.connection import RequestError, default
 from threadwell.langchain import SessionChatMessageHistory
 

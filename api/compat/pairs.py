@@ -8,8 +8,8 @@ from pydantic import Field
 from api.auth import Caller
 from api.bodies import JsonRoute
 from api.bootstrap import Services
-from api.compat.question import question_id
 from api.deps import CallerDep, ServicesDep, SessionId
+from api.old_questions import question_id
 from api.responses import json_response
 from api.routes.sessions import put_feedback
 from api.schemas import Payload, Text

@@ -126,7 +126,8 @@ SELECT id, user_id, name, chat_type, status, metadata, thread_status, message_co
 FROM changed;
 
 -- name: delete
--- Softly: it can be restored until it is purged. It is shared with nobody any more, then either.
+-- Softly: it can be restored until it is purged. It is shared with nobody any more, then either: its
+-- links go by a statement of their own, which sees those for which this one has waited.
 WITH changed AS (
     UPDATE thread
     SET metadata = metadata - 'members'
@@ -136,8 +137,6 @@ WITH changed AS (
     WHERE thread_id = %(id)s AND session_is_there(metadata, expires_at)
         AND metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id
-), unshared AS (
-    DELETE FROM share USING changed WHERE share.thread_id = changed.thread_id
 ), told AS (
     INSERT INTO outbox (name, thread_id)
     SELECT 'session.deleted', thread_id
