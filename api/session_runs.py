@@ -77,7 +77,7 @@ async def ask(
             raise ConflictError("The session asks nothing", code="not_interrupted")
         request = replace(request, command={"resume": body.resume}, strict_resume=True)
     else:
-        message = await _message(services, caller, session, body, access)
+        message = await _message(services, caller, session, body, request, access)
         request = replace(request, input={"messages": [message]})
         if body.branches:
             checkpoint = await _parent(services, caller, session, body.parent_id, request, access)
@@ -183,12 +183,17 @@ def first_graph(services: Services) -> str:
 
 
 async def _message(
-    services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    request: RunRequest,
+    access: Access,
 ) -> JsonObject:
     """The user's message, as the graph is given it."""
     message: JsonObject = {
         "role": "user",
-        "content": await _content(services, caller, session, body, access),
+        "content": await _content(services, caller, session, body, request, access),
     }
     if body.id is not None:
         if await messages.find_seq(services.db, session.id, body.id) is not None:
@@ -201,7 +206,12 @@ async def _message(
 
 
 async def _content(
-    services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    request: RunRequest,
+    access: Access,
 ) -> str | list[JsonObject]:
     """
     The content of the user's message: its text, or blocks.
@@ -210,18 +220,34 @@ async def _content(
     """
     # Other servers' ids of files are no ids of ours.
     named = [b["file_id"] for b in body.content or [] if files.is_id(b.get("file_id"))]
+    given = [*named, *(body.attachments or [])]
+    said = body.query if body.query is not None else body.content or []
+    if given:
+        await require_speaker(services, caller, session, request, said)
     sent = await files.send(
         services.db,
-        [*named, *(body.attachments or [])],
+        given,
         session.id,
         owner=caller.user.identity if caller.user else "",
         access=access,
     )
     attached = [attachment_block(file) for file in sent[len(named) :]]
     if not attached:
-        return body.query if body.query is not None else body.content or []
-    said = body.content or [{"type": "text", "text": body.query}]
-    return [*said, *attached]
+        return said
+    return [*([{"type": "text", "text": said}] if isinstance(said, str) else said), *attached]
+
+
+async def require_speaker(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    request: RunRequest,
+    said: str | list[JsonObject],
+) -> None:
+    """See that the caller may create a run with what is said, ahead of what is written for it."""
+    asked = replace(request, input={"messages": [{"role": "user", "content": said}]})
+    allowed = await allow(services, caller, asked, thread_id=session.id)
+    await sessions.get(services.db, session.id, access=allowed.access)
 
 
 async def _parent(

@@ -4,10 +4,12 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from api import submissions
 from api.bootstrap import Services
 from api.doors import conversation
 from api.doors.agui import AgentEvents, RunAgentInput
@@ -18,6 +20,7 @@ from api.doors.openai_responses import ResponseAnswer
 from api.doors.spoken import Door
 from api.session_events import Part, parts_of
 from graph.runs import Submitted
+from store.errors import ThreadBusyError
 from store.events import Event
 from store.models import Message, Run
 
@@ -400,3 +403,25 @@ async def test_the_id_of_a_message_that_no_client_shows_may_be_a_clients(
 
     assert answer.status_code == 200
     assert "text-delta" in answer.text
+
+
+async def test_another_attempt_keeps_no_file_again(
+    http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, refused = submissions.submit, list[None]()
+
+    async def submit_late(*given: Any, **named: Any) -> Submitted:
+        """Somebody else is quicker, twice."""
+        if len(refused) < 2:
+            refused.append(None)
+            raise ThreadBusyError("busy")
+        return await submit(*given, **named)
+
+    monkeypatch.setattr(conversation, "submit", submit_late)
+    file = {"type": "file", "mediaType": "image/gif", "url": "data:image/gif;base64,R0lGODlh"}
+    said = [{"id": "m", "role": "user", "parts": [file]}]
+    answer = await http.post("/api/ai/chat", json={"id": str(uuid4()), "messages": said})
+
+    assert answer.status_code == 200, answer.text
+    assert len(refused) == 2
+    assert len(await services.db.tuples("SELECT 1 FROM file", {})) == 1
