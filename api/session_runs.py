@@ -96,7 +96,7 @@ async def _say(
             raise ConflictError("The session asks nothing", code="not_interrupted")
         request = replace(request, command={"resume": body.resume}, strict_resume=True)
     else:
-        message = await _message(services, caller, session, body, access)
+        message = await _message(services, caller, session, body, request, access)
         asked = {"user_message_id": message["id"]}
         request = replace(request, input={"messages": [message]}, session=asked)
         if body.branches:
@@ -207,7 +207,12 @@ def first_graph(services: Services) -> str:
 
 
 async def _message(
-    services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    request: RunRequest,
+    access: Access,
 ) -> JsonObject:
     """The user's message, as the graph is given it."""
     if (
@@ -218,7 +223,7 @@ async def _message(
         raise AlreadyExistsError(f"Message {body.id} exists already")
     message: JsonObject = {
         "role": "user",
-        "content": await _content(services, caller, session, body, access),
+        "content": await _content(services, caller, session, body, request, access),
         # Or the graph would give it one, which nobody knew before it was kept.
         "id": body.id or str(uuid7()),
     }
@@ -228,7 +233,12 @@ async def _message(
 
 
 async def _content(
-    services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    request: RunRequest,
+    access: Access,
 ) -> str | list[JsonObject]:
     """
     The content of the user's message: its text, or blocks.
@@ -236,18 +246,34 @@ async def _content(
     Attachments become blocks here, and nowhere else.
     """
     named = files_named([body.content])
+    given = [*named, *(body.attachments or [])]
+    said = body.query if body.query is not None else body.content or []
+    if given:
+        await require_speaker(services, caller, session, request, said)
     sent = await files.send(
         services.db,
-        [*named, *(body.attachments or [])],
+        given,
         session.id,
         owner=caller.identity,
         access=access,
     )
     attached = [attachment_block(file) for file in sent[len(named) :]]
     if not attached:
-        return body.query if body.query is not None else body.content or []
-    said = body.content or [{"type": "text", "text": body.query}]
-    return [*said, *attached]
+        return said
+    return [*([{"type": "text", "text": said}] if isinstance(said, str) else said), *attached]
+
+
+async def require_speaker(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    request: RunRequest,
+    said: str | list[JsonObject],
+) -> None:
+    """See that the caller may create a run with what is said, ahead of what is written for it."""
+    asked = replace(request, input={"messages": [{"role": "user", "content": said}]})
+    allowed = await allow(services, caller, asked, thread_id=session.id)
+    await sessions.get(services.db, session.id, access=allowed.access)
 
 
 def files_named(contents: Iterable[object]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Engine,
     MetaData,
@@ -21,12 +22,14 @@ from sqlalchemy import (
     String,
     Table,
     cast,
+    collate,
     create_engine,
     inspect,
     literal_column,
     null,
     select,
 )
+from sqlalchemy.dialects.mysql import CHAR
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -127,8 +130,16 @@ class OldDatabase:
         return [self._messages.c.conversation_id, *([] if own is None else [own.c.id])]
 
     def _page(self, column: Column[Any], after: str) -> list[str]:
-        query = select(column).where(column > after).distinct().order_by(column).limit(_PAGE)
+        id_ = self._exactly(column)
+        named = id_.label("exact_id")
+        query = select(named).where(id_ > after).distinct().order_by(named).limit(_PAGE)
         return [row[0] for row in self._connection.execute(query)]
+
+    def _exactly(self, column: Column[Any]) -> ColumnElement[str]:
+        """A column compared and ordered as Python does, whatever its own collation thinks equal."""
+        if self._is_sqlite:
+            return collate(column, "BINARY")
+        return collate(cast(column, CHAR(charset="utf8mb4")), "utf8mb4_bin")
 
     def _row(self, id_: str) -> dict[str, Any]:
         table = self._conversations
@@ -143,7 +154,10 @@ class OldDatabase:
         return {} if found is None else dict(found._mapping)
 
     def _of(self, id_: str) -> Select[*tuple[Any, ...]]:
-        return self._ordered(self._selected().where(self._messages.c.conversation_id == id_))
+        column = self._messages.c.conversation_id
+        # The first finds them by an index.
+        query = self._selected().where(column == id_, self._exactly(column) == id_)
+        return self._ordered(query)
 
     def _selected(self) -> Select[*tuple[Any, ...]]:
         table = self._messages

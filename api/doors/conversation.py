@@ -17,11 +17,19 @@ from uuid_utils.compat import uuid7
 
 from api.auth import Caller
 from api.bootstrap import Services
-from api.doors.files import with_files_kept
+from api.doors.files import has_files, with_files_kept
 from api.doors.history import Step, kept, reconcile, sent
 from api.schemas import UUID_FORM
 from api.session_events import MODES, text_of
-from api.session_runs import begin_anew, first_graph, is_next, named, stop, under_way
+from api.session_runs import (
+    begin_anew,
+    first_graph,
+    is_next,
+    named,
+    require_speaker,
+    stop,
+    under_way,
+)
 from api.submissions import submit
 from graph.encode import dumps
 from graph.requests import RunRequest
@@ -319,6 +327,8 @@ async def _request(
     checkpoint = (
         None if step.at_head else await _place(services, caller, session, step, base, access)
     )
+    if any(has_files(message) for message in step.new):
+        await require_speaker(services, caller, session, base, step.new[-1]["content"])
     given = None if step.again else await _input(services, caller, session.id, asked, step, access)
     question = given["messages"][-1]["id"] if given else step.after
     return replace(base, input=given, checkpoint=checkpoint, session={"user_message_id": question})

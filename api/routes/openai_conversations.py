@@ -160,6 +160,8 @@ async def _add(
 ) -> list[Message]:
     """Put messages at the end of a conversation, and have nothing answer them."""
     access = await caller.may("threads", "update", {"thread_id": session_id})
+    # Ahead of its files.
+    await sessions.get(services.db, session_id, access=access)
     given = [
         await with_files_kept(services, caller, session_id, item.given(), access=access)
         for item in items

@@ -9,6 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from api import submissions
 from api.bootstrap import Services
 from api.doors import conversation
 from api.doors.agui import AgentEvents, RunAgentInput
@@ -20,6 +21,7 @@ from api.doors.spoken import Door
 from api.session_events import Part, SessionReader
 from graph.runs import Submitted
 from store.access import EVERYTHING
+from store.errors import ThreadBusyError
 from store.events import Event
 from store.models import Message, Run
 
@@ -436,3 +438,25 @@ async def test_an_agent_whose_events_are_lost_is_told_all_that_there_is(
     [asked] = messages[2]["toolCalls"]
     assert asked["function"] == {"name": "add", "arguments": '{"left":2}'}
     assert messages[3]["toolCallId"] == asked["id"] == "c1"
+
+
+async def test_another_attempt_keeps_no_file_again(
+    http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, refused = submissions.submit, list[None]()
+
+    async def submit_late(*given: Any, **named: Any) -> Submitted:
+        """Somebody else is quicker, twice."""
+        if len(refused) < 2:
+            refused.append(None)
+            raise ThreadBusyError("busy")
+        return await submit(*given, **named)
+
+    monkeypatch.setattr(conversation, "submit", submit_late)
+    file = {"type": "file", "mediaType": "image/gif", "url": "data:image/gif;base64,R0lGODlh"}
+    said = [{"id": "m", "role": "user", "parts": [file]}]
+    answer = await http.post("/api/ai/chat", json={"id": str(uuid4()), "messages": said})
+
+    assert answer.status_code == 200, answer.text
+    assert len(refused) == 2
+    assert len(await services.db.tuples("SELECT 1 FROM file", {})) == 1

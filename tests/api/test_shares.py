@@ -378,6 +378,39 @@ async def test_a_viewer_reads_and_no_more(http: httpx.AsyncClient) -> None:
     assert (spoken.status_code, changed.status_code) == (404, 404)
 
 
+async def test_a_viewer_sends_no_file_into_a_session(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    session_id = await session(http, "hello")
+    await share(http, session_id, audience="users", users=["bob"])
+    sent = await http.post("/api/files", files={"file": ("a.txt", b"a")}, headers=BOB)
+    image = {"type": "input_image", "image_url": "data:image/gif;base64,R0lGODlh"}
+    of_chat = {"type": "image_url", "image_url": {"url": image["image_url"]}}
+    asked = {"role": "user", "content": [of_chat]}
+
+    refused = [
+        await http.post(
+            f"/api/sessions/{session_id}/messages",
+            json={"query": "x", "attachments": [sent.json()["id"]]},
+            headers=BOB,
+        ),
+        await http.post(
+            "/v1/chat/completions",
+            json={"model": "chat", "messages": [asked], "conversation_id": session_id},
+            headers=BOB,
+        ),
+        await http.post(
+            f"/v1/conversations/{session_id}/items",
+            json={"items": [{"role": "user", "content": [image]}]},
+            headers=BOB,
+        ),
+    ]
+
+    assert [answer.status_code for answer in refused] == [404] * 3
+    assert await services.db.tuples("SELECT 1 FROM file_use", {}) == []
+    assert len(await services.db.tuples("SELECT 1 FROM file", {})) == 1
+
+
 async def test_a_list_has_what_is_shared_with_one_or_leaves_it_out(http: httpx.AsyncClient) -> None:
     shared_id, _unshared_id = await session(http), await session(http)
     await share(http, shared_id, audience="users", users=["bob"])
