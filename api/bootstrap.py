@@ -55,7 +55,7 @@ from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants, keys, queue, sealing
+from store import assistants, keys, queue, resealing
 from store.assistants import SystemAssistant
 from store.cache import Cache, open_cache
 from store.checkpoints import Saver, open_saver
@@ -288,6 +288,7 @@ def _executor(
         run_timeout_seconds=settings.run_timeout_seconds,
         alive=heartbeat.alive,
         tracing=tracing,
+        file_bytes=settings.model_files_bytes,
     )
 
 
@@ -333,6 +334,11 @@ async def _authority(
         return
     kinds = await identity_kinds(settings, db)
     if not kinds:
+        if settings.openwebui_jwt_secret:
+            raise InvalidInputError(
+                "THREADWELL_OPENWEBUI_JWT_SECRET would do nothing: nobody is asked who they are. Make "
+                "a key for Open WebUI: `threadwell keys create --owner open-webui --role service`"
+            )
         yield None
         return
     async with open_owners(settings, kinds, db, cache) as owners:
@@ -436,7 +442,7 @@ async def admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIt
         UnavailableError: PostgreSQL does not answer.
     """
     async with _database(settings, url, await opened_cipher(settings, graphs, url)) as db:
-        await sealing.admit(db)
+        await resealing.admit(db)
         yield db
 
 

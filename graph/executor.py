@@ -19,7 +19,7 @@ from langgraph.types import StateSnapshot
 from opentelemetry.trace import Span
 
 from graph import breakpoints, protocol_run
-from graph.attachments import attach
+from graph.attachments import PROCESS_BYTES, Room, attach
 from graph.checkpointer import AnySaver
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
@@ -31,7 +31,7 @@ from graph.requests import answered_ids, graph_input
 from graph.retention import Retention
 from graph.snapshots import interrupts_of, status_of
 from graph.stopped import Speeches, answer_calls, keep_speech
-from graph.stream import Outcome, StreamPlan, stream
+from graph.stream import ASIDE, Outcome, StreamPlan, stream
 from graph.tracing import Tracing, fail
 from graph.user import user_of
 from graph.webhooks import told_of
@@ -141,6 +141,7 @@ class Executor:
         alive: Whether this process still owns its runs; see `store.heartbeat.Heartbeat.alive`.
         on_free: Called whenever a slot comes free.
         tracing: Makes the spans of runs, if there are any.
+        file_bytes: How much the calls of models may hold of files at once.
     """
 
     def __init__(
@@ -157,8 +158,10 @@ class Executor:
         alive: Callable[[], bool],
         on_free: Callable[[], None] = lambda: None,
         tracing: Tracing | None = None,
+        file_bytes: int = PROCESS_BYTES,
     ) -> None:
         self._tracing = tracing
+        self._file_room = Room(file_bytes)
         self._db = db
         self.finisher = Finisher(db)
         self.meter = RunMeter()
@@ -213,6 +216,8 @@ class Executor:
         is_protocol = "protocol" in run.kwargs
         writer = self._events.writer(lease.thread_id, lease.epoch, run.run_id, timed=is_protocol)
         execution = Execution(claim, writer.fenced)
+        if (session := run.kwargs.get("session")) is not None:
+            writer.emit(ASIDE, dumps(session))
         writer.emit("metadata", dumps({"run_id": run.run_id, "attempt": run.attempt}))
         if is_protocol:
             writer.emit(protocol_run.BEGIN, b"{}")
@@ -366,7 +371,8 @@ class Executor:
         config = _config(claim)
         graph_id = config["configurable"]["graph_id"]
         owner = config["configurable"].get("langgraph_auth_user_id") or ""
-        attach(RunFiles(backing.db, thread_id=run.thread_id, owner=owner).find)
+        files = RunFiles(backing.db, thread_id=run.thread_id, owner=owner)
+        attach(files.find, self._file_room)
         saver = None if run.temporary else self._leased(backing.saver, execution, graph_id)
         resumes = await _resumes(backing.saver, claim)
         # Frozen since it was claimed, it may run elsewhere by now.
@@ -585,7 +591,9 @@ def _events(
     }
     if "protocol" in kwargs:
         return protocol_run.stream(graph, given, config, outcome=outcome, **options)
-    plan = StreamPlan.parse(kwargs["stream_mode"], subgraphs=kwargs["subgraphs"])
+    plan = StreamPlan.parse(
+        kwargs["stream_mode"], subgraphs=kwargs["subgraphs"], asides="session" in kwargs
+    )
     return stream(graph, given, config, plan, outcome=outcome, **options)
 
 

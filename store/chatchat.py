@@ -31,6 +31,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from store.errors import InvalidInputError, UnavailableError
+from store.old_rows import OldConversation, OldMessage
 
 #: The drivers that the projects name are asynchronous.
 _DRIVERS: Final = {
@@ -45,32 +46,6 @@ _DRIVERS: Final = {
 _PAGE: Final = 500
 #: Rows that are fetched at a time of what is read in one go.
 _ROWS: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class OldMessage:
-    """A turn: what was asked, and answered if it was."""
-
-    id: str
-    chat_type: str
-    query: str
-    response: str
-    meta_data: str | None
-    feedback_score: int | None
-    feedback_reason: str
-    create_time: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class OldConversation:
-    """A conversation; all but its id and its turns only if the database has a row of it."""
-
-    id: str
-    user_id: str | None
-    name: str | None
-    chat_type: str | None
-    create_time: str | None
-    messages: list[OldMessage]
 
 
 @dataclass(frozen=True, slots=True)

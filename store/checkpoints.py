@@ -45,7 +45,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
-from store import retention, sealing
+from store import resealing, retention, sealing, tallies
 from store.access import Access
 from store.cipher import at
 from store.commits import BlobRow, CheckpointRow, Entry, Head, WriteRow
@@ -913,6 +913,7 @@ class Saver(AsyncPostgresSaver):
         params = {"thread_id": str(thread_id)}
         async with self.database.transaction() as tx:
             await tx.execute(_SQL["fence_thread"], params)
+            await tallies.mark_stale(tx, [params["thread_id"]])
             await tx.execute(_SQL["delete_thread"], params)
 
     async def adelete_for_runs(
@@ -931,8 +932,10 @@ class Saver(AsyncPostgresSaver):
             found = await tx.tuples(_SQL["threads_of_runs"], runs)
             if not found:
                 return
-            params = {**runs, "thread_ids": [thread for (thread,) in found]}
+            thread_ids = [thread for (thread,) in found]
+            params = {**runs, "thread_ids": thread_ids}
             await tx.execute(_SQL["lock_threads"], params)
+            await tallies.mark_stale(tx, thread_ids)
             await tx.execute(_SQL["delete_runs"], params)
             await tx.execute(_SQL["delete_garbage_blobs"], params)
             await tx.execute(_SQL["move_heads"], params)
@@ -942,7 +945,7 @@ class Saver(AsyncPostgresSaver):
         params = {"source": str(source_thread_id), "target": str(target_thread_id)}
         async with self.database.transaction() as tx:
             await tx.execute(_SQL["copy_thread"], params)
-            await sealing.move(tx, str(source_thread_id), str(target_thread_id))
+            await resealing.move(tx, str(source_thread_id), str(target_thread_id))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """
