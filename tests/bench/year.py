@@ -160,6 +160,15 @@ _PARTS: Final[tuple[tuple[LiteralString, tuple[LiteralString, ...]], ...]] = (
 )
 
 
+def is_filled(database_url: str) -> bool:
+    """Whether `fill` has done all of it."""
+    with psycopg.connect(database_url) as connection:
+        return all(
+            connection.execute(is_done, {"long": LONG}).fetchone() is not None
+            for is_done, _ in _PARTS
+        )
+
+
 def fill(database_url: str, template: str) -> None:
     """
     Make of what `tests.bench.words` has filled in a year, unless it is one.
@@ -181,6 +190,6 @@ def fill(database_url: str, template: str) -> None:
             "messages": LONG_MESSAGES,
         }
         for is_done, statements in _PARTS:
-            if not connection.execute(is_done, params).fetchone():
+            if connection.execute(is_done, params).fetchone() is None:
                 for statement in statements:
                     connection.execute(statement, params)
