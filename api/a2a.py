@@ -318,12 +318,52 @@ def older_part(part: JsonObject) -> JsonObject:
     return {"kind": "file", "file": file}
 
 
-def card(assistant: Assistant, url: str, version: str, fields: Mapping[str, Any]) -> JsonObject:
+#: How 1.0 names the kinds of OpenAPI's security schemes.
+_SCHEMES: Final = {
+    "apiKey": "apiKeySecurityScheme",
+    "http": "httpAuthSecurityScheme",
+    "mutualTLS": "mtlsSecurityScheme",
+    "oauth2": "oauth2SecurityScheme",
+    "openIdConnect": "openIdConnectSecurityScheme",
+}
+
+
+def _security(openapi: Mapping[str, Any]) -> JsonObject:
+    """How to say who one is: as OpenAPI and 0.3 have it, and beside that as 1.0 has it."""
+    schemes: Mapping[str, JsonObject] = openapi.get("securitySchemes") or {}
+    required: Sequence[JsonObject] = openapi.get("security") or []
+    if not schemes:
+        return {}
+    return {
+        "securitySchemes": {name: {**it, **_modern_scheme(it)} for name, it in schemes.items()},
+        "security": list(required),
+        "securityRequirements": [
+            {"schemes": {name: {"list": scopes} for name, scopes in one.items()}}
+            for one in required
+        ],
+    }
+
+
+def _modern_scheme(scheme: JsonObject) -> JsonObject:
+    kind = _SCHEMES.get(str(scheme.get("type")))
+    said = {"location" if name == "in" else name: value for name, value in scheme.items()}
+    said.pop("type", None)
+    return {kind: said} if kind else {}
+
+
+def card(
+    assistant: Assistant,
+    url: str,
+    version: str,
+    fields: Mapping[str, Any],
+    openapi: Mapping[str, Any],
+) -> JsonObject:
     """
     The card of an agent, for both generations.
 
     Args:
         fields: The graph's input schema.
+        openapi: ``securitySchemes`` and ``security``, if it matters who is calling.
     """
     about = assistant.description or f"{assistant.name} assistant"
     names = list(fields.get("properties", {}))
@@ -375,6 +415,7 @@ def card(assistant: Assistant, url: str, version: str, fields: Mapping[str, Any]
             }
         ],
         "version": version,
+        **_security(openapi),
     }
 
 

@@ -55,7 +55,7 @@ from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants, keys, queue, sealing
+from store import assistants, keys, queue, resealing
 from store.assistants import SystemAssistant
 from store.cache import Cache, open_cache
 from store.checkpoints import Saver, open_saver
@@ -442,7 +442,7 @@ async def admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIt
         UnavailableError: PostgreSQL does not answer.
     """
     async with _database(settings, url, await opened_cipher(settings, graphs, url)) as db:
-        await sealing.admit(db)
+        await resealing.admit(db)
         yield db
 
 

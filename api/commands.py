@@ -49,14 +49,14 @@ from api.settings import (
 )
 from api.supervisor import BACKLOG, Supervisor, listen
 from graph.config import GraphConfig, load_config
-from store import audit as audit_log, messages, sealing
+from store import audit as audit_log, messages, resealing
 from store.audit import Filter
 from store.checkpoints import open_saver
 from store.database import open_database
 from store.errors import Error, InvalidInputError
 from store.messages import Rebuilt
 from store.migrate import migrate as migrate_database
-from store.sealing import Sealed
+from store.resealing import Sealed
 
 log = structlog.get_logger(__name__)
 
@@ -381,7 +381,7 @@ async def _encrypt(settings: Settings, servers: Servers, *, accept_clear: bool) 
         graphs = load_config(settings.config, sections)
         cipher = await opened_cipher(settings, graphs, servers.database_url)
     async with open_database(servers.database_url, cipher=cipher) as db:
-        return await sealing.encrypt(db, _tell_encrypted, accept_clear=accept_clear)
+        return await resealing.encrypt(db, _tell_encrypted, accept_clear=accept_clear)
 
 
 def _tell_encrypted(table: str, done: Sealed) -> None:
@@ -490,7 +490,8 @@ def _report_config(graphs: GraphConfig) -> None:
 def _print_addresses(host: str, port: int, prefix: str, servers: Servers, access: str) -> None:
     """Say where everything is."""
     # Nothing is bound here.
-    everywhere = host in ("0.0.0.0", "::")  # nosec B104
+    every = "0.0.0.0"  # nosec B104
+    everywhere = host in (every, "::")
     base = f"http://{'127.0.0.1' if everywhere else host}:{port}{prefix}"
     lines = {
         "API": base,

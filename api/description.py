@@ -4,6 +4,7 @@ What the API's description says of answers: routes write their own bodies, and F
 A status that is not here is a fault: `tests/security/test_generated_requests.py` looks.
 """
 
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from http import HTTPStatus
@@ -130,10 +131,34 @@ _STATUSES: dict[HTTPStatus, tuple[str, ...]] = {
         "POST /api/sessions/{session_id}/messages/{message_id}/regenerate",
     ),
 }  # fmt: skip
+#: What a route makes, and where its answer names it: by that name it is used, changed and deleted elsewhere.
+_MADE: dict[str, dict[str, str]] = {
+    "POST /assistants": {"assistant_id": "assistant_id"},
+    "POST /threads": {"thread_id": "thread_id"},
+    "POST /threads/{thread_id}/copy": {"thread_id": "thread_id"},
+    "POST /threads/{thread_id}/runs": {"run_id": "run_id"},
+    "POST /runs/crons": {"cron_id": "cron_id"},
+    "POST /threads/{thread_id}/runs/crons": {"cron_id": "cron_id"},
+    "POST /api/sessions": {"session_id": "id"},
+    "POST /api/sessions/{session_id}/fork": {"session_id": "id"},
+    "POST /api/shares/{token}/clone": {"session_id": "id"},
+    "POST /api/sessions/{session_id}/messages": {"message_id": "id"},
+    "POST /api/sessions/{session_id}/shares": {"share_id": "id"},
+    "POST /api/sessions/import": {"import_id": "id"},
+    "POST /api/webhooks": {"webhook_id": "id"},
+    "POST /api/files": {"file_id": "id"},
+    "DELETE /api/users/{user_id}/data": {"job_id": "id"},
+    "POST /api/users/{user_id}/export": {"job_id": "id"},
+    "POST /v1/conversations": {"conversation_id": "id"},
+    "POST /v1/responses": {"response_id": "id"},
+}
 _OF_EVERY_ROUTE = (
     HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE,
 )  # fmt: skip
+
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 def describe(schema: JsonObject) -> None:
@@ -153,6 +178,7 @@ def describe(schema: JsonObject) -> None:
         method, path = route.split(" ", 1)
         if is_open_path(method, path):
             operation["security"] = []
+    _link(dict(_operations(schema)))
 
 
 def _operations(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
@@ -160,6 +186,29 @@ def _operations(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
         for method, operation in methods.items():
             if method in _METHODS:
                 yield f"{method.upper()} {path}", operation
+
+
+def _link(operations: dict[str, JsonObject]) -> None:
+    """Say of what is made where it is used: at every path that names it, and nothing that is not known."""
+    for route, made in _MADE.items():
+        if route not in operations:
+            continue
+        values = {name: f"$request.path.{name}" for name in _names(route)}
+        values |= {name: f"$response.body#/{field}" for name, field in made.items()}
+        links = {
+            operation["operationId"]: {
+                "operationId": operation["operationId"],
+                "parameters": {f"path.{name}": values[name] for name in _names(to)},
+            }
+            for to, operation in operations.items()
+            if made.keys() <= _names(to) <= values.keys() and not to.endswith("/restore")
+        }
+        answers = operations[route]["responses"]
+        answers[min(answers)]["links"] = links
+
+
+def _names(route: str) -> set[str]:
+    return set(_PARAMETER.findall(route))
 
 
 def _responses(route: str, operation: JsonObject) -> JsonObject:

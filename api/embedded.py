@@ -260,4 +260,5 @@ def _socket_dir(home: Path, longest_name: str) -> Path:
         return near
     # Not the environment's TMPDIR, which may differ between two processes of one data directory.
     # Whoever made it before us is refused: `Account.own`.
-    return Path("/tmp") / f"threadwell-{sha256(bytes(home)).hexdigest()[:16]}"  # nosec B108
+    shared = "/tmp"  # nosec B108
+    return Path(shared) / f"threadwell-{sha256(bytes(home)).hexdigest()[:16]}"

@@ -8,7 +8,7 @@ and from the messages' rows, which are made of them.
 from dataclasses import dataclass
 from typing import Final
 
-from store import sealing
+from store import resealing
 from store.access import Access
 from store.database import Database
 from store.errors import NotFoundError
@@ -92,7 +92,7 @@ async def copy_line(
             raise NotFoundError(f"Session {source_id} not found")
         await tx.execute(_SQL["give_life"], params)
         await tx.execute(_SQL["copy_line"], params)
-        await sealing.move(tx, source_id, new.thread_id)
+        await resealing.move(tx, source_id, new.thread_id)
 
 
 async def know(db: Database, thread_id: str) -> None:

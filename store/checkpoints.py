@@ -45,7 +45,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
-from store import retention, sealing, tallies
+from store import resealing, retention, sealing, tallies
 from store.access import Access
 from store.cipher import at
 from store.commits import BlobRow, CheckpointRow, Entry, Head, WriteRow
@@ -945,7 +945,7 @@ class Saver(AsyncPostgresSaver):
         params = {"source": str(source_thread_id), "target": str(target_thread_id)}
         async with self.database.transaction() as tx:
             await tx.execute(_SQL["copy_thread"], params)
-            await sealing.move(tx, str(source_thread_id), str(target_thread_id))
+            await resealing.move(tx, str(source_thread_id), str(target_thread_id))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """

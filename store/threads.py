@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from store import audit, sealing
+from store import audit, resealing
 from store.access import EVERYTHING, Access, looking_for
 from store.cipher import Cipher, at
 from store.database import Database, Transaction, repeated
@@ -377,7 +377,7 @@ async def copy(
         if not await tx.tuples(SQL["copy"], params):
             raise not_found(source_id)
         await tx.execute(_COPY_CHECKPOINTS, params)
-        await sealing.move(tx, source_id, target_id)
+        await resealing.move(tx, source_id, target_id)
 
 
 async def candidates(

@@ -1,8 +1,8 @@
 """
 Erasures and exports of users: asked for once, done by whichever process comes to them, and reported.
 
-One of a kind and user is under way at a time: whoever asks again is told of that one. Of an export
-the file is kept here, in parts, until its time is over; of either the report.
+One of a kind and user is under way at a time: whoever asks again is told of that one. An erasure looks at
+all runs there are, so those of one user begin at intervals: one that is asked for soon after another waits. Of an export the file is kept here, in parts, until its time is over; of either the report.
 """
 
 from collections.abc import Mapping
@@ -27,6 +27,8 @@ Status = Literal["pending", "running", "success", "error"]
 JOBS: Final[Mapping[Kind, str]] = {"erasure": "user_erasure", "export": "user_export"}
 #: How long the file of an export is kept.
 EXPORT_SECONDS: Final = 86_400.0
+#: How long after a user's erasure the next one begins.
+REST_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +83,9 @@ async def begin(
         begun = await tx.one(UserJob, SQL["create"], params)
         if begun is not None:
             await tx.execute(SQL["forget_others"], params)
-            await jobs.enqueue(tx, JOBS[kind], {"user_job_id": user_job_id})
+            wait = await _wait(tx, begun) if kind == "erasure" else 0.0
+            payload = {"user_job_id": user_job_id}
+            await jobs.enqueue(tx, JOBS[kind], payload, delay_seconds=wait)
             await _record(tx, begun, f"{kind}.requested", actor=actor)
     if begun is None:
         begun = await db.one(UserJob, SQL["under_way"], params)
@@ -90,6 +94,13 @@ async def begin(
             db, user_job_id, kind=kind, user_id=user_id, actor=actor, visible=visible
         )
     return begun
+
+
+async def _wait(tx: Transaction, job: UserJob) -> float:
+    """How long, in seconds, an erasure waits for one that has ended."""
+    params = {"user_id": job.user_id, "rest_seconds": REST_SECONDS}
+    [(seconds,)] = await tx.tuples(SQL["erasure_rests"], params)
+    return float(seconds)
 
 
 async def _record(tx: Transaction, job: UserJob, act: Any, *, actor: str | None) -> None:

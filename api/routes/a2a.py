@@ -138,7 +138,9 @@ class Agent:
 
     async def card(self) -> JsonObject:
         """Its card."""
-        return a2a.card(self.assistant, self.url, __version__, await self.fields())
+        authority = self.services.authority
+        openapi = authority.openapi if authority else {}
+        return a2a.card(self.assistant, self.url, __version__, await self.fields(), openapi)
 
     async def fields(self) -> JsonObject:
         """What its graph takes."""

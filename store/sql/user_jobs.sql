@@ -30,6 +30,13 @@ DELETE FROM user_job
 WHERE kind = 'export' AND user_id = %(user_id)s AND user_job_id <> %(user_job_id)s::uuid
     AND %(kind)s = 'export';
 
+-- name: erasure_rests
+SELECT extract(epoch FROM greatest(
+    max(updated_at) + make_interval(secs => %(rest_seconds)s) - now(), interval '0 s'
+))
+FROM user_job
+WHERE kind = 'erasure' AND user_id = %(user_id)s AND status IN ('success', 'error');
+
 -- name: get
 SELECT user_job_id, kind, user_id, actor, visible, status, position, part_count, report, error,
     created_at, updated_at

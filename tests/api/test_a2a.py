@@ -224,6 +224,7 @@ async def test_cards_are_found_in_three_places(
     assert all(card == cards[0] for card in cards)
     assert cards[0]["url"] == f"{url}/a2a/{chat}"
     assert cards[0]["capabilities"]["streaming"]
+    assert "securitySchemes" not in cards[0]  # everybody may call
     assert cards[0]["skills"][0]["metadata"]["inputSchema"]["supportsA2A"]
     steps = (await http.get("/a2a/steps")).json()
     assert not steps["skills"][0]["metadata"]["inputSchema"]["supportsA2A"]

@@ -385,3 +385,45 @@ async def test_a_body_that_is_too_large_is_refused(
         is_read = _json_body(operation) and operation["requestBody"].get("required")
         if announced or is_read:
             assert response.status_code == 413, (method, path)
+
+
+async def test_what_a_route_makes_is_linked_to_where_it_is_used_and_deleted(
+    http: httpx.AsyncClient,
+) -> None:
+    spec = (await http.get("/openapi.json")).json()
+    operations = {
+        operation["operationId"]: (method.upper(), path)
+        for path, methods in spec["paths"].items()
+        for method, operation in methods.items()
+    }
+    made = {
+        "/threads": {},
+        "/assistants": {"graph_id": "chat"},
+        "/runs/crons": {"assistant_id": "chat", "schedule": "0 0 1 1 *", "input": {}},
+        "/api/sessions": {},
+        "/v1/conversations": {},
+    }
+    used = set()
+    for path, body in made.items():
+        answer = (await http.post(path, json=body)).json()
+        links = spec["paths"][path]["post"]["responses"]["200"]["links"].values()
+        there = [(*operations[link["operationId"]], link["parameters"]) for link in links]
+        for method, to, parameters in there:
+            [(name, where)] = parameters.items()
+            field = where.removeprefix("$response.body#/")
+            if method == "GET" and to.endswith("}"):
+                found = await http.get(
+                    to.replace(f"{{{name.removeprefix('path.')}}}", answer[field])
+                )
+                assert found.status_code == 200, (to, found.text)
+                used.add(path)
+        # Brought back is only what was deleted.
+        assert not [to for _, to, _ in there if to.endswith("/restore")]
+        assert "DELETE" in {method for method, _, _ in there}
+
+    assert used == set(made)
+    run = spec["paths"]["/threads/{thread_id}/runs"]["post"]["responses"]["200"]["links"]
+    assert {
+        "path.run_id": "$response.body#/run_id",
+        "path.thread_id": "$request.path.thread_id",
+    } in [link["parameters"] for link in run.values()]

@@ -11,6 +11,7 @@ import httpx
 import httpx2
 import psycopg
 import pytest
+from a2a.client.card_resolver import parse_agent_card
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from mcp import Client
@@ -380,6 +381,15 @@ async def test_every_door_lets_in_who_has_a_key(doors: Doors, url: str) -> None:
     assert said.choices[0].message.content
     assert listed == {"chat", "who"}
     assert card.status_code == 200
+    read = parse_agent_card(card.json())
+    assert read.security_schemes["bearer"].http_auth_security_scheme.scheme == "bearer"
+    named = read.security_schemes["api_key"].api_key_security_scheme
+    assert (named.location, named.name) == ("header", "x-api-key")
+    asked = [set(required.schemes) for required in read.security_requirements]
+    assert asked == [{"bearer"}, {"api_key"}]
+    # As 0.3 has it.
+    assert card.json()["securitySchemes"]["bearer"]["type"] == "http"
+    assert card.json()["security"] == [{"bearer": []}, {"api_key": []}]
     # Studio shows its own key beside the header that is configured in it; alone it opens nothing.
     assert await doors.status({**studio, **bearer(key)}, "POST", "/threads/search", json={}) == 200
     assert await doors.status(studio, "POST", "/threads/search", json={}) == 401

@@ -17,6 +17,7 @@ from store import (
     idempotency,
     jobs,
     outbox,
+    resealing,
     sealing,
     search,
     sessions,
@@ -168,7 +169,7 @@ async def test_what_lies_beside_is_encrypted_and_its_keys_changed(
 
     for ring in ([OLD], [NEW, OLD], [NEW]):
         async with opened(database_url, KeyRing(ring)) as db:
-            done = await sealing.encrypt(db, lambda *_: None)
+            done = await resealing.encrypt(db, lambda *_: None)
             assert done.unreadable == 0
             assert bool(done.rows) == (ring != [NEW])
             assert await _read(db) == before
@@ -199,7 +200,7 @@ async def test_a_file_that_is_uploaded_again_while_it_is_encrypted_holds_nothing
         assert twice.content_id != other.content_id
     async with opened(database_url, KeyRing([NEW])) as db:
         for _ in range(2):
-            assert (await sealing.encrypt(db, lambda *_: None)).unreadable == 0
+            assert (await resealing.encrypt(db, lambda *_: None)).unreadable == 0
         plain = "SELECT 1 FROM file_content WHERE sealed_sha256 IS NULL"
         assert await db.tuples(plain, {}) == []
         for file in (one, other, again, twice):
@@ -212,8 +213,8 @@ async def test_what_came_into_an_encrypted_database_in_the_clear_is_encrypted_wh
     database_url: str,
 ) -> None:
     async with opened(database_url, KeyRing([NEW])) as db:
-        await sealing.admit(db)
-        await sealing.encrypt(db, lambda *_: None)
+        await resealing.admit(db)
+        await resealing.encrypt(db, lambda *_: None)
     looks_so = {"$sealed": 5}
     async with opened(database_url, CLEAR) as db:
         await open_items(db).aput(("n",), "k", looks_so)
@@ -221,11 +222,11 @@ async def test_what_came_into_an_encrypted_database_in_the_clear_is_encrypted_wh
         await sessions.update(db, "a", changes={"name": "tw1:"}, access=EVERYTHING)
     async with opened(database_url, KeyRing([NEW])) as db:
         with pytest.raises(InvalidInputError, match="threadwell encrypt --accept-clear"):
-            await sealing.admit(db)
-        assert (await sealing.encrypt(db, lambda *_: None)).unreadable == 2
-        done = await sealing.encrypt(db, lambda *_: None, accept_clear=True)
+            await resealing.admit(db)
+        assert (await resealing.encrypt(db, lambda *_: None)).unreadable == 2
+        done = await resealing.encrypt(db, lambda *_: None, accept_clear=True)
         assert (done.unreadable, done.rows) == (0, 2)
-        await sealing.admit(db)
+        await resealing.admit(db)
         item = await open_items(db).aget(("n",), "k")
         assert item is not None
         assert item.value == looks_so
@@ -240,7 +241,7 @@ async def test_who_was_told_of_as_a_member_is_found_in_what_is_sealed(database_u
         await _tell(db, data)
         before = await _bodies(db)
     async with opened(database_url, KeyRing([NEW])) as db:
-        await sealing.encrypt(db, lambda *_: None)
+        await resealing.encrypt(db, lambda *_: None)
         assert await _bodies(db) == before
         await _tell(db, data, again=True)
         assert [body["data"]["members"] for body in await _bodies(db)] == [{"bob": "viewer"}] * 2

@@ -28,6 +28,15 @@ DENIALS = ["4xx", 501]
 RPC = ["/a2a/{assistant_id}", "/mcp"]
 #: Begun before it is read: what cannot be read is in its report.
 IN_BACKGROUND = "/api/sessions/import"
+#: What is made is there, says a check; here a 404 may be of what the body names beside it.
+NAMES_MORE = (
+    "^/api/sessions/\\{session_id\\}/(context|fork|head|messages|shares)$"
+    "|^/threads/\\{thread_id\\}/(commands|runs|runs/\\w+|state|state/checkpoint|stream/events)$"
+)
+#: What is deleted here is all that is in it: it is there afterwards, and empty.
+EMPTIED = "^/api/sessions/\\{session_id\\}/(context|shares)$"
+#: Of a scenario, at the most. Each begins with what makes something; a short one has no use of it.
+STEPS = 100
 #: With another method their last part is an id, which is 422.
 ALSO_IDS = (
     "^/(api/sessions|assistants|threads|runs/crons)/(count|export|import|prune|search)$"
@@ -74,12 +83,12 @@ class _Reading:
     async def _receive_or_leave(self) -> Message:
         received = asyncio.ensure_future(self._receive())
         left = asyncio.ensure_future(self._left.wait())
-        await asyncio.wait({received, left}, return_when=asyncio.FIRST_COMPLETED)
-        left.cancel()
-        if received.done():
-            return received.result()
-        received.cancel()
-        return {"type": "http.disconnect"}
+        try:
+            await asyncio.wait({received, left}, return_when=asyncio.FIRST_COMPLETED)
+            return received.result() if received.done() else {"type": "http.disconnect"}
+        finally:
+            received.cancel()
+            left.cancel()
 
     async def _send_noting(self, message: Message) -> None:
         if message["type"] == "http.response.start" and _is_stream(message):
@@ -111,7 +120,7 @@ async def seed(http: httpx.AsyncClient) -> dict[str, list[str]]:
     state = (await http.get(f"/threads/{thread}/state")).json()
     mine = (await http.post("/assistants", json={"graph_id": "chat"})).json()
     cron = await http.post("/runs/crons", json={**run, "schedule": "0 0 1 1 *"})
-    hook = await http.post("/api/webhooks", json={"url": "https://1.1.1.1/", "enabled": False})
+    hook = await http.post("/api/webhooks", json={"url": "http://127.0.0.1:9/", "enabled": False})
     shares = f"/api/sessions/{session}/shares"
     share = (await http.post(shares, json={"mode": "snapshot"})).json()
     sent = await http.post("/api/files", files={"file": ("a.txt", b"hello", "text/plain")})
@@ -129,6 +138,9 @@ async def seed(http: httpx.AsyncClient) -> dict[str, list[str]]:
         "token": [share["url"].rsplit("/", 1)[1]],
         "file_id": [sent.json()["id"]],
         "model": ["chat", "ask@stateless"],
+        "graph_id": ["chat", "ask", "steps"],
+        "schedule": ["0 0 1 1 *"],
+        "url": ["http://127.0.0.1:9/"],
     }
 
 
@@ -151,7 +163,13 @@ class Found:
 
 
 async def generate(
-    url: str, directory: Path, ids: dict[str, list[str]], *options: str, seed: int
+    url: str,
+    directory: Path,
+    ids: dict[str, list[str]],
+    *options: str,
+    each: int,
+    scenarios: int,
+    seed: int,
 ) -> Found:
     """
     Ask a server everything that its description lets one ask, and some of what it does not.
@@ -159,14 +177,16 @@ async def generate(
     Args:
         directory: For what schemathesis is told, and what it tells.
         ids: What there is, by the names of parameters.
-        options: Of ``schemathesis run``: phases, and how many cases of each operation.
+        options: Of ``schemathesis run``.
+        each: Cases of each operation.
+        scenarios: Ways that begin with what makes something, and go on with what was made.
         seed: The same one makes the same requests of the same description.
     """
     told = directory / "schemathesis.toml"
-    told.write_text("\n".join(_configuration(directory, ids)))
+    told.write_text("\n".join(_configuration(directory, ids, scenarios)))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(told), "--no-color",
-        "run", f"{url}/openapi.json", "--seed", str(seed), *options,
+        "run", f"{url}/openapi.json", "--seed", str(seed), "-n", str(each), *options,
         "--report", "ndjson", "--report-ndjson-path", "report.ndjson",
         cwd=directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
@@ -184,7 +204,7 @@ async def generate(
     )
 
 
-def _configuration(directory: Path, ids: dict[str, list[str]]) -> list[str]:
+def _configuration(directory: Path, ids: dict[str, list[str]], scenarios: int) -> list[str]:
     who = [{"name": user, "fixedHeaders": [_bearer(user)]} for user in USERS]
     (directory / "users.json").write_text(json.dumps({"auth": who}))
     words = sorted({id_ for known in ids.values() for id_ in known})
@@ -199,6 +219,11 @@ def _configuration(directory: Path, ids: dict[str, list[str]]) -> list[str]:
         "no-shrink = true",
         'database = "none"',
         'dictionaries.string = {dictionary = "words", probability = 0.15}',
+        # Links are those that the API itself declares: what is made leads to what is done with it.
+        "[phases.stateful]",
+        f"max-steps = {STEPS}",
+        "inference.algorithms = []",
+        f"generation.max-examples = {scenarios}",
         "[checks]",
         f"not_a_server_error.expected-statuses = {json.dumps(NO_FAULTS)}",
         f"positive_data_acceptance.expected-statuses = {json.dumps(REFUSALS)}",
@@ -213,12 +238,23 @@ def _configuration(directory: Path, ids: dict[str, list[str]]) -> list[str]:
         f"include-path-regex = {json.dumps(ALSO_IDS)}",
         "checks.unsupported_method.enabled = false",
         "checks.allow_header_conformance.enabled = false",
+        "[[operations]]",
+        f"include-path-regex = {json.dumps(NAMES_MORE)}",
+        'include-method = ["POST", "PUT"]',
+        "checks.ensure_resource_availability.enabled = false",
+        "[[operations]]",
+        f"include-path-regex = {json.dumps(EMPTIED)}",
+        "checks.use_after_free.enabled = false",
         "[dictionaries]",
         f"words = {{values = {json.dumps(words)}}}",
     ]
     lines += [f"{name} = {{values = {json.dumps(known)}}}" for name, known in ids.items()]
     lines += ["[parameters]"]
-    return lines + [f'{name} = {{dictionary = "{name}", probability = 0.7}}' for name in ids]
+    return lines + [
+        f'"{place}{name}" = {{dictionary = "{name}", probability = 0.7}}'
+        for name in ids
+        for place in ("", "body.")
+    ]
 
 
 def _bearer(user: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from store import messages, queue, sealing, search, sessions, terms, threads
+from store import messages, queue, resealing, sealing, search, sessions, terms, threads
 from store.access import EVERYTHING
 from store.checkpoints import Saver, open_saver
 from store.cipher import CLEAR, Cipher, KeyRing
@@ -162,28 +162,28 @@ async def test_what_is_there_is_encrypted_while_it_is_used_and_its_key_changed(
     told: list[str] = []
     async with opened(KeyRing([OLD])) as (db, _):
         with pytest.raises(InvalidInputError, match="threadwell encrypt"):
-            await sealing.admit(db)
+            await resealing.admit(db)
         await db.execute("INSERT INTO encryption (is_complete, key_ids) VALUES (false, '{}')", {})
     async with opened(KeyRing([OLD])) as (serving, saver):
-        await sealing.admit(serving)
+        await resealing.admit(serving)
         assert await _read(serving, saver) == before
         assert await threads.count(serving, metadata={"name": MARKER}, access=EVERYTHING) == 1
         async with opened(KeyRing([OLD])) as (db, _):
-            done = await sealing.encrypt(db, lambda table, _: told.append(table))
+            done = await resealing.encrypt(db, lambda table, _: told.append(table))
         assert done.rows > 5
         assert done.unreadable == 0
         assert told == [table.name for table in sealing.TABLES]
         assert MARKER not in await _dumped(serving)
         assert await _read(serving, saver) == before
     async with opened(KeyRing([NEW, OLD])) as (db, saver):
-        await sealing.admit(db)
+        await resealing.admit(db)
         assert await threads.count(db, metadata={"name": MARKER}, access=EVERYTHING) == 1
-        assert (await sealing.encrypt(db, lambda *_: None)).rows == done.rows
-        assert (await sealing.encrypt(db, lambda *_: None)).rows == 0
+        assert (await resealing.encrypt(db, lambda *_: None)).rows == done.rows
+        assert (await resealing.encrypt(db, lambda *_: None)).rows == 0
         acts = await db.tuples("SELECT act FROM audit ORDER BY audit_id", {})
         assert [act for (act,) in acts] == ["encryption.rotated"] * 3
     async with opened(KeyRing([NEW])) as (db, saver):
-        await sealing.admit(db)
+        await resealing.admit(db)
         assert await _read(db, saver) == before
         assert await threads.count(db, metadata={"name": MARKER}, access=EVERYTHING) == 1
 
@@ -192,20 +192,20 @@ async def test_a_process_does_not_start_without_the_keys_or_on_what_is_in_the_cl
     opened: Opened,
 ) -> None:
     async with opened(KeyRing([NEW])) as (db, _):
-        await sealing.admit(db)  # it is empty: from here on it is encrypted
+        await resealing.admit(db)  # it is empty: from here on it is encrypted
     async with opened(CLEAR) as (db, saver):
         with pytest.raises(InvalidInputError, match="LANGGRAPH_AES_KEY"):
-            await sealing.admit(db)
+            await resealing.admit(db)
         with pytest.raises(InvalidInputError, match="nothing to encrypt with"):
-            await sealing.encrypt(db, lambda *_: None)
+            await resealing.encrypt(db, lambda *_: None)
         await create_thread(db, "a")
         await _say(db, saver, "a")
     async with opened(KeyRing([OLD])) as (db, _):
         with pytest.raises(InvalidInputError, match="neither LANGGRAPH_AES_KEY nor"):
-            await sealing.admit(db)
+            await resealing.admit(db)
     async with opened(KeyRing([NEW])) as (db, saver):
         with pytest.raises(InvalidInputError, match="threadwell encrypt"):
-            await sealing.admit(db)
+            await resealing.admit(db)
         with pytest.raises(UnreadableError, match="not encrypted"):
             await saver.aget_tuple(config("a"))
         with pytest.raises(UnreadableError, match="not encrypted"):
@@ -246,7 +246,7 @@ async def test_a_title_that_the_model_made_is_found_and_no_title_finds_what_has_
 async def test_of_two_that_begin_with_different_keys_one_is_refused(opened: Opened) -> None:
     async with opened(KeyRing([OLD])) as (one, _), opened(KeyRing([NEW])) as (other, _):
         admitted = await asyncio.gather(
-            sealing.admit(one), sealing.admit(other), return_exceptions=True
+            resealing.admit(one), resealing.admit(other), return_exceptions=True
         )
         refused = [error for error in admitted if error is not None]
         assert [type(error) for error in refused] == [InvalidInputError]
@@ -266,17 +266,17 @@ async def test_what_is_written_by_an_old_key_behind_its_change_is_sealed_too(
 ) -> None:
     late = KeyRing([OLD]).seal_values({"name": MARKER})
 
-    def write_late(table: str, _: sealing.Sealed) -> None:
+    def write_late(table: str, _: resealing.Sealed) -> None:
         if table == sealing.TABLES[-1].name:
             with psycopg.connect(database_url, autocommit=True) as connection:
                 insert = "INSERT INTO thread (thread_id, metadata) VALUES ('late', %s)"
                 connection.execute(insert, [Jsonb(late)])
 
     async with opened(KeyRing([OLD])) as (db, _):
-        await sealing.admit(db)
+        await resealing.admit(db)
         await threads.create(db, "early", metadata={"name": MARKER}, access=EVERYTHING)
     async with opened(KeyRing([NEW, OLD])) as (db, _):
-        assert await sealing.encrypt(db, write_late) == sealing.Sealed(rows=2, unreadable=0)
+        assert await resealing.encrypt(db, write_late) == resealing.Sealed(rows=2, unreadable=0)
     async with opened(KeyRing([NEW])) as (db, _):
-        await sealing.admit(db)
+        await resealing.admit(db)
         assert (await sessions.get(db, "late", access=EVERYTHING)).name == MARKER
