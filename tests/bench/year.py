@@ -144,9 +144,11 @@ _OF_TEMPLATE: Final[tuple[LiteralString, ...]] = (
     WHERE o.thread_id = %(template)s AND t.head_checkpoint_id = 'c'
     """,
     "UPDATE search_progress SET touched_at = now() - interval '60 s', caught_up_at = now()",
+    # What a server has counted meanwhile is of before.
+    "TRUNCATE tally_thread, tally",
+    "UPDATE tally_progress SET touched_at = 'epoch'",
     "VACUUM (ANALYZE)",
 )
-
 
 #: By what each part is seen to have been done.
 _PARTS: Final[tuple[tuple[LiteralString, tuple[LiteralString, ...]], ...]] = (
