@@ -144,9 +144,11 @@ _OF_TEMPLATE: Final[tuple[LiteralString, ...]] = (
     WHERE o.thread_id = %(template)s AND t.head_checkpoint_id = 'c'
     """,
     "UPDATE search_progress SET touched_at = now() - interval '60 s', caught_up_at = now()",
+    # What a server has counted meanwhile is of before.
+    "TRUNCATE tally_thread, tally",
+    "UPDATE tally_progress SET touched_at = 'epoch'",
     "VACUUM (ANALYZE)",
 )
-
 
 #: By what each part is seen to have been done.
 _PARTS: Final[tuple[tuple[LiteralString, tuple[LiteralString, ...]], ...]] = (
@@ -158,6 +160,15 @@ _PARTS: Final[tuple[tuple[LiteralString, tuple[LiteralString, ...]], ...]] = (
         _OF_TEMPLATE,
     ),
 )
+
+
+def is_filled(database_url: str) -> bool:
+    """Whether `fill` has done all of it."""
+    with psycopg.connect(database_url) as connection:
+        return all(
+            connection.execute(is_done, {"long": LONG}).fetchone() is not None
+            for is_done, _ in _PARTS
+        )
 
 
 def fill(database_url: str, template: str) -> None:
@@ -181,6 +192,6 @@ def fill(database_url: str, template: str) -> None:
             "messages": LONG_MESSAGES,
         }
         for is_done, statements in _PARTS:
-            if not connection.execute(is_done, params).fetchone():
+            if connection.execute(is_done, params).fetchone() is None:
                 for statement in statements:
                     connection.execute(statement, params)
