@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from functools import partial
 
+import structlog
 from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore, Embeddings
@@ -74,6 +75,8 @@ from store.sessions import TITLE_JOB
 from store.user_jobs import JOBS as USER_JOBS
 from store.vectors import Index
 from store.webhooks import KIND as WEBHOOK
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -443,6 +446,8 @@ async def admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIt
     """
     async with _database(settings, url, await opened_cipher(settings, graphs, url)) as db:
         await resealing.admit(db)
+        if db.cipher.is_on and graphs.store.index_dims is not None:
+            log.warning("vectors of `store.index` lie in the clear: see docs/encryption.md")
         yield db
 
 

@@ -38,6 +38,8 @@ from store.errors import BadRequestError, EmbeddingError
 from store.json import dump_json
 from store.vectors import Index, index_config
 
+#: The shortest life of an item: Python writes what is less with an exponent, which no interval has.
+SHORTEST_MINUTES: Final = 1e-4
 #: How long embedding the texts of a put, or a query, may take.
 EMBED_SECONDS: Final = 60.0
 
@@ -58,6 +60,10 @@ class ItemLife:
     default_ttl: float | None = None
     #: Whether reading an item begins its life anew, unless the reader says otherwise.
     refresh_on_read: bool = True
+
+
+def _lasting(op: PutOp) -> PutOp:
+    return op if op.ttl is None else op._replace(ttl=max(op.ttl, SHORTEST_MINUTES))
 
 
 class _Items(AsyncPostgresStore):
@@ -138,7 +144,8 @@ class _Items(AsyncPostgresStore):
 
     async def _put_queries(self, puts: Sequence[tuple[int, PutOp]]) -> list[_Query]:
         # In one order everywhere: two processes that put the same items do not wait in a circle.
-        ordered = sorted(puts, key=lambda put: (put[1].namespace, put[1].key))
+        timed = [(place, _lasting(op)) for place, op in puts]
+        ordered = sorted(timed, key=lambda put: (put[1].namespace, put[1].key))
         queries, embedding = self._prepare_batch_PUT_queries(ordered)
         found: list[_Query] = [(query, self._sealed(params)) for query, params in queries]
         kept = [op for _, op in ordered if op.value is not None]

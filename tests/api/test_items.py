@@ -171,3 +171,10 @@ async def test_a_life_that_no_clock_can_count_is_refused(http: httpx.AsyncClient
     item = {"namespace": ["n"], "key": "k", "value": {}, "ttl": 5e-324}
 
     assert (await http.put("/store/items", json=item)).status_code == 422
+
+
+async def test_the_shortest_lives_are_lives(http: httpx.AsyncClient) -> None:
+    # With all their digits, which no interval takes where they come with an exponent.
+    for minutes in (1e-6, 1.0000000000000002e-06, 9.999999999999999e-05, 1e8 - 1e-7):
+        item = {"namespace": ["n"], "key": "k", "value": {}, "ttl": minutes}
+        assert (await http.put("/store/items", json=item)).status_code == 204, minutes

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from api.app import create_app
 from api.bootstrap import open_services
@@ -107,7 +108,9 @@ async def test_a_text_that_went_through_every_door_is_nowhere_to_be_read(
     whole: tuple[Servers, Path], settings: Settings
 ) -> None:
     servers, root = whole
-    await _lived(settings, servers)
+    with capture_logs() as logs:
+        await _lived(settings, servers)
+    assert [entry for entry in logs if entry["event"].startswith("vectors of `store.index` lie")]
 
     def look(*texts: str) -> tuple[list[Leak], dict[str, int]]:
         return _everywhere(Hunt(*texts), servers, root)
