@@ -59,9 +59,10 @@ _LOOKED_UP_WINDOW: Final = 100
 _NAMED_SESSIONS: Final = 2_000
 _COMPARED_MESSAGES: Final = 10_000
 _SEGMENT_BITS: Final = 15
-#: Segments that are looked through at once, for one term; of several terms fewer: what PostgreSQL does
-#: for each message that has one of them grows with all of them, in all the segments.
-_WIDEST: Final = 16
+#: Segments that are looked through at once for one term, so that PostgreSQL fetches what it finds side by
+#: side. For several terms fewer, by the third power: each message that has one of them is compared with
+#: all of them, in all the segments.
+_WIDEST: Final = 64
 #: Beyond all numbers.
 _END: Final = 2**63 - 1
 #: After so long, in seconds, a page is what has been found; its cursor goes on from there. Of sessions

@@ -75,13 +75,13 @@ async def list_pairs(
     return json_response({"data": found})
 
 
-@router.get("/{message_id}")
+@router.get("/{message_id:path}")
 async def get_pair(message_id: MessageId, caller: CallerDep, services: ServicesDep) -> Response:
     """The turn of a message as a pair."""
     return json_response(await find(services, caller, message_id))
 
 
-@router.put("/{message_id}/feedback")
+@router.put("/{message_id:path}/feedback")
 async def put_judgement(
     message_id: MessageId, body: Judgement, caller: CallerDep, services: ServicesDep
 ) -> Response:

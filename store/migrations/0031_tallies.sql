@@ -29,7 +29,7 @@ CREATE TABLE tally (
     cached_tokens bigint NOT NULL,
     runs int NOT NULL,
     failed_runs int NOT NULL,
-    -- of each run, as `rounded_ms` has it, in no order
+    -- of each run, in no order
     first_token_ms int[] NOT NULL,
     total_ms int[] NOT NULL,
     CONSTRAINT tally_thread_id_fkey
@@ -50,11 +50,7 @@ CREATE FUNCTION quarter_of(at timestamptz) RETURNS int
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN floor(extract(epoch FROM at) / 900)::int;
 
--- Milliseconds to eight binary digits: up to 256 each, then to within a 256th part.
-CREATE FUNCTION rounded_ms(ms double precision) RETURNS int
+-- Whole ones, and 24 days at the most.
+CREATE FUNCTION milliseconds(of interval) RETURNS int
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE
-        WHEN ms < 256 THEN greatest(round(ms), 0)
-        ELSE round(least(ms, 2e9) / 2 ^ (floor(ln(least(ms, 2e9)) / ln(2::float8)) - 7))
-            * 2 ^ (floor(ln(least(ms, 2e9)) / ln(2::float8)) - 7)
-    END::int;
+    RETURN round(least(1000 * extract(epoch FROM of), 2147483647))::int;

@@ -15,18 +15,19 @@ SELECT set_config('work_mem', '64MB', true);
 
 -- name: said
 -- Whatever is on any branch: it was said, and paid for. A row of a group and a model tells of tokens.
-WITH told AS MATERIALIZED (
+WITH told AS NOT MATERIALIZED (
     SELECT o.thread_id, o.day, o.model,
         CASE %(group_by)s::text
             WHEN 'user' THEN o.metadata ->> 'user_id'
             WHEN 'chat_type' THEN o.metadata ->> 'chat_type'
+            WHEN 'model' THEN o.model
         END AS attribute,
-        sum(o.messages) AS messages, sum(o.answers) AS answers,
-        sum(coalesce(o.input_tokens, token_count(o.usage -> 'input_tokens'))) AS input_tokens,
-        sum(coalesce(o.output_tokens, token_count(o.usage -> 'output_tokens'))) AS output_tokens,
-        sum(coalesce(
+        o.messages, o.answers,
+        coalesce(o.input_tokens, token_count(o.usage -> 'input_tokens')) AS input_tokens,
+        coalesce(o.output_tokens, token_count(o.usage -> 'output_tokens')) AS output_tokens,
+        coalesce(
             o.cached_tokens, token_count(o.usage #> '{input_token_details,cache_read}')
-        )) AS cached_tokens
+        ) AS cached_tokens
     FROM (
         SELECT s.thread_id, s.day, s.model, s.messages, s.answers, s.input_tokens, s.output_tokens,
             s.cached_tokens, s.usage, t.metadata
@@ -76,43 +77,36 @@ WITH told AS MATERIALIZED (
         OFFSET 0
     ) AS o
     WHERE '{}'::jsonb = ANY(%(visible)s::jsonb[]) OR o.metadata @> ANY(%(visible)s::jsonb[])
-    GROUP BY 1, 2, 3, 4
-), keyed AS (
-    SELECT thread_id, CASE %(group_by)s::text
-            WHEN 'day' THEN day::text WHEN 'model' THEN model ELSE attribute END AS key,
-        model, messages, answers, input_tokens, output_tokens, cached_tokens
-    FROM told
 ), of_sessions AS (
-    SELECT each.key, count(*) AS sessions
-    FROM (SELECT DISTINCT key, thread_id FROM keyed) AS each
-    GROUP BY 1
+    SELECT each.day, each.attribute, count(*) AS sessions
+    FROM (SELECT DISTINCT day, attribute, thread_id FROM told) AS each
+    GROUP BY 1, 2
 ), summed AS (
-    SELECT key, model, grouping(model) = 1 AS is_sum,
+    SELECT day, attribute, model, grouping(model) = 1 AS is_sum,
         CASE grouping(model) WHEN 1 THEN sum(messages)::bigint ELSE 0 END AS messages,
         CASE grouping(model) WHEN 1 THEN sum(answers)::bigint ELSE 0 END AS answers,
         coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
         coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
         coalesce(sum(cached_tokens), 0)::bigint AS cached_tokens
-    FROM keyed
-    GROUP BY GROUPING SETS ((key), (key, model))
+    FROM told
+    GROUP BY GROUPING SETS ((day, attribute), (day, attribute, model))
     HAVING grouping(model) = 1 OR sum(input_tokens) > 0 OR sum(output_tokens) > 0
 )
-SELECT g.key, g.model, g.is_sum, s.sessions, g.messages, g.answers, g.input_tokens, g.output_tokens,
-    g.cached_tokens
+SELECT coalesce(g.day::text, g.attribute) AS key, g.model, g.is_sum, s.sessions, g.messages,
+    g.answers, g.input_tokens, g.output_tokens, g.cached_tokens
 FROM summed AS g
-JOIN of_sessions AS s ON coalesce(s.key, '') = coalesce(g.key, '')
-    AND (s.key IS NULL) = (g.key IS NULL);
+JOIN of_sessions AS s ON coalesce(s.day, 0) = coalesce(g.day, 0)
+    AND coalesce(s.attribute, '') = coalesce(g.attribute, '')
+    AND (s.attribute IS NULL) = (g.attribute IS NULL);
 
 -- name: ran
--- A run is of the model of its last answer; without one of none. How long runs took is counted by
--- `rounded_ms`, and of what is so counted the quantiles are told as of any numbers.
-WITH told AS MATERIALIZED (
-    SELECT CASE %(group_by)s::text
-            WHEN 'day' THEN o.day::text
+-- A run is of the model of its last answer; without one of none.
+WITH told AS NOT MATERIALIZED (
+    SELECT o.day, CASE %(group_by)s::text
             WHEN 'user' THEN o.metadata ->> 'user_id'
             WHEN 'chat_type' THEN o.metadata ->> 'chat_type'
-            ELSE o.model
-        END AS key,
+            WHEN 'model' THEN o.model
+        END AS attribute,
         o.runs, o.failed, o.first_token_ms, o.total_ms
     FROM (
         SELECT s.day, s.model, s.runs, s.failed, s.first_token_ms, s.total_ms, t.metadata
@@ -136,11 +130,9 @@ WITH told AS MATERIALIZED (
                     LIMIT 1
                 ) END,
                 1, (r.status IN ('error', 'timeout'))::int,
-                CASE WHEN r.first_token_ms IS NOT NULL
-                    THEN ARRAY[rounded_ms(r.first_token_ms)] END,
-                CASE WHEN r.status = 'success' AND r.ended_at >= r.started_at THEN ARRAY[
-                    rounded_ms(1000 * extract(epoch FROM r.ended_at - r.started_at)::float8)
-                ] END
+                CASE WHEN r.first_token_ms IS NOT NULL THEN ARRAY[r.first_token_ms] END,
+                CASE WHEN r.status = 'success' AND r.ended_at >= r.started_at
+                    THEN ARRAY[milliseconds(r.ended_at - r.started_at)] END
             FROM (
                 SELECT run_id, thread_id, status, created_at, started_at, ended_at, first_token_ms
                 FROM run
@@ -167,37 +159,35 @@ WITH told AS MATERIALIZED (
     ) AS o
     WHERE '{}'::jsonb = ANY(%(visible)s::jsonb[]) OR o.metadata @> ANY(%(visible)s::jsonb[])
 ), took AS (
-    SELECT e.key, e.is_total, e.ms, sum(e.count) OVER upto AS upto, sum(e.count) OVER whole AS whole
+    -- All of a group in an array: to sort them by group would be to sort by its name.
+    SELECT day, attribute, array_agg(first_token_ms) FILTER (WHERE first_token_ms IS NOT NULL)
+            AS first_token_ms,
+        array_agg(total_ms) FILTER (WHERE total_ms IS NOT NULL) AS total_ms
     FROM (
-        SELECT key, grouping(total_ms) = 0 AS is_total, coalesce(total_ms, first_token_ms) AS ms,
-            count(*)::int AS count
-        FROM (
-            SELECT key, unnest(first_token_ms) AS first_token_ms, unnest(total_ms) AS total_ms
-            FROM told
-        ) AS each
-        GROUP BY GROUPING SETS ((key, first_token_ms), (key, total_ms))
-    ) AS e
-    WHERE e.ms IS NOT NULL
-    WINDOW whole AS (PARTITION BY e.key, e.is_total), upto AS (whole ORDER BY e.ms)
-), quantile AS (
-    -- Between the two values that it lies between, as by percentile_cont.
-    SELECT t.key, t.is_total, q.share, q.share * (t.whole - 1) - floor(q.share * (t.whole - 1)) AS beyond,
-        min(t.ms) FILTER (WHERE t.upto > floor(q.share * (t.whole - 1))) AS below,
-        min(t.ms) FILTER (WHERE t.upto > ceil(q.share * (t.whole - 1))) AS above
-    FROM took AS t
-    CROSS JOIN (VALUES (0.5::float8), (0.95)) AS q (share)
-    GROUP BY t.key, t.is_total, t.whole, q.share
-), told_of AS (
-    SELECT key, is_total, array_agg(below + (above - below) * beyond ORDER BY share) AS ms
-    FROM quantile
+        SELECT day, attribute, unnest(first_token_ms) AS first_token_ms,
+            unnest(total_ms) AS total_ms
+        FROM told
+    ) AS each
+    GROUP BY 1, 2
+), summed AS (
+    SELECT day, attribute, sum(runs)::bigint AS runs, sum(failed)::bigint AS failed
+    FROM told
     GROUP BY 1, 2
 )
-SELECT g.key, g.runs, g.failed, f.ms AS first_token_ms, t.ms AS total_ms
-FROM (SELECT key, sum(runs)::bigint AS runs, sum(failed)::bigint AS failed FROM told GROUP BY 1) AS g
-LEFT JOIN told_of AS f ON NOT f.is_total AND coalesce(f.key, '') = coalesce(g.key, '')
-    AND (f.key IS NULL) = (g.key IS NULL)
-LEFT JOIN told_of AS t ON t.is_total AND coalesce(t.key, '') = coalesce(g.key, '')
-    AND (t.key IS NULL) = (g.key IS NULL);
+SELECT coalesce(g.day::text, g.attribute) AS key, g.runs, g.failed, f.ms AS first_token_ms,
+    t.ms AS total_ms
+FROM summed AS g
+LEFT JOIN took ON coalesce(took.day, 0) = coalesce(g.day, 0)
+    AND coalesce(took.attribute, '') = coalesce(g.attribute, '')
+    AND (took.attribute IS NULL) = (g.attribute IS NULL)
+LEFT JOIN LATERAL (
+    SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY u.ms) AS ms
+    FROM unnest(took.first_token_ms) AS u (ms)
+) AS f ON true
+LEFT JOIN LATERAL (
+    SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY u.ms) AS ms
+    FROM unnest(took.total_ms) AS u (ms)
+) AS t ON true;
 
 -- name: thought
 -- Of the time in which it was first said.

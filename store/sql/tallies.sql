@@ -87,8 +87,8 @@ WITH answered AS (
     UNION ALL
     SELECT r.thread_id, quarter_of(r.created_at), a.model, 0, 0, 0, 0, 0, count(*),
         count(*) FILTER (WHERE r.status IN ('error', 'timeout')),
-        array_agg(rounded_ms(r.first_token_ms)) FILTER (WHERE r.first_token_ms IS NOT NULL),
-        array_agg(rounded_ms(1000 * extract(epoch FROM r.ended_at - r.started_at)::float8))
+        array_agg(r.first_token_ms) FILTER (WHERE r.first_token_ms IS NOT NULL),
+        array_agg(milliseconds(r.ended_at - r.started_at))
             FILTER (WHERE r.status = 'success' AND r.ended_at >= r.started_at)
     FROM run AS r
     LEFT JOIN answered AS a ON a.run_id = r.run_id

@@ -101,12 +101,12 @@ class Requests:
                 f"/api/stats?group_by={group_by}&from={now - timedelta(days=days):%Y-%m-%d}", token
             )
             for length, (days, _) in SUMS.items()
-            for group_by in ("day", "user", "model", "chat_type")
-            for who, token in (
-                ("of everybody", EVERYBODY),
-                ("of a big user", BIG_USER),
-                ("of a user", self._me()),
+            for who, token, groups in (
+                ("of everybody", EVERYBODY, ("day", "user", "model", "chat_type")),
+                ("of a big user", BIG_USER, ("day",)),
+                ("of a user", self._me(), ("day",)),
             )
+            for group_by in groups
         }
 
     def _of_threads(self) -> dict[str, Callable[[], Request]]:

@@ -271,13 +271,3 @@ async def test_a_second_process_leaves_counting_to_the_first(db: Database, talk:
         assert await tallies.count_settled(db, settle_seconds=0) is False
 
     assert not await db.tuples("SELECT FROM tally_thread", {})
-
-
-@pytest.mark.parametrize("ms", [0, 1.4, 255, 256, 511, 513, 1000.6, 123_456, 86_400_000, 1e15, -3])
-async def test_milliseconds_are_kept_to_a_256th_part(db: Database, ms: float) -> None:
-    [(kept,)] = await db.tuples("SELECT rounded_ms(%(ms)s::float8)", {"ms": ms})
-
-    meant = min(max(ms, 0), 2e9)
-    assert abs(kept - meant) <= max(0.5, meant / 256)
-    [(again,)] = await db.tuples("SELECT rounded_ms(%(ms)s::float8)", {"ms": float(kept)})
-    assert again == kept
