@@ -288,6 +288,7 @@ def _executor(
         run_timeout_seconds=settings.run_timeout_seconds,
         alive=heartbeat.alive,
         tracing=tracing,
+        file_bytes=settings.model_files_bytes,
     )
 
 

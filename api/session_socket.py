@@ -249,6 +249,8 @@ class SessionSocket(CommandSocket):
         self._outgoing = Outgoing()
         self._subscriptions: dict[str, asyncio.Task[None]] = {}
         self._tapes: dict[str, SessionTape] = {}
+        #: The sessions in which others are told of this client.
+        self._present: set[str] = set()
         self._typed_at: dict[str, float] = {}
         self._methods = {
             "session.subscribe": self._subscribe,
@@ -268,8 +270,8 @@ class SessionSocket(CommandSocket):
         try:
             await super().run()
         finally:
-            for session_id in list(self._subscriptions):
-                await self._services.presence.leave(session_id, self._member_id)
+            for session_id in list(self._present):
+                await self._leave(session_id)
 
     async def answer(self, number: int, method: str, params: JsonObject) -> JsonObject | None:
         """Do what a command says."""
@@ -301,6 +303,7 @@ class SessionSocket(CommandSocket):
         task = self.begin(self._follow(session_id, tape, after, seq), "session subscription")
         self._subscriptions[session_id], self._tapes[session_id] = task, tape
         user = self._caller.identity or "anonymous"
+        self._present.add(session_id)
         await self._services.presence.join(session_id, self._member_id, user, self._tell)
         return {"session_id": session_id, "seq": seq}
 
@@ -309,8 +312,12 @@ class SessionSocket(CommandSocket):
         if session_id not in self._subscriptions:
             raise NotFoundError("The session is not subscribed to")
         await self._end_subscription(session_id)
-        await self._services.presence.leave(session_id, self._member_id)
+        await self._leave(session_id)
         return {"session_id": session_id}
+
+    async def _leave(self, session_id: str) -> None:
+        self._present.discard(session_id)
+        await self._services.presence.leave(session_id, self._member_id)
 
     async def _end_subscription(self, session_id: str) -> None:
         self._tapes.pop(session_id, None)
@@ -394,7 +401,7 @@ class SessionSocket(CommandSocket):
                         await self._gone(session_id)
 
     async def _gone(self, session_id: str) -> None:
-        await self._services.presence.leave(session_id, self._member_id)
+        await self._leave(session_id)
         gone = {"session_id": session_id, "reason": "not_found"}
         await self._outgoing.put(_event("session.unsubscribed", gone))
 

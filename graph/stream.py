@@ -15,7 +15,7 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 from langchain_core.runnables import RunnableConfig
-from langgraph.types import Durability, Interrupt
+from langgraph.types import Durability, Interrupt, StateSnapshot
 
 from graph.encode import dumps
 from graph.factory import AnyGraph
@@ -121,6 +121,13 @@ class Outcome:
             self.values = payload
         elif rest := {key: value for key, value in payload.items() if key != _INTERRUPT}:
             self.values = rest
+
+    def stop_at(self, state: StateSnapshot, keys: str | Sequence[str]) -> None:
+        """Take note that it stopped where the state is, at a breakpoint; `keys` are told of it."""
+        self.interrupted = True
+        self.values = state.values
+        if not isinstance(keys, str):
+            self.values = {key: state.values[key] for key in keys if key in state.values}
 
 
 async def stream(

@@ -322,7 +322,7 @@ TABLES: Final[tuple[Table, ...]] = (
 )
 
 #: Of payloads of jobs, what SQL writes: ids and times.
-JOB_SHOWN: Final = frozenset({"delivery_id", "run_started_at"})
+JOB_SHOWN: Final = frozenset({"delivery_id", "webhook_id", "webhook_owner", "run_started_at"})
 #: Of what webhooks are told, the same.
 _BODY_SHOWN: Final = frozenset({"type", "seq", "timestamp"})
 
@@ -555,7 +555,7 @@ _LEFT: Final[Mapping[Form, LiteralString]] = {
     "json": "{0} NOT IN ('{{}}', '[]', 'null')"
     " AND NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
     "item": "{0} <> '{{}}' AND NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
-    "job": "{0} - '{{delivery_id,run_started_at}}'::text[] <> '{{}}'"
+    "job": "{0} - '{{delivery_id,webhook_id,webhook_owner,run_started_at}}'::text[] <> '{{}}'"
     " AND NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
     "body": "NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
     "checkpoint": "jsonb_path_exists({0} -> 'channel_values', '$.* ? (@ != true)')"

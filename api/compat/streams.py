@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import orjson
 from fastapi import Response
 
+from api.auth import Caller
 from api.bootstrap import Services
 from api.responses import json_response
 from api.session_events import parts_of
-from api.sse import EventStream, RunStream
+from api.sse import EventStream, RunStream, stream_of_run
 from graph.encode import dumps
 from graph.runs import Submitted
 from store import messages
@@ -101,6 +102,7 @@ class BareStream(RunStream):
 
 async def respond(
     services: Services,
+    caller: Caller,
     submitted: Submitted,
     encoder: Encoder,
     *,
@@ -121,14 +123,7 @@ async def respond(
         async for _ in frames:
             pass
         return (whole or json_response)(encoder.whole())
-    return event_stream(services, frames)
-
-
-def event_stream(services: Services, frames: AsyncGenerator[bytes, None]) -> EventStream:
-    """A stream of server-sent events."""
-    return EventStream(
-        frames, headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
-    )
+    return stream_of_run(services, caller, submitted, frames)
 
 
 def one_frame(services: Services) -> Callable[[JsonObject], Response]:
@@ -137,7 +132,9 @@ def one_frame(services: Services) -> Callable[[JsonObject], Response]:
     async def frames(said: JsonObject) -> AsyncGenerator[bytes, None]:
         yield _line(said)
 
-    return lambda said: event_stream(services, frames(said))
+    return lambda said: EventStream(
+        frames(said), headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
+    )
 
 
 def _line(said: JsonObject) -> bytes:

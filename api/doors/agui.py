@@ -42,15 +42,15 @@ class AgentMessage(Payload):
 def _block(part: JsonObject) -> JsonObject | None:
     if part.get("type") == "text" and isinstance(part.get("text"), str):
         return text_block(part["text"])
-    source = part.get("source")
-    if part.get("type") not in _MEDIA or not isinstance(source, dict):
+    source, family = part.get("source"), part.get("type")
+    if not isinstance(family, str) or family not in _MEDIA or not isinstance(source, dict):
         return None
     value, kind = source.get("value"), source.get("mimeType")
     if not isinstance(value, str) or source.get("type") not in ("data", "url"):
         return None
     kind = kind if isinstance(kind, str) else None
     url = f"data:{kind or ''};base64,{value}" if source["type"] == "data" else value
-    return media_block(url, kind or f"{part['type']}/*")
+    return media_block(url, kind or f"{family}/*")
 
 
 class ResumeEntry(Payload):
@@ -127,6 +127,7 @@ class AgentEvents(Door):
         self._run = {"threadId": asked.thread_id, "runId": asked.run_id}
         self._begun = self._failed = False
         self._texts: set[str] = set()
+        self._thoughts: set[str] = set()
         self._interrupts: list[JsonObject] = []
 
     def encoded(self, parts: Sequence[Part], event_id: str) -> bytes:
@@ -150,7 +151,7 @@ class AgentEvents(Door):
         """The run has failed."""
         self._failed = True
         error = {"message": data["message"], "code": data["code"]}
-        return [*self._start(), *self._close(), {"type": "RUN_ERROR", **error}]
+        return [*self._start(), *self._close_all(), {"type": "RUN_ERROR", **error}]
 
     def _start(self) -> list[JsonObject]:
         if self._begun:
@@ -161,11 +162,12 @@ class AgentEvents(Door):
     def _text(self, message_id: str, text: str) -> list[JsonObject]:
         if not text:
             return []
-        begun: list[JsonObject] = []
         about = {"messageId": message_id}
+        # Who speaks has thought.
+        begun = self._conclude(*self._texts & {message_id})
         if message_id not in self._texts:
             self._texts.add(message_id)
-            begun = [{"type": "TEXT_MESSAGE_START", **about, "role": "assistant"}]
+            begun.append({"type": "TEXT_MESSAGE_START", **about, "role": "assistant"})
         return [*begun, {"type": "TEXT_MESSAGE_CONTENT", **about, "delta": text}]
 
     def on_message_end(self, data: JsonObject) -> list[JsonObject]:
@@ -175,23 +177,40 @@ class AgentEvents(Door):
             return []
         self._usage.add(data)
         message_id = data["message_id"]
-        return [*self._text(message_id, rest), *self._close(message_id)]
+        told = [*self._text(message_id, rest), *self._conclude(message_id)]
+        return [*told, *self._close(message_id)]
+
+    def _close_all(self) -> list[JsonObject]:
+        """The ends of all that is open."""
+        return [*self._conclude(), *self._close(*self._texts)]
 
     def _close(self, *message_ids: str) -> list[JsonObject]:
-        """The ends of messages that are open, all unless they are named."""
-        ending = self._texts & set(message_ids) if message_ids else set(self._texts)
+        """The ends of those of the messages that are open."""
+        ending = self._texts & set(message_ids)
         self._texts -= ending
         return [{"type": "TEXT_MESSAGE_END", "messageId": id_} for id_ in sorted(ending)]
 
     def on_reasoning_delta(self, data: JsonObject) -> list[JsonObject]:
         """A piece of what the model thinks."""
-        about = {"messageId": f"{data.get('message_id')}-reasoning"}
+        message_id = data["message_id"]
+        about = {"messageId": f"{message_id}-reasoning"}
+        begun: list[JsonObject] = []
+        if message_id not in self._thoughts:
+            self._thoughts.add(message_id)
+            begun = [
+                {"type": "REASONING_START", **about},
+                {"type": "REASONING_MESSAGE_START", **about, "role": "reasoning"},
+            ]
+        return [*begun, {"type": "REASONING_MESSAGE_CONTENT", **about, "delta": data["delta"]}]
+
+    def _conclude(self, *message_ids: str) -> list[JsonObject]:
+        """The ends of what is thought ahead of messages, of all unless they are named."""
+        ending = self._thoughts & set(message_ids) if message_ids else set(self._thoughts)
+        self._thoughts -= ending
         return [
-            {"type": "REASONING_START", **about},
-            {"type": "REASONING_MESSAGE_START", **about, "role": "reasoning"},
-            {"type": "REASONING_MESSAGE_CONTENT", **about, "delta": data["delta"]},
-            {"type": "REASONING_MESSAGE_END", **about},
-            {"type": "REASONING_END", **about},
+            {"type": kind, "messageId": f"{id_}-reasoning"}
+            for id_ in sorted(ending)
+            for kind in ("REASONING_MESSAGE_END", "REASONING_END")
         ]
 
     def on_tool_start(self, data: JsonObject) -> list[JsonObject]:
@@ -200,6 +219,7 @@ class AgentEvents(Door):
         named = {"toolCallName": data["name"], "parentMessageId": data["message_id"]}
         args = dumps(data["args"] or {}).decode()
         return [
+            *self._conclude(),
             {"type": "TOOL_CALL_START", **about, **named},
             {"type": "TOOL_CALL_ARGS", **about, "delta": args},
             {"type": "TOOL_CALL_END", **about},
@@ -231,7 +251,7 @@ class AgentEvents(Door):
             asked, said = self._usage.input, self._usage.output
             counted = {"inputTokens": asked, "outputTokens": said, "totalTokens": asked + said}
             end["usage"] = [counted]
-        return [*self._start(), *self._close(), end]
+        return [*self._start(), *self._close_all(), end]
 
 
 def _interrupt(data: JsonObject) -> JsonObject:

@@ -19,7 +19,7 @@ from api.doors.files import with_files_kept
 from api.doors.history import Step, kept, reconcile, sent
 from api.schemas import UUID_FORM
 from api.session_events import MODES, text_of
-from api.session_runs import begin_anew, first_graph, is_next, stop, under_way
+from api.session_runs import begin_anew, first_graph, is_next, named, stop, under_way
 from api.submissions import submit
 from graph.encode import dumps
 from graph.requests import RunRequest
@@ -291,7 +291,7 @@ async def _request(
     access = await caller.may("threads", "read", {"thread_id": session.id})
     reply = {REPLY: asked.reply_id} if asked.reply_id else {}
     base = RunRequest(
-        assistant_id=asked.model or session.metadata.get("assistant_id") or first_graph(services),
+        assistant_id=asked.model or named(session, "assistant_id") or first_graph(services),
         stream_modes=MODES,
         metadata={**asked.metadata, **reply},
         multitask_strategy="reject",

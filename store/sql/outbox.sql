@@ -4,7 +4,9 @@
 INSERT INTO outbox (name, thread_id, run_id, data, seen_by)
 SELECT %(name)s, %(thread_id)s, %(run_id)s::uuid, %(data)s::jsonb,
     CASE WHEN %(name)s = 'session.purged' THEN (
-        SELECT metadata - ARRAY['name', 'tags', 'folder'] FROM thread WHERE thread_id = %(thread_id)s
+        SELECT metadata - ARRAY['name', 'generated_title', 'title_source', 'tags', 'folder']
+        FROM thread
+        WHERE thread_id = %(thread_id)s
     ) END;
 
 -- name: look
@@ -146,11 +148,13 @@ WITH due AS (
             WHERE coalesce(c.seen_by, t.metadata) @> v.contained
         )
     WHERE c.seq > %(after)s
-    RETURNING delivery_id
+    RETURNING delivery_id, webhook_id
 ), enqueued AS (
     INSERT INTO job (kind, payload)
-    SELECT %(kind)s, jsonb_build_object('delivery_id', delivery_id)
+    SELECT %(kind)s, jsonb_build_object('delivery_id', due.delivery_id,
+        'webhook_id', due.webhook_id, 'webhook_owner', w.identity)
     FROM due
+    JOIN webhook AS w ON w.webhook_id = due.webhook_id
 )
 SELECT pg_notify('threadwell', %(signal)s) FROM due LIMIT 1;
 

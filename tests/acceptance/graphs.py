@@ -52,7 +52,8 @@ class Echo(BaseChatModel):
     """
     Says what it was told, a word a token.
 
-    `hold PORT NAME words` stops at the gate after the first token; `fail words` breaks down there.
+    `hold PORT NAME words` stops at the gate after the first token; `fail words` breaks down there,
+    and `fail` alone before it. `think words` thinks them first, a word a token.
     """
 
     @property
@@ -88,15 +89,26 @@ class Echo(BaseChatModel):
         gate = (int(words.pop(0)), words.pop(0)) if order == "hold" else None
         if order not in ("hold", "fail"):
             words = [order, *words]
-        for number, token in enumerate([f"({len(messages)})", *(f" {word}" for word in words)]):
+        thoughts = _thoughts(words[1:] if order == "think" else [])
+        said = [
+            AIMessageChunk(content=token)
+            for token in (f"({len(messages)})", *(f" {w}" for w in words))
+        ]
+        for number, message in enumerate([*thoughts, *said], start=-len(thoughts)):
             if number == 1 and gate:
                 await report(*gate)
-            if number == 1 and order == "fail":
+            if order == "fail" and (number == 1 or not words):
                 raise ValueError("the model broke down")
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=token))
+            chunk = ChatGenerationChunk(message=message)
             if run_manager is not None:
-                await run_manager.on_llm_new_token(token, chunk=chunk)
+                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
+
+
+def _thoughts(words: list[str]) -> list[AIMessageChunk]:
+    return [
+        AIMessageChunk(content="", additional_kwargs={"reasoning_content": word}) for word in words
+    ]
 
 
 async def _answer(state: MessagesState) -> dict[str, Any]:

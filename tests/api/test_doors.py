@@ -66,6 +66,9 @@ def texts(step: Step) -> list[str]:
         (("eins",), ["eins"], None),
         (("two", "zwei", "three"), ["three"], "head"),
         (("other", "zwei", "three"), ["other", "zwei", "three"], None),
+        # Answers that failed, or were stopped, before their first word.
+        (("one", "", "two", "zwei", "three"), ["two", "zwei", "three"], "u1"),
+        (("one", ONE, "two", " ", "three"), ["three"], "u2"),
     ],
 )
 def test_what_a_client_says_is_placed_where_it_belongs(
@@ -82,6 +85,62 @@ def test_a_session_without_messages_takes_all_and_a_client_of_sessions_sends_one
     assert len(reconcile([], told("one", "eins", "two")).new) == 3
     alone = reconcile(KEPT, told("one"), alone=True)
     assert (texts(alone), alone.at_head, alone.again) == (["one"], True, False)
+
+
+@pytest.mark.parametrize("nothing", ["", " \n", [], [{"type": "text", "text": ""}]])
+def test_an_answer_that_never_came_is_nothing_that_was_said(nothing: Any) -> None:
+    known = kept(
+        [row("user", "one", "u1"), row("user", "two", "u2"), row("assistant", "zwei", "a")]
+    )
+    failed = {"role": "assistant", "content": nothing}
+    image = {"role": "assistant", "content": [{"type": "image", "url": "https://example.com/i"}]}
+    one, two, three = ({"role": "user", "content": text} for text in ("one", "two", "three"))
+    answer = {"role": "assistant", "content": "zwei"}
+
+    assert reconcile(known, sent([one, failed, two, failed, answer, three])) == Step(
+        [three], at_head=True
+    )
+    assert reconcile(known[:1], sent([one, failed, two])) == Step([two], at_head=True)
+    assert reconcile([], sent([one, image, failed, two])).new == [one, image, two]
+
+
+def test_answers_in_a_row_are_one_answer() -> None:
+    parts = [{"role": "assistant", "content": text} for text in ("Let me see.", "", "It is 42.")]
+    asked = [{"role": "user", "content": text} for text in ("one", "two", "zwei!")]
+
+    step = reconcile(KEPT, sent([asked[0], *parts, asked[1]]))
+
+    assert (step.again, step.after) == (True, "u2")
+
+
+def test_the_end_of_a_long_conversation_is_found_in_one_pass() -> None:
+    compared = 0
+
+    class Key(tuple[Any, ...]):
+        __slots__ = ()
+        __hash__ = tuple.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return tuple.__eq__(self, other) is True
+
+        def __ne__(self, other: object) -> bool:
+            return not self == other
+
+    def turns(words: str) -> list[Turn]:
+        return [
+            Turn(Key(("user", False, w.encode())), f"{n}", {"content": w})
+            for n, w in enumerate(words)
+        ]
+
+    count = 10_000
+    step = reconcile(turns("B" + "A" * (count - 2) + "X"), turns("A" * (count - 1) + "C"))
+    assert (step.at_head, step.after, len(step.new)) == (False, None, count)
+    assert compared < 10 * count
+
+    assert texts(reconcile(turns("BAABAAB"), turns("AABX"))) == ["X"]
+    assert texts(reconcile(turns("BAAA"), turns("AAAAAX"))) == ["A", "A", "X"]
 
 
 def test_an_image_is_not_the_same_as_its_words() -> None:
@@ -207,12 +266,61 @@ def test_what_a_model_thinks_is_told_beside_what_it_says() -> None:
         c["choices"][0]["delta"].get("reasoning_content") for c in chat().tell(*told).frames[:-1]
     ]
     assert [text for text in thought if text] == ["hm", "so"]
+
+
+def thought(text: str, message_id: str = "m") -> Part:
+    return "reasoning.delta", {"message_id": message_id, "delta": text}
+
+
+def test_what_a_model_thinks_is_one_part_until_it_speaks_calls_a_tool_or_ends() -> None:
+    call = {"message_id": "m1", "call_id": "c", "name": "add", "args": {}}
+    told = (
+        START, thought("h", "m1"), thought("m", "m1"), ("tool.start", call),
+        thought("s"), thought("o"), delta("Hi"), delta("!"), thought("more"), delta("?"),
+        whole("Hi!?"), thought("left", "m2"), END,
+    )  # fmt: skip
     ui = Told(UIMessageStream(NONE, SUBMITTED)).tell(*told).types()
-    assert (
-        ui.count("reasoning-delta")
-        == agent().tell(*told).types().count("REASONING_MESSAGE_CONTENT")
-        == 2
+    events = agent().tell(*told).types()
+
+    thinks = ["reasoning-start", "reasoning-delta", "reasoning-delta", "reasoning-end"]
+    assert ui[1:] == [
+        "start-step", *thinks, "tool-input-available", *thinks,
+        "text-start", "text-delta", "text-delta", "reasoning-start", "reasoning-delta",
+        "reasoning-end", "text-delta", "text-end", "finish-step", "start-step",
+        "reasoning-start", "reasoning-delta", "reasoning-end", "finish-step", "finish",
+    ]  # fmt: skip
+    begins, says, ends = (
+        ["REASONING_START", "REASONING_MESSAGE_START"],
+        "REASONING_MESSAGE_CONTENT",
+        ["REASONING_MESSAGE_END", "REASONING_END"],
     )
+    assert [name for name in events if name.startswith(("REASONING", "TEXT", "TOOL_CALL_START"))] == [
+        *begins, says, says, *ends, "TOOL_CALL_START", *begins, says, says, *ends,
+        "TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_CONTENT", *begins, says, *ends,
+        "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", *begins, says, *ends,
+    ]  # fmt: skip
+
+
+def test_what_is_open_ends_with_its_step() -> None:
+    told = (
+        START,
+        delta("Hel", "m1"),
+        whole("One", "m2"),
+        delta("Two", "m3"),
+        delta("lo", "m1"),
+        END,
+    )
+    ui = Told(UIMessageStream(NONE, SUBMITTED)).tell(*told)
+
+    # The client forgets with a step what is open in it, and takes no more of that.
+    opened: set[str] = set()
+    for chunk in (chunk for chunk in ui.frames if isinstance(chunk, dict)):
+        if chunk["type"] == "text-start":
+            opened.add(chunk["id"])
+        assert not chunk["type"].startswith("text-") or chunk["id"] in opened
+        if chunk["type"] == "text-end":
+            opened.remove(chunk["id"])
+        assert chunk["type"] != "finish-step" or not opened
 
 
 async def test_bad_input_makes_no_session(http: httpx.AsyncClient) -> None:

@@ -169,6 +169,22 @@ async def test_an_answer_of_a_tree_that_was_imported_is_given_again_through_ever
     assert [row["content"] for row in await history(http, session_id)][-2] == "Well?"
 
 
+async def test_an_imported_answer_is_given_again_once_for_one_key(http: httpx.AsyncClient) -> None:
+    lines = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    report = await imported(http, json.dumps({"messages": lines}))
+    session_id = report["sessions"][0]["id"]
+    answer = (await history(http, session_id))[-1]
+    path = f"/api/sessions/{session_id}/messages/{answer['id']}/regenerate"
+    headers = {**ADA, "idempotency-key": "once"}
+
+    async def again() -> httpx.Response:
+        return await http.post(path, json={}, headers=headers)
+
+    answers = await asyncio.gather(*[again() for _ in range(4)])
+    assert [answer.status_code for answer in answers] == [200] * 4, [a.text for a in answers]
+    assert len({answer.json()["run_id"] for answer in answers}) == 1
+
+
 async def test_open_webuis_tree_keeps_its_branches_tags_and_pin(http: httpx.AsyncClient) -> None:
     report = await imported(http, (FILES / "openwebui.json").read_bytes())
     [session_id] = [one["id"] for one in report["sessions"]]

@@ -13,6 +13,7 @@ from graph.retention import Retention
 from store import branches, messages
 from store.access import EVERYTHING
 from store.checkpoints import open_saver
+from store.errors import UnavailableError
 from tests.acceptance.talk import says
 
 WRONG: list[dict[str, Any]] = [
@@ -261,6 +262,23 @@ async def test_deleting_a_session_stops_its_answer(
 
     await client.runs.join(session["id"], run["run_id"])
     assert (await client.runs.get(session["id"], run["run_id"]))["status"] == "interrupted"
+
+
+async def test_a_copy_that_cannot_be_made_whole_is_not_there(
+    http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = (await created(http))["id"]
+    path = f"/api/sessions/{session_id}"
+    assert (await http.post(f"{path}/messages", json={"query": "hello"})).status_code == 200
+
+    async def fail(*args: Any, **more: Any) -> None:
+        raise UnavailableError("PostgreSQL is away")
+
+    monkeypatch.setattr(messages, "rebuild", fail)
+    refused = await http.post(f"{path}/fork", json={})
+
+    assert refused.status_code == 503
+    assert await services.db.tuples("SELECT thread_id FROM thread", {}) == [(session_id,)]
 
 
 async def test_a_message_that_waits_follows_what_it_names_whatever_comes_first(

@@ -150,6 +150,22 @@ test("ai: a run that fails is an error of the chat", async () => {
   assert.match(told, /Invalid assistant/);
 });
 
+test("ai: after an answer that failed before its first word the conversation goes on", async () => {
+  const chat = new Chat({ onError: () => {} });
+  await chat.sendMessage({ text: "fail" });
+  assert.deepEqual(chat.messages.map((message) => message.parts.length), [1, 0]);
+  for (const text of ["one", "two"]) await chat.sendMessage({ text });
+  assert.deepEqual(await contents(chat.id, "all"), ["fail", "one", "(2) one", "two", "(4) two"]);
+});
+
+test("ai: what a model thinks is one part", async () => {
+  const chat = new Chat();
+  await chat.sendMessage({ text: "think of a river" });
+  const parts = chat.messages[1].parts;
+  assert.deepEqual(parts.map((part) => part.type), ["step-start", "reasoning", "text"]);
+  assert.deepEqual([parts[1].text, parts[1].state], ["ofariver", "done"]);
+});
+
 function agentOf(assistant, options = {}) {
   return new HttpAgent({
     url: `${url}/agui?assistant_id=${assistant}`,
@@ -180,6 +196,18 @@ test("ag-ui: an agent answers, remembers and branches", async () => {
   await agent.runAgent();
   assert.deepEqual(await contents(agent.threadId), ["one", "(1) one", "zwei", "(3) zwei"]);
   assert.equal((await history(agent.threadId, "all")).length, 6);
+});
+
+test("ag-ui: what a model thinks is one message", async () => {
+  const agent = agentOf("chat");
+  const types = [];
+  agent.subscribe({ onEvent: ({ event }) => void types.push(event.type) });
+  say(agent, "think of a river");
+  await agent.runAgent();
+  const [, thought, answer] = agent.messages;
+  assert.deepEqual([thought.role, thought.content], ["reasoning", "ofariver"]);
+  assert.match(answer.content, /a river$/);
+  assert.equal(types.filter((type) => type === "REASONING_START").length, 1);
 });
 
 test("ag-ui: tools are called and their results told", async () => {
