@@ -17,7 +17,6 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from fastapi.responses import StreamingResponse
-from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from api import auth
@@ -36,6 +35,10 @@ from store.events import Event, Gap
 from store.models import Run
 
 HEARTBEAT = b": heartbeat\r\n\r\n"
+#: Nobody on the way keeps what is streamed, or holds it back.
+UNBUFFERED = {
+    "Cache-Control": "no-store", "Connection": "keep-alive", "X-Accel-Buffering": "no",
+}  # fmt: skip
 #: How often it is asked whether a stream is still its client's to read.
 LOOK_SECONDS = 30.0
 #: Why an answer is broken off by a process that goes.
@@ -55,12 +58,12 @@ def gap_frames(told: list[tuple[str, bytes]], gap: Gap | None) -> bytes:
     return b"".join(frame(*one) for one in first) + last
 
 
-class EventStream(EventSourceResponse):
+class EventStream(StreamingResponse):
     """
     A response of frames, with a comment whenever nothing else was sent for some seconds.
 
     Thousands may be open at once and say nothing: each is this task, and one that attends to its
-    client, where sse-starlette takes four.
+    client.
 
     Args:
         frames: Closed when they end, and when the client has left.
@@ -83,9 +86,7 @@ class EventStream(EventSourceResponse):
         look: Callable[[], Awaitable[None]] | None = None,
         on_refused: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(
-            frames, status_code, headers, media_type=self.media_type, ping=keep_alive_seconds
-        )
+        super().__init__(frames, status_code, {**UNBUFFERED, **headers})
         self._frames = frames
         self._keep_alive_seconds = keep_alive_seconds
         self._sent_at = 0.0

@@ -12,7 +12,15 @@ graphs will not add the types of their state to the allow-list that this saver d
 import asyncio
 import copy
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import (
     AbstractAsyncContextManager,
     asynccontextmanager,
@@ -21,6 +29,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar, cast
 
 import orjson
@@ -135,6 +144,12 @@ def told_of(writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
     return [(channel, value) for channel, value in writes if channel in WRITES_IDX_MAP]
 
 
+@lru_cache(maxsize=256)
+def _decoding(serde: JsonPlusSerializer, types: frozenset[tuple[str, ...]]) -> JsonPlusSerializer:
+    """The serialiser that decodes these types too, made once: they are those of a graph's code."""
+    return serde.with_msgpack_allowlist(types)
+
+
 #: Types by module and name; True for all.
 Allowed = Iterable[tuple[str, ...]] | Literal[True]
 
@@ -205,6 +220,13 @@ class Saver(AsyncPostgresSaver):
             Tip(lease, self.cache, is_run=run_id is not None),
         )
         clone._leased.follow(lease.head_checkpoint_id)
+        return clone
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> "Saver":
+        """One that decodes the types of a graph too; LangGraph asks for it at each run."""
+        clone = copy.copy(self)
+        serde = cast("JsonPlusSerializer", self.serde)
+        clone.serde = _decoding(serde, frozenset(extra_allowlist))
         return clone
 
     def attend(self, channels: Mapping[str, Any]) -> None:

@@ -66,7 +66,7 @@ LIMIT %(limit)s
 -- Whoever else is at a thread brings it up to date: it is passed by. Nobody's row is locked.
 WITH held AS MATERIALIZED (
     SELECT u.thread_id
-    FROM unnest(%(thread_ids)s::text[]) AS u (thread_id)
+    FROM unnest(%(thread_ids)b::text[]) AS u (thread_id)
     WHERE pg_try_advisory_xact_lock(1400, hashtext(u.thread_id))
 )
 SELECT t.thread_id, t.head_checkpoint_id,
@@ -84,7 +84,7 @@ SELECT set_config('lock_timeout', %(lock_timeout)s, true)
 SELECT pg_advisory_xact_lock(1400, o.number)::text
 FROM (
     SELECT DISTINCT hashtext(u.thread_id) AS number
-    FROM unnest(%(thread_ids)s::text[]) AS u (thread_id)
+    FROM unnest(%(thread_ids)b::text[]) AS u (thread_id)
     ORDER BY 1
 ) AS o
 
@@ -94,7 +94,7 @@ SELECT m.conversation_id, m.seq, m.role, left(m.content, %(characters)s::int), m
     m.update_time, m.id
 FROM message AS m
 LEFT JOIN search_message AS s ON s.conversation_id = m.conversation_id AND s.seq = m.seq
-WHERE m.conversation_id = ANY(%(thread_ids)s::text[])
+WHERE m.conversation_id = ANY(%(thread_ids)b::text[])
     AND s.update_time IS DISTINCT FROM m.update_time
 ORDER BY m.conversation_id, m.seq
 LIMIT %(limit)s
@@ -108,8 +108,8 @@ FROM (
     SELECT nextval('search_number') AS number, u.conversation_id, u.seq, u.role, u.create_time,
         u.update_time, u.terms
     FROM unnest(
-        %(conversation_id)s::text[], %(seq)s::int[], %(role)s::text[],
-        %(create_time)s::timestamptz[], %(update_time)s::timestamptz[], %(terms)s::text[]
+        %(conversation_id)b::text[], %(seq)b::int[], %(role)b::text[],
+        %(create_time)b::timestamptz[], %(update_time)b::timestamptz[], %(terms)b::text[]
     ) AS u (conversation_id, seq, role, create_time, update_time, terms)
 ) AS n
 ON CONFLICT (conversation_id, seq) DO UPDATE SET
@@ -122,7 +122,7 @@ ON CONFLICT (conversation_id, seq) DO UPDATE SET
 -- name: forget
 -- Messages that were taken back.
 DELETE FROM search_message AS s
-WHERE s.conversation_id = ANY(%(thread_ids)s::text[]) AND s.seq >= 0
+WHERE s.conversation_id = ANY(%(thread_ids)b::text[]) AND s.seq >= 0
     AND NOT EXISTS (
         SELECT FROM message AS m WHERE m.conversation_id = s.conversation_id AND m.seq = s.seq
     )
@@ -130,7 +130,7 @@ WHERE s.conversation_id = ANY(%(thread_ids)s::text[]) AND s.seq >= 0
 -- name: mark
 INSERT INTO search_thread (thread_id, checkpoint_id, name)
 SELECT u.thread_id, u.checkpoint_id, u.name
-FROM unnest(%(thread_id)s::text[], %(checkpoint_id)s::text[], %(name)s::text[])
+FROM unnest(%(thread_id)b::text[], %(checkpoint_id)b::text[], %(name)b::text[])
     AS u (thread_id, checkpoint_id, name)
 ON CONFLICT (thread_id) DO UPDATE SET
     checkpoint_id = EXCLUDED.checkpoint_id,
@@ -150,7 +150,7 @@ UPDATE search_progress SET
 -- Threads that were deleted while they were being indexed.
 WITH gone AS (
     SELECT u.thread_id
-    FROM unnest(%(thread_ids)s::text[]) AS u (thread_id)
+    FROM unnest(%(thread_ids)b::text[]) AS u (thread_id)
     WHERE NOT EXISTS (SELECT FROM thread AS t WHERE t.thread_id = u.thread_id)
 ), messages_gone AS (
     DELETE FROM search_message AS s USING gone WHERE s.conversation_id = gone.thread_id
