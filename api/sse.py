@@ -17,6 +17,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from fastapi.responses import StreamingResponse
+from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from api import auth
@@ -35,10 +36,6 @@ from store.events import Event, Gap
 from store.models import Run
 
 HEARTBEAT = b": heartbeat\r\n\r\n"
-#: Nobody on the way keeps what is streamed, or holds it back.
-UNBUFFERED = {
-    "Cache-Control": "no-store", "Connection": "keep-alive", "X-Accel-Buffering": "no",
-}  # fmt: skip
 #: How often it is asked whether a stream is still its client's to read.
 LOOK_SECONDS = 30.0
 #: Why an answer is broken off by a process that goes.
@@ -58,12 +55,12 @@ def gap_frames(told: list[tuple[str, bytes]], gap: Gap | None) -> bytes:
     return b"".join(frame(*one) for one in first) + last
 
 
-class EventStream(StreamingResponse):
+class EventStream(EventSourceResponse):
     """
     A response of frames, with a comment whenever nothing else was sent for some seconds.
 
     Thousands may be open at once and say nothing: each is this task, and one that attends to its
-    client.
+    client, where sse-starlette takes four.
 
     Args:
         frames: Closed when they end, and when the client has left.
@@ -86,7 +83,9 @@ class EventStream(StreamingResponse):
         look: Callable[[], Awaitable[None]] | None = None,
         on_refused: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(frames, status_code, {**UNBUFFERED, **headers})
+        super().__init__(
+            frames, status_code, headers, media_type=self.media_type, ping=keep_alive_seconds
+        )
         self._frames = frames
         self._keep_alive_seconds = keep_alive_seconds
         self._sent_at = 0.0
