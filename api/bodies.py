@@ -4,15 +4,24 @@ Request bodies: JSON, whatever the content type says.
 Studio sends its JSON as ``text/plain``, and curl as a form.
 """
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import orjson
 from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.params import Body
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 
 from store.errors import InvalidInputError
 from store.json import without_nul
+
+#: What says nothing of what a function is called with, and all that may be asked for to be `Arguments`.
+_NOTHING = {"name", "call", "path", "scope", "use_cache"}
+_OF_ROUTE = {"path_params", "body_params", "dependencies"}
+_OF_DEPENDENCY = {"http_connection_param_name"}
 
 #: Deeper than this nothing that is stored could be sent back whole.
 MAX_DEPTH = 100
@@ -69,6 +78,64 @@ class _ParsedRequest(Request):
         return self._content
 
 
+class Arguments:
+    """
+    What a route is called with that asks for its path, its body, and what the connection has.
+
+    FastAPI looks for arguments in query, headers and cookies too, once for each dependency, which takes
+    as long as it takes to start a run. What is not right in a request is for FastAPI to tell.
+    """
+
+    def __init__(self, dependant: Dependant) -> None:
+        self._dependencies = {
+            found.name: found.call for found in dependant.dependencies if found.name and found.call
+        }
+        path, (body,) = dependant.path_params, dependant.body_params
+        hints = get_type_hints(dependant.call, include_extras=True)
+        self._path = {param.name: TypeAdapter[Any](hints[param.name]) for param in path}
+        self._body_name, self._body = body.name, TypeAdapter[Any](hints[body.name])
+
+    @classmethod
+    def of(cls, dependant: Dependant) -> "Arguments | None":
+        """None for a route that asks for more."""
+        is_plain = _asks_for(dependant) <= _OF_ROUTE and all(
+            found.name and _asks_for(found) == _OF_DEPENDENCY for found in dependant.dependencies
+        )
+        return cls(dependant) if is_plain and _is_whole(dependant) else None
+
+    async def read(self, request: Request, body: Any) -> Mapping[str, Any] | None:
+        """The arguments; None if something is not right."""
+        if body is None:
+            return None
+        try:
+            values = {
+                name: kind.validate_python(request.path_params[name])
+                for name, kind in self._path.items()
+            }
+            values[self._body_name] = self._body.validate_python(body)
+        except ValidationError:
+            return None
+        for name, call in self._dependencies.items():
+            values[name] = await call(request)
+        return values
+
+
+def _asks_for(dependant: Dependant) -> set[str]:
+    return {found.name for found in fields(dependant) if getattr(dependant, found.name)} - _NOTHING
+
+
+def _is_whole(dependant: Dependant) -> bool:
+    """Whether its body is all of what is sent, and its answer what is sent back."""
+    bodies, answer = dependant.body_params, get_type_hints(dependant.call)["return"]
+    return (
+        len(bodies) == 1
+        and type(bodies[0].field_info) is Body
+        and not bodies[0].field_info.embed
+        and isinstance(answer, type)
+        and issubclass(answer, Response)
+    )
+
+
 class JsonRoute(APIRoute):
     """A route whose body parameter is read as JSON; use it as `route_class` of a router."""
 
@@ -78,11 +145,16 @@ class JsonRoute(APIRoute):
         if self.body_field is None:
             return handle
         required = self.body_field.field_info.is_required()
+        arguments = Arguments.of(self.dependant)
 
         async def handle_json(request: Request) -> Response:
             raw = await request.body()
             if not raw and not required:
                 return await handle(request)
-            return await handle(_ParsedRequest(request, parse(raw)))
+            content = parse(raw)
+            if arguments and (values := await arguments.read(request, content)) is not None:
+                response: Response = await self.endpoint(**values)
+                return response
+            return await handle(_ParsedRequest(request, content))
 
         return handle_json

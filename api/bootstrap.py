@@ -291,6 +291,7 @@ def _executor(
         run_timeout_seconds=settings.run_timeout_seconds,
         alive=heartbeat.alive,
         tracing=tracing,
+        file_bytes=settings.model_files_bytes,
     )
 
 
@@ -336,6 +337,11 @@ async def _authority(
         return
     kinds = await identity_kinds(settings, db)
     if not kinds:
+        if settings.openwebui_jwt_secret:
+            raise InvalidInputError(
+                "THREADWELL_OPENWEBUI_JWT_SECRET would do nothing: nobody is asked who they are. Make "
+                "a key for Open WebUI: `threadwell keys create --owner open-webui --role service`"
+            )
         yield None
         return
     async with open_owners(settings, kinds, db, cache) as owners:

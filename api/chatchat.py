@@ -12,30 +12,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Literal, TypeVar
-from uuid import UUID, uuid5
 from zoneinfo import ZoneInfo
 
-import orjson
-
 from api.bootstrap import Services
-from api.compat.question import question_id
-from graph.imports import Imported, ImportedMessage, ImportedSession
+from api.old_sessions import session_of
+from graph.imports import Imported, ImportedSession
 from store import chatchat, users
 from store.access import EVERYTHING
-from store.chatchat import OldConversation, OldDatabase, OldMessage
+from store.chatchat import OldDatabase
 from store.errors import Error
 from store.models import JsonObject
+from store.old_rows import OldConversation
 
 Dialect = Literal["fufan", "chatchat"]
 T = TypeVar("T")
 
-#: What ids of sessions are made with that were none, and those of what was of no conversation.
-_SESSIONS = UUID("6a9f0f0e-52d0-4a56-9c55-2b1f8c9a7d10")
-#: Names that mean none.
-UNNAMED = frozenset({"", "新对话", "new_chat"})
-NAME_CHARACTERS = 50
 PROGRESS_SECONDS = 5.0
 #: Sessions that are written at the same time: the commits of several are one.
 AT_ONCE = 8
@@ -146,98 +138,16 @@ async def _write(services: Services, plan: Plan, session: ImportedSession, repor
 
 def _sessions(old: OldDatabase, plan: Plan) -> Iterator[ImportedSession]:
     for conversation in old.conversations():
-        yield session_of(conversation, plan)
+        yield _session(conversation, plan)
     for day, messages in old.loose():
         name = f"Without a conversation {day}".strip()
         loose = OldConversation(f"loose {day}", None, name, None, None, messages)
-        yield session_of(loose, plan)
+        yield _session(loose, plan)
 
 
-def session_of(old: OldConversation, plan: Plan) -> ImportedSession:
-    """The session that a conversation becomes."""
-    turns = _without_twins(old.messages)
-    said = [message for turn in turns for message in _messages(turn, plan.zone)]
-    created_at = _time(old.create_time, plan.zone) or (said[0].created_at if said else None)
-    session_id, source = _session_id(old.id)
-    first = turns[0].query[:NAME_CHARACTERS].strip() if turns else ""
-    named = (old.name or "").strip()
-    metadata: JsonObject = {
-        "name": (first if named in UNNAMED else named[:255]) or None,
-        "user_id": old.user_id or plan.user_id,
-        "chat_type": old.chat_type or (turns[0].chat_type if turns else None) or None,
-        "assistant_id": plan.assistant,
-        "source": plan.dialect,
-        "source_id": source,
-    }
-    return ImportedSession(
-        session_id=session_id,
-        messages=said,
-        metadata=metadata,
-        created_at=created_at,
-        updated_at=(said[-1].created_at if said else None) or created_at,
-    )
-
-
-def _without_twins(turns: list[OldMessage]) -> list[OldMessage]:
-    """Chatchat's master writes a turn twice: as the agent's, never answered, and as the model's."""
-    answered = {turn.query for turn in turns if turn.response}
-    return [turn for turn in turns if turn.response or turn.query not in answered]
-
-
-def _messages(turn: OldMessage, zone: ZoneInfo) -> Iterator[ImportedMessage]:
-    at = _time(turn.create_time, zone)
-    kept: JsonObject = {"pair_id": turn.id}
-    if turn.chat_type:
-        kept["chat_type"] = turn.chat_type
-    asked = kept if turn.response else {**kept, "status": "incomplete"}
-    yield ImportedMessage(
-        id=question_id(turn.id),
-        role="user",
-        content=turn.query,
-        created_at=at,
-        more={"additional_kwargs": asked},
-    )
-    if turn.response:
-        meta_data = _meta_data(turn.meta_data)
-        answered = {**kept, **({"meta_data": meta_data} if meta_data else {})}
-        yield ImportedMessage(
-            id=turn.id,
-            role="assistant",
-            content=turn.response,
-            created_at=at,
-            # -1 says nothing.
-            score=turn.feedback_score,
-            reason=turn.feedback_reason[:2000] or None,
-            more={"additional_kwargs": answered},
-        )
-
-
-def _meta_data(text: str | None) -> JsonObject:
-    """Opaque: a text in it may be what LangChain has dumped, and is never loaded."""
-    try:
-        found = orjson.loads(text or "{}")
-    except orjson.JSONDecodeError:
-        return {"text": text}
-    return found if isinstance(found, dict) else {"value": found} if found else {}
-
-
-def _session_id(old: str) -> tuple[str, str | None]:
-    """The id of the session, and the old one where it cannot stay."""
-    try:
-        parsed = UUID(old)
-    except ValueError:
-        return str(uuid5(_SESSIONS, old)), old
-    if old.lower() in (str(parsed), parsed.hex):
-        return old.lower(), None
-    return str(uuid5(_SESSIONS, old)), old
-
-
-def _time(text: str | None, zone: ZoneInfo) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=zone)
+def _session(old: OldConversation, plan: Plan) -> ImportedSession:
+    about = {"assistant_id": plan.assistant, "source": plan.dialect}
+    return session_of(old, plan.zone, user_id=plan.user_id, **about)
 
 
 def show_progress(report: Report) -> None:

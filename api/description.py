@@ -126,6 +126,10 @@ _STATUSES: dict[HTTPStatus, tuple[str, ...]] = {
     HTTPStatus.BAD_GATEWAY: (
         "POST /api/*", "POST /v1/*", "POST /chat/*", "* /store/items*", "POST /agui",
     ),
+    HTTPStatus.GATEWAY_TIMEOUT: (
+        "POST /api/sessions/{session_id}/messages",
+        "POST /api/sessions/{session_id}/messages/{message_id}/regenerate",
+    ),
 }  # fmt: skip
 #: What a route makes, and where its answer names it: by that name it is used, changed and deleted elsewhere.
 _MADE: dict[str, dict[str, str]] = {

@@ -16,6 +16,7 @@ NEVER = frozenset(
         # A token may stand there beside `bearer`.
         "sec-websocket-protocol",
         "x-api-key",
+        "x-openwebui-user-jwt",
         "x-service-key",
         "x-share-password",
         "x-tenant-id",

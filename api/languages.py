@@ -26,6 +26,7 @@ ENGLISH: Final = (
     "/a2a", "/agui", "/api/ai", "/assistants", "/info", "/mcp", "/metrics", "/ok", "/runs", "/store",
     "/threads", "/ui", "/v1", "/.well-known",
 )  # fmt: skip
+_BELOW: Final = tuple(f"{face}/" for face in ENGLISH)
 
 #: The language of the request; None where there is no choice.
 _CURRENT: ContextVar[Language | None] = ContextVar("language", default=None)
@@ -52,9 +53,7 @@ class Languages:
         await self.app(scope, receive, send)
 
     def _has_choice(self, path: str) -> bool:
-        return self._everywhere or not any(
-            path == face or path.startswith(f"{face}/") for face in ENGLISH
-        )
+        return self._everywhere or not (path in ENGLISH or path.startswith(_BELOW))
 
 
 def chosen(accept_language: str) -> Language:

@@ -19,6 +19,7 @@ from starlette.requests import HTTPConnection
 
 from api.authority import Action, Resource
 from api.errors import RefusedError
+from api.forwarded import ForwardedUsers
 from api.keys import PREFIX, Found, Keys
 from api.permissions import is_granted, is_identity, of_user
 from api.settings import Settings
@@ -80,6 +81,7 @@ class Owners:
         tokens: None: tokens are not taken.
         cache: Counts failures, for all processes.
         max_failures: Of an address in `FAILURES_SECONDS`; then only what has let somebody in before does.
+        forwarded: Reads for whom a front end asks.
     """
 
     openapi = OPENAPI
@@ -92,7 +94,9 @@ class Owners:
         tokens: Kind | None,
         cache: Cache,
         max_failures: int,
+        forwarded: ForwardedUsers,
     ) -> None:
+        self._forwarded = forwarded
         self._keys = keys
         self._tokens = tokens
         self._known = _Known()
@@ -105,8 +109,9 @@ class Owners:
         Find out who sent a request, and on whose behalf.
 
         Raises:
-            RefusedError: It says nobody, or what is not valid; or too much of that came from there.
-            BadRequestError: It names nobody whom it could be on behalf of.
+            RefusedError: It says nobody, or what is not valid; or too much of that came from there. Or
+                for whom a front end asks is not to be believed.
+            BadRequestError: It names nobody whom it could be on behalf of, or two.
             PermissionDeniedError: They may not act for others.
             UnavailableError: What is needed to know did not answer.
         """
@@ -122,7 +127,7 @@ class Owners:
             except AuthenticationError as exc:
                 await self._failures.note(address, exc.message)
                 raise _unknown(exc.message) from None
-        return _acting(user, connection)
+        return self._acting(user, connection)
 
     async def again(self, connection: HTTPConnection) -> None:
         """
@@ -138,7 +143,39 @@ class Owners:
             user = self._known.find(text) or await self._look_up(text)
         except AuthenticationError as exc:
             raise _unknown(exc.message) from None
-        _acting(user, connection)
+        self._acting(user, connection)
+
+    def _acting(self, user: User, connection: HTTPConnection) -> User:
+        """
+        Who a request is for: who sends it, or whom they act for.
+
+        Raises:
+            BadRequestError: That is nobody, or two.
+            PermissionDeniedError: They may not act for others.
+            RefusedError: A user is forwarded by what is not valid, or not any more.
+        """
+        name, token = _named(connection), self._forwarded.said(connection)
+        if name is None and token is None:
+            return user
+        # Before anything is said of the token to who could do nothing with a good one.
+        if not is_granted(user.permissions, "users:act_for"):
+            raise PermissionDeniedError("This needs the permission users:act_for")
+        if token is not None:
+            try:
+                forwarded = self._forwarded.identity(token)
+            except AuthenticationError as exc:
+                raise _unknown(exc.message) from None
+            if name not in (None, forwarded):
+                raise BadRequestError("X-On-Behalf-Of and X-OpenWebUI-User-Jwt name two users")
+            name = forwarded
+        assert name is not None
+        return user.becoming(
+            identity=name,
+            display_name=name,
+            permissions=of_user(user.permissions),
+            roles=[],
+            actor=user.identity,
+        )
 
     async def _look_up(self, text: str) -> User:
         try:
@@ -255,32 +292,23 @@ def _said(connection: HTTPConnection) -> str:
     return text
 
 
-def _acting(user: User, connection: HTTPConnection) -> User:
+def _named(connection: HTTPConnection) -> str | None:
     """
-    Who a request is for: who sends it, or whom they act for.
+    On whose behalf a request says that it is; None if it does not say.
 
     Raises:
         BadRequestError: That is nobody.
-        PermissionDeniedError: They may not act for others.
     """
     told = connection.headers.get(ON_BEHALF_OF)
     if told is None:
-        return user
+        return None
     try:
         name = told.encode("latin-1").decode()
     except UnicodeDecodeError:
         name = ""
     if not is_identity(name):
         raise BadRequestError("X-On-Behalf-Of names nobody")
-    if not is_granted(user.permissions, "users:act_for"):
-        raise PermissionDeniedError("This needs the permission users:act_for")
-    return user.becoming(
-        identity=name,
-        display_name=name,
-        permissions=of_user(user.permissions),
-        roles=[],
-        actor=user.identity,
-    )
+    return name
 
 
 class _Known:
@@ -401,12 +429,17 @@ async def open_owners(
             )
             source = source_of(client, issuer=settings.jwt_issuer, place=settings.jwt_jwks or None)
             tokens = Tokens(_rules(settings), SigningKeys(source, settings.jwt_algorithms))
+        secret = settings.openwebui_jwt_secret
         yield Owners(
             db=db,
             keys=Keys(db) if "keys" in kinds else None,
             tokens=tokens,
             cache=cache,
             max_failures=settings.auth_failures_per_minute,
+            forwarded=ForwardedUsers(
+                secret.get_secret_value() if secret else None,
+                leeway_seconds=settings.jwt_leeway_seconds,
+            ),
         )
 
 

@@ -26,8 +26,9 @@ TELL_SECONDS: Final = 20.0
 GONE_SECONDS: Final = 50.0
 #: How many of a session are told, and kept.
 MAX_MEMBERS: Final = 100
-#: How many a process tells in a message, and how long what they are called is.
+#: How many a process tells in a message, in how many bytes, and how long what they are called is.
 TOLD_AT_ONCE: Final = 50
+TOLD_BYTES: Final = 12 * 1024
 MAX_USER: Final = 128
 
 #: Is told of a session: a method and its params.
@@ -93,13 +94,24 @@ class Presence:
 
     def _here(self, session_id: str) -> JsonObject:
         members = self._members.get(session_id, {})
-        own = [(id_, one.user) for id_, one in members.items() if one.until is None]
-        return {"here": own[:TOLD_AT_ONCE]}
+        told: list[tuple[str, str]] = []
+        room = TOLD_BYTES
+        for member_id, one in members.items():
+            if one.until is None:
+                room -= len(orjson.dumps((member_id, one.user))) + 1
+                if room < 0 or len(told) == TOLD_AT_ONCE:
+                    break
+                told.append((member_id, one.user))
+        return {"here": told}
 
     async def _say(self, session_id: str, said: JsonObject) -> None:
         # Without Redis, those of this process know all the same.
         with suppress(UnavailableError):
-            await self._rooms.say(session_id, orjson.dumps({"from": self._process, **said}))
+            try:
+                await self._rooms.say(session_id, orjson.dumps({"from": self._process, **said}))
+            except (ValueError, TypeError):
+                # One session: whoever is in the others hears of theirs.
+                log.warning("who is there cannot be told", session_id=session_id)
 
     def _hear(self, session_id: str, message: bytes) -> None:
         """Take note of what a process says."""

@@ -5,8 +5,9 @@ How a session's message becomes a run, and a run an answer: the one way, for eve
 with `api.sse.SessionStream`. With an idempotency key two requests are one: see decision 20.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
@@ -15,6 +16,7 @@ from uuid import UUID, uuid5
 import orjson
 from uuid_utils.compat import uuid7
 
+from api import limits
 from api.auth import Caller
 from api.bootstrap import Services
 from api.session_events import MODES
@@ -32,6 +34,7 @@ from store.errors import (
     LeaseLostError,
     NotFoundError,
     RunFailedError,
+    RunTimeoutError,
     ThreadBusyError,
 )
 from store.events import EventId
@@ -39,7 +42,9 @@ from store.models import JsonObject, Message, Run, Session
 
 #: How an answer ended that the model's server broke off, and the status of a run with one.
 INCOMPLETE: Final = "incomplete"
-SECONDS_OF_A_DAY: Final = 86400.0
+#: How often, and after how many seconds each time, it is looked for the run that a twin is to make.
+TWIN_LOOKS: Final = 10
+TWIN_SECONDS: Final = 0.1
 #: Of the ids of runs that answer messages to which clients gave ids.
 _RUN_OF_MESSAGE: Final = UUID("6e1c2f0a-8f43-4c0d-9a55-3f7f0b1f6a21")
 #: How many runs may have ended without the message that they were to answer, of one id.
@@ -71,20 +76,35 @@ async def ask(
     key = await _claim(services, caller, session, body, idempotency_key, access)
     if known := await _known(services, session, key, access):
         return known
-    request = _request(services, session, body)
+    return await _once(
+        services, session, key, access, _say(services, caller, session, body, key, access)
+    )
+
+
+async def _say(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    key: str | None,
+    access: Access,
+) -> Submitted:
+    """As `ask`, of what has no run yet."""
+    request = _request(services, session, body, key)
     if body.resume is not None:
         if session.thread_status != "interrupted":
             raise ConflictError("The session asks nothing", code="not_interrupted")
         request = replace(request, command={"resume": body.resume}, strict_resume=True)
     else:
-        message = await _message(services, caller, session, body, access)
-        request = replace(request, input={"messages": [message]})
+        message = await _message(services, caller, session, body, request, access)
+        asked = {"user_message_id": message["id"]}
+        request = replace(request, input={"messages": [message]}, session=asked)
         if body.branches:
             checkpoint = await _parent(services, caller, session, body.parent_id, request, access)
             request = replace(request, checkpoint=checkpoint)
         if body.id is not None and key is None:
             return await _submit_once(services, caller, session, request, body.id)
-    return await _submit(services, caller, session, request, key, access)
+    return await _submit(services, caller, session, request)
 
 
 async def regenerate(
@@ -111,15 +131,34 @@ async def regenerate(
     key = await _claim(services, caller, session, body, idempotency_key, access, message_id)
     if known := await _known(services, session, key, access):
         return known
-    place = await branches.state_before(services.db, session_id, message_id, access=access)
+    answering = _say_again(services, caller, session, message_id, body, key, access)
+    return await _once(services, session, key, access, answering)
+
+
+async def _say_again(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    message_id: str,
+    body: Regenerate,
+    key: str | None,
+    access: Access,
+) -> Submitted:
+    """As `regenerate`, of what has no run yet."""
+    place = await branches.state_before(services.db, session.id, message_id, access=access)
     if place.role != "assistant":
         raise InvalidInputError("Only what the assistant said can be said again")
-    if not await is_next(services, session_id, place.checkpoint_id, access):
-        return await _answer_anew(services, caller, session, message_id, body, key, access)
-    request = replace(
-        _request(services, session, body), checkpoint={"checkpoint_id": place.checkpoint_id}
-    )
-    return await _submit(services, caller, session, request, key, access)
+    question = await branches.question_before(services.db, session.id, message_id)
+    request = replace(_request(services, session, body, key), session={"user_message_id": question})
+    if not await is_next(services, session.id, place.checkpoint_id, access):
+        if question is None:
+            raise no_state(message_id)
+        # Of the question no state is kept that leads on to an answer. The conversation ends with it
+        # then, and what begins is all that is to be done.
+        await begin_anew(services, caller, session, request, question, is_answered=False)
+    else:
+        request = replace(request, checkpoint={"checkpoint_id": place.checkpoint_id})
+    return await _submit(services, caller, session, request)
 
 
 async def is_next(
@@ -133,34 +172,23 @@ async def is_next(
     return bool(state["next"])
 
 
-async def _answer_anew(
-    services: Services,
-    caller: Caller,
-    session: Session,
-    message_id: str,
-    body: Regenerate,
-    key: str | None,
-    access: Access,
-) -> Submitted:
-    """Have a question answered again of which no state is kept that leads on to an answer."""
-    question = await branches.question_before(services.db, session.id, message_id)
-    if question is None:
-        raise no_state(message_id)
-    request = _request(services, session, body)
-    # The conversation ends with the question then, and what begins is all that is to be done.
-    await begin_anew(services, caller, session, request, question, is_answered=False)
-    return await _submit(services, caller, session, request, key, access)
-
-
-def _request(services: Services, session: Session, body: MessageSend | Regenerate) -> RunRequest:
+def _request(
+    services: Services, session: Session, body: MessageSend | Regenerate, run_id: str | None
+) -> RunRequest:
     return RunRequest(
-        assistant_id=session.metadata.get("assistant_id")
-        or session.metadata.get("graph_id")
-        or first_graph(services),
+        run_id=run_id,
+        assistant_id=named(session, "assistant_id", "graph_id") or first_graph(services),
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
+        session={},
     )
+
+
+def named(session: Session, *keys: str) -> str | None:
+    """What a session's metadata says by the first of the keys: through /threads anything is there."""
+    found = (session.metadata.get(key) for key in keys)
+    return next((name for name in found if isinstance(name, str) and name), None)
 
 
 def first_graph(services: Services) -> str:
@@ -179,45 +207,98 @@ def first_graph(services: Services) -> str:
 
 
 async def _message(
-    services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    request: RunRequest,
+    access: Access,
 ) -> JsonObject:
     """The user's message, as the graph is given it."""
+    if (
+        body.id is not None
+        and await messages.find_seq(services.db, session.id, body.id) is not None
+    ):
+        # With its id it would replace the one that is there.
+        raise AlreadyExistsError(f"Message {body.id} exists already")
     message: JsonObject = {
         "role": "user",
-        "content": await _content(services, caller, session, body, access),
+        "content": await _content(services, caller, session, body, request, access),
+        # Or the graph would give it one, which nobody knew before it was kept.
+        "id": body.id or str(uuid7()),
     }
-    if body.id is not None:
-        if await messages.find_seq(services.db, session.id, body.id) is not None:
-            # With its id it would replace the one that is there.
-            raise AlreadyExistsError(f"Message {body.id} exists already")
-        message["id"] = body.id
     if body.chat_type is not None:
         message["additional_kwargs"] = {"chat_type": body.chat_type}
     return message
 
 
 async def _content(
-    services: Services, caller: Caller, session: Session, body: MessageSend, access: Access
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    request: RunRequest,
+    access: Access,
 ) -> str | list[JsonObject]:
     """
     The content of the user's message: its text, or blocks.
 
     Attachments become blocks here, and nowhere else.
     """
-    # Other servers' ids of files are no ids of ours.
-    named = [b["file_id"] for b in body.content or [] if files.is_id(b.get("file_id"))]
+    named = files_named([body.content])
+    given = [*named, *(body.attachments or [])]
+    said = body.query if body.query is not None else body.content or []
+    if given:
+        await require_speaker(services, caller, session, request, said)
     sent = await files.send(
         services.db,
-        [*named, *(body.attachments or [])],
+        given,
         session.id,
-        owner=caller.user.identity if caller.user else "",
+        owner=caller.identity,
         access=access,
     )
     attached = [attachment_block(file) for file in sent[len(named) :]]
     if not attached:
-        return body.query if body.query is not None else body.content or []
-    said = body.content or [{"type": "text", "text": body.query}]
-    return [*said, *attached]
+        return said
+    return [*([{"type": "text", "text": said}] if isinstance(said, str) else said), *attached]
+
+
+async def require_speaker(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    request: RunRequest,
+    said: str | list[JsonObject],
+) -> None:
+    """See that the caller may create a run with what is said, ahead of what is written for it."""
+    asked = replace(request, input={"messages": [{"role": "user", "content": said}]})
+    allowed = await allow(services, caller, asked, thread_id=session.id)
+    await sessions.get(services.db, session.id, access=allowed.access)
+
+
+def files_named(contents: Iterable[object]) -> list[str]:
+    """The ids of files in contents of messages, each to be sent; other servers' are no ids of ours."""
+    blocks = [block for content in contents if isinstance(content, list) for block in content]
+    found = [block.get("file_id") for block in blocks if isinstance(block, dict)]
+    return [file_id for file_id in found if files.is_id(file_id)]
+
+
+async def send_files(
+    services: Services,
+    caller: Caller,
+    session_id: str,
+    contents: Iterable[object],
+    *,
+    access: Access,
+) -> None:
+    """
+    Let a session have the files that contents of messages name, before they are written there.
+
+    Raises:
+        NotFoundError: One of them is not visible to the caller.
+    """
+    named = files_named(contents)
+    await files.send(services.db, named, session_id, owner=caller.identity, access=access)
 
 
 async def _parent(
@@ -253,12 +334,33 @@ async def begin_anew(
     *,
     is_answered: bool,
 ) -> None:
-    """Go back to where no checkpoint is kept, ahead of a run that the caller may create."""
+    """
+    Go back to where no checkpoint is kept, ahead of a run that the caller may create and will follow.
+
+    Whatever would refuse the run does so now: without it the conversation would be left without its end.
+    """
+    await limits.follow()
     allowed = await allow(services, caller, request, thread_id=session.id)
-    with session_busy():
-        await services.branches.begin_anew(
-            session.id, message_id, is_answered=is_answered, access=allowed.access
-        )
+    await services.runs.admit(
+        allowed.request,
+        thread_id=session.id,
+        access=allowed.access,
+        assistant_access=allowed.assistant_access,
+    )
+    try:
+        if await _known(services, session, request.run_id, EVERYTHING):
+            raise AlreadyExistsError(f"Run {request.run_id} exists already")
+        with session_busy():
+            await services.branches.begin_anew(
+                session.id, message_id, is_answered=is_answered, access=allowed.access
+            )
+    except ThreadBusyError:
+        # Perhaps by another request with the same key, that is about to make this run.
+        for _ in range(TWIN_LOOKS if request.run_id else 0):
+            if await _known(services, session, request.run_id, EVERYTHING):
+                break
+            await asyncio.sleep(TWIN_SECONDS)
+        raise
 
 
 # --------------------------------------------------------------------------- once only
@@ -302,21 +404,32 @@ async def _known(
         return None
 
 
+async def _once(
+    services: Services,
+    session: Session,
+    run_id: str | None,
+    access: Access,
+    making: Awaitable[Submitted],
+) -> Submitted:
+    """The run that is made; where another request with its key has made it meanwhile, that one."""
+    try:
+        return await making
+    except (ThreadBusyError, AlreadyExistsError):
+        if known := await _known(services, session, run_id, access):
+            return known
+        raise
+
+
 async def _submit(
     services: Services,
     caller: Caller,
     session: Session,
     request: RunRequest,
-    key: str | None,
-    access: Access,
 ) -> Submitted:
-    request = replace(request, run_id=key)
     try:
         return await submit(services, caller, request, thread_id=session.id, attached=True)
     except (ThreadBusyError, AlreadyExistsError) as exc:
-        # With this very run, which another request with the key has made meanwhile.
-        if known := await _known(services, session, key, access):
-            return known
+        # Perhaps with this very run.
         raise ThreadBusyError("The session is still being answered", code="session_busy") from exc
 
 
@@ -397,13 +510,8 @@ async def delete(services: Services, session_id: str, *, access: Access) -> None
     Raises:
         NotFoundError: There is no such session that is visible.
     """
-    days = services.settings.deleted_session_days
-    await sessions.delete(
-        services.db,
-        session_id,
-        keep_seconds=days * SECONDS_OF_A_DAY if days else None,
-        access=access,
-    )
+    keep_seconds = services.settings.deleted_session_seconds
+    await sessions.delete(services.db, session_id, keep_seconds=keep_seconds, access=access)
     with suppress(NotFoundError):  # purged meanwhile
         await services.runs.cancel(session_id, None, action="interrupt", access=EVERYTHING)
 
@@ -432,12 +540,13 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
     Wait for the run and give its answer: the last thing that the assistant said in it.
 
     Raises:
-        RunFailedError: The run ended with an error; what was asked is kept.
+        RunFailedError: The run ended with an error, or took too long (`RunTimeoutError`); what was
+            asked is kept.
     """
     result = await services.runs.join(submitted)
     if result.error is not None:
-        code = "run_timeout" if result.status == "timeout" else "run_failed"
-        raise RunFailedError(result.error["message"], code=code)
+        failure = RunTimeoutError if result.status == "timeout" else RunFailedError
+        raise failure(result.error["message"])
     run = submitted.run
     rows = await _of_run(services, run)
     said, asked = _said(rows), next((row.id for row in rows if row.role == "user"), None)

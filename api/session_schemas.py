@@ -76,7 +76,7 @@ _TAGS = TypeAdapter(Tags, config=ConfigDict(strict=True))
 
 
 def _session_metadata(metadata: JsonObject) -> JsonObject:
-    for key in ("user_id", "name", "chat_type", "assistant_id", "folder"):
+    for key in ("user_id", "name", "chat_type", "assistant_id", "graph_id", "folder"):
         if not isinstance(metadata.get(key, ""), str | None):
             raise PydanticCustomError(SENTENCE, f"metadata.{key} must be a string")
     if metadata.get("status", "active") not in ("active", "archived"):
@@ -403,6 +403,7 @@ def counts_json(counts: Counts) -> JsonObject:
         "pinned": counts.pinned,
         "folders": counts.folders,
         "tags": counts.tags,
+        **({} if counts.of_latest is None else {"of_latest": counts.of_latest}),
     }
 
 

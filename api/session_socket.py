@@ -24,7 +24,7 @@ from api.errors import BrokenOffError
 from api.protocol_commands import CommandError
 from api.protocol_stream import with_queued
 from api.schemas import SessionId
-from api.session_events import Part, parts_of
+from api.session_events import Part, SessionReader
 from api.session_runs import ask, stop
 from api.session_schemas import MessageSend
 from api.sockets import CommandSocket
@@ -125,6 +125,7 @@ class SessionTape:
         self._session_id = session_id
         self._access = access
         self._numbering = Numbering()
+        self._reader = SessionReader(session_id)
         self._looked_at = time.monotonic()
 
     async def place(self, since: Any) -> tuple[EventId, int]:
@@ -159,8 +160,9 @@ class SessionTape:
         if since <= 0:
             return START, 0
         epoch, number = self._numbering.place(since)
-        # The event is read again: more may come of it than the client has.
-        return (epoch, max(number - 1, 0)), since
+        # The event is read again, for more may come of it than the client has, and what is said about it
+        # right before.
+        return (epoch, max(number - 2, 0)), since
 
     async def told(self, after: EventId, seq: int) -> AsyncGenerator[tuple[Part, str, int]]:
         """
@@ -192,7 +194,7 @@ class SessionTape:
         return [one for event in batch for one in self._read(event)]
 
     def _read(self, event: Event) -> list[tuple[Part, str, int]]:
-        parts = list(parts_of(event, self._session_id))
+        parts = self._reader.read(event)
         last = len(parts) - 1
         return [
             (
@@ -249,6 +251,8 @@ class SessionSocket(CommandSocket):
         self._outgoing = Outgoing()
         self._subscriptions: dict[str, asyncio.Task[None]] = {}
         self._tapes: dict[str, SessionTape] = {}
+        #: The sessions in which others are told of this client.
+        self._present: set[str] = set()
         self._typed_at: dict[str, float] = {}
         self._methods = {
             "session.subscribe": self._subscribe,
@@ -268,8 +272,8 @@ class SessionSocket(CommandSocket):
         try:
             await super().run()
         finally:
-            for session_id in list(self._subscriptions):
-                await self._services.presence.leave(session_id, self._member_id)
+            for session_id in list(self._present):
+                await self._leave(session_id)
 
     async def answer(self, number: int, method: str, params: JsonObject) -> JsonObject | None:
         """Do what a command says."""
@@ -301,6 +305,7 @@ class SessionSocket(CommandSocket):
         task = self.begin(self._follow(session_id, tape, after, seq), "session subscription")
         self._subscriptions[session_id], self._tapes[session_id] = task, tape
         user = self._caller.identity or "anonymous"
+        self._present.add(session_id)
         await self._services.presence.join(session_id, self._member_id, user, self._tell)
         return {"session_id": session_id, "seq": seq}
 
@@ -309,8 +314,12 @@ class SessionSocket(CommandSocket):
         if session_id not in self._subscriptions:
             raise NotFoundError("The session is not subscribed to")
         await self._end_subscription(session_id)
-        await self._services.presence.leave(session_id, self._member_id)
+        await self._leave(session_id)
         return {"session_id": session_id}
+
+    async def _leave(self, session_id: str) -> None:
+        self._present.discard(session_id)
+        await self._services.presence.leave(session_id, self._member_id)
 
     async def _end_subscription(self, session_id: str) -> None:
         self._tapes.pop(session_id, None)
@@ -394,7 +403,7 @@ class SessionSocket(CommandSocket):
                         await self._gone(session_id)
 
     async def _gone(self, session_id: str) -> None:
-        await self._services.presence.leave(session_id, self._member_id)
+        await self._leave(session_id)
         gone = {"session_id": session_id, "reason": "not_found"}
         await self._outgoing.put(_event("session.unsubscribed", gone))
 

@@ -272,6 +272,15 @@ class Settings(BaseSettings):
         ge=0,
         le=600,
     )
+    openwebui_jwt_secret: SecretStr | None = _env(
+        "THREADWELL_OPENWEBUI_JWT_SECRET",
+        default=None,
+        about="What Open WebUI signs the users with whom it forwards (its "
+        "`FORWARD_USER_INFO_HEADER_JWT_SECRET`), at least 32 characters: keys with `users:act_for` then "
+        "act for the user that `X-OpenWebUI-User-Jwt` names. Unset: that header counts for nothing.",
+        repr=False,
+        min_length=32,
+    )
 
     # Runs
     config: Path = _env(
@@ -360,6 +369,13 @@ class Settings(BaseSettings):
         about="Bytes of the largest attachment, then 413.",
         gt=0,
     )
+    model_files_bytes: int = _env(
+        "MODEL_FILES_BYTES",
+        default=128 * 1024 * 1024,
+        about="Bytes of attachments that the calls of models of a process hold at once; others wait. "
+        "Each takes three to four times as much while it lasts.",
+        gt=0,
+    )
     file_types: CommaSeparated = _env(
         "FILE_TYPES",
         default=("text/*", "image/*", "audio/*"),
@@ -397,7 +413,7 @@ class Settings(BaseSettings):
         "HEAD_CACHE_BYTES",
         default=64 * 1024 * 1024,
         about="Bytes of memory, about, for the newest checkpoints of the threads that this process "
-        "ran last.",
+        "ran last, 4,096 at the most.",
         ge=0,
     )
 
@@ -600,6 +616,11 @@ class Settings(BaseSettings):
         "without its parameters; 0: never.",
         ge=0,
     )
+
+    @property
+    def deleted_session_seconds(self) -> float | None:
+        """How long a deleted session can be restored; None for ever."""
+        return self.deleted_session_days * 86_400.0 if self.deleted_session_days else None
 
     @property
     def logs_error_texts(self) -> bool:

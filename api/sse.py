@@ -23,18 +23,21 @@ from starlette.types import Receive, Scope, Send
 from api import auth
 from api.bootstrap import Services
 from api.errors import BrokenOffError
-from api.session_events import Part, parts_of, whole_message
+from api.session_events import Part, SessionReader, whole_message
 from graph.encode import dumps
 from graph.executor import Result
 from graph.protocol_run import PREFIX
 from graph.runs import ENDED, Submitted
-from store import messages, runs
-from store.access import EVERYTHING
+from graph.stream import ASIDE
+from store import messages, runs, threads
+from store.access import EVERYTHING, Access
 from store.errors import Error, NotFoundError, TooLargeError, UnavailableError
 from store.events import Event, Gap
 from store.models import Run
 
 HEARTBEAT = b": heartbeat\r\n\r\n"
+#: How often it is asked whether a stream is still its client's to read.
+LOOK_SECONDS = 30.0
 #: Why an answer is broken off by a process that goes.
 GOES_ON = "The run goes on in another process"
 
@@ -61,7 +64,9 @@ class EventStream(EventSourceResponse):
 
     Args:
         frames: Closed when they end, and when the client has left.
-        caller: Of a stream that never ends: broken off when they would not be let in any more.
+        caller: Whose stream it is: broken off when they would not be let in any more.
+        look: Sees that it is theirs to read, or raises an error: broken off then.
+        on_refused: Called before it is broken off for one of these.
     """
 
     media_type = "text/event-stream; charset=utf-8"
@@ -75,6 +80,8 @@ class EventStream(EventSourceResponse):
         headers: dict[str, str],
         keep_alive_seconds: float,
         caller: auth.Caller | None = None,
+        look: Callable[[], Awaitable[None]] | None = None,
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(
             frames, status_code, headers, media_type=self.media_type, ping=keep_alive_seconds
@@ -84,6 +91,8 @@ class EventStream(EventSourceResponse):
         self._sent_at = 0.0
         self._has_left = False
         self._caller = caller
+        self._look = look
+        self._on_refused = on_refused
         self._is_refused = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,7 +131,7 @@ class EventStream(EventSourceResponse):
     async def _attend(self, receive: Receive, send: Send, streaming: asyncio.Task[Any]) -> None:
         """Keep the connection alive, and stop the stream when the client leaves."""
         clock = asyncio.get_running_loop().time
-        asked_at = clock()
+        asked_at = looked_at = clock()
         while not (self._has_left or self._is_refused):
             due_at = self._sent_at + self._keep_alive_seconds
             try:
@@ -137,16 +146,66 @@ class EventStream(EventSourceResponse):
                     await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
                 if self._caller and clock() - asked_at >= auth.AGAIN_SECONDS:
                     asked_at = clock()
-                    self._is_refused = not await _is_still_let_in(self._caller)
+                    self._is_refused = not await _passes(self._caller.require_still)
+                if self._look and clock() - looked_at >= LOOK_SECONDS:
+                    looked_at = clock()
+                    self._is_refused = self._is_refused or not await _passes(self._look)
+        if self._is_refused:
+            self._on_refused()
         streaming.cancel()
 
 
-async def _is_still_let_in(caller: auth.Caller) -> bool:
+async def _passes(look: Callable[[], Awaitable[None]]) -> bool:
     try:
-        await caller.require_still()
+        await look()
+    except UnavailableError:
+        # It is asked again.
+        return True
     except Error:
         return False
     return True
+
+
+def reads(
+    services: Services, caller: auth.Caller, thread_id: str
+) -> Callable[[], Awaitable[None]] | None:
+    """Sees that a thread is still a caller's to read; None of who may read all there is."""
+    if caller.may_everything:
+        return None
+    access: Access | None = None
+
+    async def look() -> None:
+        nonlocal access
+        if access is None:
+            access = await caller.may("threads", "read", {"thread_id": thread_id})
+        found = await threads.find(services.db, thread_id, access=access)
+        # One that is not there yet is nobody's, and one that goes tells its followers by its runs.
+        if found is None and await threads.exists(services.db, thread_id):
+            raise threads.not_found(thread_id)
+
+    return look
+
+
+def stream_of_run(
+    services: Services,
+    caller: auth.Caller,
+    submitted: Submitted,
+    frames: AsyncGenerator[bytes, None],
+    *,
+    headers: dict[str, str] | None = None,
+    on_refused: Callable[[], None] = lambda: None,
+) -> EventStream:
+    """The frames of a run for a client, for as long as they may read them."""
+    run = submitted.run
+    return EventStream(
+        frames,
+        headers=headers or {},
+        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        caller=caller,
+        # Who has a run on no thread of theirs shares it with nobody.
+        look=None if run.temporary else reads(services, caller, run.thread_id),
+        on_refused=on_refused,
+    )
 
 
 class RunStream:
@@ -174,6 +233,10 @@ class RunStream:
         self._names = None if modes is None else _names(modes)
         self._cancel_on_disconnect = cancel_on_disconnect
         self._ended = False
+
+    def let_go_on(self) -> None:
+        """Cancel nothing when it is broken off: the client has not left, and may come back."""
+        self._cancel_on_disconnect = False
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """
@@ -209,7 +272,7 @@ class RunStream:
         return frame(event.name, event.data, event.id) if self._wanted(event.name) else b""
 
     def _wanted(self, name: str) -> bool:
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) or name == ASIDE:
             return False
         if name == "end":
             return self._services.settings.stream_end_event
@@ -254,6 +317,12 @@ class RunStream:
 class SessionStream(RunStream):
     """The frames of a session's run; a door of its own overrides `encoded`."""
 
+    def __init__(
+        self, services: Services, submitted: Submitted, *, after: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__(services, submitted, after=after)
+        self._reader = SessionReader(submitted.run.thread_id)
+
     def encoded(self, parts: Sequence[Part], event_id: str) -> bytes:
         """
         What is sent of the session's events that one event of the log means.
@@ -267,7 +336,7 @@ class SessionStream(RunStream):
         return b"".join(frames)
 
     def _frame(self, event: Event) -> bytes:
-        return self.encoded(list(parts_of(event, self._submitted.run.thread_id)), event.id)
+        return self.encoded(self._reader.read(event), event.id)
 
     async def _missed(self, gap: Gap | None) -> bytes:
         """Word of it, and the answers of the run so far; one that the client has comes again."""

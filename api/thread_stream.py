@@ -12,6 +12,7 @@ from api.sse import GOES_ON, frame, gap_frames
 from graph.encode import dumps
 from graph.protocol_run import PREFIX
 from graph.state import STATE_UPDATE
+from graph.stream import ASIDE
 from store import threads
 from store.access import EVERYTHING, Access
 from store.errors import InvalidInputError, NotFoundError
@@ -98,7 +99,7 @@ class ThreadStream:
         if event.name == "end":
             done = dumps({"status": "run_done", "run_id": event.run_id})
             return frame("metadata", done, event.id) if self._tells_of_runs else b""
-        if event.name.startswith(PREFIX):
+        if event.name.startswith(PREFIX) or event.name == ASIDE:
             return b""
         if "run_modes" in self._modes or (event.name == "metadata" and self._tells_of_runs):
             return frame(event.name, event.data, event.id)

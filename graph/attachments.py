@@ -7,9 +7,12 @@ understands inside its call; a graph of one's own can do it by `inflated`. Under
 server files are not to be had, and blocks stay as they are.
 """
 
+import asyncio
 import base64
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,8 +21,13 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
-#: The most that a call of a model is given of files, in bytes: of older ones it is told that they were.
+#: The most that a call of a model is given of files, in bytes: of older ones it is told that they were;
+#: and of how many of them it is looked what they are.
 MODEL_BYTES: Final = 50 * 1024 * 1024
+MODEL_FILES: Final = 1_000
+#: How much all calls of a process hold of files at once, in bytes, unless it is told otherwise. While a
+#: call lasts its files are there in base64, too, and in what is sent: three to four times as much.
+PROCESS_BYTES: Final = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,16 +41,75 @@ class Attachment:
     read: Callable[[], Awaitable[bytes]]
 
 
-#: Finds a file that was sent in the thread; None for one that was not.
-Find = Callable[[str], Awaitable[Attachment | None]]
+#: Finds files that were sent in the thread, by their ids in small letters; what was not is left out.
+Find = Callable[[Sequence[str]], Awaitable[Mapping[str, Attachment]]]
+
+
+class Room:
+    """
+    How much all calls of models of a process may hold of files at once; who finds none waits, in turn.
+
+    Args:
+        most: In bytes as they are uploaded; a call that wants more waits until it is alone.
+    """
+
+    def __init__(self, most: int = PROCESS_BYTES) -> None:
+        self._most = most
+        self._left = most
+        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+
+    @asynccontextmanager
+    async def taken(self, size_bytes: int) -> AsyncIterator[None]:
+        """Take some of it, for as long as the block lasts."""
+        wanted = min(size_bytes, self._most)
+        if wanted and (self._waiting or wanted > self._left):
+            await self._wait(wanted)
+        else:
+            self._left -= wanted
+        try:
+            yield
+        finally:
+            self._left += wanted
+            self._wake()
+
+    async def _wait(self, wanted: int) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((turn, wanted))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                # Its turn came at the same moment.
+                self._left += wanted
+            self._wake()
+            raise
+
+    def _wake(self) -> None:
+        while self._waiting:
+            turn, wanted = self._waiting[0]
+            if not turn.cancelled():
+                if wanted > self._left:
+                    return
+                self._left -= wanted
+                turn.set_result(None)
+            self._waiting.popleft()
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What a run has of files."""
+
+    find: Find
+    room: Room
+
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_FIND: ContextVar[Find | None] = ContextVar("files", default=None)
+_FILES: ContextVar[_Files | None] = ContextVar("files", default=None)
 
 
-def attach(find: Find) -> None:
-    """Let what runs in this context have the files that it may use."""
-    _FIND.set(find)
+def attach(find: Find, room: Room) -> None:
+    """Let what runs in this context have the files that it may use; all of it on one event loop."""
+    _FILES.set(_Files(find, room))
 
 
 class Inflating(BaseChatModel):
@@ -55,16 +122,18 @@ class Inflating(BaseChatModel):
         if not any(map(_has_files, messages)):
             return stream(messages, *args, **kwargs)
 
-        async def inflating() -> AsyncIterator[ChatGenerationChunk]:
-            async for chunk in stream(await inflated(messages), *args, **kwargs):
-                yield chunk
+        async def streaming() -> AsyncIterator[ChatGenerationChunk]:
+            async with inflating(messages) as whole:
+                async for chunk in stream(whole, *args, **kwargs):
+                    yield chunk
 
-        return inflating()
+        return streaming()
 
     async def _agenerate(
         self, messages: list[BaseMessage], *args: Any, **kwargs: Any
     ) -> ChatResult:
-        return await super()._agenerate(await inflated(messages), *args, **kwargs)
+        async with inflating(messages) as whole:
+            return await super()._agenerate(whole, *args, **kwargs)
 
 
 async def inflated(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
@@ -72,34 +141,72 @@ async def inflated(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     Messages with what their files hold: images and audio as base64, text as text.
 
     The newest files first, until they are `MODEL_BYTES`. The messages that are given are not changed.
+    What they hold counts until this returns; with `inflating` for as long as it is used.
     """
-    find = _FIND.get()
-    if find is None or not any(map(_has_files, messages)):
-        return list(messages)
-    left, made = MODEL_BYTES, []
-    for message in reversed(messages):
-        if _has_files(message):
-            blocks, left = await _blocks(message, find, left)
-            message = message.model_copy(update={"content": blocks})
-        made.append(message)
-    return made[::-1]
+    async with inflating(messages) as whole:
+        return whole
 
 
-async def _blocks(message: BaseMessage, find: Find, left: int) -> tuple[list[Any], int]:
-    blocks: list[Any] = []
-    for block in message.content:
-        if not isinstance(block, dict) or not _is_file(block):
-            blocks.append(block)
-            continue
-        found = await find(str(block["file_id"]))
-        if found is None:
-            blocks.append(_note("a file that is not there any more"))
-        elif found.size_bytes > left:
-            blocks.append(_note(f"{found.name}, which was shown before"))
+@asynccontextmanager
+async def inflating(messages: Sequence[BaseMessage]) -> AsyncIterator[list[BaseMessage]]:
+    """
+    Messages as `inflated` makes them, for a call of a model inside of the block.
+
+    Waits while the calls of this process hold `PROCESS_BYTES` of files, or what the server was told.
+    """
+    files = _FILES.get()
+    if files is None or not any(map(_has_files, messages)):
+        yield list(messages)
+        return
+    shown = await _shown(messages, files.find)
+    size = sum(file.size_bytes for file in shown.values() if isinstance(file, Attachment))
+    async with files.room.taken(size):
+        yield [
+            message.model_copy(update={"content": await _blocks(message, place, shown)})
+            if _has_files(message)
+            else message
+            for place, message in enumerate(messages)
+        ]
+
+
+async def _shown(
+    messages: Sequence[BaseMessage], find: Find
+) -> dict[tuple[int, int], Attachment | str]:
+    """By the places of blocks that name files: the file, or what the model is told instead."""
+    named = [
+        (message_place, place, str(block["file_id"]).lower())
+        for message_place in range(len(messages) - 1, -1, -1)
+        if _has_files(messages[message_place])
+        for place, block in enumerate(messages[message_place].content)
+        if isinstance(block, dict) and _is_file(block)
+    ]
+    found = await find(list(dict.fromkeys(file_id for _, _, file_id in named[:MODEL_FILES])))
+    left, shown = MODEL_BYTES, dict[tuple[int, int], Attachment | str]()
+    for number, (message_place, place, file_id) in enumerate(named):
+        file = found.get(file_id)
+        if number >= MODEL_FILES:
+            shown[message_place, place] = "a file that was shown before"
+        elif file is None:
+            shown[message_place, place] = "a file that is not there any more"
+        elif file.size_bytes > left:
+            shown[message_place, place] = f"{file.name}, which was shown before"
         else:
-            left -= found.size_bytes
-            blocks.append(_block(found, await found.read()))
-    return blocks, left
+            left -= file.size_bytes
+            shown[message_place, place] = file
+    return shown
+
+
+async def _blocks(
+    message: BaseMessage, message_place: int, shown: Mapping[tuple[int, int], Attachment | str]
+) -> list[Any]:
+    blocks: list[Any] = []
+    for place, block in enumerate(message.content):
+        file = shown.get((message_place, place))
+        if file is None:
+            blocks.append(block)
+        else:
+            blocks.append(_note(file) if isinstance(file, str) else _block(file, await file.read()))
+    return blocks
 
 
 def _block(file: Attachment, data: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from graph.schema import messages_channel
 from graph.snapshots import interrupts_of
 from graph.state import States
 from graph.stopped import appends
-from store import branches, messages
+from store import branches, messages, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
 from store.errors import ConflictError, InvalidInputError, UnsupportedError
@@ -183,9 +183,16 @@ class Branches:
         await branches.copy_line(
             self._db, thread_id, new, checkpoint_id=place.checkpoint_id, access=access
         )
-        await self._executor.project(new.thread_id)
-        await branches.know(self._db, new.thread_id)
-        await self._states.settle(new.thread_id, access=EVERYTHING)
+        is_whole = False
+        try:
+            await self._executor.project(new.thread_id)
+            await branches.know(self._db, new.thread_id)
+            await self._states.settle(new.thread_id, access=EVERYTHING)
+            is_whole = True
+        finally:
+            if not is_whole:
+                # Nobody knows of it; it would be without messages, and nothing would be told of it.
+                await threads.delete(self._db, new.thread_id, access=EVERYTHING)
 
     async def _change(self, thread_id: str, change: Change, access: Access) -> None:
         async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:

@@ -21,7 +21,7 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
 )
 
-from store.checkpoints import PUBLIC_CONFIGURABLE, Saver
+from store.checkpoints import PUBLIC_CONFIGURABLE, Saver, told_of
 from store.errors import LeaseLostError, UnavailableError, UnsupportedError
 from store.models import Lease
 
@@ -174,9 +174,8 @@ class CustomSaver(BaseCheckpointSaver[Any]):
     ) -> None:
         """Write what a task of a step has given, under the same condition."""
         self._check()
-        await self._call(
-            lambda inner: inner.aput_writes(_public(config), writes, task_id, task_path)
-        )
+        told = told_of(writes)
+        await self._call(lambda inner: inner.aput_writes(_public(config), told, task_id, task_path))
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """As the user's own counts."""

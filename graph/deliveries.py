@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from graph.encode import dumps
-from graph.jobs import JobFailedError, Kind
+from graph.jobs import SLOTS, JobFailedError, Kind
 from graph.webhooks import CONNECT_SECONDS, OURS, REQUEST_SECONDS, Webhooks
 from store import subscriptions
 from store.database import Database
@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 #: What a secret begins with, and how long one of ours is.
 PREFIX: Final = "whsec_"
 SECRET_BYTES: Final = 32
+#: How many a process sends at once: in all, of one user, and to one webhook. Receivers may be slow.
+AT_ONCE, OF_USER_AT_ONCE, TO_WEBHOOK_AT_ONCE = SLOTS // 2, SLOTS // 4, 2
 
 
 def new_secret() -> bytes:
@@ -61,6 +63,11 @@ class Deliveries:
             timeout_seconds=REQUEST_SECONDS + CONNECT_SECONDS,
             pauses_seconds=pauses_seconds,
             give_up=self.give_up,
+            most=AT_ONCE,
+            most_alike={
+                "webhook_id": TO_WEBHOOK_AT_ONCE,
+                "webhook_owner": OF_USER_AT_ONCE,
+            },
         )
 
     async def deliver(self, job: Job) -> None:

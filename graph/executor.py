@@ -15,10 +15,11 @@ from typing import Any, Literal
 import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import UnknownInterruptError
+from langgraph.types import StateSnapshot
 from opentelemetry.trace import Span
 
-from graph import protocol_run
-from graph.attachments import attach
+from graph import breakpoints, protocol_run
+from graph.attachments import PROCESS_BYTES, Room, attach
 from graph.checkpointer import AnySaver
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
@@ -30,7 +31,7 @@ from graph.requests import answered_ids, graph_input
 from graph.retention import Retention
 from graph.snapshots import interrupts_of, status_of
 from graph.stopped import Speeches, answer_calls, keep_speech
-from graph.stream import Outcome, StreamPlan, stream
+from graph.stream import ASIDE, Outcome, StreamPlan, stream
 from graph.tracing import Tracing, fail
 from graph.user import user_of
 from graph.webhooks import told_of
@@ -54,6 +55,9 @@ _PRECEDENCE: tuple[StopReason, ...] = ("drain", "interrupt", "rollback", "lost")
 
 #: How long the end of a run that was told to stop may take to be written, and between two tries.
 SETTLE_SECONDS, RETRY_SECONDS = 5.0, 0.5
+
+#: Stops that are kept while claims are under way; what is beyond that is found by the next sweep.
+MAX_EARLY = 1000
 
 #: Has LangGraph refuse a resume that answers what is not asked; and the error that it does so by.
 STRICT_RESUME, REFUSAL = "__pregel_strict_resume", "UnknownInterruptError"
@@ -137,6 +141,7 @@ class Executor:
         alive: Whether this process still owns its runs; see `store.heartbeat.Heartbeat.alive`.
         on_free: Called whenever a slot comes free.
         tracing: Makes the spans of runs, if there are any.
+        file_bytes: How much the calls of models may hold of files at once.
     """
 
     def __init__(
@@ -153,8 +158,10 @@ class Executor:
         alive: Callable[[], bool],
         on_free: Callable[[], None] = lambda: None,
         tracing: Tracing | None = None,
+        file_bytes: int = PROCESS_BYTES,
     ) -> None:
         self._tracing = tracing
+        self._file_room = Room(file_bytes)
         self._db = db
         self.finisher = Finisher(db)
         self.meter = RunMeter()
@@ -169,6 +176,8 @@ class Executor:
         self.on_free = on_free
         self.slots = slots
         self._reserved = 0
+        #: Stops of runs that are not here; one may be of a run whose claim is being answered.
+        self._early: dict[str, StopReason] = {}
         # A run can be here twice for a while: given up, and taken up again before it has stopped.
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
         self._draining = False
@@ -189,6 +198,8 @@ class Executor:
         """Keep slots for runs about to be claimed; `release` or `start` gives each back."""
         if self.free < slots:
             return False
+        if not self._reserved:
+            self._early.clear()
         self._reserved += slots
         return True
 
@@ -205,6 +216,8 @@ class Executor:
         is_protocol = "protocol" in run.kwargs
         writer = self._events.writer(lease.thread_id, lease.epoch, run.run_id, timed=is_protocol)
         execution = Execution(claim, writer.fenced)
+        if (session := run.kwargs.get("session")) is not None:
+            writer.emit(ASIDE, dumps(session))
         writer.emit("metadata", dumps({"run_id": run.run_id, "attempt": run.attempt}))
         if is_protocol:
             writer.emit(protocol_run.BEGIN, b"{}")
@@ -213,14 +226,18 @@ class Executor:
         task = asyncio.create_task(self._run(execution, writer), name=f"run {run.run_id}")
         self._tasks[execution] = task
         task.add_done_callback(lambda done: self._end(execution, writer, done))
+        if reason := self._early.pop(run.run_id, None):
+            execution.stop(reason)
         if self._draining:
             execution.stop("drain")
         return execution
 
     def stop(self, run_id: str, reason: StopReason) -> None:
-        """Stop a run, if it is here."""
+        """Stop a run, if it is here or on its way here: claimed, and PostgreSQL's answer is not read yet."""
         if execution := self.running.get(run_id):
             execution.stop(reason)
+        elif self._reserved and len(self._early) < MAX_EARLY:
+            self._early[run_id] = reason
 
     async def drain(self, *, grace_seconds: float) -> None:
         """Let the runs finish for `grace_seconds`, then hand the rest back, and all that come."""
@@ -354,7 +371,8 @@ class Executor:
         config = _config(claim)
         graph_id = config["configurable"]["graph_id"]
         owner = config["configurable"].get("langgraph_auth_user_id") or ""
-        attach(RunFiles(backing.db, thread_id=run.thread_id, owner=owner).find)
+        files = RunFiles(backing.db, thread_id=run.thread_id, owner=owner)
+        attach(files.find, self._file_room)
         saver = None if run.temporary else self._leased(backing.saver, execution, graph_id)
         resumes = await _resumes(backing.saver, claim)
         # Frozen since it was claimed, it may run elsewhere by now.
@@ -370,18 +388,17 @@ class Executor:
         ) as graph:
             if saver is not None:
                 saver.attend(graph.channels)
+            if resumes and (left := await _at_breakpoint(graph, config, kwargs)):
+                outcome.stop_at(left, graph.output_channels)
+                if "values" in kwargs["stream_mode"]:
+                    outbox.put("values", dumps(outcome.values))
+                return
             given = None if resumes else await self._input(claim, graph, config)
             steps = self._tracing.steps() if self._tracing else None
             if steps is not None:
                 config = {**config, "callbacks": [steps]}
-            events = _events(graph, given, config, kwargs, outcome)
-            async with aclosing(events), aclosing(steps) if steps else nullcontext():
-                async for name, data in events:
-                    outbox.put(name, data)
-                    if execution.fenced.is_set():
-                        raise LeaseLostError(f"Thread {run.thread_id} went on without this run")
-                    if outbox.full:
-                        await outbox.room()
+            async with aclosing(steps) if steps else nullcontext():
+                await _tell(_events(graph, given, config, kwargs, outcome), outbox, execution)
             if saver is not None:
                 await self.retention.trim(saver)
 
@@ -408,8 +425,13 @@ class Executor:
             raise LeaseLostError(f"Thread {thread_id} may belong to another process now")
 
     def _owns(self, execution: Execution) -> bool:
-        """Whether what the execution writes may still count; asked on whichever loop it is on."""
-        return not execution.is_over and self._alive()
+        """
+        Whether what the execution writes may still count; asked on whichever loop it is on.
+
+        Once it may not it never may again, also if the lease turns out to be ours still.
+        """
+        execution.is_over |= not self._alive()
+        return not execution.is_over
 
     async def _settle(self, execution: Execution, writer: ThreadWriter, result: Result) -> None:
         """Write the end of the run down, then tell; tell nothing if it is not ours to end."""
@@ -541,6 +563,25 @@ class Executor:
         return status_of(snapshot), interrupts_of(snapshot)
 
 
+async def _at_breakpoint(graph: AnyGraph, config: Any, kwargs: JsonObject) -> StateSnapshot | None:
+    before, after = kwargs["interrupt_before"], kwargs["interrupt_after"]
+    return await breakpoints.reached(graph, config, before=before, after=after)
+
+
+async def _tell(
+    events: AsyncGenerator[tuple[str, bytes]], outbox: Outbox, execution: Execution
+) -> None:
+    """Send on what the graph does, until it has ended or its thread has gone on without it."""
+    async with aclosing(events):
+        async for name, data in events:
+            outbox.put(name, data)
+            if execution.fenced.is_set():
+                thread_id = execution.claim.run.thread_id
+                raise LeaseLostError(f"Thread {thread_id} went on without this run")
+            if outbox.full:
+                await outbox.room()
+
+
 def _events(
     graph: AnyGraph, given: Any, config: Any, kwargs: JsonObject, outcome: Outcome
 ) -> AsyncGenerator[tuple[str, bytes]]:
@@ -550,7 +591,9 @@ def _events(
     }
     if "protocol" in kwargs:
         return protocol_run.stream(graph, given, config, outcome=outcome, **options)
-    plan = StreamPlan.parse(kwargs["stream_mode"], subgraphs=kwargs["subgraphs"])
+    plan = StreamPlan.parse(
+        kwargs["stream_mode"], subgraphs=kwargs["subgraphs"], asides="session" in kwargs
+    )
     return stream(graph, given, config, plan, outcome=outcome, **options)
 
 

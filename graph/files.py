@@ -1,5 +1,7 @@
 """The files that a run may use: what was sent in its thread, and what is its user's."""
 
+from collections.abc import Sequence
+
 from graph.attachments import Attachment
 from store import files
 from store.database import Database
@@ -17,16 +19,17 @@ class RunFiles:
     def __init__(self, db: Database, *, thread_id: str, owner: str) -> None:
         self._db, self._thread_id, self._owner = db, thread_id, owner
 
-    async def find(self, file_id: str) -> Attachment | None:
+    async def find(self, file_ids: Sequence[str]) -> dict[str, Attachment]:
         """
-        A file; None if there is no such one that the run may use.
+        Files by their ids; those are left out that are not there, or that the run may not use.
 
         Args:
-            file_id: A UUID.
+            file_ids: UUIDs, in small letters.
         """
-        file = await files.of_run(self._db, file_id, self._thread_id, owner=self._owner)
-        if file is None:
-            return None
+        found = await files.of_run(self._db, file_ids, self._thread_id, owner=self._owner)
+        return {file.file_id: self._attachment(file) for file in found}
+
+    def _attachment(self, file: File) -> Attachment:
         return Attachment(
             name=file.name,
             mime_type=file.mime_type,

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 #: How many jobs a process does at once.
 SLOTS: Final = 16
+#: How often those that are due are looked for again, when others took them.
+LOOKS: Final = 3
 #: Between two looks for jobs that nothing announced: those of processes that were lost.
 POLL_SECONDS: Final = 5.0
 #: How much longer than a job may take its lease is: for writing down that it is done.
@@ -65,6 +67,12 @@ class Kind:
     pauses_seconds: Sequence[float]
     #: Takes note of a job that is tried no more, and why; before it is forgotten.
     give_up: Callable[[Job, str], Awaitable[None]] | None = None
+    #: How many a process does at once; None for as many as there are slots. Kinds that wait for strangers
+    #: leave some to the others.
+    most: int | None = None
+    #: How many at once of those that are alike in a key of their payloads, by the key; the last one says
+    #: whose they are.
+    most_alike: Mapping[str, int] = field(default_factory=dict)
 
 
 class Jobs:
@@ -79,8 +87,10 @@ class Jobs:
         self._db = db
         self._kinds = kinds
         self._leases = {name: kind.timeout_seconds + SLACK_SECONDS for name, kind in kinds.items()}
+        self._bounded = {name: kind for name, kind in kinds.items() if kind.most is not None}
         self._due = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        #: What is being done.
+        self._tasks: dict[asyncio.Task[None], Job] = {}
         #: What came of tries, by kind and ``done``, ``again`` or ``given_up``.
         self.outcomes = Counter[tuple[str, str]]()
         #: Those that may be cut off: what came of the others is being written down.
@@ -122,18 +132,56 @@ class Jobs:
 
     async def _claim(self) -> bool:
         """Take up what is due; whether there may be more."""
-        free = SLOTS - len(self._tasks)
-        if free <= 0:
+        # Those first that leave room for others, so that they get what the others leave, too.
+        for name, kind in self._bounded.items():
+            await self._claim_bounded(name, kind)
+        leases = {name: s for name, s in self._leases.items() if name not in self._bounded}
+        if self._free <= 0 or not leases:
             return False
-        claimed = await jobs.claim(self._db, self._leases, slots=free)
+        free = self._free
+        claimed = await jobs.claim(self._db, leases, slots=free)
+        self._begin(claimed)
+        return len(claimed) == free and self._free > 0
+
+    async def _claim_bounded(self, name: str, kind: Kind) -> None:
+        """Take up what is due of a kind that has not all slots."""
+        assert kind.most is not None
+        lease, looks = self._leases[name], LOOKS
+        while looks and (room := min(self._free, kind.most - self._alike(name)[""])) > 0:
+            if not kind.most_alike:
+                self._begin(await jobs.claim(self._db, {name: lease}, slots=room))
+                return
+            *_, apart = kind.most_alike
+            full = {
+                key: [value for value, count in self._alike(name, key).items() if count >= most]
+                for key, most in kind.most_alike.items()
+            }
+            claimed = await jobs.claim_apart(
+                self._db, name, lease_seconds=lease, apart=apart, full=full, slots=room
+            )
+            if claimed is None:
+                return
+            self._begin(claimed)
+            looks = LOOKS if claimed else looks - 1
+
+    def _alike(self, kind: str, key: str = "") -> Counter[str]:
+        """Of the jobs of a kind that are being done how many are alike in a key; all in none."""
+        return Counter(
+            str(job.payload.get(key, "")) for job in self._tasks.values() if job.kind == kind
+        )
+
+    @property
+    def _free(self) -> int:
+        return SLOTS - len(self._tasks)
+
+    def _begin(self, claimed: Sequence[Job]) -> None:
         for job in claimed:
             task = asyncio.create_task(self._do(job), name=f"job {job.job_id}")
-            self._tasks.add(task)
+            self._tasks[task] = job
             task.add_done_callback(self._end)
-        return len(claimed) == free and len(self._tasks) < SLOTS
 
     def _end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         # A slot came free.
         self.wake()
 

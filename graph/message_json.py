@@ -35,6 +35,11 @@ def decode(message: Mapping[str, Any]) -> BaseMessage:
             return kind.model_validate(dict(message))
         if "role" in message:
             return convert_to_messages([dict(message)])[0]
-    except (KeyError, TypeError, ValueError) as exc:  # LangChain's classes raise any of them
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as exc:  # LangChain's classes raise any of them
         raise InvalidInputError(f"This is no message of type {kind or message['role']}") from exc
     raise InvalidInputError(f"A message has a `type`, one of {', '.join(_TYPES)}, or a `role`")

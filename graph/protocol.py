@@ -27,6 +27,7 @@ from graph.protocol_events import (
 )
 from graph.protocol_messages import Speakers
 from graph.protocol_run import BEGIN, PREFIX, REFUSED, checkpoint, request
+from graph.stream import ASIDE
 from store.events import Event
 from store.models import JsonObject, Thread
 
@@ -76,7 +77,7 @@ class ProtocolView:
 
     def read(self, event: Event) -> list[Told]:
         """What an event of the log means."""
-        if not event.run_id:
+        if not event.run_id or event.name == ASIDE:
             return []
         name, *segments = event.name.split("|")
         namespace = tuple(segments)

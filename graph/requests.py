@@ -90,6 +90,8 @@ class RunRequest:
     strict_resume: bool = False
     #: Its clients read the event-streaming protocol.
     protocol: bool = False
+    #: Of one that a session begins: what its clients are told at its beginning, as ``user_message_id``.
+    session: JsonObject | None = None
     #: As asked for; `durability` is what counts.
     checkpoint_during: bool | None = None
     #: Kept on the run, for those who look at it.
@@ -167,6 +169,8 @@ def compose(
         kwargs["strict_resume"] = True
     if request.protocol:
         kwargs["protocol"] = "v2"
+    if request.session is not None:
+        kwargs["session"] = request.session
     return metadata, kwargs
 
 

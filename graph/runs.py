@@ -17,7 +17,7 @@ from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
 from graph.fairness import FairShares, Room
-from graph.first_words import begun
+from graph.first_words import SOURCE, TITLE, begun
 from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import (
@@ -166,19 +166,37 @@ class Runs:
             LimitedError: As many runs of the caller wait as may.
             OverloadedError: As many runs wait as may.
         """
-        if request.webhook:
-            await self._webhooks.check(request.webhook)
-        prepared = await self.prepare(
+        prepared = await self.admit(
             request, thread_id=thread_id, access=access, assistant_access=assistant_access
         )
         new, thread = prepared.run, prepared.thread
-        if self._room is not None:
-            await self._room.require([new])
         if thread is not None:
             await self._make(thread, access)
         if attached and (execution := await self._start(new)):
             return Submitted(execution.claim.run, execution)
         return Submitted(await queue.enqueue(self._db, new), None)
+
+    async def admit(
+        self,
+        request: RunRequest,
+        *,
+        thread_id: str | None,
+        access: Access,
+        assistant_access: Access,
+    ) -> Prepared:
+        """
+        Check all that `submit` checks, also that there is room for one more run; nothing is written.
+
+        Args: As for `submit`, which raises the same.
+        """
+        if request.webhook:
+            await self._webhooks.check(request.webhook)
+        prepared = await self.prepare(
+            request, thread_id=thread_id, access=access, assistant_access=assistant_access
+        )
+        if self._room is not None:
+            await self._room.require([prepared.run])
+        return prepared
 
     async def prepare(
         self,
@@ -695,6 +713,8 @@ def _new_run(
     title = {} if request.temporary else begun(setting.thread_metadata, request.input)
     if title and titles:
         kwargs["title"] = {"language": request.language}
+    if title and request.session is not None:
+        kwargs["session"] = {**request.session, "name": title[TITLE], SOURCE: title[SOURCE]}
     return NewRun(
         run_id=run_id,
         thread_id=thread_id,

@@ -38,6 +38,8 @@ class Speech:
 
     message_id: str
     tokens: list[str] = field(default_factory=list)
+    #: When its first token came, by the monotonic clock.
+    first_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -60,8 +62,10 @@ class Speeches:
         if speech is None or speech.message_id != message.id:
             speech = self._by_node[node] = Speech(message.id)
         content = message.content
-        if self.first_at is None and (content or message.tool_call_chunks):
-            self.first_at = time.monotonic()
+        if speech.first_at is None and (content or message.tool_call_chunks):
+            speech.first_at = time.monotonic()
+            if self.first_at is None:
+                self.first_at = speech.first_at
         # Each token comes by here; of a plain one `text` costs more than the rest.
         speech.tokens.append(content if type(content) is str else message.text)
 
@@ -78,6 +82,11 @@ class Speeches:
             self.first_at = time.monotonic()
         if delta.get("type") == "text-delta" and node in self._by_node:
             self._by_node[node].tokens.append(delta["text"])
+
+    def first_token_at(self, node: str, message_id: str) -> float | None:
+        """When the first token of a message came, while its node has not returned; None of others."""
+        speech = self._by_node.get(node)
+        return speech.first_at if speech and speech.message_id == message_id else None
 
     def returned(self, update: Mapping[str, Any]) -> None:
         """Forget what nodes have returned by themselves."""

@@ -4,18 +4,20 @@ One execution of a graph as the events a client reads: names, suffixes, order an
 LangGraph yields parts `(namespace, mode, payload)`; each becomes no, one or two events.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from langchain_core.messages import (
+    AIMessage,
     BaseMessage,
     BaseMessageChunk,
     message_chunk_to_message,
 )
 from langchain_core.runnables import RunnableConfig
-from langgraph.types import Durability, Interrupt
+from langgraph.types import Durability, Interrupt, StateSnapshot
 
 from graph.encode import dumps
 from graph.factory import AnyGraph
@@ -37,6 +39,10 @@ STREAM_MODES = (
     "custom",
 )
 
+#: What a run that a session began logs about the event which comes right after: for those who read
+#: the log as a session's, and nobody else.
+ASIDE = "session:aside"
+
 _INTERRUPT = "__interrupt__"
 _HIDDEN_TAG = "langsmith:hidden"
 # Model calls that stream at the same time; beyond it their metadata is encoded again.
@@ -49,13 +55,21 @@ class StreamPlan:
 
     modes: frozenset[str]
     subgraphs: bool = False
+    asides: bool = False
 
     @classmethod
     def parse(
-        cls, stream_mode: str | Sequence[str] | None, *, subgraphs: bool = False
+        cls,
+        stream_mode: str | Sequence[str] | None,
+        *,
+        subgraphs: bool = False,
+        asides: bool = False,
     ) -> "StreamPlan":
         """
         Check the modes of a request; without any it is ``values``.
+
+        Args:
+            asides: Say how long answers took, as `ASIDE`, before the ``updates`` that have them.
 
         Raises:
             InvalidInputError: A mode is not one of `STREAM_MODES`.
@@ -67,7 +81,7 @@ class StreamPlan:
             if mode not in STREAM_MODES:
                 expected = ", ".join(STREAM_MODES)
                 raise InvalidInputError(f"Unknown stream mode {mode!r}. Expected: {expected}")
-        return cls(frozenset(modes), subgraphs)
+        return cls(frozenset(modes), subgraphs, asides)
 
     @property
     def graph_modes(self) -> list[str]:
@@ -88,6 +102,9 @@ class Outcome:
     """
 
     keep_on: Callable[[], None] = field(default=lambda: None, compare=False)
+
+    began_at: float = field(default_factory=time.monotonic, compare=False)
+    """When it began, by the monotonic clock."""
 
     values: Any = None
     """The root graph's last values; None if it never got as far."""
@@ -121,6 +138,13 @@ class Outcome:
             self.values = payload
         elif rest := {key: value for key, value in payload.items() if key != _INTERRUPT}:
             self.values = rest
+
+    def stop_at(self, state: StateSnapshot, keys: str | Sequence[str]) -> None:
+        """Take note that it stopped where the state is, at a breakpoint; `keys` are told of it."""
+        self.interrupted = True
+        self.values = state.values
+        if not isinstance(keys, str):
+            self.values = {key: state.values[key] for key in keys if key in state.values}
 
 
 async def stream(
@@ -164,9 +188,33 @@ async def stream(
     async with aclosing(parts(graph, input, config, options)) as source:
         async for namespace, mode, payload in source:
             if not namespace:
+                # Before it is forgotten when they began.
+                if plan.asides and mode == "updates" and (about := _times(payload, outcome)):
+                    yield ASIDE, dumps(about)
                 outcome.observe(mode, payload)
             for event in writer.write(namespace, mode, payload):
                 yield event
+
+
+def _times(updates: Any, outcome: Outcome) -> dict[str, Any]:
+    """How long the answers of an update took from the run's beginning, by their ids."""
+    now = time.monotonic()
+    found = {}
+    for node, message in _answers(updates):
+        first_at = outcome.speeches.first_token_at(node, message.id or "")
+        found[message.id] = {
+            "latency_ms": round(1000 * (now - outcome.began_at)),
+            "ttft_ms": None if first_at is None else round(1000 * (first_at - outcome.began_at)),
+        }
+    return {"messages": found} if found else {}
+
+
+def _answers(updates: Any) -> Iterator[tuple[str, AIMessage]]:
+    for node, update in updates.items() if isinstance(updates, Mapping) else ():
+        said = update.get("messages") if isinstance(update, Mapping) else None
+        for message in said if isinstance(said, list) else [said]:
+            if isinstance(message, AIMessage):
+                yield node, message
 
 
 async def _parts(

@@ -7,6 +7,7 @@ Never in place of a name that somebody gave: see `graph.first_words`.
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from langchain_core.language_models import BaseChatModel
@@ -18,12 +19,14 @@ from graph.loop import Backing, Place
 from store import messages, sessions
 from store.access import EVERYTHING, Access
 from store.database import Database
-from store.errors import ConflictError, NotFoundError, RunFailedError
+from store.errors import ChangedError, ConflictError, NotFoundError, RunFailedError
 from store.jobs import Job
-from store.models import Message, Session
+from store.models import JsonObject, Message, Session
 
 #: How long the model may take.
 MODEL_SECONDS: Final = 60.0
+#: How often something else may change of a session while it gets a title, before its name stays.
+ATTEMPTS: Final = 5
 #: The pauses between tries.
 PAUSES_SECONDS: Final = (10.0, 60.0, 600.0)
 
@@ -100,14 +103,14 @@ class Titles:
 
     async def renew(self, session_id: str, language: str | None, *, access: Access) -> Session:
         """
-        Give a session a new title now, in place of its name.
+        Give a session a new title now, in place of the name that it has: one that it is given meanwhile stays.
 
         Raises:
             NotFoundError: There is no such session that is visible.
             ConflictError: Nothing was said in it.
             RunFailedError: The model failed.
         """
-        await sessions.get(self._db, session_id, access=access)
+        session = await sessions.get(self._db, session_id, access=access)
         said = await self._said(session_id)
         if not said:
             raise ConflictError(f"Nothing was said in session {session_id}", code="no_messages")
@@ -117,13 +120,22 @@ class Titles:
                 title, source = await self._made(said, language), "model"
             except JobFailedError as exc:
                 raise RunFailedError("The model gave no title", code="model_error") from exc
+        return await self._replace(session, {TITLE: title, SOURCE: source}, access)
+
+    async def _replace(self, session: Session, changes: JsonObject, access: Access) -> Session:
+        """Change a title; the session loses its name, unless that is another one by now."""
+        name = session.metadata.get("name")
+        for _ in range(ATTEMPTS):
+            if session.metadata.get("name") != name:
+                break
+            with suppress(ChangedError):
+                return await sessions.update(
+                    self._db, session.id, changes=changes, removed=["name"],
+                    etags=[session.etag], touches=False, access=access,
+                )  # fmt: skip
+            session = await sessions.get(self._db, session.id, access=access)
         return await sessions.update(
-            self._db,
-            session_id,
-            changes={TITLE: title, SOURCE: source},
-            removed=["name"],
-            touches=False,
-            access=access,
+            self._db, session.id, changes=changes, touches=False, access=access
         )
 
     async def _said(self, session_id: str) -> list[Message]:

@@ -12,7 +12,7 @@ import structlog
 
 from graph.encode import dumps
 from graph.guard import UNRESOLVED, Guard, GuardedNetwork, Resolve, own_path
-from graph.jobs import JobFailedError, Kind
+from graph.jobs import SLOTS, JobFailedError, Kind
 from graph.webhook_config import WebhookConfig
 from store.errors import InvalidInputError, UnavailableError
 from store.jobs import Job
@@ -26,6 +26,8 @@ CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 30.0
 #: Connections at once to all receivers of a process.
 CONNECTIONS: Final = 32
+#: Runs whose webhooks a process tells at once: what else is to be done has some slots of its own.
+AT_ONCE: Final = SLOTS * 3 // 8
 #: Values are told up to this size; in place of larger ones null.
 VALUES_MAX_BYTES: Final = 16 * 1024 * 1024
 #: What every request says of itself.
@@ -104,6 +106,7 @@ class Webhooks:
             work=self.deliver,
             timeout_seconds=REQUEST_SECONDS + CONNECT_SECONDS,
             pauses_seconds=pauses_seconds,
+            most=AT_ONCE,
         )
 
     async def deliver(self, job: Job) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from graph.executor import Executor, tell_end
 from graph.jobs import Jobs
 from graph.retention import Retention
 from graph.runs import Runs
-from store import files, priorities, queue, search, user_jobs
+from store import files, priorities, queue, search, tallies, user_jobs
 from store.database import Database
 from store.errors import UnavailableError, UnreadableError
 from store.events import EventLog
@@ -80,6 +81,9 @@ class Timing:
     item_expiry_seconds: float = 300.0
     #: Between two looks for messages that are to be found by search.
     index_seconds: float = 2.0
+    #: Between two looks for threads that analytics have yet to count, and for those that nobody touched.
+    tally_seconds: float = 30.0
+    recount_seconds: float = 600.0
     #: After which attachments that no session uses are deleted.
     file_unused_seconds: float = 86_400.0
 
@@ -145,6 +149,7 @@ class Worker:
             "expire": self._expire_forever,
             "expire items": self._expire_items_forever,
             "index": self._index_forever,
+            "tally": self._tally_forever,
             "collect": self._collect_forever,
             "crons": self._crons.work_forever,
             "jobs": self._jobs.work_forever,
@@ -331,8 +336,9 @@ class Worker:
         ):
             try:
                 await self._follow_up(given_up)
-            except UnreadableError as exc:
-                # What it wrote cannot be taken back: the others are not to wait for it.
+            except (UnreadableError, UnavailableError) as exc:
+                # What it wrote cannot be taken back, or not now, which is tried again: the others
+                # are not to wait for it.
                 log.warning("run not rolled back", run_id=given_up.run_id, reason=exc.message)
         if self._by_priority and await priorities.adopt(self._db):
             self._ready.set()
@@ -356,6 +362,19 @@ class Worker:
         while True:
             if not await search.index_changed(self._db):
                 await asyncio.sleep(self._timing.index_seconds * random.uniform(0.8, 1.2))
+
+    async def _tally_forever(self) -> None:
+        """Count for analytics what has settled: at most half of the time, if there is much of it."""
+        recount_at = 0.0
+        while True:
+            if time.monotonic() > recount_at:
+                await tallies.find_changed(self._db)
+                recount_at = time.monotonic() + self._timing.recount_seconds
+            began = time.monotonic()
+            is_more = await tallies.count_settled(self._db)
+            took = time.monotonic() - began
+            seconds = self._timing.tally_seconds * random.uniform(0.8, 1.2)
+            await asyncio.sleep(took if is_more else seconds)
 
     async def _collect_forever(self) -> None:
         """Delete attachments that no session uses."""

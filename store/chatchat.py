@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Engine,
     MetaData,
@@ -21,16 +22,19 @@ from sqlalchemy import (
     String,
     Table,
     cast,
+    collate,
     create_engine,
     inspect,
     literal_column,
     null,
     select,
 )
+from sqlalchemy.dialects.mysql import CHAR
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from store.errors import InvalidInputError, UnavailableError
+from store.old_rows import OldConversation, OldMessage
 
 #: The drivers that the projects name are asynchronous.
 _DRIVERS: Final = {
@@ -45,32 +49,6 @@ _DRIVERS: Final = {
 _PAGE: Final = 500
 #: Rows that are fetched at a time of what is read in one go.
 _ROWS: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class OldMessage:
-    """A turn: what was asked, and answered if it was."""
-
-    id: str
-    chat_type: str
-    query: str
-    response: str
-    meta_data: str | None
-    feedback_score: int | None
-    feedback_reason: str
-    create_time: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class OldConversation:
-    """A conversation; all but its id and its turns only if the database has a row of it."""
-
-    id: str
-    user_id: str | None
-    name: str | None
-    chat_type: str | None
-    create_time: str | None
-    messages: list[OldMessage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +130,16 @@ class OldDatabase:
         return [self._messages.c.conversation_id, *([] if own is None else [own.c.id])]
 
     def _page(self, column: Column[Any], after: str) -> list[str]:
-        query = select(column).where(column > after).distinct().order_by(column).limit(_PAGE)
+        id_ = self._exactly(column)
+        named = id_.label("exact_id")
+        query = select(named).where(id_ > after).distinct().order_by(named).limit(_PAGE)
         return [row[0] for row in self._connection.execute(query)]
+
+    def _exactly(self, column: Column[Any]) -> ColumnElement[str]:
+        """A column compared and ordered as Python does, whatever its own collation thinks equal."""
+        if self._is_sqlite:
+            return collate(column, "BINARY")
+        return collate(cast(column, CHAR(charset="utf8mb4")), "utf8mb4_bin")
 
     def _row(self, id_: str) -> dict[str, Any]:
         table = self._conversations
@@ -168,7 +154,10 @@ class OldDatabase:
         return {} if found is None else dict(found._mapping)
 
     def _of(self, id_: str) -> Select[*tuple[Any, ...]]:
-        return self._ordered(self._selected().where(self._messages.c.conversation_id == id_))
+        column = self._messages.c.conversation_id
+        # The first finds them by an index.
+        query = self._selected().where(column == id_, self._exactly(column) == id_)
+        return self._ordered(query)
 
     def _selected(self) -> Select[*tuple[Any, ...]]:
         table = self._messages

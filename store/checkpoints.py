@@ -12,7 +12,15 @@ graphs will not add the types of their state to the allow-list that this saver d
 import asyncio
 import copy
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import (
     AbstractAsyncContextManager,
     asynccontextmanager,
@@ -21,6 +29,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar, cast
 
 import orjson
@@ -39,13 +48,13 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
+from langgraph.checkpoint.serde.types import ERROR, TASKS, _DeltaSnapshot
 from langgraph.graph.message import _messages_delta_reducer
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
-from store import resealing, retention, sealing
+from store import resealing, retention, sealing, tallies
 from store.access import Access
 from store.cipher import at
 from store.commits import BlobRow, CheckpointRow, Entry, Head, WriteRow
@@ -122,6 +131,25 @@ class _Leased:
             _CLOCK._last_v6_timestamp = self.newest_at
 
 
+def told_of(writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
+    """
+    What is to be kept of the writes of a task: of one that was cancelled, no output.
+
+    LangGraph takes a task for finished that has any (`langgraph.pregel._task_status`), and what a
+    cancelled one has given may be half: its value, and not yet where its conditional edge leads.
+    Without it the task is run again.
+    """
+    if not any(c == ERROR and isinstance(v, asyncio.CancelledError) for c, v in writes):
+        return writes
+    return [(channel, value) for channel, value in writes if channel in WRITES_IDX_MAP]
+
+
+@lru_cache(maxsize=256)
+def _decoding(serde: JsonPlusSerializer, types: frozenset[tuple[str, ...]]) -> JsonPlusSerializer:
+    """The serialiser that decodes these types too, made once: they are those of a graph's code."""
+    return serde.with_msgpack_allowlist(types)
+
+
 #: Types by module and name; True for all.
 Allowed = Iterable[tuple[str, ...]] | Literal[True]
 
@@ -179,7 +207,8 @@ class Saver(AsyncPostgresSaver):
         Args:
             run_id: Who writes, for the metadata of checkpoints; None for an update of the state.
             messages_channel: The channel whose list is the conversation, if the graph has one.
-            alive: Whether this process may still believe in the lease; False refuses everything.
+            alive: Whether this process may still believe in the lease; False refuses everything,
+                and stays: LangGraph, refused in the middle of a step, saves the half of it next.
         """
         clone = copy.copy(self)
         clone._leased = _Leased(
@@ -191,6 +220,13 @@ class Saver(AsyncPostgresSaver):
             Tip(lease, self.cache, is_run=run_id is not None),
         )
         clone._leased.follow(lease.head_checkpoint_id)
+        return clone
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> "Saver":
+        """One that decodes the types of a graph too; LangGraph asks for it at each run."""
+        clone = copy.copy(self)
+        serde = cast("JsonPlusSerializer", self.serde)
+        clone.serde = _decoding(serde, frozenset(extra_allowlist))
         return clone
 
     def attend(self, channels: Mapping[str, Any]) -> None:
@@ -321,11 +357,11 @@ class Saver(AsyncPostgresSaver):
         task_path: str = "",
     ) -> None:
         """Save the writes of a task; they are on disk when this returns."""
-        if not writes:
+        if not (told := told_of(writes)):
             return
         async with self._order():
             committed = await self.writer.write(
-                await self._writes_entry(config, writes, task_id, task_path)
+                await self._writes_entry(config, told, task_id, task_path)
             )
         await committed
 
@@ -899,6 +935,7 @@ class Saver(AsyncPostgresSaver):
         params = {"thread_id": str(thread_id)}
         async with self.database.transaction() as tx:
             await tx.execute(_SQL["fence_thread"], params)
+            await tallies.mark_stale(tx, [params["thread_id"]])
             await tx.execute(_SQL["delete_thread"], params)
 
     async def adelete_for_runs(
@@ -917,8 +954,10 @@ class Saver(AsyncPostgresSaver):
             found = await tx.tuples(_SQL["threads_of_runs"], runs)
             if not found:
                 return
-            params = {**runs, "thread_ids": [thread for (thread,) in found]}
+            thread_ids = [thread for (thread,) in found]
+            params = {**runs, "thread_ids": thread_ids}
             await tx.execute(_SQL["lock_threads"], params)
+            await tallies.mark_stale(tx, thread_ids)
             await tx.execute(_SQL["delete_runs"], params)
             await tx.execute(_SQL["delete_garbage_blobs"], params)
             await tx.execute(_SQL["move_heads"], params)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from store import threads, user_jobs
+from store import tallies, threads, user_jobs
 from store.database import Database
 from store.models import JsonObject
 from store.sql import load
@@ -148,6 +148,7 @@ async def delete_runs(
     """
     params = {"user_id": job.user_id, "run_ids": list(run_ids), "thread_ids": list(thread_ids)}
     async with db.transaction() as tx:
+        await tallies.mark_stale(tx, thread_ids)
         gone = await tx.execute(SQL["runs"], params)
         await tx.execute(SQL["checkpoints"], params)
         await user_jobs.count(tx, job, runs=gone)

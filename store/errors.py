@@ -20,6 +20,7 @@ Every error raised on purpose, in one tree.
     ├─ PermissionDeniedError
     ├─ UnsupportedError        a part of the contract that is not built
     ├─ RunFailedError          the run that an answer was waited for failed
+    │  └─ RunTimeoutError      it took too long
     ├─ EmbeddingError          a text could not be embedded, for the store's index
     ├─ UnreadableError         what is at rest cannot be decrypted, or should have been encrypted
     ├─ UnavailableError        PostgreSQL or Redis did not answer; safe to retry
@@ -165,6 +166,12 @@ class RunFailedError(Error):
     """The run that an answer was waited for ended without one."""
 
     default_code = "run_failed"
+
+
+class RunTimeoutError(RunFailedError):
+    """The run that an answer was waited for took longer than a run may."""
+
+    default_code = "run_timeout"
 
 
 class EmbeddingError(Error):

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeGuard
 
 from uuid_utils.compat import uuid7
 
@@ -124,7 +124,7 @@ class Upload:
         return bool(kept)
 
 
-def is_id(value: object) -> bool:
+def is_id(value: object) -> TypeGuard[str]:
     """Whether something has the form of a file's id."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
@@ -181,16 +181,17 @@ async def send(
     return [found[file_id] for file_id in file_ids]
 
 
-async def of_run(db: Database, file_id: str, thread_id: str, *, owner: str) -> File | None:
+async def of_run(
+    db: Database, file_ids: Sequence[str], thread_id: str, *, owner: str
+) -> list[File]:
     """
-    A file that a run's state names, for its model; None if it was not sent there.
+    Those of the files that a run's state names that it may use, for its model, in no order.
 
     Args:
         owner: Whose run it is: what is theirs counts as sent, once it is asked for.
     """
-    params = {"file_id": file_id, "thread_id": thread_id, "owner": owner}
-    found = await db.one(File, _SQL["of_run"], params)
-    return None if found is None else _opened(db.cipher, found)
+    params = {"file_ids": list(file_ids), "thread_id": thread_id, "owner": owner}
+    return [_opened(db.cipher, file) for file in await db.all(File, _SQL["of_run"], params)]
 
 
 async def next_of(db: Database, owner: str, *, after: str | None) -> File | None:

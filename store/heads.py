@@ -77,7 +77,7 @@ class HeadCache:
         max_count: Heads at the most.
     """
 
-    def __init__(self, *, max_bytes: int, max_count: int = 10_000) -> None:
+    def __init__(self, *, max_bytes: int, max_count: int = 4_096) -> None:
         self._max_bytes, self._max_count = max_bytes, max_count
         self._heads: OrderedDict[str, tuple[int, int, Head]] = OrderedDict()
         self._bytes = 0

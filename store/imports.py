@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Final
 
-from store import feedback
+from store import feedback, tallies
 from store.cipher import at
 from store.database import Database, Transaction, repeated
 from store.projection import born_at
@@ -57,6 +57,7 @@ async def stamp(
             "times": list(times.values()),
             "is_sealed": db.cipher.is_on,
         }
+        await tallies.mark_stale(tx, [thread_id])
         await tx.execute(_SQL["stamp_messages"], of_messages)
         await tx.execute(_SQL["stamp_thread"], of_thread)
 

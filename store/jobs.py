@@ -6,9 +6,10 @@ that neither is there without the other. Any process does it, under a lease in t
 not come back is taken up by another. A job is a few statements and no run: see decision 14.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 import structlog
 
@@ -23,6 +24,9 @@ from store.sql import load
 SQL = load("jobs")
 
 log = structlog.get_logger(__name__)
+
+#: How many jobs that are due `claim_apart` looks at, of those that it does not pass over.
+LOOK: Final = 1_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +69,41 @@ async def claim(db: Database, leases: Mapping[str, float], *, slots: int) -> lis
     """
     params = {"kinds": list(leases), "leases": dict(leases), "slots": slots}
     return list(_readable(db.cipher, await db.all(Job, SQL["claim"], params)))
+
+
+async def claim_apart(
+    db: Database,
+    kind: str,
+    *,
+    lease_seconds: float,
+    apart: str,
+    full: Mapping[str, Collection[str]],
+    slots: int,
+) -> list[Job] | None:
+    """
+    Take up jobs of one kind that are due, of each user one, so that nobody waits behind another.
+
+    Args:
+        lease_seconds: How long each may take.
+        apart: The key of their payloads that says whose they are.
+        full: By keys of their payloads: those with one of these values are left.
+        slots: Jobs at the most.
+
+    Returns:
+        None if there is none. It may be empty, if others took them just now: ask again.
+    """
+    params = {
+        "kind": kind,
+        "apart": apart,
+        "full": {key: list(values) for key, values in full.items()},
+        "look": LOOK,
+        "slots": slots,
+    }
+    due = [job_id for (job_id,) in await db.tuples(SQL["due_apart"], params)]
+    if not due:
+        return None
+    claim = {"job_ids": due, "lease": lease_seconds}
+    return list(_readable(db.cipher, await db.all(Job, SQL["claim_these"], claim)))
 
 
 def place(kind: str) -> bytes:

@@ -340,7 +340,10 @@ class _Transaction:
         if self.error is not None:
             self.fail(self.error)
         elif not self.done.done():
-            self.done.set_result([self._rows(result) for result in self.results])
+            try:
+                self.done.set_result([self._rows(result) for result in self.results])
+            except Exception as exc:  # noqa: BLE001 - a value that cannot be read fails its caller
+                self.fail(exc)
 
     def _rows(self, result: PGresult) -> Rows:
         if not result.ntuples:

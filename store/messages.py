@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, LiteralString, Protocol
 
 import structlog
 
-from store import sealing
+from store import sealing, tallies
 from store.access import Access
 from store.cipher import Cipher, at
 from store.database import Database, Transaction, repeated
@@ -361,6 +361,7 @@ def _kept(cipher: Cipher, thread_id: str, record: Record) -> Record:
 
 async def _replace(tx: Transaction, thread_id: str, history: History) -> None:
     params: dict[str, Any] = {"thread_id": thread_id}
+    await tallies.mark_stale(tx, [thread_id])
     await tx.execute(_SQL["delete_messages"], params)
     records = [sealing.message(tx.cipher, thread_id, r) for r in history.records.values()]
     columns = {f.name: [getattr(record, f.name) for record in records] for f in fields(Record)}

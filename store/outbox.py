@@ -265,7 +265,8 @@ async def _made(tx: Transaction, rows: list[_Row]) -> list[JsonObject]:
     messages: dict[str, list[_Message]] = {}
     if asked:
         limits = [asked[thread_id] * MESSAGES_TOLD + 1 for thread_id in sorted(asked)]
-        params = {"thread_ids": sorted(asked), "limits": limits}
+        ended = [row.run_id for row in told if row.name == "run.ended"]
+        params = {"thread_ids": sorted(asked), "limits": limits, "ended": ended}
         await tx.tuples(SQL["lock_places"], params)
         for message in await tx.all(_Message, SQL["messages"], params):
             messages.setdefault(message.thread_id, []).append(message)

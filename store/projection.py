@@ -397,8 +397,8 @@ def born_at(message: Any) -> str | None:
 
 def row(id_: str, message: Any, position: int) -> Row:
     """The row of one message."""
-    content = _read(message, "content")
-    meta = {key: value for key in _KEPT if (value := _read(message, key)) not in (None, {}, [], "")}
+    content, has = _read(message, "content"), _attributes(message)
+    meta = {key: value for key in _KEPT if (value := has.get(key)) not in (None, {}, [], "")}
     if not isinstance(content, str):
         meta["content"] = content
     return Row(
@@ -451,6 +451,16 @@ def _read(message: Any, key: str) -> Any:
     return message.get(key) if isinstance(message, dict) else getattr(message, key, None)
 
 
+def _attributes(message: Any) -> Mapping[str, Any]:
+    """What a message has of `_KEPT` and more: asked for what is not there, pydantic takes long to say so."""
+    if isinstance(message, dict):
+        return message
+    if not hasattr(message, "__pydantic_extra__"):
+        return {key: getattr(message, key, None) for key in ("role", *_KEPT)}
+    more = message.__pydantic_extra__
+    return {**vars(message), **more} if more else vars(message)
+
+
 def _all(messages: list[Any], key: Literal["content", "id"]) -> list[Any]:
     try:
         return [m.content for m in messages] if key == "content" else [m.id for m in messages]
@@ -463,7 +473,7 @@ def _places(messages: list[Any]) -> dict[str, int]:
 
 
 def _role(message: Any) -> str:
-    kind = str(_read(message, "role") or _read(message, "type"))
+    kind = str(_attributes(message).get("role") or _read(message, "type"))
     kind = kind.removesuffix("MessageChunk").lower()
     return clean(_ROLES.get(kind, kind))
 

@@ -13,7 +13,7 @@ from typing import Any, LiteralString
 
 import structlog
 
-from store import jobs, priorities, runs, webhooks
+from store import jobs, priorities, runs, tallies, webhooks
 from store.access import EVERYTHING, Access
 from store.cipher import Cipher, at
 from store.database import Database, Transaction
@@ -699,7 +699,9 @@ async def forget(db: Database, thread_id: str, run_id: str, *, access: Access) -
 
 async def delete(db: Database, thread_id: str, run_id: str) -> None:
     """Delete the row of a run that has ended."""
-    await db.execute(SQL["delete_run"], {"thread_id": thread_id, "run_ids": [run_id]})
+    async with db.transaction() as tx:
+        await tallies.mark_stale(tx, [thread_id])
+        await tx.execute(SQL["delete_run"], {"thread_id": thread_id, "run_ids": [run_id]})
 
 
 async def reap(

@@ -215,7 +215,7 @@ _LEFT: Final[Mapping[Form, LiteralString]] = {
     "json": "{0} NOT IN ('{{}}', '[]', 'null')"
     " AND NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
     "item": "{0} <> '{{}}' AND NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
-    "job": "{0} - '{{delivery_id,run_started_at}}'::text[] <> '{{}}'"
+    "job": "{0} - '{{delivery_id,webhook_id,webhook_owner,run_started_at}}'::text[] <> '{{}}'"
     " AND NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
     "body": "NOT starts_with(coalesce({0} ->> '$sealed', ''), %(text_head)s)",
     "checkpoint": "jsonb_path_exists({0} -> 'channel_values', '$.* ? (@ != true)')"

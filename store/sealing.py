@@ -306,7 +306,7 @@ TABLES: Final[tuple[Table, ...]] = (
 )
 
 #: Of payloads of jobs, what SQL writes: ids and times.
-JOB_SHOWN: Final = frozenset({"delivery_id", "run_started_at"})
+JOB_SHOWN: Final = frozenset({"delivery_id", "webhook_id", "webhook_owner", "run_started_at"})
 #: Of what webhooks are told, the same.
 _BODY_SHOWN: Final = frozenset({"type", "seq", "timestamp"})
 

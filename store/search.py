@@ -59,6 +59,12 @@ _LOOKED_UP_WINDOW: Final = 100
 _NAMED_SESSIONS: Final = 2_000
 _COMPARED_MESSAGES: Final = 10_000
 _SEGMENT_BITS: Final = 15
+#: Segments that are looked through at once for one term, so that PostgreSQL fetches what it finds side by
+#: side. For several terms fewer, by the third power: each message that has one of them is compared with
+#: all of them, in all the segments.
+_WIDEST: Final = 64
+#: Beyond all numbers.
+_END: Final = 2**63 - 1
 #: After so long, in seconds, a page is what has been found; its cursor goes on from there. Of sessions
 #: there is no cursor: they are given longer.
 _WALK_SECONDS: Final = 0.1
@@ -131,6 +137,8 @@ class _Walk:
     size: int
     deadline: float
     question: Query
+    #: How many segments are looked through at once.
+    widest: int
 
     @property
     def is_to_be_read(self) -> bool:
@@ -143,36 +151,25 @@ class _Walk:
 
     async def window(self, before: int, size: int) -> tuple[list[tuple[int, str]], int | None]:
         """The newest hits below a number, and the number that more are below; None if none are."""
-        if self.session_ids == [] or before <= 1:
+        if self.session_ids == [] or before <= 1 or not self.question.phrases:
             return [], None
-        if self.is_small:
-            hits = await self._ask(
-                "in_sessions", before, size, newest=(before - 1) >> _SEGMENT_BITS
-            )
-            return hits, hits[-1][0] if len(hits) == size else None
-        hits, newest, count = [], (before - 1) >> _SEGMENT_BITS, 1
-        while newest >= 0:
-            oldest = max(0, newest - count + 1)
-            limit = size - len(hits)
-            hits += await self._ask("in_segments", before, limit, newest=newest, oldest=oldest)
-            if len(hits) == size:
-                return hits, hits[-1][0]
-            newest, count = oldest - 1, 2 * count
-            if self.is_late and newest >= 0:
-                return hits, (newest + 1) << _SEGMENT_BITS
-        return hits, None
-
-    async def _ask(
-        self, name: str, before: int, size: int, **segments: int
-    ) -> list[tuple[int, str]]:
         asked = {
             **self.params,
-            **segments,
             "session_ids": self.session_ids,
             "before": before,
             "window": size,
+            "widest": self.widest,
+            "seconds": self.deadline - time.monotonic(),
         }
-        return await self.db.tuples(_SQL[name], asked, prepare=False)
+        if self.is_small:
+            hits = await self.db.tuples(_SQL["in_sessions"], asked, prepare=False)
+            return hits, hits[-1][0] if len(hits) == size else None
+        steps = await self.db.tuples(_SQL["in_segments"], asked, prepare=False)
+        hits = [hit for _, *found in steps for hit in zip(*found, strict=True)]
+        if len(hits) == size:
+            return hits, hits[-1][0]
+        oldest = min((segment for segment, *_ in steps), default=0)
+        return hits, oldest << _SEGMENT_BITS or None
 
 
 # --------------------------------------------------------------------------- asked
@@ -205,12 +202,13 @@ async def messages(
     walk = await _walk(
         db, question, filters=filters, is_first=place is None, seconds=_WALK_SECONDS, access=access
     )
-    end = await _newest(db) + 1
-    # A client's word for where it was reaches no further than what there is.
-    at = Place(before=end) if place is None else replace(place, before=min(place.before, end))
+    at = Place(before=_END) if place is None else place
     page: list[tuple[Hit, int]] = []
     while True:
         found, following = await walk.window(at.before, walk.size)
+        if found:
+            # What is said from now on is in no later page.
+            at = replace(at, before=min(at.before, found[0][0] + 1))
         ranked = await _ranked(walk, found, at, limit=limit + 1 - len(page))
         page += [(hit, at.before) for hit in ranked]
         hits = [hit for hit, _ in page[:limit]]
@@ -251,7 +249,7 @@ async def sessions(
         access=access,
     )
     newest: dict[str, int] = {}
-    before: int | None = await _newest(db) + 1
+    before: int | None = _END
     while before is not None and len(newest) < limit and not walk.is_late:
         found, before = await walk.window(before, 2 * limit)
         if walk.is_to_be_read:
@@ -282,8 +280,9 @@ async def _walk(
         await _index_visible(db, access)
     session_ids, is_small = await _scope(db, filters.session_id, access)
     is_looked_up = session_ids is None and {} not in access.visible
+    names_of_terms = _names(db.cipher)
     params = {
-        "query": question.tsquery(*_names(db.cipher)),
+        "query": question.tsquery(*names_of_terms),
         "role": filters.role,
         "from": filters.from_time,
         "to": filters.to_time,
@@ -292,7 +291,9 @@ async def _walk(
     }
     size = _LOOKED_UP_WINDOW if is_looked_up else WINDOW
     deadline = time.monotonic() + seconds
-    return _Walk(db, params, session_ids, is_small, size, deadline, question)
+    asked_for = max(1, question.size) * max(1, len(names_of_terms))
+    widest = max(1, _WIDEST // asked_for**3)
+    return _Walk(db, params, session_ids, is_small, size, deadline, question, widest)
 
 
 async def _scope(
@@ -308,11 +309,6 @@ async def _scope(
     if len(rows) > _NAMED_SESSIONS:
         return None, False
     return [id_ for id_, _ in rows], sum(count for _, count in rows) <= _COMPARED_MESSAGES
-
-
-async def _newest(db: Database) -> int:
-    [(number,)] = await db.tuples(_SQL["newest"], {})
-    return int(number)
 
 
 async def _ranked(

@@ -30,6 +30,8 @@ TITLE_JOB: Final = "title"
 TOMBSTONE_SECONDS: Final = 90 * 86400
 #: Folders and tags that `counts` names, of each.
 COUNTED: Final = 100
+#: Sessions whose folders and tags are counted, at the most: those that were touched last.
+COUNTED_SESSIONS: Final = 10_000
 
 SortBy = Literal["update_time", "create_time"]
 _COLUMNS: Final = {"update_time": "updated_at", "create_time": "created_at"}
@@ -66,12 +68,19 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """How many sessions there are: by status, and of the active ones by folder and by tag."""
+    """
+    How many sessions there are: by status, and of the active ones by folder and by tag.
+
+    Attributes:
+        of_latest: Of how many of the active ones folders and tags are counted, those that were touched
+            last; None for all.
+    """
 
     statuses: dict[str, int]
     pinned: int
     folders: dict[str, int]
     tags: dict[str, int]
+    of_latest: int | None = None
 
 
 def not_found(session_id: str) -> NotFoundError:
@@ -202,14 +211,15 @@ def _place(after: Place | None, sort_by: SortBy, order: str) -> JsonObject:
 
 async def counts(db: Database, which: Filter, *, access: Access) -> Counts:
     """
-    Count the visible sessions of a user, or all; costs what it counts.
+    Count the visible sessions of a user, or all; a look at each, and more at some (`COUNTED_SESSIONS`).
 
     Args:
         which: Only `user_id` and `attributes` count.
     """
     asked = Filter(user_id=which.user_id, attributes=which.attributes)
     params, query = _conditions(db.cipher, asked, access, SQL["counts"])
-    rows = await db.tuples(query, {**params, "limit": COUNTED}, prepare=False)
+    most = {"limit": COUNTED, "most": COUNTED_SESSIONS}
+    rows = await db.tuples(query, {**params, **most}, prepare=False)
 
     def of(kind: str) -> dict[str, int]:
         return {name: count for found, name, count in rows if found == kind}
@@ -223,11 +233,13 @@ async def counts(db: Database, which: Filter, *, access: Access) -> Counts:
             found[db.cipher.open_values(name, [key]) if is_sealed else name] += count
         return dict(found)
 
+    statuses = of("status")
     return Counts(
-        statuses=of("status"),
+        statuses=statuses,
         pinned=of("pinned")[""],
         folders=named("folder", "folder"),
         tags=named("tag", "tags"),
+        of_latest=COUNTED_SESSIONS if statuses.get("active", 0) > COUNTED_SESSIONS else None,
     )
 
 
@@ -286,8 +298,10 @@ async def delete(
         NotFoundError: There is no such session that is visible.
     """
     params = {"id": session_id, "keep_seconds": keep_seconds, "visible": access.array}
-    if not await db.tuples(SQL["delete"], params):
-        raise not_found(session_id)
+    async with db.transaction() as tx:
+        if not await tx.tuples(SQL["delete"], params):
+            raise not_found(session_id)
+        await threads.unshare(tx, session_id)
 
 
 async def restore(db: Database, session_id: str, *, access: Access) -> Session:

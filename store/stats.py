@@ -1,26 +1,34 @@
 """
-What was said, run and thought of it, counted by PostgreSQL from the projection and the runs.
+What was said, run and thought of it, counted by PostgreSQL under the caller's access.
 
-Nothing is counted in advance: a range is read when it is asked for, under the caller's access.
+Of threads that have settled it was counted in advance (`store.tallies`); all else is read when it is asked for.
+What comes out is the same.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
 
+from store import tallies
 from store.access import EVERYTHING, Access
 from store.database import Database
 from store.sql import load
 
 SQL = load("stats")
 
+#: How many threads are read at the most beside tallies: with more, nothing has been counted yet, and all of a
+#: range is read in the order of time.
+_READ: Final = 20_000
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_QUARTER: Final = timedelta(minutes=15)
+
 GroupBy = Literal["day", "user", "model", "chat_type"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Said:
-    """The messages of a group; of a group and a model unless `is_sum`."""
+    """The messages of a group; unless `is_sum`, only the tokens of a model in it."""
 
     key: str | None
     model: str | None
@@ -81,31 +89,49 @@ class Stats:
 
 async def count(db: Database, of: Range) -> Stats:
     """
-    Count what is visible in a range. Costs what the range holds.
+    Count what is visible in a range, as it is at one moment.
+
+    Costs what has been counted in advance of it, and what has not.
 
     Raises:
         UnavailableError: It took longer than a statement may.
     """
     only = _only_user(of.access)
-    user_id = only if of.user_id is None else of.user_id
-    params: dict[str, Any] = {
-        "since": of.since,
-        "until": of.until,
-        "days": list(of.days),
-        "group_by": of.group_by,
-        "user_id": user_id,
-        "visible": of.access.array,
-        "narrowed": (of.access if only is None else EVERYTHING).array,
-    }
-    ran = "ran_by_model" if of.group_by == "model" else "ran"
     async with db.transaction() as tx:
+        await tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", {})
         await tx.tuples(SQL["room"], {})
+        params: dict[str, Any] = {
+            **_stretch(of, await tallies.uncounted(tx, limit=_READ)),
+            "group_by": of.group_by,
+            "user_id": only if of.user_id is None else of.user_id,
+            "visible": of.access.array,
+            "narrowed": (of.access if only is None else EVERYTHING).array,
+        }
         # Planned anew each time: for a user's few sessions, or for everybody's.
         return Stats(
             said=await tx.all(Said, SQL["said"], params, prepare=False),
-            ran=await tx.all(Ran, SQL[ran], params, prepare=False),
+            ran=await tx.all(Ran, SQL["ran"], params, prepare=False),
             thought=await tx.all(Thought, SQL["thought"], params, prepare=False),
         )
+
+
+def _stretch(of: Range, uncounted: list[str] | None) -> dict[str, Any]:
+    """The times of a range, and which of it has been counted."""
+    first = of.since + (_EPOCH - of.since) % _QUARTER
+    last = of.until - (of.until - _EPOCH) % _QUARTER
+    # Clocks of long ago were not set by quarters of an hour.
+    is_counted = not any((day - _EPOCH) % _QUARTER for day in of.days)
+    if uncounted is None or first >= last or not is_counted:
+        first, last, uncounted = of.until, of.until, []
+    return {
+        "since": of.since,
+        "whole_since": first,
+        "whole_until": last,
+        "until": of.until,
+        "uncounted": uncounted,
+        "days": list(of.days),
+        "day_quarters": [(day - _EPOCH) // _QUARTER for day in of.days],
+    }
 
 
 def _only_user(access: Access) -> str | None:

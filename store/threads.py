@@ -213,9 +213,21 @@ async def count_owned(db: Database, owner: str | None, *, most: int) -> int:
     return int((await db.tuples(SQL["count_owned"], params, prepare=False))[0][0])
 
 
-async def update(db: Database, thread_id: str, *, metadata: JsonObject, access: Access) -> Thread:
+async def update(
+    db: Database,
+    thread_id: str,
+    *,
+    metadata: JsonObject,
+    keep_seconds: float | None = None,
+    access: Access,
+) -> Thread:
     """
     Merge `metadata` into the thread's, key by key.
+
+    With the status ``deleted`` it is as `store.sessions.delete` leaves one, shared with nobody any more.
+
+    Args:
+        keep_seconds: After which one that is deleted by this is purged; None for never.
 
     Raises:
         NotFoundError: There is no such thread that is visible.
@@ -223,12 +235,21 @@ async def update(db: Database, thread_id: str, *, metadata: JsonObject, access: 
     params = {
         "thread_id": thread_id,
         "metadata": db.cipher.seal_values(metadata),
+        "keep_seconds": keep_seconds,
         "visible": access.array,
     }
-    updated = await db.one(Thread, SQL["update"], params)
-    if updated is None:
-        raise not_found(thread_id)
+    async with db.transaction() as tx:
+        updated = await tx.one(Thread, SQL["update"], params)
+        if updated is None:
+            raise not_found(thread_id)
+        if metadata.get("status") == "deleted":
+            await unshare(tx, thread_id)
     return updated
+
+
+async def unshare(tx: Transaction, thread_id: str) -> None:
+    """Revoke the links to a thread, as a part of a transaction that has made it a deleted session."""
+    await tx.execute(SQL["unshare"], {"thread_id": thread_id})
 
 
 async def delete(db: Database, thread_id: str, *, actor: str | None = None, access: Access) -> None:

@@ -7,10 +7,12 @@ synchronous and asynchronous code, on whatever loop it is.
 
 import asyncio
 import atexit
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import httpx
 
@@ -46,7 +48,8 @@ class RequestError(Exception):
 
 class Connection:
     """
-    A way to the sessions of a server; any thread and any event loop may use it. Close it when done.
+    A way to the sessions of a server; any thread and any event loop may use it, and a process that
+    was forked opens it anew. Close it when done.
 
     Args:
         url: Of a server; None for the one in whose process this is.
@@ -59,6 +62,7 @@ class Connection:
         self._is_inside = url is None
         self._lock = threading.Lock()
         self._loop: _Loop | None = None
+        _connections.add(self)
 
     @classmethod
     def through(cls, opener: Opener) -> "Connection":
@@ -111,6 +115,27 @@ class Connection:
             if self._loop is None:
                 self._loop = _Loop(self._open)
             return self._loop
+
+    def _leave(self) -> None:
+        """Leave what is open to the process that this one was forked from, whose thread it needs."""
+        self._lock = threading.Lock()
+        if self._loop is not None:
+            # Kept, so that nothing is closed that is not ours.
+            _left.append(self._loop)
+            self._loop = None
+
+
+_connections: WeakSet[Connection] = WeakSet()
+_left: list["_Loop"] = []
+
+
+def _forked() -> None:
+    for connection in _connections:
+        connection._leave()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class _Default:

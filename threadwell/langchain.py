@@ -7,6 +7,7 @@ dashes or without.
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
+from urllib.parse import quote
 from uuid import uuid4
 
 from langchain_core.chat_history import BaseChatMessageHistory
@@ -127,7 +128,7 @@ class SessionChatMessageHistory(BaseChatMessageHistory):
 
     @property
     def _path(self) -> str:
-        return f"/api/sessions/{self.session_id}/context"
+        return f"/api/sessions/{quote(self.session_id, safe='')}/context"
 
     @property
     def _waiting(self) -> dict[str, Any]:

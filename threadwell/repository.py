@@ -8,11 +8,12 @@ searches and lists see it; what they read are pairs of a question and its answer
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from api.compat.question import question_id
+from api.old_questions import question_id
 from threadwell.connection import RequestError, default
 from threadwell.langchain import SessionChatMessageHistory
 
@@ -80,15 +81,17 @@ async def update_message(
         "meta_data": dict(found["meta_data"] if metadata is None else metadata),
         **({"chat_type": found["chat_type"]} if found["chat_type"] else {}),
     }
+    # A question that nobody answered has no other id than its own.
+    id_ = found["id"] if found["id"] != found["question_id"] else str(uuid4())
     history = SessionChatMessageHistory(found["conversation_id"])
-    await history.aadd_messages([_answer(found["id"], text, kept)])
+    await history.aadd_messages([_answer(id_, text, kept)])
     return message_id
 
 
 async def get_message_by_id(message_id: str) -> Pair | None:
     """A turn, with ``id``, ``conversation_id``, ``query``, ``response``, ….; None if there is none."""
     try:
-        found: Pair = await default().acall("GET", f"/api/pairs/{message_id}")
+        found: Pair = await default().acall("GET", _path(message_id))
     except RequestError as exc:
         if exc.status != 404:
             raise
@@ -117,8 +120,12 @@ async def feedback_message_to_db(
 ) -> str:
     """Keep what somebody thinks of an answer, from 0 to 100; raises `RequestError` if there is none."""
     said = {"score": feedback_score, "reason": feedback_reason}
-    await default().acall("PUT", f"/api/pairs/{message_id}/feedback", json=said)
+    await default().acall("PUT", f"{_path(message_id)}/feedback", json=said)
     return message_id
+
+
+def _path(message_id: str) -> str:
+    return f"/api/pairs/{quote(message_id, safe='')}"
 
 
 def _answer(id_: str, text: str, kept: dict[str, Any]) -> AIMessage:

@@ -13,6 +13,7 @@ import importlib
 import secrets
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Annotated
 
@@ -91,9 +92,20 @@ async def _is_right(password: str, kept: str) -> bool:
                 "bcrypt is not installed: pip install 'threadwell[import]'"
             ) from None
         check = partial(bcrypt.checkpw, password.encode()[:72], kept.encode())
-        return bool(await asyncio.get_running_loop().run_in_executor(_hashers, check))
-    salt = b64decode(kept.split("$")[-2])
-    return hmac.compare_digest(await _hashed(password, salt), kept)
+        # A damaged one is nobody's.
+        with suppress(ValueError):
+            return bool(await asyncio.get_running_loop().run_in_executor(_hashers, check))
+        return False
+    hashed = await _hashed(password, _salt(kept))
+    return hmac.compare_digest(hashed.encode(), kept.encode())
+
+
+def _salt(kept: str) -> bytes:
+    """The salt of a hash of ours; of another kind's, which no password is right for, one of none."""
+    try:
+        return b64decode(kept.split("$")[-2])
+    except (IndexError, ValueError):
+        return bytes(_SALT_BYTES)
 
 
 async def _hashed(password: str, salt: bytes) -> str:

@@ -63,6 +63,7 @@ async def ask_without_session(
         input={"messages": said},
         config=config,
         stream_modes=MODES,
+        session={},
         temporary=True,
     )
     return await submit(services, caller, request, thread_id=None, attached=True)

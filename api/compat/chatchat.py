@@ -20,7 +20,7 @@ from api.bodies import JsonRoute
 from api.bootstrap import Services
 from api.compat.asking import ask_in_session, ask_without_session, history_messages
 from api.compat.pairs import judge
-from api.compat.streams import Encoder, Heard, Plain, one_frame, respond
+from api.compat.streams import Encoder, Heard, Plain, one_frame, respond, said_by
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Payload
@@ -100,28 +100,28 @@ def _conversation(text: str) -> str:
 async def chat(body: Chat, caller: CallerDep, services: ServicesDep) -> Response:
     """Answer with `{"text", "message_id"}`: piece by piece, or in one event without `stream`."""
     submitted = await _ask(services, caller, body, "llm_chat")
-    return await _plain(services, submitted, Plain(), body.stream)
+    return await _plain(services, caller, submitted, Plain(), body.stream)
 
 
 @router.post("/knowledge_base_chat")
 async def knowledge_base_chat(body: Chat, caller: CallerDep, services: ServicesDep) -> Response:
     """Answer with `{"answer"}`, and with `{"docs"}` at the end."""
     submitted = await _ask(services, caller, body, "knowledge_base_chat")
-    return await _plain(services, submitted, _answer("docs"), body.stream)
+    return await _plain(services, caller, submitted, _answer("docs"), body.stream)
 
 
 @router.post("/search_engine_chat")
 async def search_engine_chat(body: Chat, caller: CallerDep, services: ServicesDep) -> Response:
     """Answer with `{"answer"}`, and with `{"docs"}` at the end."""
     submitted = await _ask(services, caller, body, "search_engine_chat")
-    return await _plain(services, submitted, _answer("docs"), body.stream)
+    return await _plain(services, caller, submitted, _answer("docs"), body.stream)
 
 
 @router.post("/file_chat")
 async def file_chat(body: Chat, caller: CallerDep, services: ServicesDep) -> Response:
     """Answer with `{"answer"}`, and with `{"docs"}` at the end."""
     submitted = await _ask(services, caller, body, "file_chat")
-    return await _plain(services, submitted, _answer("docs"), body.stream)
+    return await _plain(services, caller, submitted, _answer("docs"), body.stream)
 
 
 @router.post("/agent_chat")
@@ -129,7 +129,7 @@ async def agent_chat(body: Chat, caller: CallerDep, services: ServicesDep) -> Re
     """Answer with `{"answer"}`, `{"tools"}` and, once more as a whole, `{"final_answer"}`."""
     submitted = await _ask(services, caller, body, "agent_chat")
     encoder = Plain(key="answer", has_id=False, is_agent=True)
-    return await _plain(services, submitted, encoder, body.stream)
+    return await _plain(services, caller, submitted, encoder, body.stream)
 
 
 @router.post("/kb_chat")
@@ -138,6 +138,7 @@ async def kb_chat(body: Chat, caller: CallerDep, services: ServicesDep) -> Respo
     submitted = await _ask(services, caller, body, "kb_chat")
     return await respond(
         services,
+        caller,
         submitted,
         Chunks(body.model or "", body.conversation_id or ""),
         stream=body.stream,
@@ -159,7 +160,7 @@ async def completions(body: Completions, caller: CallerDep, services: ServicesDe
             raise InvalidInputError("`messages` has none of a role and a text")
         submitted = await ask_without_session(services, caller, said, model=body.model)
     encoder = Chunks(body.model or "", body.conversation_id or "")
-    return await respond(services, submitted, encoder, stream=body.stream)
+    return await respond(services, caller, submitted, encoder, stream=body.stream)
 
 
 @router.post("/feedback")
@@ -170,9 +171,11 @@ async def chat_feedback(body: Feedback, caller: CallerDep, services: ServicesDep
 
 
 async def _plain(
-    services: Services, submitted: Submitted, encoder: Encoder, stream: bool
+    services: Services, caller: Caller, submitted: Submitted, encoder: Encoder, stream: bool
 ) -> Response:
-    return await respond(services, submitted, encoder, stream=stream, whole=one_frame(services))
+    return await respond(
+        services, caller, submitted, encoder, stream=stream, whole=one_frame(services)
+    )
 
 
 def _answer(*sources: str) -> Plain:
@@ -208,6 +211,9 @@ class Chunks:
             yield self._chunk(TOOL_START, calls=[self.calls[str(data["call_id"])]])
         elif name == "tool.end":
             yield self._found(data)
+        elif name == "source" and (docs := said_by(data)):
+            self.docs += docs
+            yield self._chunk(TOKEN, docs=docs)
         elif name == "interrupt":
             yield self._chunk(APPROVAL, content=orjson.dumps(data["value"], default=str).decode())
         elif name == "error":

@@ -54,7 +54,7 @@ def _chat(path: str, mode: str, encoder: Callable[[], Plain]) -> None:
             chat_type=body.prompt_name or mode,
             model=body.model_name or None,
         )
-        return await respond(services, submitted, encoder())
+        return await respond(services, caller, submitted, encoder())
 
 
 for _path, (_mode, _encoder) in CHATS.items():

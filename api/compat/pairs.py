@@ -8,8 +8,8 @@ from pydantic import Field
 from api.auth import Caller
 from api.bodies import JsonRoute
 from api.bootstrap import Services
-from api.compat.question import question_id
 from api.deps import CallerDep, ServicesDep, SessionId
+from api.old_questions import question_id
 from api.responses import json_response
 from api.routes.sessions import put_feedback
 from api.schemas import Payload, Text
@@ -75,13 +75,13 @@ async def list_pairs(
     return json_response({"data": found})
 
 
-@router.get("/{message_id}")
+@router.get("/{message_id:path}")
 async def get_pair(message_id: MessageId, caller: CallerDep, services: ServicesDep) -> Response:
     """The turn of a message as a pair."""
     return json_response(await find(services, caller, message_id))
 
 
-@router.put("/{message_id}/feedback")
+@router.put("/{message_id:path}/feedback")
 async def put_judgement(
     message_id: MessageId, body: Judgement, caller: CallerDep, services: ServicesDep
 ) -> Response:

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import orjson
 from fastapi import Response
 
+from api.auth import Caller
 from api.bootstrap import Services
 from api.responses import json_response
-from api.session_events import parts_of
-from api.sse import EventStream, RunStream
+from api.session_events import SessionReader
+from api.sse import EventStream, RunStream, stream_of_run
 from graph.encode import dumps
 from graph.runs import Submitted
 from store import messages
@@ -73,9 +74,10 @@ class BareStream(RunStream):
     def __init__(self, services: Services, submitted: Submitted, encoder: Encoder) -> None:
         super().__init__(services, submitted)
         self._encoder = encoder
+        self._reader = SessionReader(submitted.run.thread_id)
 
     def _frame(self, event: Event) -> bytes:
-        return b"".join(self._told(*p) for p in parts_of(event, self._submitted.run.thread_id))
+        return b"".join(self._told(*part) for part in self._reader.read(event))
 
     def _told(self, name: str, data: JsonObject) -> bytes:
         return b"".join(_line(said) for said in self._encoder.told(name, data))
@@ -101,6 +103,7 @@ class BareStream(RunStream):
 
 async def respond(
     services: Services,
+    caller: Caller,
     submitted: Submitted,
     encoder: Encoder,
     *,
@@ -121,14 +124,7 @@ async def respond(
         async for _ in frames:
             pass
         return (whole or json_response)(encoder.whole())
-    return event_stream(services, frames)
-
-
-def event_stream(services: Services, frames: AsyncGenerator[bytes, None]) -> EventStream:
-    """A stream of server-sent events."""
-    return EventStream(
-        frames, headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
-    )
+    return stream_of_run(services, caller, submitted, frames)
 
 
 def one_frame(services: Services) -> Callable[[JsonObject], Response]:
@@ -137,7 +133,9 @@ def one_frame(services: Services) -> Callable[[JsonObject], Response]:
     async def frames(said: JsonObject) -> AsyncGenerator[bytes, None]:
         yield _line(said)
 
-    return lambda said: event_stream(services, frames(said))
+    return lambda said: EventStream(
+        frames(said), headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
+    )
 
 
 def _line(said: JsonObject) -> bytes:
@@ -152,7 +150,7 @@ class Plain:
     Args:
         key: Of the text.
         has_id: Whether the pieces name their message.
-        sources: Keys under which what tools have found comes in the end.
+        sources: Keys under which what tools have found, and the graph goes by, comes in the end.
         is_agent: Tools are told as they are called, and the answer once more as a whole.
     """
 
@@ -168,6 +166,8 @@ class Plain:
         message_id, text = self.heard.news(name, data)
         if text:
             yield {self.key: text, **self._id(message_id)}
+        elif name == "source":
+            self.found += said_by(data)
         elif name == "tool.end":
             self.found.append(_text(data["output"]))
             if self.is_agent:
@@ -197,3 +197,9 @@ class Plain:
 
 def _text(output: Any) -> str:
     return output if isinstance(output, str) else orjson.dumps(output, default=str).decode()
+
+
+def said_by(source: JsonObject) -> list[str]:
+    """What the documents say that a graph goes by, as the old front ends show it."""
+    told = source["documents"]
+    return [text for d in told if (text := d["content"] or d["title"] or d["url"])]

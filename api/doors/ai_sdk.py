@@ -135,7 +135,8 @@ class UIMessageStream(Door):
         self._continues = continues
         self._begun = self._failed = False
         self._in_step = self._may_step = False
-        self._texts: set[str] = set()
+        #: Of the parts that are open: text or reasoning.
+        self._open: dict[str, str] = {}
         self._calls: set[str] = set()
         self._finish = "stop"
 
@@ -186,18 +187,33 @@ class UIMessageStream(Door):
         """Begin a step, if what comes is not of the one that is open."""
         if self._in_step and not self._may_step:
             return []
-        ended: list[JsonObject] = [{"type": "finish-step"}] if self._in_step else []
+        # With its step a client forgets what was open in it.
+        ended = [*self._close(*self._open), {"type": "finish-step"}] if self._in_step else []
         self._in_step, self._may_step = True, False
         return [*ended, {"type": "start-step"}]
 
     def _text(self, message_id: str, text: str) -> list[JsonObject]:
         if not text:
             return []
+        # Who speaks has thought.
+        thoughts = [_thought(message_id)] if message_id in self._open else self._thoughts()
+        return [*self._close(*thoughts), *self._piece("text", message_id, text)]
+
+    def _thoughts(self) -> list[str]:
+        return [part_id for part_id, kind in self._open.items() if kind == "reasoning"]
+
+    def _piece(self, kind: str, part_id: str, delta: str) -> list[JsonObject]:
+        """A piece of a part, which begins with its first one."""
         begun: list[JsonObject] = []
-        if message_id not in self._texts:
-            begun = [*self._step(), {"type": "text-start", "id": message_id}]
-            self._texts.add(message_id)
-        return [*begun, {"type": "text-delta", "id": message_id, "delta": text}]
+        if part_id not in self._open:
+            begun = [*self._step(), {"type": f"{kind}-start", "id": part_id}]
+            self._open[part_id] = kind
+        return [*begun, {"type": f"{kind}-delta", "id": part_id, "delta": delta}]
+
+    def _close(self, *part_ids: str) -> list[JsonObject]:
+        """The ends of those of the parts that are open."""
+        ending = [part_id for part_id in part_ids if part_id in self._open]
+        return [{"type": f"{self._open.pop(part_id)}-end", "id": part_id} for part_id in ending]
 
     def on_message_end(self, data: JsonObject) -> list[JsonObject]:
         """A message is whole."""
@@ -206,27 +222,19 @@ class UIMessageStream(Door):
             return []
         self._finish = _FINISHES.get(str(data.get("finish_reason")), "stop")
         message_id = data["message_id"]
-        chunks = self._text(message_id, rest)
-        if message_id in self._texts:
-            self._texts.discard(message_id)
-            chunks.append({"type": "text-end", "id": message_id})
+        chunks = [*self._text(message_id, rest), *self._close(_thought(message_id), message_id)]
         self._may_step = True
         return chunks
 
     def on_reasoning_delta(self, data: JsonObject) -> list[JsonObject]:
         """A piece of what the model thinks."""
-        part_id = f"{data.get('message_id')}-reasoning"
-        return [
-            *self._step(),
-            {"type": "reasoning-start", "id": part_id},
-            {"type": "reasoning-delta", "id": part_id, "delta": data["delta"]},
-            {"type": "reasoning-end", "id": part_id},
-        ]
+        return self._piece("reasoning", _thought(data["message_id"]), data["delta"])
 
     def _call(self, call_id: str, name: str, args: Any) -> list[JsonObject]:
         begun = [] if self._in_step else self._step()
         self._calls.add(call_id)
         return [
+            *self._close(*self._thoughts()),
             *begun,
             {
                 "type": "tool-input-available",
@@ -249,6 +257,16 @@ class UIMessageStream(Door):
             return [*asked, error]
         return [*asked, {"type": "tool-output-available", **about, "output": data["output"]}]
 
+    def on_source(self, data: JsonObject) -> list[JsonObject]:
+        """What the graph says that it goes by."""
+        begun = [] if self._in_step else self._step()
+        return [*begun, *(_source(document) for document in data["documents"])]
+
+    def on_session_updated(self, data: JsonObject) -> list[JsonObject]:
+        """The session has a name now; that is no part of the message."""
+        named = {"name": data["name"], "title_source": data["title_source"]}
+        return [*self._start(), {"type": "data-session", "data": named, "transient": True}]
+
     def on_interrupt(self, data: JsonObject) -> list[JsonObject]:
         """The graph asks: to approve, or to give the output of a tool that stands for the question."""
         asked = {"approvalId": data["id"], "toolCallId": data["id"]}
@@ -259,12 +277,25 @@ class UIMessageStream(Door):
 
     def on_run_end(self, data: JsonObject) -> list[JsonObject]:
         """The run is over."""
-        texts: list[JsonObject] = [{"type": "text-end", "id": open_} for open_ in self._texts]
         steps: list[JsonObject] = [{"type": "finish-step"}] if self._in_step else []
         finish = self._finish if data["status"] == "success" else "other"
         return [
             *self._start(),
-            *texts,
+            *self._close(*self._open),
             *steps,
             {"type": "finish", "finishReason": "error" if self._failed else finish},
         ]
+
+
+def _thought(message_id: str) -> str:
+    """The id of the part that is what was thought ahead of a message."""
+    return f"{message_id}-reasoning"
+
+
+def _source(document: JsonObject) -> JsonObject:
+    title = {"title": document["title"]} if document["title"] else {}
+    if document["url"]:
+        about = {"sourceId": document["id"], "url": document["url"]}
+        return {"type": "source-url", **about, **title}
+    about = {"sourceId": document["id"], "mediaType": "text/plain"}
+    return {"type": "source-document", **about, "title": document["title"] or document["id"]}

@@ -6,20 +6,30 @@ Every door begins its runs here, by `api.submissions`, as sessions do.
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 from uuid import UUID, uuid5
 
+import orjson
 from uuid_utils.compat import uuid7
 
 from api.auth import Caller
 from api.bootstrap import Services
-from api.doors.files import with_files_kept
+from api.doors.files import has_files, with_files_kept
 from api.doors.history import Step, kept, reconcile, sent
 from api.schemas import UUID_FORM
 from api.session_events import MODES, text_of
-from api.session_runs import begin_anew, first_graph, is_next, stop, under_way
+from api.session_runs import (
+    begin_anew,
+    first_graph,
+    is_next,
+    named,
+    require_speaker,
+    stop,
+    under_way,
+)
 from api.submissions import submit
 from graph.encode import dumps
 from graph.requests import RunRequest
@@ -71,10 +81,12 @@ class Asked:
         parent_id: The message that the last one, or what is added, follows: the client's id or ours.
         reply_id: By which id the client will know the answer.
         answers: To what the graph asked, by the interrupts' ids; those that are open count.
-        fields: Of the graph's input, beside its messages.
+        fields: Of the graph's input, beside its messages. What the session's state has already is
+            what the client was told, and is left out: a reducer would take it in once more.
         attributes: Of a session that is made for it.
         metadata: Of the run.
         key: Makes this request one with every other of the caller that has it.
+        modes: What the run logs.
     """
 
     messages: list[JsonObject]
@@ -91,6 +103,7 @@ class Asked:
     attributes: JsonObject = field(default_factory=dict)
     metadata: JsonObject = field(default_factory=dict)
     key: str | None = None
+    modes: Sequence[str] = MODES
 
 
 def session_id_of(name: str, caller: Caller) -> str:
@@ -209,8 +222,9 @@ async def _pass_through(services: Services, caller: Caller, asked: Asked) -> Sub
     request = RunRequest(
         assistant_id=asked.model or first_graph(services),
         input={**asked.fields, "messages": asked.messages},
-        stream_modes=MODES,
+        stream_modes=asked.modes,
         temporary=True,
+        session={},
         injected={REQUEST: asked.about},
     )
     return await submit(services, caller, request, thread_id=None, attached=True)
@@ -291,11 +305,12 @@ async def _request(
     access = await caller.may("threads", "read", {"thread_id": session.id})
     reply = {REPLY: asked.reply_id} if asked.reply_id else {}
     base = RunRequest(
-        assistant_id=asked.model or session.metadata.get("assistant_id") or first_graph(services),
-        stream_modes=MODES,
+        assistant_id=asked.model or named(session, "assistant_id") or first_graph(services),
+        stream_modes=asked.modes,
         metadata={**asked.metadata, **reply},
         multitask_strategy="reject",
         injected={REQUEST: asked.about},
+        session={},
     )
     thread = await threads.get(services.db, session.id, access=EVERYTHING)
     waiting = open_interrupts(thread.interrupts) if thread.status == "interrupted" else ()
@@ -312,8 +327,11 @@ async def _request(
     checkpoint = (
         None if step.at_head else await _place(services, caller, session, step, base, access)
     )
+    if any(has_files(message) for message in step.new):
+        await require_speaker(services, caller, session, base, step.new[-1]["content"])
     given = None if step.again else await _input(services, caller, session.id, asked, step, access)
-    return replace(base, input=given, checkpoint=checkpoint)
+    question = given["messages"][-1]["id"] if given else step.after
+    return replace(base, input=given, checkpoint=checkpoint, session={"user_message_id": question})
 
 
 async def _step(services: Services, session_id: str, asked: Asked) -> Step:
@@ -345,15 +363,26 @@ async def _named(services: Services, session_id: str, asked: Asked) -> Step | No
 async def _input(
     services: Services, caller: Caller, session_id: str, asked: Asked, step: Step, access: Access
 ) -> JsonObject:
-    """The input of the graph; an id that the session knows already is not given to other words."""
+    """The input of the graph: each message with an id, and none that the session knows already."""
     ids = [message["id"] for message in step.new if message.get("id")]
     known = await messages.known_ids(services.db, session_id, ids) if ids else set()
     new = []
     for message in step.new:
         said = await with_files_kept(services, caller, session_id, message, access=access)
-        is_new = said.get("id") not in known
-        new.append({key: value for key, value in said.items() if key != "id" or is_new})
-    return {**asked.fields, "messages": new}
+        is_new = said.get("id") and said["id"] not in known
+        new.append(said if is_new else {**said, "id": str(uuid7())})
+    return {**await _new_fields(services, session_id, asked.fields), "messages": new}
+
+
+async def _new_fields(services: Services, session_id: str, fields: JsonObject) -> JsonObject:
+    """What the session's state does not have yet of what a client sends."""
+    if not fields:
+        return {}
+    state = await services.states.get(session_id, access=EVERYTHING)
+    # As clients are told it.
+    known = orjson.loads(dumps(state["values"] or {}))
+    known = known if isinstance(known, dict) else {}
+    return {key: value for key, value in fields.items() if key not in known or known[key] != value}
 
 
 async def _place(

@@ -23,6 +23,8 @@ async def with_files_kept(
     """
     A message of a session as it is to be kept: the graph finds its files by their ids.
 
+    They are named in the message that was given, so that another attempt keeps no file again.
+
     Args:
         access: The sessions that the caller sees.
 
@@ -46,11 +48,28 @@ async def with_files_kept(
         sender = caller.identity
         await files.send(services.db, [file.file_id], session_id, owner=sender, access=access)
         blocks.append(attachment_block(file))
-    return {**message, "content": blocks}
+    message["content"] = blocks
+    return message
+
+
+def has_files(message: JsonObject) -> bool:
+    """Whether there is a file within a message."""
+    content = message["content"]
+    return isinstance(content, list) and any(_encoded(block) is not None for block in content)
 
 
 def _data(block: JsonObject) -> bytes | None:
     """What a block holds of a file; None of one that does not, or names it by a URL."""
+    text = _encoded(block)
+    if text is None:
+        return None
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise InvalidInputError("A file within a message must be in base64") from exc
+
+
+def _encoded(block: JsonObject) -> str | None:
     kind = str(block.get("type"))
     inner = block.get(kind)
     within: dict[str, Any] = inner if isinstance(inner, dict) else {}
@@ -63,13 +82,8 @@ def _data(block: JsonObject) -> bytes | None:
     if not isinstance(text, str):
         return None
     if text.startswith("data:"):
-        text = text.partition(",")[2]
-    elif kind == "image_url":
-        return None
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise InvalidInputError("A file within a message must be in base64") from exc
+        return text.partition(",")[2]
+    return None if kind == "image_url" else text
 
 
 def _filename(block: JsonObject) -> str | None:

@@ -8,6 +8,7 @@ to be answered anew. Texts are compared without their white space, which front e
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 from api.session_events import text_of
@@ -77,18 +78,24 @@ def kept(rows: Iterable[Message]) -> list[Turn]:
 def sent(messages: Iterable[JsonObject]) -> list[Turn]:
     """The turns that a client sent, as a graph takes them: of roles ``user`` and ``assistant``."""
     turns: list[Turn] = []
-    for message in messages:
-        content = message["content"]
-        text = text_of(content)
-        if message["role"] == "user":
-            turns.append(Turn(_key("user", text, media=_has_media(content)), None, message))
-        elif turns and turns[-1].key[0] == "assistant":
-            before = turns.pop().message
-            whole = f"{text_of(before['content'])}\n\n{text}"
-            turns.append(Turn(_key("assistant", whole), None, {**before, "content": whole}))
-        else:
-            turns.append(Turn(_key("assistant", text), None, message))
+    for role, group in groupby(messages, key=lambda message: message["role"]):
+        if role == "user":
+            turns += [_asked(message) for message in group]
+        # Front ends keep an answer that failed before its first word: of that nothing is kept here.
+        elif said := [message for message in group if not _is_empty(message["content"])]:
+            turns.append(_answered(said))
     return turns
+
+
+def _asked(message: JsonObject) -> Turn:
+    content = message["content"]
+    return Turn(_key("user", text_of(content), media=_has_media(content)), None, message)
+
+
+def _answered(said: list[JsonObject]) -> Turn:
+    text = "\n\n".join(text_of(message["content"]) for message in said)
+    whole = said[0] if len(said) == 1 else {**said[0], "content": text}
+    return Turn(_key("assistant", text), None, whole)
 
 
 def reconcile(known: Sequence[Turn], told: Sequence[Turn], *, alone: bool = False) -> Step:
@@ -119,15 +126,28 @@ def _common(known: Sequence[Turn], told: Sequence[Turn]) -> int:
 
 
 def _overlap(known: Sequence[Turn], told: Sequence[Turn]) -> int:
-    """How many turns that were sent are the last ones that are kept."""
-    keys, asked = [turn.key for turn in known], [turn.key for turn in told]
-    lengths = range(min(len(keys), len(asked) - 1), 0, -1)
-    return next((n for n in lengths if keys[-n:] == asked[:n]), 0)
+    """How many turns that were sent, without the last one, are the last ones that are kept."""
+    keys = [*(turn.key for turn in told[:-1]), None, *(turn.key for turn in known)]
+    # How much of the beginning each place is the end of; one pass (Knuth, Morris and Pratt), for
+    # whoever sends ten thousand turns that are nearly the same.
+    borders = [0]
+    for key in keys[1:]:
+        length = borders[-1]
+        while length and keys[length] != key:
+            length = borders[length - 1]
+        borders.append(length + int(keys[length] == key))
+    return borders[-1]
 
 
 def _key(role: str, text: str, *, media: bool = False) -> tuple[str, bool, bytes]:
     squeezed = "".join(text.split())
     return role, media, hashlib.sha256(squeezed.encode("utf-8", "surrogatepass")).digest()
+
+
+def _is_empty(content: Any) -> bool:
+    """Whether it says nothing at all."""
+    others = isinstance(content, list) and any(part.get("type") != "text" for part in content)
+    return not others and not text_of(content).strip()
 
 
 def _has_media(content: Any) -> bool:

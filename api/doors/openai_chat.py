@@ -44,12 +44,12 @@ class ChatMessage(Payload):
             kind = part.get("type")
             if kind == "text" and not isinstance(part.get("text"), str):
                 raise PydanticCustomError(SENTENCE, "A part of type text needs its text")
-            if kind not in _PARTS:
+            if not isinstance(kind, str) or kind not in _PARTS:
                 expected = ", ".join(sorted(_PARTS))
                 raise PydanticCustomError(
                     SENTENCE, f"Unknown part of content. Expected: {expected}"
                 )
-            if kind != "text" and not isinstance(part.get(str(kind)), dict):
+            if kind != "text" and not isinstance(part.get(kind), dict):
                 raise PydanticCustomError(SENTENCE, f"A part of type {kind} needs its {kind}")
         return self
 

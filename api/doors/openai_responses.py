@@ -73,6 +73,8 @@ class Item(Payload):
 
 def _block(part: JsonObject) -> JsonObject | None:
     kind = part.get("type")
+    if not isinstance(kind, str):
+        return None
     if kind in _TEXTS:
         text = part.get("refusal" if kind == "refusal" else "text")
         return text_block(text) if isinstance(text, str) else None

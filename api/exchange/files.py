@@ -6,19 +6,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO, Final, Literal
 
-from api.exchange import forms, markdown, native, reading
+from api.exchange import forms, markdown, native, pairs, reading
 from api.exchange.reading import MAX_ITEM_BYTES, Item
 from api.exchange.transcript import MAX_MESSAGES, Transcript
 from store.errors import Error, InvalidInputError, TooLargeError
 from store.models import JsonObject
 
-Form = Literal["auto", "native", "chatgpt", "openwebui", "openai", "sharegpt", "markdown"]
+Form = Literal[
+    "auto", "native", "chatgpt", "openwebui", "openai", "sharegpt", "chatchat-json", "markdown",
+]  # fmt: skip
 
 _READERS: Final[dict[str, Callable[[JsonObject], Transcript]]] = {
     "chatgpt": forms.chatgpt,
     "openwebui": forms.openwebui,
     "openai": forms.openai,
     "sharegpt": forms.sharegpt,
+    "chatchat-json": pairs.conversation,
 }
 _BOM = b"\xef\xbb\xbf"
 _SNIFFED_BYTES = 4096
@@ -94,28 +97,32 @@ def _of_markdown(file: BinaryIO) -> Iterator[Entry]:
 
 @dataclass(slots=True)
 class _Session:
-    """A session of a file of lines, as far as it was read."""
+    """A session of a file of lines, or of rows, as far as it was read."""
 
     about: JsonObject
     messages: list[Any] = field(default_factory=list)
     size: int = 0
     fault: Error | None = None
+    #: Its messages are turns of a table of another project.
+    is_of_turns: bool = False
 
 
 def _of_items(items: Iterable[Item], form: Form) -> Iterator[Entry]:
     number = 0
     session: _Session | None = None
+    # Of those whose rows have ended.
+    ended: set[str] = set()
     for item in items:
         value = native.cleaned(item.value)
         if isinstance(value, dict) and item.fault is None:
-            if value.get("type") == "message" and session is not None:
+            if session is not None and _belongs(session, value):
                 _add(session, value)
                 continue
-            if value.get("type") == "session":
+            if begun := _begun(value, form, ended):
                 if session is not None:
                     yield _read(number, partial(_assembled, session), session.about)
                     number += 1
-                session = _Session(value)
+                session = begun
                 continue
         if session is not None:
             yield _read(number, partial(_assembled, session), session.about)
@@ -126,9 +133,35 @@ def _of_items(items: Iterable[Item], form: Form) -> Iterator[Entry]:
         yield _read(number, partial(_assembled, session), session.about)
 
 
+def _begun(value: JsonObject, form: Form, ended: set[str]) -> _Session | None:
+    """A session that a value is the first of."""
+    if value.get("type") == "session":
+        return _Session(value)
+    if form not in ("auto", "chatchat-json") or not pairs.is_turn(value):
+        return None
+    id_ = value.get("conversation_id")
+    session = _Session({"conversation_id": id_}, is_of_turns=True)
+    if id_ in ended:
+        # Of what was read before only a part would be known.
+        session.fault = InvalidInputError(
+            "Its turns are in several places of the file: sort them by conversation_id"
+        )
+    elif isinstance(id_, str) and id_:
+        ended.add(id_)
+    _add(session, value)
+    return session
+
+
+def _belongs(session: _Session, value: JsonObject) -> bool:
+    if session.is_of_turns:
+        same = value.get("conversation_id") == session.about["conversation_id"]
+        return same and pairs.is_turn(value)
+    return value.get("type") == "message"
+
+
 def _add(session: _Session, message: JsonObject) -> None:
-    content = message.get("content")
-    session.size += len(content) if isinstance(content, str) else 0
+    texts = (message.get(name) for name in ("content", "query", "response"))
+    session.size += sum(len(text) for text in texts if isinstance(text, str))
     if len(session.messages) >= MAX_MESSAGES or session.size > MAX_ITEM_BYTES:
         session.fault = TooLargeError("It has too many messages, or too long ones")
         session.messages.clear()
@@ -139,6 +172,8 @@ def _add(session: _Session, message: JsonObject) -> None:
 def _assembled(session: _Session) -> Transcript:
     if session.fault is not None:
         raise session.fault
+    if session.is_of_turns:
+        return pairs.of_turns(session.messages)
     return native.document(session.about, session.messages)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from api.exchange import pairs
 from api.exchange.transcript import (
     Role,
     Transcript,
@@ -304,6 +305,8 @@ def _signs(item: JsonObject) -> Iterator[str]:
         yield "openwebui"
     if any(isinstance(item.get(name), list) for name in ("conversations", "conversation")):
         yield "sharegpt"
+    if pairs.is_conversation(item):
+        yield "chatchat-json"
     if isinstance(item.get("messages"), list):
         yield "openai"
 

@@ -34,7 +34,7 @@ from api.jsonrpc import (
 )
 from api.responses import json_response
 from api.schemas import UUID_FORM
-from api.sse import EventStream, frame, long_json, output_of
+from api.sse import frame, long_json, output_of, stream_of_run
 from api.submissions import submit
 from graph.encode import dumps
 from graph.factory import InvalidGraphError
@@ -311,11 +311,8 @@ async def _send(agent: Agent, asked: Call) -> Response:
 async def _stream(agent: Agent, asked: Call) -> Response:
     given = a2a.received(asked.params)
     submitted, at = await agent.submit(given, streams=True)
-    return EventStream(
-        _frames(agent, asked, given, submitted, at),
-        headers={},
-        keep_alive_seconds=agent.services.settings.sse_heartbeat_seconds,
-    )
+    frames = _frames(agent, asked, given, submitted, at)
+    return stream_of_run(agent.services, agent.caller, submitted, frames)
 
 
 async def _frames(

@@ -8,7 +8,7 @@ from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep
 from api.doors.agui import AgentEvents, RunAgentInput
 from api.doors.conversation import begin, owner
-from api.sse import EventStream
+from api.sse import stream_of_run
 
 router = APIRouter(tags=["ag-ui"], route_class=JsonRoute)
 
@@ -21,8 +21,6 @@ async def run_agent(
 ) -> Response:
     """Run the agent: the graph or assistant that the query names, or the session's own."""
     submitted = await begin(services, caller, body.asked(assistant_id, owner(caller)))
-    return EventStream(
-        AgentEvents(services, submitted, body).frames(),
-        headers={"Cache-Control": "no-cache"},
-        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
-    )
+    events = AgentEvents(services, submitted, body).frames()
+    headers = {"Cache-Control": "no-cache"}
+    return stream_of_run(services, caller, submitted, events, headers=headers)

@@ -7,7 +7,7 @@ from api.deps import CallerDep, ServicesDep
 from api.doors.ai_sdk import HEADERS, UIChat, UIMessageStream
 from api.doors.conversation import begin, in_flight, owner
 from api.schemas import Text
-from api.sse import EventStream
+from api.sse import stream_of_run
 
 router = APIRouter(prefix="/api/ai/chat", tags=["ai sdk"], route_class=JsonRoute)
 
@@ -18,7 +18,7 @@ async def send_chat(body: UIChat, caller: CallerDep, services: ServicesDep) -> R
     asked = body.asked(owner(caller))
     submitted = await begin(services, caller, asked)
     stream = UIMessageStream(services, submitted, continues=bool(asked.answers))
-    return _streamed(services, stream)
+    return stream_of_run(services, caller, submitted, stream.frames(), headers=HEADERS)
 
 
 @router.get("/{chat_id}/stream")
@@ -27,12 +27,5 @@ async def resume_chat(chat_id: Text, caller: CallerDep, services: ServicesDep) -
     submitted = await in_flight(services, caller, chat_id)
     if submitted is None:
         return Response(status_code=204)
-    return _streamed(services, UIMessageStream(services, submitted))
-
-
-def _streamed(services: ServicesDep, stream: UIMessageStream) -> Response:
-    return EventStream(
-        stream.frames(),
-        headers=HEADERS,
-        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
-    )
+    stream = UIMessageStream(services, submitted)
+    return stream_of_run(services, caller, submitted, stream.frames(), headers=HEADERS)

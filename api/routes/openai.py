@@ -12,7 +12,7 @@ from api.doors.conversation import STATELESS, begin, owner
 from api.doors.errors import OpenAIRoute
 from api.doors.openai_chat import ChatAnswer, ChatCompletion
 from api.responses import json_response
-from api.sse import EventStream
+from api.sse import stream_of_run
 from store.errors import NotFoundError
 from store.models import JsonObject
 
@@ -83,11 +83,8 @@ async def create_chat_completion(
     )
     if not body.stream:
         return json_response(await answer.whole())
-    return EventStream(
-        answer.frames(),
-        headers={"Cache-Control": "no-cache"},
-        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
-    )
+    headers_sent = {"Cache-Control": "no-cache"}
+    return stream_of_run(services, caller, submitted, answer.frames(), headers=headers_sent)
 
 
 def _header(headers: Headers, names: Iterable[str]) -> str | None:

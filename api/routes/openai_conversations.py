@@ -1,5 +1,6 @@
 """OpenAI's conversations: sessions and their messages as items."""
 
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
@@ -143,11 +144,15 @@ async def _session(services: ServicesDep, caller: CallerDep, session_id: str) ->
 
 async def _row(services: ServicesDep, session_id: str, item_id: str) -> Message:
     """The message that an item is of; of a call of a tool its id begins with the message's."""
-    message_id = item_id.partition("/")[0]
-    try:
-        return await messages.get(services.db, session_id, message_id, access=EVERYTHING)
-    except NotFoundError:
-        raise NotFoundError("There is no such item in the conversation") from None
+    # Either id may have a slash of its own.
+    for message_id in dict.fromkeys(
+        (item_id, item_id.rpartition("/")[0], item_id.partition("/")[0])
+    ):
+        with suppress(NotFoundError):
+            row = await messages.get(services.db, session_id, message_id, access=EVERYTHING)
+            if row.id == item_id or any(item["id"] == item_id for item in items_of(row)):
+                return row
+    raise NotFoundError("There is no such item in the conversation")
 
 
 async def _add(
@@ -155,6 +160,8 @@ async def _add(
 ) -> list[Message]:
     """Put messages at the end of a conversation, and have nothing answer them."""
     access = await caller.may("threads", "update", {"thread_id": session_id})
+    # Ahead of its files.
+    await sessions.get(services.db, session_id, access=access)
     given = [
         await with_files_kept(services, caller, session_id, item.given(), access=access)
         for item in items

@@ -12,7 +12,7 @@ from api.doors.conversation import Asked, begin, owner, session_id_of
 from api.doors.errors import OpenAIRoute
 from api.doors.openai_responses import RESPONSE, ResponseAnswer, ResponseCreate, response_json
 from api.responses import json_response
-from api.sse import EventStream
+from api.sse import stream_of_run
 from graph.runs import ENDED, Submitted
 from store import messages, sessions
 from store.access import EVERYTHING
@@ -31,7 +31,7 @@ async def create_response(
     asked = await _asked(body, caller, services, request.headers.get("idempotency-key"))
     submitted = await begin(services, caller, asked)
     if body.stream:
-        return _streamed(services, ResponseAnswer(services, submitted))
+        return _streamed(services, caller, submitted)
     if body.background:
         return json_response(response_json(submitted.run))
     return json_response(await ResponseAnswer(services, submitted).whole())
@@ -82,7 +82,7 @@ async def get_response(
     """A response as it stands, or its events from any of them on."""
     found = await _attach(response_id, caller, services)
     if stream:
-        return _streamed(services, ResponseAnswer(services, found, after=starting_after))
+        return _streamed(services, caller, found, after=starting_after)
     if found.run.status not in ENDED:
         return json_response(response_json(found.run))
     return json_response(await ResponseAnswer(services, found).whole())
@@ -114,9 +114,9 @@ async def _attach(response_id: str, caller: CallerDep, services: ServicesDep) ->
     return found
 
 
-def _streamed(services: ServicesDep, answer: ResponseAnswer) -> Response:
-    return EventStream(
-        answer.frames(),
-        headers={"Cache-Control": "no-cache"},
-        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
-    )
+def _streamed(
+    services: ServicesDep, caller: CallerDep, submitted: Submitted, *, after: int = -1
+) -> Response:
+    frames = ResponseAnswer(services, submitted, after=after).frames()
+    headers = {"Cache-Control": "no-cache"}
+    return stream_of_run(services, caller, submitted, frames, headers=headers)

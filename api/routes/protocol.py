@@ -15,7 +15,7 @@ from api.protocol_socket import ProtocolSocket
 from api.protocol_stream import Tape, frames
 from api.responses import json_response
 from api.sockets import is_welcome
-from api.sse import EventStream
+from api.sse import EventStream, reads
 from graph.protocol_events import since_of, wanted
 from store import threads
 from store.access import EVERYTHING, Access
@@ -81,6 +81,7 @@ async def stream_events(
         headers={},
         keep_alive_seconds=services.settings.sse_heartbeat_seconds,
         caller=caller,
+        look=reads(services, caller, thread_id),
     )
 
 

@@ -11,7 +11,7 @@ from api.bodies import JsonRoute
 from api.deps import CallerDep, LastEventId, RunId, ServicesDep, ThreadId
 from api.responses import json_response, selected
 from api.run_schemas import RunBatch, RunCreate, RunCreateStateless, RunsCancel
-from api.sse import EventStream, RunStream, frame, long_json, result_json
+from api.sse import EventStream, RunStream, frame, long_json, result_json, stream_of_run
 from api.submissions import submit, submit_batch
 from graph.encode import dumps
 from graph.runs import Submitted
@@ -56,6 +56,7 @@ def _path(run: Run) -> str:
 
 def _stream(
     services: ServicesDep,
+    caller: CallerDep,
     submitted: Submitted,
     *,
     after: str | None = None,
@@ -72,10 +73,14 @@ def _stream(
         cancel_on_disconnect=on_disconnect == "cancel",
     )
     path = f"/runs/{run.run_id}" if stateless else _path(run)
-    return EventStream(
+    headers = {"Location": f"{path}/stream", "Content-Location": path}
+    return stream_of_run(
+        services,
+        caller,
+        submitted,
         stream.frames(),
-        headers={"Location": f"{path}/stream", "Content-Location": path},
-        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        headers=headers,
+        on_refused=stream.let_go_on,
     )
 
 
@@ -107,7 +112,7 @@ async def stream_run(
 ) -> Response:
     """Start a run on a thread and stream its events."""
     submitted = await submit(services, caller, body, thread_id=thread_id, attached=True)
-    return _stream(services, submitted, on_disconnect=body.on_disconnect)
+    return _stream(services, caller, submitted, on_disconnect=body.on_disconnect)
 
 
 @router.post("/threads/{thread_id}/runs/wait")
@@ -135,7 +140,7 @@ async def stream_stateless_run(
 ) -> Response:
     """Start a run on a thread of its own and stream its events."""
     submitted = await submit(services, caller, body, attached=True)
-    return _stream(services, submitted, on_disconnect=body.on_disconnect, stateless=True)
+    return _stream(services, caller, submitted, on_disconnect=body.on_disconnect, stateless=True)
 
 
 @router.post("/runs/wait")
@@ -270,6 +275,7 @@ async def _join_stream(
         return Response(missing, 200, headers, media_type="text/event-stream; charset=utf-8")
     return _stream(
         services,
+        caller,
         submitted,
         after=last_event_id,
         modes=_listed("stream_mode", stream_mode),

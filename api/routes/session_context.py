@@ -9,6 +9,7 @@ from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Payload
+from api.session_runs import send_files
 from graph.message_json import decode
 from store import sessions
 
@@ -50,6 +51,8 @@ async def add_to_context(
     said = [decode(message) for message in body.messages]
     access = await caller.may("threads", "update", {"thread_id": session_id})
     await sessions.get(services.db, session_id, access=access)
+    contents = [message.content for message in said]
+    await send_files(services, caller, session_id, contents, access=access)
     ids = await services.histories.add(
         session_id, said, wait_seconds=body.wait_seconds, access=access
     )

@@ -11,7 +11,15 @@ from api.bootstrap import Services
 from api.deps import HAS_MESSAGES, CallerDep, LastEventId, ServicesDep, SessionId
 from api.responses import json_response
 from api.schemas import Text
-from api.session_runs import answer, ask, regenerate, session_busy, stop, under_way
+from api.session_runs import (
+    answer,
+    ask,
+    regenerate,
+    send_files,
+    session_busy,
+    stop,
+    under_way,
+)
 from api.session_schemas import (
     HeadMove,
     MessageEdit,
@@ -23,7 +31,7 @@ from api.session_schemas import (
     message_json,
     session_json,
 )
-from api.sse import EventStream, SessionStream
+from api.sse import EventStream, SessionStream, stream_of_run
 from graph.runs import Submitted
 from store import feedback, messages, sessions
 from store.access import EVERYTHING, Access
@@ -115,7 +123,8 @@ async def send_message(
     ``parent_id`` it goes on from that message: a branch, beside what was said after it.
     """
     submitted = await ask(services, caller, session_id, body, idempotency_key=idempotency_key)
-    return await _answer(services, submitted, is_streamed=body.stream or _wants_stream(accept))
+    is_streamed = body.stream or _wants_stream(accept)
+    return await _answer(services, caller, submitted, is_streamed=is_streamed)
 
 
 @router.post("/messages/{message_id}/regenerate")
@@ -132,7 +141,8 @@ async def regenerate_message(
     submitted = await regenerate(
         services, caller, session_id, message_id, body, idempotency_key=idempotency_key
     )
-    return await _answer(services, submitted, is_streamed=body.stream or _wants_stream(accept))
+    is_streamed = body.stream or _wants_stream(accept)
+    return await _answer(services, caller, submitted, is_streamed=is_streamed)
 
 
 @router.patch("/messages/{message_id}")
@@ -145,6 +155,7 @@ async def edit_message(
 ) -> Response:
     """Correct a message where it stands: nothing is answered again."""
     access = await _session(services, caller, session_id, "update")
+    await send_files(services, caller, session_id, [body.content], access=access)
     with session_busy():
         edited = await services.branches.edit(session_id, message_id, body.content, access=access)
     [message], _ = await messages.list_page(
@@ -228,7 +239,7 @@ async def stream_session(
     if submitted is None:
         return Response(status_code=204)
     stream = SessionStream(services, submitted, after=after)
-    return _event_stream(services, stream)
+    return stream_of_run(services, caller, submitted, stream.frames())
 
 
 async def _seq(services: Services, session_id: str, message_id: str | None) -> int | None:
@@ -254,13 +265,9 @@ def _wants_stream(accept: str) -> bool:
     return "text/event-stream" in accept
 
 
-async def _answer(services: Services, submitted: Submitted, *, is_streamed: bool) -> Response:
+async def _answer(
+    services: Services, caller: Caller, submitted: Submitted, *, is_streamed: bool
+) -> Response:
     if not is_streamed:
         return json_response(await answer(services, submitted))
-    return _event_stream(services, SessionStream(services, submitted))
-
-
-def _event_stream(services: Services, stream: SessionStream) -> EventStream:
-    return EventStream(
-        stream.frames(), headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
-    )
+    return stream_of_run(services, caller, submitted, SessionStream(services, submitted).frames())

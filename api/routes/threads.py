@@ -9,7 +9,7 @@ from uuid_utils.compat import uuid7
 from api.bodies import JsonRoute
 from api.deps import CallerDep, LastEventId, ServicesDep, ThreadId
 from api.responses import json_response, page_headers, selected
-from api.sse import EventStream
+from api.sse import EventStream, reads
 from api.thread_schemas import ThreadCount, ThreadCreate, ThreadSearch, ThreadsPrune, ThreadUpdate
 from api.thread_stream import ThreadStream, modes_of
 from graph.first_words import without_title
@@ -154,7 +154,11 @@ async def update(
     value: JsonObject = {"thread_id": thread_id, "metadata": body.metadata or {}}
     access = await caller.may("threads", "update", value)
     updated = await threads.update(
-        services.db, thread_id, metadata=value.get("metadata") or {}, access=access
+        services.db,
+        thread_id,
+        metadata=value.get("metadata") or {},
+        keep_seconds=services.settings.deleted_session_seconds,
+        access=access,
     )
     if body.ttl:
         await retention.set_life(services.db, thread_id, body.ttl.life())
@@ -237,6 +241,7 @@ async def stream(
         headers={"Location": location},
         keep_alive_seconds=services.settings.sse_heartbeat_seconds,
         caller=caller,
+        look=reads(services, caller, thread_id),
     )
 
 

@@ -119,5 +119,8 @@ LIMIT %(limit)s OFFSET %(offset)s;
 WITH run_gone AS (
     DELETE FROM run
     WHERE assistant_id = %(assistant_id)s AND status NOT IN ('pending', 'running')
+    RETURNING thread_id
+), to_be_recounted AS (
+    UPDATE tally_thread AS y SET is_stale = true FROM run_gone WHERE y.thread_id = run_gone.thread_id
 )
 DELETE FROM assistant WHERE assistant_id = %(assistant_id)s;

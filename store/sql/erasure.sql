@@ -171,7 +171,7 @@ WHERE thread_id IN (
 );
 
 -- name: jobs
--- What is told of a run that has ended, which is tried for some hours.
+-- What is told of a run that has ended, or a webhook of an event, which is tried for some hours.
 DELETE FROM job
 WHERE job_id IN (
     SELECT job_id
@@ -179,6 +179,7 @@ WHERE job_id IN (
     WHERE thread_owner(coalesce(payload #> '{run,metadata}', '{}')) = %(user_id)s::text
         OR payload #>> '{run,kwargs,config,configurable,langgraph_auth_user_id}'
             = %(user_id)s::text
+        OR payload ->> 'webhook_owner' = %(user_id)s::text
     LIMIT %(limit)s::int
 );
 

@@ -59,7 +59,7 @@ ON CONFLICT DO NOTHING
 WITH found AS (
     SELECT f.file_id, f.content_id, f.name, f.owner, f.created_at
     FROM file AS f
-    WHERE f.file_id = %(file_id)s::uuid
+    WHERE f.file_id = ANY(%(file_ids)s::uuid[])
         AND (
             f.owner = %(owner)s::text
             OR EXISTS (
@@ -72,6 +72,10 @@ WITH found AS (
     SELECT t.thread_id, found.file_id
     FROM found
     JOIN thread AS t ON t.thread_id = %(thread_id)s
+    WHERE NOT EXISTS (
+        SELECT FROM file_use AS u
+        WHERE u.thread_id = %(thread_id)s AND u.file_id = found.file_id
+    )
     ON CONFLICT DO NOTHING
 )
 SELECT found.file_id, found.content_id, found.name, found.owner, found.created_at, c.mime_type,

@@ -22,6 +22,44 @@ FROM next
 WHERE job.job_id = next.job_id
 RETURNING job.job_id, kind, payload, attempt, created_at;
 
+-- name: due_apart
+-- Of one kind: the one that is due longest of each user, by a key of the payloads. What is alike with as
+-- many under way as there may be is passed over, and costs no more than that. One look goes so far, and
+-- whoever is found has no more room in the next one than now.
+SELECT job_id
+FROM (
+    SELECT DISTINCT ON (of) job_id, due_at
+    FROM (
+        SELECT job_id, due_at, coalesce(payload ->> %(apart)s::text, '') AS of
+        FROM job
+        WHERE due_at <= now() AND kind = %(kind)s
+            AND NOT EXISTS (
+                SELECT
+                FROM jsonb_each(%(full)s::jsonb) AS f (key, values)
+                WHERE f.values ? coalesce(payload ->> f.key, '')
+            )
+        ORDER BY due_at, job_id
+        LIMIT %(look)s
+    ) AS due
+    ORDER BY of, due_at, job_id
+) AS one_each
+ORDER BY due_at, job_id
+LIMIT %(slots)s;
+
+-- name: claim_these
+WITH next AS MATERIALIZED (
+    SELECT job_id
+    FROM job
+    WHERE job_id = ANY(%(job_ids)s::bigint[]) AND due_at <= now()
+    ORDER BY due_at, job_id
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE job
+SET attempt = attempt + 1, due_at = now() + make_interval(secs => %(lease)s::double precision)
+FROM next
+WHERE job.job_id = next.job_id
+RETURNING job.job_id, kind, payload, attempt, created_at;
+
 -- name: done
 DELETE FROM job WHERE job_id = %(job_id)s AND attempt = %(attempt)s;
 

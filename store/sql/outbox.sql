@@ -4,7 +4,9 @@
 INSERT INTO outbox (name, thread_id, run_id, data, seen_by)
 SELECT %(name)s, %(thread_id)s, %(run_id)s::uuid, %(data)s::jsonb,
     CASE WHEN %(name)s = 'session.purged' THEN (
-        SELECT metadata - ARRAY['name', 'tags', 'folder'] FROM thread WHERE thread_id = %(thread_id)s
+        SELECT metadata - ARRAY['name', 'generated_title', 'title_source', 'tags', 'folder']
+        FROM thread
+        WHERE thread_id = %(thread_id)s
     ) END;
 
 -- name: look
@@ -48,7 +50,8 @@ FOR UPDATE;
 
 -- name: messages
 -- Those that were written, or written again, since this was asked last. Of a thread of before there
--- was an outbox, no old ones. Of each thread as many as its rows may tell, and one more.
+-- was an outbox, no old ones. Of each thread as many as its rows may tell, and one more. What a run
+-- brought whose end is told later, because it goes on or the end waits in the outbox, is for that end.
 WITH asked AS MATERIALIZED (
     SELECT t.thread_id, w.up_to, t.message_count, coalesce(t.head_checkpoint_id, '') AS head,
         coalesce(p.message_count, 0) AS told_count, p.checkpoint_id AS told_through,
@@ -58,22 +61,51 @@ WITH asked AS MATERIALIZED (
     JOIN thread AS t ON t.thread_id = w.thread_id
     CROSS JOIN change_head AS h
     LEFT JOIN change_of_messages AS p ON p.thread_id = t.thread_id
+), brought AS MATERIALIZED (
+    SELECT asked.thread_id, m.run_id, min(m.seq) AS seq, min(m.checkpoint_id) AS checkpoint_id
+    FROM asked
+    JOIN message AS m ON m.conversation_id = asked.thread_id AND m.seq >= asked.told_count
+        AND m.create_time >= asked.since
+    WHERE m.run_id <> ALL(%(ended)s::uuid[])
+    GROUP BY asked.thread_id, m.run_id
+), later AS MATERIALIZED (
+    SELECT b.thread_id, min(b.seq) AS seq, min(b.checkpoint_id) AS checkpoint_id
+    FROM brought AS b
+    JOIN (
+        SELECT r.run_id
+        FROM brought
+        JOIN run AS r ON r.run_id = brought.run_id AND r.status IN ('pending', 'running')
+        UNION
+        SELECT o.run_id
+        FROM brought
+        JOIN outbox AS o ON o.run_id = brought.run_id AND o.name = 'run.ended'
+    ) AS untold ON untold.run_id = b.run_id
+    GROUP BY b.thread_id
 ), remembered AS (
     INSERT INTO change_of_messages (thread_id, message_count, checkpoint_id)
-    SELECT thread_id, message_count, head
+    SELECT asked.thread_id, coalesce(later.seq, asked.message_count),
+        CASE WHEN later.seq IS NULL THEN asked.head ELSE coalesce((
+            SELECT max(m.last_checkpoint_id)
+            FROM message AS m
+            WHERE m.conversation_id = asked.thread_id
+                AND m.last_checkpoint_id < later.checkpoint_id
+                AND m.last_checkpoint_id <> m.checkpoint_id
+        ), asked.told_through, '') END
     FROM asked
+    LEFT JOIN later ON later.thread_id = asked.thread_id
     ON CONFLICT (thread_id) DO UPDATE SET
         message_count = EXCLUDED.message_count,
         checkpoint_id = EXCLUDED.checkpoint_id
 )
 SELECT asked.thread_id, m.is_new, m.id, m.role, m.seq, m.run_id
 FROM asked
+LEFT JOIN later ON later.thread_id = asked.thread_id
 CROSS JOIN LATERAL (
     (
         SELECT true AS is_new, id, role, seq, run_id
         FROM message
         WHERE conversation_id = asked.thread_id AND seq >= asked.told_count
-            AND create_time >= asked.since
+            AND create_time >= asked.since AND (later.seq IS NULL OR seq < later.seq)
         ORDER BY seq
         LIMIT asked.up_to
     )
@@ -83,6 +115,7 @@ CROSS JOIN LATERAL (
         FROM message
         WHERE conversation_id = asked.thread_id AND last_checkpoint_id > asked.told_through
             AND last_checkpoint_id <> checkpoint_id AND seq < asked.told_count
+            AND (later.seq IS NULL OR last_checkpoint_id < later.checkpoint_id)
         ORDER BY last_checkpoint_id
         LIMIT asked.up_to
     )
@@ -146,11 +179,13 @@ WITH due AS (
             WHERE coalesce(c.seen_by, t.metadata) @> v.contained
         )
     WHERE c.seq > %(after)s
-    RETURNING delivery_id
+    RETURNING delivery_id, webhook_id
 ), enqueued AS (
     INSERT INTO job (kind, payload)
-    SELECT %(kind)s, jsonb_build_object('delivery_id', delivery_id)
+    SELECT %(kind)s, jsonb_build_object('delivery_id', due.delivery_id,
+        'webhook_id', due.webhook_id, 'webhook_owner', w.identity)
     FROM due
+    JOIN webhook AS w ON w.webhook_id = due.webhook_id
 )
 SELECT pg_notify('threadwell', %(signal)s) FROM due LIMIT 1;
 

@@ -66,7 +66,7 @@ LIMIT %(limit)s
 -- Whoever else is at a thread brings it up to date: it is passed by. Nobody's row is locked.
 WITH held AS MATERIALIZED (
     SELECT u.thread_id
-    FROM unnest(%(thread_ids)s::text[]) AS u (thread_id)
+    FROM unnest(%(thread_ids)b::text[]) AS u (thread_id)
     WHERE pg_try_advisory_xact_lock(1400, hashtext(u.thread_id))
 )
 SELECT t.thread_id, t.head_checkpoint_id,
@@ -84,7 +84,7 @@ SELECT set_config('lock_timeout', %(lock_timeout)s, true)
 SELECT pg_advisory_xact_lock(1400, o.number)::text
 FROM (
     SELECT DISTINCT hashtext(u.thread_id) AS number
-    FROM unnest(%(thread_ids)s::text[]) AS u (thread_id)
+    FROM unnest(%(thread_ids)b::text[]) AS u (thread_id)
     ORDER BY 1
 ) AS o
 
@@ -94,7 +94,7 @@ SELECT m.conversation_id, m.seq, m.role, left(m.content, %(characters)s::int), m
     m.update_time, m.id
 FROM message AS m
 LEFT JOIN search_message AS s ON s.conversation_id = m.conversation_id AND s.seq = m.seq
-WHERE m.conversation_id = ANY(%(thread_ids)s::text[])
+WHERE m.conversation_id = ANY(%(thread_ids)b::text[])
     AND s.update_time IS DISTINCT FROM m.update_time
 ORDER BY m.conversation_id, m.seq
 LIMIT %(limit)s
@@ -108,8 +108,8 @@ FROM (
     SELECT nextval('search_number') AS number, u.conversation_id, u.seq, u.role, u.create_time,
         u.update_time, u.terms
     FROM unnest(
-        %(conversation_id)s::text[], %(seq)s::int[], %(role)s::text[],
-        %(create_time)s::timestamptz[], %(update_time)s::timestamptz[], %(terms)s::text[]
+        %(conversation_id)b::text[], %(seq)b::int[], %(role)b::text[],
+        %(create_time)b::timestamptz[], %(update_time)b::timestamptz[], %(terms)b::text[]
     ) AS u (conversation_id, seq, role, create_time, update_time, terms)
 ) AS n
 ON CONFLICT (conversation_id, seq) DO UPDATE SET
@@ -122,7 +122,7 @@ ON CONFLICT (conversation_id, seq) DO UPDATE SET
 -- name: forget
 -- Messages that were taken back.
 DELETE FROM search_message AS s
-WHERE s.conversation_id = ANY(%(thread_ids)s::text[]) AND s.seq >= 0
+WHERE s.conversation_id = ANY(%(thread_ids)b::text[]) AND s.seq >= 0
     AND NOT EXISTS (
         SELECT FROM message AS m WHERE m.conversation_id = s.conversation_id AND m.seq = s.seq
     )
@@ -130,7 +130,7 @@ WHERE s.conversation_id = ANY(%(thread_ids)s::text[]) AND s.seq >= 0
 -- name: mark
 INSERT INTO search_thread (thread_id, checkpoint_id, name)
 SELECT u.thread_id, u.checkpoint_id, u.name
-FROM unnest(%(thread_id)s::text[], %(checkpoint_id)s::text[], %(name)s::text[])
+FROM unnest(%(thread_id)b::text[], %(checkpoint_id)b::text[], %(name)b::text[])
     AS u (thread_id, checkpoint_id, name)
 ON CONFLICT (thread_id) DO UPDATE SET
     checkpoint_id = EXCLUDED.checkpoint_id,
@@ -150,15 +150,12 @@ UPDATE search_progress SET
 -- Threads that were deleted while they were being indexed.
 WITH gone AS (
     SELECT u.thread_id
-    FROM unnest(%(thread_ids)s::text[]) AS u (thread_id)
+    FROM unnest(%(thread_ids)b::text[]) AS u (thread_id)
     WHERE NOT EXISTS (SELECT FROM thread AS t WHERE t.thread_id = u.thread_id)
 ), messages_gone AS (
     DELETE FROM search_message AS s USING gone WHERE s.conversation_id = gone.thread_id
 )
 DELETE FROM search_thread AS s USING gone WHERE s.thread_id = gone.thread_id
-
--- name: newest
-SELECT coalesce(max(number), 0) FROM search_message
 
 -- name: scope
 -- The sessions that somebody can see, if they are not too many to be named.
@@ -171,7 +168,7 @@ LIMIT %(limit)s
 -- Of few sessions every message is compared.
 WITH asked AS MATERIALIZED (
     SELECT n AS segment, replace(%(query)s::text, '§', n || '.')::tsquery AS query
-    FROM generate_series(0, %(newest)s::bigint) AS n
+    FROM generate_series(0, (SELECT max(number) >> 15 FROM search_message)) AS n
 )
 SELECT said.number, said.conversation_id
 FROM (
@@ -191,42 +188,74 @@ ORDER BY said.number DESC
 LIMIT %(window)s
 
 -- name: in_segments
--- Of many, segment by segment; who may see a hit is looked up from the newest hit on, one by one.
--- "+ 0" keeps PostgreSQL from reading all messages in the order of their numbers.
-SELECT h.number, h.conversation_id
-FROM (
-    SELECT replace(%(query)s::text, '§', n || '.')::tsquery AS query
-    FROM generate_series(%(newest)s::bigint, %(oldest)s::bigint, -1) AS n
-) AS asked
-CROSS JOIN LATERAL (
-    SELECT f.number, f.conversation_id
+-- Of many, some segments at a time, the newest first, until there are enough or time is up; one step
+-- at least. A step is as wide as what is missing looks to be by what was found so far, and at most
+-- four times as wide as all before it: a common word reads one segment, and what a rare one reads is
+-- fetched side by side. Who may see a hit is looked up from the newest hit on, one by one. "+ 0"
+-- keeps PostgreSQL from reading all messages in the order of their numbers.
+WITH RECURSIVE walk AS (
+    SELECT n.above, ((n.above - 1) >> 15) + 1 AS oldest, 0 AS count, NULL::bigint[] AS numbers,
+        NULL::text[] AS session_ids
     FROM (
-        SELECT m.number, m.conversation_id
-        FROM search_message AS m
-        WHERE m.terms @@ asked.query
-            AND m.number + 0 < %(before)s
-            AND (%(role)s::text IS NULL OR m.role = %(role)s)
-            AND (%(from)s::timestamptz IS NULL OR m.create_time >= %(from)s)
-            AND (%(to)s::timestamptz IS NULL OR m.create_time < %(to)s)
-            AND (m.seq >= 0 OR %(names)s::boolean)
-            AND (
-                %(session_ids)s::text[] IS NULL
-                OR m.conversation_id = ANY(%(session_ids)s::text[])
-            )
-        ORDER BY m.number + 0 DESC
-        OFFSET 0
-    ) AS f
-    WHERE '{}'::jsonb = ANY(%(visible)s::jsonb[])
-        OR %(session_ids)s::text[] IS NOT NULL
-        OR (
-            SELECT t.metadata @> ANY(%(visible)s::jsonb[])
-            FROM thread AS t
-            WHERE t.thread_id = f.conversation_id
+        SELECT least(%(before)s::bigint, coalesce(max(number), 0) + 1) AS above
+        FROM search_message
+    ) AS n
+    UNION ALL
+    SELECT w.above, asked.oldest, w.count + cardinality(found.numbers), found.*
+    FROM walk AS w
+    CROSS JOIN LATERAL (SELECT w.above - (w.oldest << 15) AS numbers) AS searched
+    CROSS JOIN LATERAL (
+        SELECT greatest(1, least(%(widest)s::bigint, least(
+            4 * searched.numbers,
+            (%(window)s::bigint - w.count) * searched.numbers / nullif(w.count, 0)
+        ) >> 15)) AS width
+    ) AS step
+    CROSS JOIN LATERAL (
+        SELECT min(n) AS oldest,
+            string_agg('(' || replace(%(query)s::text, '§', n || '.') || ')', ' | ')::tsquery AS query
+        FROM generate_series(greatest(w.oldest - step.width, 0), w.oldest - 1) AS n
+    ) AS asked
+    CROSS JOIN LATERAL (
+        SELECT coalesce(array_agg(h.number ORDER BY h.number DESC), '{}') AS numbers,
+            coalesce(array_agg(h.conversation_id ORDER BY h.number DESC), '{}') AS session_ids
+        FROM (
+            SELECT f.number, f.conversation_id
+            FROM (
+                SELECT m.number, m.conversation_id
+                FROM search_message AS m
+                WHERE m.terms @@ asked.query
+                    AND m.number + 0 < %(before)s
+                    AND (%(role)s::text IS NULL OR m.role = %(role)s)
+                    AND (%(from)s::timestamptz IS NULL OR m.create_time >= %(from)s)
+                    AND (%(to)s::timestamptz IS NULL OR m.create_time < %(to)s)
+                    AND (m.seq >= 0 OR %(names)s::boolean)
+                    AND (
+                        %(session_ids)s::text[] IS NULL
+                        OR m.conversation_id = ANY(%(session_ids)s::text[])
+                    )
+                ORDER BY m.number + 0 DESC
+                OFFSET 0
+            ) AS f
+            WHERE '{}'::jsonb = ANY(%(visible)s::jsonb[])
+                OR %(session_ids)s::text[] IS NOT NULL
+                OR (
+                    SELECT t.metadata @> ANY(%(visible)s::jsonb[])
+                    FROM thread AS t
+                    WHERE t.thread_id = f.conversation_id
+                )
+            LIMIT %(window)s - w.count
+        ) AS h
+    ) AS found
+    WHERE w.oldest > 0 AND w.count < %(window)s
+        AND (
+            w.numbers IS NULL
+            OR clock_timestamp() < statement_timestamp() + make_interval(secs => %(seconds)s)
         )
-    LIMIT %(window)s
-) AS h
-ORDER BY h.number DESC
-LIMIT %(window)s
+)
+SELECT oldest, numbers, session_ids
+FROM walk
+WHERE numbers IS NOT NULL
+ORDER BY oldest DESC
 
 -- name: ranked
 -- Once more who may see it, and whether it is still there, unchanged: the index may be behind. That

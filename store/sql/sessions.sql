@@ -42,41 +42,49 @@ WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
     AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]));
 
 -- name: counts
--- By status, and of those that are active by folder and by tag; the most frequent ones.
-WITH mine AS MATERIALIZED (
-    SELECT session_status(metadata) AS status, metadata ->> 'pinned' = 'true' AS is_pinned,
-        metadata ->> 'folder' AS folder,
+-- By status; and of those that are active, or of the `most` of them that were touched last, by folder and
+-- by tag, the most frequent ones.
+WITH recent AS MATERIALIZED (
+    SELECT metadata ->> 'folder' AS folder,
         CASE WHEN jsonb_typeof(metadata -> 'tags') = 'array' THEN metadata -> 'tags' END AS tags
+    FROM thread
+    WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
+        AND (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
+        AND coalesce(metadata ->> 'status', 'active') = 'active'
+        AND (expires_at IS NULL OR expires_at > now())
+        AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]))
+    ORDER BY updated_at DESC
+    LIMIT %(most)s
+), status AS (
+    SELECT session_status(metadata) AS status, count(*) AS count,
+        count(*) FILTER (WHERE metadata ->> 'pinned' = 'true') AS pinned
     FROM thread
     WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
         AND (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
         AND (expires_at IS NULL OR expires_at > now())
         AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]))
-), ranked AS (
-    SELECT 'status' AS kind, status AS name, count(*) AS count FROM mine GROUP BY status
-    UNION ALL
-    SELECT 'pinned', '', count(*) FROM mine WHERE is_pinned AND status = 'active'
-    UNION ALL
-    (
-        SELECT 'folder', folder, count(*)
-        FROM mine
-        WHERE folder IS NOT NULL AND status = 'active'
-        GROUP BY folder
-        ORDER BY count(*) DESC, folder
-        LIMIT %(limit)s
-    )
-    UNION ALL
-    (
-        SELECT 'tag', t.tag, count(*)
-        FROM mine
-        CROSS JOIN LATERAL jsonb_array_elements_text(mine.tags) AS t (tag)
-        WHERE status = 'active'
-        GROUP BY t.tag
-        ORDER BY count(*) DESC, t.tag
-        LIMIT %(limit)s
-    )
+    GROUP BY 1
 )
-SELECT kind, name, count FROM ranked;
+SELECT 'status' AS kind, status AS name, count FROM status
+UNION ALL
+SELECT 'pinned', '', coalesce(sum(pinned), 0)::bigint FROM status WHERE status = 'active'
+UNION ALL
+(
+    SELECT 'folder', folder, count(*)
+    FROM recent
+    WHERE folder IS NOT NULL
+    GROUP BY folder
+    ORDER BY count(*) DESC, folder
+    LIMIT %(limit)s
+)
+UNION ALL
+(
+    SELECT 'tag', t.tag, count(*)
+    FROM (SELECT jsonb_array_elements_text(tags) AS tag FROM recent) AS t
+    GROUP BY t.tag
+    ORDER BY count(*) DESC, t.tag
+    LIMIT %(limit)s
+);
 
 -- name: change
 -- One statement for whatever its owner, or the server, changes of a session. It changes if what the
@@ -118,7 +126,8 @@ SELECT id, user_id, name, chat_type, status, metadata, thread_status, message_co
 FROM changed;
 
 -- name: delete
--- Softly: it can be restored until it is purged. It is shared with nobody any more, then either.
+-- Softly: it can be restored until it is purged. It is shared with nobody any more, then either: its
+-- links go by a statement of their own, which sees those for which this one has waited.
 WITH changed AS (
     UPDATE thread
     SET metadata = metadata - 'members'
@@ -128,8 +137,6 @@ WITH changed AS (
     WHERE thread_id = %(id)s AND session_is_there(metadata, expires_at)
         AND metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id
-), unshared AS (
-    DELETE FROM share USING changed WHERE share.thread_id = changed.thread_id
 ), told AS (
     INSERT INTO outbox (name, thread_id)
     SELECT 'session.deleted', thread_id

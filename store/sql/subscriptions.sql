@@ -61,7 +61,8 @@ WITH again AS (
         d.last_status, d.last_error, d.created_at, d.updated_at
 ), enqueued AS (
     INSERT INTO job (kind, payload)
-    SELECT %(kind)s, jsonb_build_object('delivery_id', delivery_id)
+    SELECT %(kind)s, jsonb_build_object('delivery_id', delivery_id,
+        'webhook_id', webhook_id, 'webhook_owner', %(identity)s::text)
     FROM again
     RETURNING pg_notify('threadwell', %(signal)s)
 )

@@ -84,6 +84,7 @@ WHERE (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
     AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]));
 
 -- name: update
+-- What makes a session a deleted one does what deleting it does, and the other way round.
 WITH before AS MATERIALIZED (
     SELECT thread_id, metadata
     FROM thread
@@ -106,11 +107,30 @@ WITH before AS MATERIALIZED (
     WHERE changed IS NOT NULL
 )
 UPDATE thread
-SET metadata = thread.metadata || %(metadata)s::jsonb, updated_at = now()
+SET metadata = CASE
+        WHEN is_deleted AND NOT was_deleted THEN after - 'members' || jsonb_build_object('deleted_at', now())
+        WHEN was_deleted AND NOT is_deleted THEN after - 'deleted_at'
+        ELSE after
+    END,
+    purge_at = CASE
+        WHEN is_deleted AND NOT was_deleted
+            THEN now() + make_interval(secs => %(keep_seconds)s::double precision)
+        WHEN is_deleted THEN purge_at
+    END,
+    updated_at = now()
 FROM before
+CROSS JOIN LATERAL (
+    SELECT before.metadata || %(metadata)s::jsonb AS after,
+        before.metadata @> '{"status": "deleted"}' AS was_deleted,
+        before.metadata || %(metadata)s::jsonb @> '{"status": "deleted"}' AS is_deleted
+) AS difference
 WHERE thread.thread_id = before.thread_id
 RETURNING thread.thread_id, status, thread.metadata, config, interrupts, error,
     created_at, updated_at, state_updated_at;
+
+-- name: unshare
+-- After the statement that deletes it: whoever shares it holds its row, and this sees what they made.
+DELETE FROM share WHERE thread_id = %(thread_id)s;
 
 -- name: lease
 -- A new epoch for a writer that is no run. It holds nothing: whoever comes next takes a higher one.

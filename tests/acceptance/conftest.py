@@ -47,6 +47,7 @@ GRAPHS = (
     "choir",
     "ask_in_chat",
     "adds",
+    "finds",
 )
 #: So that what a killed process left is taken up soon.
 QUICK = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5"}

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.documents import Document
 from langchain_core.language_models.chat_models import BaseChatModel, agenerate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -52,7 +53,8 @@ class Echo(BaseChatModel):
     """
     Says what it was told, a word a token.
 
-    `hold PORT NAME words` stops at the gate after the first token; `fail words` breaks down there.
+    `hold PORT NAME words` stops at the gate after the first token; `fail words` breaks down there,
+    and `fail` alone before it. `think words` thinks them first, a word a token.
     """
 
     @property
@@ -88,15 +90,26 @@ class Echo(BaseChatModel):
         gate = (int(words.pop(0)), words.pop(0)) if order == "hold" else None
         if order not in ("hold", "fail"):
             words = [order, *words]
-        for number, token in enumerate([f"({len(messages)})", *(f" {word}" for word in words)]):
+        thoughts = _thoughts(words[1:] if order == "think" else [])
+        said = [
+            AIMessageChunk(content=token)
+            for token in (f"({len(messages)})", *(f" {w}" for w in words))
+        ]
+        for number, message in enumerate([*thoughts, *said], start=-len(thoughts)):
             if number == 1 and gate:
                 await report(*gate)
-            if number == 1 and order == "fail":
+            if order == "fail" and (number == 1 or not words):
                 raise ValueError("the model broke down")
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=token))
+            chunk = ChatGenerationChunk(message=message)
             if run_manager is not None:
-                await run_manager.on_llm_new_token(token, chunk=chunk)
+                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
+
+
+def _thoughts(words: list[str]) -> list[AIMessageChunk]:
+    return [
+        AIMessageChunk(content="", additional_kwargs={"reasoning_content": word}) for word in words
+    ]
 
 
 async def _answer(state: MessagesState) -> dict[str, Any]:
@@ -341,7 +354,25 @@ async def _answer_twice(state: MessagesState) -> dict[str, Any]:
     return {"messages": await asyncio.gather(*(Echo().ainvoke(state["messages"]) for _ in "12"))}
 
 
+class Finding(MessagesState, total=False):
+    topic: str
+    steps: Annotated[list[str], operator.add]
+
+
+def _find(state: Finding) -> dict[str, Any]:
+    page = Document("Rivers flow.", metadata={"source": "https://example.com/r", "title": "Rivers"})
+    note = {"id": "n1", "source": "notes.md", "content": "Down."}
+    get_stream_writer()({"documents": [page, note]})
+    get_stream_writer()({"progress": 1})
+    return {"steps": ["found"], "topic": state.get("topic", "rivers")}
+
+
+async def _answer_found(state: Finding) -> dict[str, Any]:
+    return {"messages": [await Echo().ainvoke(state["messages"])], "steps": ["answered"]}
+
+
 chat = _chain(MessagesState, ("model", _answer))
+finds = _chain(Finding, ("find", _find), ("model", _answer_found))
 #: The same on a channel like the bundled agent's.
 delta = _chain(State, ("model", _answer_too))
 steps = _chain(Work, ("a", _step("a")), ("b", _step("b")), ("c", _step("c")))

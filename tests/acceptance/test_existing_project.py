@@ -230,20 +230,19 @@ def test_the_command_reports_in_json(
     assert (nowhere.returncode, "no time zone" in nowhere.stderr) == (1, True)
 
 
-async def test_the_old_repositories_functions_work_on_sessions(
-    database: str, project: Path, servers: Servers, client: LangGraphClient
-) -> None:
+@pytest.fixture
+async def connected(database: str, project: Path, servers: Servers) -> AsyncIterator[None]:
+    """The functions' connection is to the servers' database."""
     opened = partial(open_database, database, config=project, redis_url=servers.redis_url)
     before = default()
     with await asyncio.to_thread(opened) as connection:
         use(connection)
-        try:
-            await _use_the_functions(client)
-        finally:
-            use(before)
+        yield
+        use(before)
 
 
-async def _use_the_functions(client: LangGraphClient) -> None:
+@pytest.mark.usefixtures("connected")
+async def test_the_old_repositories_functions_work_on_sessions(client: LangGraphClient) -> None:
     id_ = await repository.add_conversation_to_db("llm_chat", "Old", user_id="ada")
     again = await repository.add_conversation_to_db("llm_chat", conversation_id=id_)
     first = await repository.add_message_to_db(
@@ -273,3 +272,49 @@ async def _use_the_functions(client: LangGraphClient) -> None:
     assert await repository.filter_message(str(uuid4())) == []
     ran = await client.runs.wait(id_, "chat", input=says("three"))
     assert contents(ran) == ["one", "uno", "two", "2", "three", "(5) three"]
+
+
+@pytest.mark.usefixtures("connected")
+async def test_an_answer_is_of_the_question_that_it_names(http: httpx.AsyncClient) -> None:
+    id_ = str(uuid4())
+    # An id may have anything in it that URLs have a meaning for.
+    one, two = [
+        await repository.add_message_to_db(
+            query=query, conversation_id=id_, message_id=f"{name}{id_}"
+        )
+        for query, name in (("one", "a/b?c#"), ("two", "b"))
+    ]
+    await repository.update_message(one, "1")
+    alone = await repository.filter_message(id_)
+    await repository.update_message(two, "2")
+    await repository.feedback_message_to_db(one, 90)
+    found = await repository.get_message_by_id(one)
+    said = {"messages": [{"role": "user", "content": "three", "id": f"q{id_}"}]}
+    await http.post(f"/api/sessions/{id_}/context", json=said)
+    await repository.update_message(f"q{id_}", "3")
+
+    assert [(pair["id"], pair["query"], pair["response"]) for pair in alone] == [(one, "one", "1")]
+    assert found is not None
+    assert (found["query"], found["response"], found["feedback_score"]) == ("one", "1", 90)
+    assert [(pair["query"], pair["response"]) for pair in await repository.filter_message(id_)] == [
+        ("three", "3"),
+        ("two", "2"),
+        ("one", "1"),
+    ]
+    kept = [row["content"] for row in await rows(http, id_)]
+    assert kept == ["one", "two", "1", "2", "three", "3"]
+
+
+@pytest.mark.usefixtures("connected")
+async def test_an_item_is_the_message_of_its_whole_id(http: httpx.AsyncClient) -> None:
+    id_ = str(uuid4())
+    for query, name in (("one", "a"), ("two", "a/b")):
+        await repository.add_message_to_db(
+            query=query, conversation_id=id_, response=query, message_id=f"{id_}{name}"
+        )
+    items = f"/v1/conversations/{id_}/items"
+
+    gone = [await http.delete(f"{items}/{id_}a%2F{name}") for name in ("b", "c")]
+
+    assert [answer.status_code for answer in gone] == [200, 404]
+    assert [row["content"] for row in await rows(http, id_)] == ["one", "one", "two"]

@@ -239,3 +239,41 @@ def test_a_script_needs_nothing_but_the_database(
     assert done.stdout.strip() == "['from a script']"
     page = httpx.get(f"{server.url}/api/sessions/{id_}/messages").json()["data"]
     assert [row["content"] for row in page] == ["from a script"]
+
+
+async def test_the_id_of_a_session_is_no_more_than_an_id(
+    server: ServerProcess, http: httpx.AsyncClient
+) -> None:
+    session_id = (await http.post("/api/sessions", json={})).json()["id"]
+    with Connection(server.url) as connection:
+        history = SessionChatMessageHistory(f"{session_id}?purge=true#", connection=connection)
+        with pytest.raises(RequestError):
+            await history.aclear()
+
+    assert (await http.get(f"/api/sessions/{session_id}")).status_code == 200
+
+
+def test_a_forked_process_opens_its_connection_anew(server: ServerProcess) -> None:
+    script = f"""
+import os, signal, sys
+from threadwell.connection import Connection
+
+def ask():
+    connection.call("GET", "/api/sessions")
+
+connection = Connection({server.url!r})
+ask()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    ask()
+    os._exit(7)
+status = os.waitpid(child, 0)[1]
+ask()
+connection.close()
+sys.exit(0 if os.waitstatus_to_exitcode(status) == 7 else 1)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stderr

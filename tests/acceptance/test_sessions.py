@@ -77,14 +77,62 @@ async def test_an_answer_is_streamed_when_it_is_asked_for(
         events: list[Frame] = [frame async for frame in frames(response)]
 
     names = [event.name for event in events]
-    assert names == ["run.start", *["message.delta"] * 3, "message.end", "run.end"]
+    began = ["run.start", "session.updated"]
+    assert names == [*began, *["message.delta"] * 3, "message.end", "run.end"]
     assert "".join(e.data["delta"] for e in events if e.name == "message.delta") == "(1) one two"
     assert events[0].data["session_id"] == session_id
     assert events[-2].data["content"] == "(1) one two"
     assert events[-1].data["status"] == "success"
-    assert [event.place for event in events] == sorted({event.place for event in events})
-    [_, stored] = (await http.get(f"/api/sessions/{session_id}/messages")).json()["data"]
-    assert stored["id"] == events[-2].data["message_id"] == events[1].data["message_id"]
+    placed = [event.place for event in events if event.id]
+    assert placed == sorted(set(placed))
+    [asked, stored] = (await http.get(f"/api/sessions/{session_id}/messages")).json()["data"]
+    assert stored["id"] == events[-2].data["message_id"] == events[2].data["message_id"]
+    assert asked["id"] == events[0].data["user_message_id"]
+
+
+async def test_a_stream_says_what_is_answered_how_long_it_took_and_what_the_graph_goes_by(
+    client: LangGraphClient, http: httpx.AsyncClient
+) -> None:
+    session_id = await session(http, assistant_id="finds")
+    path = f"/api/sessions/{session_id}"
+
+    async def streamed(to: str, **body: Any) -> list[Frame]:
+        return await collect(http, "POST", f"{path}/{to}", json={"stream": True, **body})
+
+    first = await streamed("messages", query="Which rivers?")
+    again = await streamed(f"messages/{first[-2].data['message_id']}/regenerate")
+    second = await streamed("messages", query="hello", id="mine")
+    named = (await http.get(path)).json()
+    run_id = first[0].data["run_id"]
+    rest = {
+        event.id: await collect(http, "GET", f"{path}/stream", last_event_id=event.id)
+        for event in second[:-1]
+        if event.id
+    }
+    as_a_run = [part.event async for part in client.runs.join_stream(session_id, run_id)]
+
+    assert [event.name for event in first][:3] == ["run.start", "session.updated", "source"]
+    assert first[1].data == {
+        "session_id": session_id, "name": "Which rivers?", "title_source": "first_words",
+    }  # fmt: skip
+    assert named["name"] == first[1].data["name"]
+    assert first[2].data["documents"] == [
+        {"id": "0", "title": "Rivers", "url": "https://example.com/r", "content": "Rivers flow."},
+        {"id": "n1", "title": "notes.md", "url": None, "content": "Down."},
+    ]
+    # It is named once.
+    assert [e.name for e in again + second if e.name == "session.updated"] == []
+    assert again[0].data["user_message_id"] == first[0].data["user_message_id"]
+    assert second[0].data["user_message_id"] == "mine"
+    for told in (first, again, second):
+        end = told[-2].data
+        assert 0 <= end["ttft_ms"] <= end["latency_ms"] < 60_000
+    # Who comes back is told the same.
+    for place, found in rest.items():
+        seen = next(n for n, event in enumerate(second, 1) if event.id == place)
+        assert [(e.name, e.data) for e in found] == [(e.name, e.data) for e in second[seen:]]
+    # To others it is a run like any other.
+    assert set(as_a_run) <= {"metadata", "custom", "messages", "updates", "end"}
 
 
 async def test_pages_of_sessions_repeat_none_and_miss_none(http: httpx.AsyncClient) -> None:

@@ -16,6 +16,7 @@ from api.app import create_app
 from api.bootstrap import Services
 from api.settings import Settings
 from graph.agents.chat import TOOLS
+from store import users
 from tests.serving import serving
 
 GRAPHS = {
@@ -84,6 +85,18 @@ async def test_fufans_users_register_and_log_in(http: httpx.AsyncClient) -> None
     assert (user["status"], user["username"]) == (200, "ada")
     for refused in (wrong, nobody):
         assert (refused.status_code, refused.json()["status"]) == (200, 401)
+
+
+async def test_a_hash_of_another_kind_or_a_damaged_one_is_nobodys(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    for kept in ("", "md5", "密码", "pbkdf2:sha256$a$b", "scrypt$1$%%$x", "$2b$", "$2b$04$short"):
+        await users.create(services.db, str(uuid4()), username=kept or "ada", password_hash=kept)
+
+        person = {"username": kept or "ada", "password": "analytical"}
+        answer = await http.post("/api/users/login", json=person)
+
+        assert (answer.status_code, answer.json()["status"]) == (200, 401), answer.text
 
 
 async def test_fufans_front_end_finds_everything_it_asks_for(http: httpx.AsyncClient) -> None:

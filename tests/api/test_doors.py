@@ -4,10 +4,12 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from api import submissions
 from api.bootstrap import Services
 from api.doors import conversation
 from api.doors.agui import AgentEvents, RunAgentInput
@@ -16,8 +18,10 @@ from api.doors.history import Step, Turn, kept, reconcile, sent
 from api.doors.openai_chat import ChatAnswer
 from api.doors.openai_responses import ResponseAnswer
 from api.doors.spoken import Door
-from api.session_events import Part, parts_of
+from api.session_events import Part, SessionReader
 from graph.runs import Submitted
+from store.access import EVERYTHING
+from store.errors import ThreadBusyError
 from store.events import Event
 from store.models import Message, Run
 
@@ -66,6 +70,9 @@ def texts(step: Step) -> list[str]:
         (("eins",), ["eins"], None),
         (("two", "zwei", "three"), ["three"], "head"),
         (("other", "zwei", "three"), ["other", "zwei", "three"], None),
+        # Answers that failed, or were stopped, before their first word.
+        (("one", "", "two", "zwei", "three"), ["two", "zwei", "three"], "u1"),
+        (("one", ONE, "two", " ", "three"), ["three"], "u2"),
     ],
 )
 def test_what_a_client_says_is_placed_where_it_belongs(
@@ -82,6 +89,62 @@ def test_a_session_without_messages_takes_all_and_a_client_of_sessions_sends_one
     assert len(reconcile([], told("one", "eins", "two")).new) == 3
     alone = reconcile(KEPT, told("one"), alone=True)
     assert (texts(alone), alone.at_head, alone.again) == (["one"], True, False)
+
+
+@pytest.mark.parametrize("nothing", ["", " \n", [], [{"type": "text", "text": ""}]])
+def test_an_answer_that_never_came_is_nothing_that_was_said(nothing: Any) -> None:
+    known = kept(
+        [row("user", "one", "u1"), row("user", "two", "u2"), row("assistant", "zwei", "a")]
+    )
+    failed = {"role": "assistant", "content": nothing}
+    image = {"role": "assistant", "content": [{"type": "image", "url": "https://example.com/i"}]}
+    one, two, three = ({"role": "user", "content": text} for text in ("one", "two", "three"))
+    answer = {"role": "assistant", "content": "zwei"}
+
+    assert reconcile(known, sent([one, failed, two, failed, answer, three])) == Step(
+        [three], at_head=True
+    )
+    assert reconcile(known[:1], sent([one, failed, two])) == Step([two], at_head=True)
+    assert reconcile([], sent([one, image, failed, two])).new == [one, image, two]
+
+
+def test_answers_in_a_row_are_one_answer() -> None:
+    parts = [{"role": "assistant", "content": text} for text in ("Let me see.", "", "It is 42.")]
+    asked = [{"role": "user", "content": text} for text in ("one", "two", "zwei!")]
+
+    step = reconcile(KEPT, sent([asked[0], *parts, asked[1]]))
+
+    assert (step.again, step.after) == (True, "u2")
+
+
+def test_the_end_of_a_long_conversation_is_found_in_one_pass() -> None:
+    compared = 0
+
+    class Key(tuple[Any, ...]):
+        __slots__ = ()
+        __hash__ = tuple.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return tuple.__eq__(self, other) is True
+
+        def __ne__(self, other: object) -> bool:
+            return not self == other
+
+    def turns(words: str) -> list[Turn]:
+        return [
+            Turn(Key(("user", False, w.encode())), f"{n}", {"content": w})
+            for n, w in enumerate(words)
+        ]
+
+    count = 10_000
+    step = reconcile(turns("B" + "A" * (count - 2) + "X"), turns("A" * (count - 1) + "C"))
+    assert (step.at_head, step.after, len(step.new)) == (False, None, count)
+    assert compared < 10 * count
+
+    assert texts(reconcile(turns("BAABAAB"), turns("AABX"))) == ["X"]
+    assert texts(reconcile(turns("BAAA"), turns("AAAAAX"))) == ["A", "A", "X"]
 
 
 def test_an_image_is_not_the_same_as_its_words() -> None:
@@ -198,7 +261,9 @@ def test_what_a_model_thinks_is_told_beside_what_it_says() -> None:
     parts = [
         part
         for message in ({**chunk, "content": content}, {**chunk, **more})
-        for part in parts_of(Event(1, 1, "r", "messages", json.dumps([message, {}]).encode()), "t")
+        for part in SessionReader("t").read(
+            Event(1, 1, "r", "messages", json.dumps([message, {}]).encode())
+        )
     ]
 
     assert [name for name, _ in parts] == ["reasoning.delta", "message.delta", "reasoning.delta"]
@@ -207,12 +272,61 @@ def test_what_a_model_thinks_is_told_beside_what_it_says() -> None:
         c["choices"][0]["delta"].get("reasoning_content") for c in chat().tell(*told).frames[:-1]
     ]
     assert [text for text in thought if text] == ["hm", "so"]
+
+
+def thought(text: str, message_id: str = "m") -> Part:
+    return "reasoning.delta", {"message_id": message_id, "delta": text}
+
+
+def test_what_a_model_thinks_is_one_part_until_it_speaks_calls_a_tool_or_ends() -> None:
+    call = {"message_id": "m1", "call_id": "c", "name": "add", "args": {}}
+    told = (
+        START, thought("h", "m1"), thought("m", "m1"), ("tool.start", call),
+        thought("s"), thought("o"), delta("Hi"), delta("!"), thought("more"), delta("?"),
+        whole("Hi!?"), thought("left", "m2"), END,
+    )  # fmt: skip
     ui = Told(UIMessageStream(NONE, SUBMITTED)).tell(*told).types()
-    assert (
-        ui.count("reasoning-delta")
-        == agent().tell(*told).types().count("REASONING_MESSAGE_CONTENT")
-        == 2
+    events = agent().tell(*told).types()
+
+    thinks = ["reasoning-start", "reasoning-delta", "reasoning-delta", "reasoning-end"]
+    assert ui[1:] == [
+        "start-step", *thinks, "tool-input-available", *thinks,
+        "text-start", "text-delta", "text-delta", "reasoning-start", "reasoning-delta",
+        "reasoning-end", "text-delta", "text-end", "finish-step", "start-step",
+        "reasoning-start", "reasoning-delta", "reasoning-end", "finish-step", "finish",
+    ]  # fmt: skip
+    begins, says, ends = (
+        ["REASONING_START", "REASONING_MESSAGE_START"],
+        "REASONING_MESSAGE_CONTENT",
+        ["REASONING_MESSAGE_END", "REASONING_END"],
     )
+    assert [name for name in events if name.startswith(("REASONING", "TEXT", "TOOL_CALL_START"))] == [
+        *begins, says, says, *ends, "TOOL_CALL_START", *begins, says, says, *ends,
+        "TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_CONTENT", *begins, says, *ends,
+        "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", *begins, says, *ends,
+    ]  # fmt: skip
+
+
+def test_what_is_open_ends_with_its_step() -> None:
+    told = (
+        START,
+        delta("Hel", "m1"),
+        whole("One", "m2"),
+        delta("Two", "m3"),
+        delta("lo", "m1"),
+        END,
+    )
+    ui = Told(UIMessageStream(NONE, SUBMITTED)).tell(*told)
+
+    # The client forgets with a step what is open in it, and takes no more of that.
+    opened: set[str] = set()
+    for chunk in (chunk for chunk in ui.frames if isinstance(chunk, dict)):
+        if chunk["type"] == "text-start":
+            opened.add(chunk["id"])
+        assert not chunk["type"].startswith("text-") or chunk["id"] in opened
+        if chunk["type"] == "text-end":
+            opened.remove(chunk["id"])
+        assert chunk["type"] != "finish-step" or not opened
 
 
 async def test_bad_input_makes_no_session(http: httpx.AsyncClient) -> None:
@@ -292,3 +406,57 @@ async def test_the_id_of_a_message_that_no_client_shows_may_be_a_clients(
 
     assert answer.status_code == 200
     assert "text-delta" in answer.text
+
+
+async def test_an_agent_whose_events_are_lost_is_told_all_that_there_is(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    said: Any = [{"role": "user", "content": "one"}]
+    given = {**INPUT, "threadId": str(uuid4()), "messages": said}
+    path = f"/threads/{given['threadId']}"
+    live = await http.post("/agui", json=given, params={"assistant_id": "chat"})
+    call = {"id": "c1", "name": "add", "args": {"left": 2}, "type": "tool_call"}
+    used = [
+        {"type": "ai", "content": "", "tool_calls": [call]},
+        {"type": "tool", "content": "2", "tool_call_id": "c1"},
+    ]
+    await http.post(f"{path}/state", json={"values": {"messages": used}})
+    runs = (await http.get(f"{path}/runs")).json()
+    submitted = await services.runs.attach(runs[0]["run_id"], access=EVERYTHING)
+    await services.events.delete(given["threadId"])
+
+    door = AgentEvents(services, submitted, RunAgentInput.model_validate(given))
+    sent = b"".join([chunk async for chunk in door.frames()]).decode()
+    told = [json.loads(frame.removeprefix("data: ")) for frame in sent.strip().split("\n\n")]
+
+    assert live.status_code == 200, live.text
+    assert [event["type"] for event in told[-3:]] == [
+        "STATE_SNAPSHOT", "MESSAGES_SNAPSHOT", "RUN_FINISHED",
+    ]  # fmt: skip
+    messages = told[-2]["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "assistant", "tool"]
+    [asked] = messages[2]["toolCalls"]
+    assert asked["function"] == {"name": "add", "arguments": '{"left":2}'}
+    assert messages[3]["toolCallId"] == asked["id"] == "c1"
+
+
+async def test_another_attempt_keeps_no_file_again(
+    http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, refused = submissions.submit, list[None]()
+
+    async def submit_late(*given: Any, **named: Any) -> Submitted:
+        """Somebody else is quicker, twice."""
+        if len(refused) < 2:
+            refused.append(None)
+            raise ThreadBusyError("busy")
+        return await submit(*given, **named)
+
+    monkeypatch.setattr(conversation, "submit", submit_late)
+    file = {"type": "file", "mediaType": "image/gif", "url": "data:image/gif;base64,R0lGODlh"}
+    said = [{"id": "m", "role": "user", "parts": [file]}]
+    answer = await http.post("/api/ai/chat", json={"id": str(uuid4()), "messages": said})
+
+    assert answer.status_code == 200, answer.text
+    assert len(refused) == 2
+    assert len(await services.db.tuples("SELECT 1 FROM file", {})) == 1

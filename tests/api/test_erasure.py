@@ -19,7 +19,7 @@ from api.embedded import Servers
 from api.settings import Settings
 from graph import user_jobs
 from graph.user import label_of
-from store import audit, jobs, threads
+from store import audit, jobs, tallies, threads
 from store.access import EVERYTHING
 from store.audit import Filter
 
@@ -167,6 +167,11 @@ async def put_what_is_sent_nowhere(services: Services, who: Somebody) -> None:
         run = {"metadata": {"owner": who.name}, "values": who.name}
         await jobs.enqueue(tx, "webhook", {"url": "none", "run": run}, delay_seconds=3600)
         await tx.execute(
+            "INSERT INTO job (kind, payload, due_at) SELECT 'event_webhook',"
+            " jsonb_build_object('webhook_owner', %(n)s::text), now() + interval '1 hour'",
+            {"n": who.name},
+        )
+        await tx.execute(
             "INSERT INTO webhook_delivery (webhook_id, seq, thread_id, name, body)"
             " VALUES (%(hook)s, 1, %(session)s, 'run.ended', %(body)s::jsonb)",
             {"hook": who.hook, "session": who.session, "body": {"data": {"of": who.name}}},
@@ -273,6 +278,8 @@ async def test_an_erasure_leaves_nothing_of_a_user_anywhere_and_all_of_everybody
     await eve.visit(ada)
     assert (await ada.done("export"))["status"] == "success"
     await until_indexed(database_url, ada)
+    while await tallies.count_settled(services.db, settle_seconds=0):
+        pass
     # After the imports are done, which take their parts with them.
     for who in (ada, eve):
         await put_what_is_sent_nowhere(services, who)

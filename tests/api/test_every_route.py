@@ -1,8 +1,11 @@
 """Whatever is sent to whatever route: an answer in the one form, and never a fault."""
 
+import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -149,6 +152,189 @@ def _wrong_bodies(spec: Any, operation: Any) -> Iterator[dict[str, Any]]:
     for name in model["properties"]:
         for value in WRONG_VALUES:
             yield {**required, name: value}
+
+
+def _deep_bodies(session_id: str) -> dict[str, Any]:
+    """Of the routes that take a conversation: a body with something in each of its places."""
+    name = str(uuid4())
+    image = {"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lGODlh"}}
+    item = {
+        "type": "message",
+        "role": "user",
+        "content": [
+            {"type": "input_text", "text": "a"},
+            {"type": "input_file", "file_url": "https://example.com/a", "filename": "a"},
+        ],
+    }
+    call = {"id": "c", "name": "add", "args": {"left": 1}, "type": "tool_call"}
+    called = {"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+    source = {"type": "data", "value": "R0lGODlh", "mimeType": "image/gif"}
+    said = [
+        {"type": "human", "id": "m1", "content": [{"type": "text", "text": "a"}, image]},
+        {"role": "assistant", "content": "", "tool_calls": [called]},
+        {"type": "ai", "content": "", "tool_calls": [call], "usage_metadata": usage},
+        {"type": "tool", "content": "3", "tool_call_id": "c", "status": "success"},
+    ]
+    return {
+        "/v1/chat/completions": {
+            "model": "chat",
+            "messages": [
+                {"role": "assistant", "content": [{"type": "text", "text": "a"}]},
+                {"role": "user", "name": "ada", "content": [{"type": "text", "text": "b"}, image]},
+            ],
+            "conversation_id": name,
+            "metadata": {"session_id": name},
+            "stream_options": {"include_usage": True},
+            "stop": ["."],
+        },
+        "/v1/responses": {
+            "model": "chat",
+            "input": [item],
+            "conversation": {"id": session_id},
+            "metadata": {"a": "b"},
+            "reasoning": {"effort": "low"},
+            "text": {"format": {"type": "text"}},
+        },
+        "/v1/conversations": {"items": [item], "metadata": {"name": "a", "graph_id": "chat"}},
+        "/v1/conversations/{id}/items": {"items": [item]},
+        "/v1/conversations/{id}": {"metadata": {"name": "a", "tags": ["b"], "graph_id": "chat"}},
+        "/api/ai/chat": {
+            "id": name,
+            "model": "chat",
+            "trigger": "submit-message",
+            "messages": [
+                {
+                    "id": "m1",
+                    "role": "user",
+                    "parts": [
+                        {"type": "text", "text": "a"},
+                        {"type": "file", "url": "https://example.com/a", "mediaType": "image/png"},
+                    ],
+                }
+            ],
+        },
+        "/api/ai/chat?answers": {
+            "id": name,
+            "messages": [
+                {
+                    "role": "assistant",
+                    "parts": [
+                        {
+                            "type": "dynamic-tool",
+                            "toolName": "interrupt",
+                            "state": "approval-responded",
+                            "input": {"action_requests": [{}]},
+                            "approval": {"id": "i", "approved": True, "reason": "so"},
+                        },
+                    ],
+                },
+            ],
+        },
+        "/agui": {
+            "threadId": name,
+            "runId": "r",
+            "state": {"a": 1},
+            "messages": [
+                {
+                    "id": "m1",
+                    "role": "user",
+                    "content": [{"type": "text", "text": "a"}, {"type": "image", "source": source}],
+                }
+            ],
+            "tools": [{"name": "t"}],
+            "context": [{"value": "c"}],
+            "forwardedProps": {"a": "b"},
+        },
+        "/agui?resume": {
+            "threadId": name,
+            "runId": "r",
+            "messages": [],
+            "resume": [{"interruptId": "i", "status": "resolved", "payload": "a"}],
+        },
+        "/api/sessions": {
+            "name": "a",
+            "tags": ["b"],
+            "metadata": {"graph_id": "chat", "name": "a", "tags": ["b"], "status": "active"},
+        },
+        "/api/sessions/{id}/messages": {
+            "content": [{"type": "text", "text": "a"}, image],
+            "attachments": [],
+            "id": str(uuid4()),
+        },
+        "/api/sessions/{id}/context": {"messages": said, "wait_seconds": 0.5},
+        "/api/sessions/import": {"messages": [{"role": "user", "content": "a", "id": "m"}]},
+    }
+
+
+JSON = {"content-type": "application/json"}
+#: In place of each thing in a body: a lone surrogate and a NUL among them.
+ELSE: list[Any] = [None, 1, {}, ["x"], "\ud800", "\0"]
+
+
+def _replaced(value: Any, other: Any) -> Iterator[Any]:
+    """Copies of a value with one thing in it replaced, and itself."""
+    yield other
+    places = range(len(value)) if isinstance(value, list) else value
+    for place in places if isinstance(value, dict | list) else ():
+        for changed in _replaced(value[place], other):
+            copy: Any = value.copy()
+            copy[place] = changed
+            yield copy
+
+
+async def test_whatever_stands_in_place_of_a_thing_in_a_conversation_is_no_fault(
+    http: httpx.AsyncClient,
+) -> None:
+    session_id = (await http.post("/api/sessions", json={})).json()["id"]
+    places = asyncio.Semaphore(8)
+
+    async def ask(path: str, body: Any) -> httpx.Response:
+        url = path.replace("{id}", session_id)
+        async with places:
+            # httpx itself would not encode a lone surrogate.
+            return await http.post(url, content=json.dumps(body), headers=JSON)
+
+    # As they are they are taken, but for answers to what nobody asked.
+    for path, body in _deep_bodies(session_id).items():
+        answer = await ask(path, body)
+        assert answer.status_code < 300 or "?" in path, (path, answer.text)
+    asked = [
+        ask(path, body)
+        for path in _deep_bodies(session_id)
+        for other in ELSE
+        for body in _replaced(_deep_bodies(session_id)[path], other)
+    ]
+    faults = [_check(answer) for answer in await asyncio.gather(*asked)]
+
+    assert len(faults) > 1000
+    assert [fault for fault in faults if fault] == []
+
+
+async def test_whatever_a_threads_metadata_says_its_session_has_no_fault(
+    http: httpx.AsyncClient,
+) -> None:
+    faults = []
+    keys = ("graph_id", "assistant_id", "user_id", "name", "tags", "pinned", "status", "chat_type")
+    for metadata in ({key: other} for key in keys for other in ELSE[1:4]):
+        created = await http.post("/threads", json={"metadata": metadata})
+        session = f"/api/sessions/{created.json()['thread_id']}"
+        said = {"id": created.json()["thread_id"], "messages": [{"role": "user", "parts": []}]}
+        said["messages"][0]["parts"] = [{"type": "text", "text": "a"}]
+        faults += [
+            _check(created),
+            _check(await http.post(f"{session}/messages", json={"query": "a"})),
+            _check(await http.post("/api/ai/chat", json=said)),
+            _check(
+                await http.post(
+                    f"{session}/context", json={"messages": [{"role": "user", "content": "a"}]}
+                )
+            ),
+            _check(await http.get(session)),
+        ]
+    faults.append(_check(await http.get("/api/sessions", params={"counts": True, "status": "all"})))
+
+    assert [fault for fault in faults if fault] == []
 
 
 async def test_a_path_that_names_nothing_is_refused(

@@ -34,7 +34,9 @@ from store.jobs import Job
 from tests.api.test_shares import ADA, BOB, ask, session, share
 
 FILES = Path(__file__).parent / "exchange_files"
-FOREIGN = ("chatgpt.json", "openwebui.json", "openai.jsonl", "sharegpt.json", "notes.md")
+FOREIGN = (
+    "chatgpt.json", "openwebui.json", "openai.jsonl", "sharegpt.json", "chatchat.json", "notes.md",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -108,6 +110,36 @@ async def test_what_others_export_comes_in_once(
             assert answered.status_code == 200, answered.text
 
 
+async def test_turns_of_chatchat_become_what_its_database_becomes(http: httpx.AsyncClient) -> None:
+    report = await imported(http, (FILES / "chatchat.json").read_bytes())
+    [whole, routed, of_rows, loose] = [one["id"] for one in report["sessions"]]
+    rows = {one: await history(http, one) for one in (whole, routed, of_rows, loose)}
+    named = [(await http.get(f"/api/sessions/{one}", headers=ADA)).json() for one in rows]
+    apart = [
+        {"id": f"t{n}", "conversation_id": id_, "query": "q", "response": "a"}
+        for n, id_ in enumerate((str(uuid7()), str(uuid7())))
+    ]
+    refused = await imported(http, json.dumps([*apart, {**apart[0], "id": "t3"}]))
+
+    assert report["sessions"][0]["source_id"] == whole == "0b9f4b0a7c1e4f0f9a59d35b1f6f0c2b"
+    assert [(one["name"], one["chat_type"]) for one in named] == [
+        ("天气", "llm_chat"), ("Which rivers are there?", "general_chat"),
+        ("One", "llm_chat"), ("Without one", None),
+    ]  # fmt: skip
+    said = [(row["role"], row["content"]) for row in rows[whole]]
+    assert said == [
+        ("user", "下雨吗"), ("assistant", "不下。"), ("user", "And tomorrow?"), ("assistant", "Sun."),
+    ]  # fmt: skip
+    assert rows[whole][1]["id"] == "5f0c8f7e8f2b4c0f9a59d35b1f6f0c01"
+    assert rows[whole][0]["create_time"].startswith("2024-03-10T08:00:00")
+    assert rows[routed][-1]["meta_data"]["additional_kwargs"]["status"] == "incomplete"
+    # Chatchat's master writes a turn twice, and only one of them has the answer.
+    assert [row["content"] for row in rows[of_rows]] == ["One", "Eins", "Two", "Zwei"]
+    assert len(rows[loose]) == 2
+    assert counts(refused) == {"created": 2, "failed": 1}
+    assert "sort them" in refused["errors"][0]["detail"]
+
+
 async def test_chatgpts_tree_keeps_its_branches_ids_and_times(
     http: httpx.AsyncClient, services: Services
 ) -> None:
@@ -167,6 +199,22 @@ async def test_an_answer_of_a_tree_that_was_imported_is_given_again_through_ever
     assert "text-delta" in first.text
     assert "text-delta" in second.text
     assert [row["content"] for row in await history(http, session_id)][-2] == "Well?"
+
+
+async def test_an_imported_answer_is_given_again_once_for_one_key(http: httpx.AsyncClient) -> None:
+    lines = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    report = await imported(http, json.dumps({"messages": lines}))
+    session_id = report["sessions"][0]["id"]
+    answer = (await history(http, session_id))[-1]
+    path = f"/api/sessions/{session_id}/messages/{answer['id']}/regenerate"
+    headers = {**ADA, "idempotency-key": "once"}
+
+    async def again() -> httpx.Response:
+        return await http.post(path, json={}, headers=headers)
+
+    answers = await asyncio.gather(*[again() for _ in range(4)])
+    assert [answer.status_code for answer in answers] == [200] * 4, [a.text for a in answers]
+    assert len({answer.json()["run_id"] for answer in answers}) == 1
 
 
 async def test_open_webuis_tree_keeps_its_branches_tags_and_pin(http: httpx.AsyncClient) -> None:

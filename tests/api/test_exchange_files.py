@@ -16,7 +16,9 @@ from api.exchange.files import Entry, Form, entries
 from api.exchange.transcript import Transcript, Utterance, checked
 from store.errors import InvalidInputError, TooLargeError
 
-FORMS: list[Form] = ["auto", "native", "chatgpt", "openwebui", "openai", "sharegpt", "markdown"]
+FORMS: list[Form] = [
+    "auto", "native", "chatgpt", "openwebui", "openai", "sharegpt", "chatchat-json", "markdown",
+]  # fmt: skip
 #: What the readers look for, so that what is made up comes to them.
 KEYS = st.sampled_from(
     [
@@ -24,6 +26,7 @@ KEYS = st.sampled_from(
         "children", "current_node", "chat", "history", "messages", "currentId", "parentId", "id",
         "conversations", "from", "value", "type", "session", "format", "version", "metadata",
         "meta_data", "tool_calls", "function", "arguments", "name", "create_time", "timestamp",
+        "query", "response", "data", "conversation_id", "chat_type", "feedback_score",
     ]
 )  # fmt: skip
 WORDS = st.sampled_from(

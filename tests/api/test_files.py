@@ -126,6 +126,31 @@ async def test_a_message_names_its_files_and_holds_nothing_of_them(
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
+async def test_a_file_that_comes_in_another_way_than_with_a_question_is_used_too(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    ids = [(await upload(http, name.encode())).json()["id"] for name in ("a", "b", "c")]
+    blocks = [[{"type": "file", "file_id": file_id}] for file_id in ids]
+    session = (await http.post("/api/sessions", json={"assistant_id": "chat"})).json()["id"]
+    path = f"/api/sessions/{session}"
+    said = {"messages": [{"type": "human", "id": "m", "content": blocks[0]}]}
+    added = await http.post(f"{path}/context", json=said)
+    edited = await http.patch(f"{path}/messages/m", json={"content": blocks[1]})
+    unknown = [{"type": "file", "file_id": session}]
+    refused = [
+        await http.patch(f"{path}/messages/m", json={"content": unknown}),
+        await http.post(
+            f"{path}/context", json={"messages": [{"role": "user", "content": unknown}]}
+        ),
+    ]
+
+    assert (added.status_code, edited.status_code) == (200, 200), (added.text, edited.text)
+    assert [answer.status_code for answer in refused] == [404, 404]
+    assert await files.collect(services.db, unused_seconds=0, limit=10) == 1
+    statuses = [(await http.get(f"/api/files/{id_}")).status_code for id_ in ids]
+    assert statuses == [200, 200, 404]
+
+
 async def test_what_nothing_uses_is_deleted(http: httpx.AsyncClient, services: Services) -> None:
     used = (await upload(http, b"used")).json()["id"]
     unused = (await upload(http, b"unused")).json()["id"]

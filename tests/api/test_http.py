@@ -12,7 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.app import create_app
+from api.bodies import Arguments, JsonRoute
 from api.bootstrap import Services
+from api.routes import runs
 from store.errors import UnavailableError
 from tests.api.conftest import BODY_MAX_BYTES
 
@@ -100,6 +102,23 @@ async def test_a_body_that_is_wrong_is_refused_in_words(http: httpx.AsyncClient)
 
     assert {answer.status_code for answer in answers} == {422}
     assert [answer.json()["detail"] for answer in answers] == [text for _, text in WRONG_BODIES]
+
+
+def test_what_begins_runs_is_called_without_fastapi_looking_for_its_arguments() -> None:
+    begun_by = {
+        route.path
+        for route in runs.router.routes
+        if isinstance(route, JsonRoute) and Arguments.of(route.dependant)
+    }
+    assert begun_by == {
+        "/threads/{thread_id}/runs",
+        "/threads/{thread_id}/runs/stream",
+        "/threads/{thread_id}/runs/wait",
+        "/runs",
+        "/runs/stream",
+        "/runs/wait",
+        "/runs/batch",
+    }
 
 
 async def test_unknown_fields_are_ignored_and_numbers_may_be_huge(http: httpx.AsyncClient) -> None:

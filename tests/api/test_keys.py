@@ -40,7 +40,8 @@ RUN = {"assistant_id": "chat", "input": {"messages": [{"role": "user", "content"
 @pytest.fixture
 def settings(tmp_path: Path, issuer: Issuer) -> Settings:
     config = tmp_path / "langgraph.json"
-    graphs = {"chat": "tests.graph.sample_graphs:chat", "who": "tests.api.auth_graphs:who"}
+    graphs = {name: f"tests.graph.sample_graphs:{name}" for name in ("chat", "endless")}
+    graphs["who"] = "tests.api.auth_graphs:who"
     config.write_text(json.dumps({"graphs": graphs}))
     return Settings(
         config=config,
@@ -436,12 +437,15 @@ async def test_what_is_open_ends_soon_after_its_key_is_revoked(
     key, base = await make_key(doors.services.db, "ada"), url.replace("http", "ws", 1)
     thread_id = (await doors.thread(bearer(key)))["thread_id"]
     paths = ("/api/events", f"/threads/{thread_id}/stream")
+    run = f"/threads/{thread_id}/runs/stream"
+    body = {"assistant_id": "endless", "input": {}, "on_disconnect": "cancel"}
     ping = json.dumps({"id": 2, "method": "ping", "params": {}})
     async with (
         asyncio.timeout(30),
         connect(f"{base}/api/ws", subprotocols=["bearer", key]) as socket,  # type: ignore[list-item]
         doors.http.stream("GET", paths[0], headers=bearer(key)) as events,
         doors.http.stream("GET", paths[1], headers=bearer(key)) as thread,
+        doors.http.stream("POST", run, json=body, headers=bearer(key)) as answer,
     ):
         await asyncio.sleep(0.5)  # asked again, and still right
         await socket.send(ping)
@@ -451,9 +455,12 @@ async def test_what_is_open_ends_soon_after_its_key_is_revoked(
         with pytest.raises(ConnectionClosed) as closed:
             await socket.recv()
         # Not as if they were over: who comes again is told why.
-        for stream in (events, thread):
+        for stream in (events, thread, answer):
             with pytest.raises(httpx.RemoteProtocolError):
                 await stream.aread()
+    # Whose stream was broken off has not left: what they began goes on.
+    [[status]] = await doors.services.db.tuples("SELECT status FROM run", {})
+    assert status == "running"
     assert closed.value.rcvd
     assert closed.value.rcvd.code == 4401
     assert await doors.status(bearer(key), "GET", paths[0]) == 401

@@ -248,6 +248,28 @@ async def test_a_process_with_as_many_streams_as_it_takes_says_so_and_keeps_what
         await has_room(one, eve)
 
 
+async def test_an_answer_that_there_is_no_room_to_give_again_stays(
+    config: Path, servers: Servers, database_url: str
+) -> None:
+    ada, eve = someone(), someone()
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    async with processes(config, servers, database_url, 1, limit_streams_per_process=1) as (one,):
+        body = json.dumps({"messages": said})
+        report = (await one.http.post("/api/sessions/import", content=body, headers=eve)).json()
+        path = f"/api/sessions/{report['sessions'][0]['id']}/messages"
+        answer = (await one.http.get(path, headers=eve)).json()["data"][-1]
+        async with one.stream(ada) as first:
+            assert first.status_code == 200
+            again = f"{path}/{answer['id']}/regenerate"
+            refused = await one.http.post(again, json={}, headers=eve)
+            asked = {"query": "x", "parent_id": None}
+            also = await one.http.post(path, json=asked, headers=eve)
+        assert [(r.status_code, r.json()["code"]) for r in (refused, also)] == [
+            (503, "overloaded")
+        ] * 2
+        assert (await one.http.get(path, headers=eve)).json()["data"][-1]["content"] == "hello"
+
+
 async def test_without_limits_nothing_stands_in_the_way(
     config: Path, servers: Servers, database_url: str
 ) -> None:

@@ -12,11 +12,12 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from api import session_socket
+from api import presence, session_socket
 from api.app import create_app
 from api.bootstrap import Services, open_services
 from api.embedded import Servers
 from api.settings import Settings
+from store.rooms import Rooms
 from tests.acceptance.sse import frames
 from tests.graph.flood import PIECES
 from tests.serving import serving
@@ -303,6 +304,37 @@ async def test_who_may_not_read_an_idle_session_any_more_hears_nothing_of_who_is
     [told] = member.of("session.unsubscribed")
     assert told == {"session_id": session_id, "reason": "not_found"}
     assert refused["type"] == "error"
+
+
+async def test_what_cannot_be_told_of_one_session_keeps_nobody_of_others_from_being_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(presence, "TELL_SECONDS", 0.01)
+    said: dict[str, list[Any]] = {"crowded": [], "other": []}
+    twice = asyncio.Event()
+    say = Rooms.say
+
+    async def heard(rooms: Rooms, room: str, message: bytes) -> None:
+        if room == "odd":
+            raise ValueError
+        await say(rooms, room, message)
+        said[room].append(json.loads(message)["here"])
+        if len(said["other"]) >= 3 and len(said["crowded"]) > 61:
+            twice.set()
+
+    monkeypatch.setattr(Rooms, "say", heard)
+    async with presence.open_presence(Rooms(None, "x")) as here:
+        await here.join("odd", "a", "ada", lambda method, params: None)
+        for number in range(60):
+            name = f"{number:03}" + "字" * presence.MAX_USER
+            await here.join("crowded", f"{number:032}", name, lambda method, params: None)
+        await here.join("other", "b", "bob", lambda method, params: None)
+        # By whom it is told from time to time, too.
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await twice.wait()
+
+    assert said["other"][-1] == [["b", "bob"]]
+    assert 20 < len(said["crowded"][-1]) < presence.TOLD_AT_ONCE
 
 
 async def _members(client: Client, count: int) -> None:

@@ -9,10 +9,12 @@ import pytest
 from langgraph_sdk.client import LangGraphClient
 
 from api.bootstrap import Services
+from api.settings import Settings
 from graph.retention import Retention
 from store import branches, messages
 from store.access import EVERYTHING
 from store.checkpoints import open_saver
+from store.errors import UnavailableError
 from tests.acceptance.talk import says
 
 WRONG: list[dict[str, Any]] = [
@@ -263,6 +265,23 @@ async def test_deleting_a_session_stops_its_answer(
     assert (await client.runs.get(session["id"], run["run_id"]))["status"] == "interrupted"
 
 
+async def test_a_copy_that_cannot_be_made_whole_is_not_there(
+    http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = (await created(http))["id"]
+    path = f"/api/sessions/{session_id}"
+    assert (await http.post(f"{path}/messages", json={"query": "hello"})).status_code == 200
+
+    async def fail(*args: Any, **more: Any) -> None:
+        raise UnavailableError("PostgreSQL is away")
+
+    monkeypatch.setattr(messages, "rebuild", fail)
+    refused = await http.post(f"{path}/fork", json={})
+
+    assert refused.status_code == 503
+    assert await services.db.tuples("SELECT thread_id FROM thread", {}) == [(session_id,)]
+
+
 async def test_a_message_that_waits_follows_what_it_names_whatever_comes_first(
     http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,3 +391,21 @@ async def test_an_opinion_of_a_message_is_kept_through_a_rebuild(
         assert (await http.put(opinion, json=wrong)).status_code == 422
     unknown = await http.put(f"{path}/none/feedback", json={"score": 1})
     assert unknown.status_code == 404
+
+
+class TestARunThatTakesTooLong:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"run_timeout_seconds": 0.2})
+
+    async def test_is_a_504_and_the_session_goes_on(self, http: httpx.AsyncClient) -> None:
+        session = await created(http, assistant_id="endless")
+        path = f"/api/sessions/{session['id']}"
+        late = await http.post(f"{path}/messages", json={"query": "hello"})
+        now = (await http.get(path)).json()
+        schema = (await http.get("/openapi.json")).json()
+
+        assert (late.status_code, late.json()["code"]) == (504, "run_timeout")
+        assert now["thread_status"] == "error"
+        answers = schema["paths"]["/api/sessions/{session_id}/messages"]["post"]["responses"]
+        assert "504" in answers

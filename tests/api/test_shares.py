@@ -1,6 +1,7 @@
 """Sharing: links that need no login, and members, over live HTTP with users of their own."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,16 +17,17 @@ from api.bootstrap import Services
 from api.settings import Settings
 from store import shares
 from tests.acceptance.sse import Frame, frames
+from tests.graph.engines import until
 
 DEADLINE_SECONDS = 10
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    graphs = {name: f"tests.graph.sample_graphs:{name}" for name in ("chat", "ask")}
+    graphs = {name: f"tests.graph.sample_graphs:{name}" for name in ("chat", "ask", "endless")}
     config = tmp_path / "langgraph.json"
     config.write_text(json.dumps({"graphs": graphs, "auth": {"path": "tests.api.auths:owners"}}))
-    return Settings(config=config)
+    return Settings(config=config, sse_heartbeat_seconds=0.2)
 
 
 def of(name: str) -> dict[str, str]:
@@ -99,6 +101,95 @@ async def test_a_snapshot_shows_what_was_said_then_and_a_live_link_what_is(
         assert set(answer.json()["messages"][1]) == {
             "id", "role", "content", "message_type", "create_time"
         }  # fmt: skip
+
+
+SHARE = (
+    "INSERT INTO share (share_id, thread_id, token_hash, mode) "
+    "VALUES (gen_random_uuid(), %(id)s, 'x', 'live')"
+)
+HOLD = "SELECT FROM thread WHERE thread_id = %(id)s FOR UPDATE"
+WAITING = "SELECT FROM pg_locks WHERE NOT granted"
+
+
+async def test_a_link_that_is_made_while_its_session_is_deleted_does_not_come_back_with_it(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    session_id = await session(http)
+    path = f"/api/sessions/{session_id}"
+    params = {"id": session_id}
+
+    async def waits() -> bool:
+        return await services.db.tuples(WAITING, {}) != []
+
+    async with services.db.transaction() as tx:
+        await tx.tuples(HOLD, params)
+        await tx.execute(SHARE, params)
+        deleting = asyncio.create_task(http.delete(path, headers=ADA))
+        await until(waits)
+    assert (await deleting).status_code == 204
+    assert (await http.post(f"{path}/restore", headers=ADA)).status_code == 200
+
+    assert (await http.get(f"{path}/shares", headers=ADA)).json()["data"] == []
+
+
+async def test_a_thread_that_is_marked_deleted_is_shared_with_nobody_and_purged_as_its_session_would_be(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    session_id = await session(http)
+    await share(http, session_id)
+    path = f"/api/sessions/{session_id}/shares"
+    await http.post(path, json={"audience": "users", "users": ["bob"]}, headers=ADA)
+    marked = {"metadata": {"status": "deleted"}}
+    await http.patch(f"/threads/{session_id}", json=marked, headers=ADA)
+    ends = "SELECT purge_at > now() + interval '29 days' FROM thread WHERE thread_id = %(id)s"
+    assert await services.db.tuples(ends, {"id": session_id}) == [(True,)]
+
+    await http.post(f"/api/sessions/{session_id}/restore", headers=ADA)
+    assert (await http.get(path, headers=ADA)).json()["data"] == []
+    assert (await http.get(f"/api/sessions/{session_id}", headers=BOB)).status_code == 404
+
+
+async def test_who_is_a_member_no_more_loses_the_streams_that_are_open(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.sse.LOOK_SECONDS", 0.2)
+    session_id = await session(http, assistant_id="endless")
+    path = f"/api/sessions/{session_id}"
+    body = {"audience": "users", "users": ["bob"], "role": "editor"}
+    await http.post(f"{path}/shares", json=body, headers=ADA)
+    begun = list[asyncio.Event]()
+
+    async def follow(method: str, path: str, who: dict[str, str], **more: Any) -> bool:
+        """Whether it was broken off."""
+        begun.append(here := asyncio.Event())
+        async with http.stream(method, path, headers=who, **more) as response:
+            assert response.status_code == 200
+            try:
+                async for _ in response.aiter_bytes():
+                    here.set()
+            except httpx.RemoteProtocolError:
+                return True
+        return False
+
+    chat = {"id": session_id, "messages": [{"role": "user", "content": "x"}]}
+    asked = {"model": "endless", "conversation_id": session_id, "stream": True, **chat}
+    streams = [asyncio.create_task(follow("POST", "/v1/chat/completions", BOB, json=asked))]
+
+    async def under_way() -> bool:
+        return len(begun) == len(streams) and all(one.is_set() for one in begun)
+
+    async with asyncio.timeout(3 * DEADLINE_SECONDS):
+        await until(under_way)
+        run = (await http.get(f"/threads/{session_id}/runs", headers=ADA)).json()[0]["run_id"]
+        paths = (f"{path}/stream", f"/threads/{session_id}/runs/{run}/stream")
+        for one, who in itertools.product(paths, (BOB, ADA)):
+            streams.append(asyncio.create_task(follow("GET", one, who)))
+        await until(under_way)
+        await http.delete(f"{path}/shares/users", params={"user": "bob"}, headers=ADA)
+        assert [await streams[place] for place in (0, 1, 3)] == [True] * 3
+        assert not streams[2].done()
+        await http.post(f"{path}/stop", headers=ADA)
+        assert [await streams[place] for place in (2, 4)] == [False] * 2
 
 
 async def test_a_link_comes_in_pages(http: httpx.AsyncClient) -> None:
@@ -285,6 +376,39 @@ async def test_a_viewer_reads_and_no_more(http: httpx.AsyncClient) -> None:
     assert [row["thread_id"] for row in searched] == [session_id]
     assert [row["thread_id"] for row in as_owner.json()] == [session_id]
     assert (spoken.status_code, changed.status_code) == (404, 404)
+
+
+async def test_a_viewer_sends_no_file_into_a_session(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    session_id = await session(http, "hello")
+    await share(http, session_id, audience="users", users=["bob"])
+    sent = await http.post("/api/files", files={"file": ("a.txt", b"a")}, headers=BOB)
+    image = {"type": "input_image", "image_url": "data:image/gif;base64,R0lGODlh"}
+    of_chat = {"type": "image_url", "image_url": {"url": image["image_url"]}}
+    asked = {"role": "user", "content": [of_chat]}
+
+    refused = [
+        await http.post(
+            f"/api/sessions/{session_id}/messages",
+            json={"query": "x", "attachments": [sent.json()["id"]]},
+            headers=BOB,
+        ),
+        await http.post(
+            "/v1/chat/completions",
+            json={"model": "chat", "messages": [asked], "conversation_id": session_id},
+            headers=BOB,
+        ),
+        await http.post(
+            f"/v1/conversations/{session_id}/items",
+            json={"items": [{"role": "user", "content": [image]}]},
+            headers=BOB,
+        ),
+    ]
+
+    assert [answer.status_code for answer in refused] == [404] * 3
+    assert await services.db.tuples("SELECT 1 FROM file_use", {}) == []
+    assert len(await services.db.tuples("SELECT 1 FROM file", {})) == 1
 
 
 async def test_a_list_has_what_is_shared_with_one_or_leaves_it_out(http: httpx.AsyncClient) -> None:

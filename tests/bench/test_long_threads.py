@@ -38,6 +38,7 @@ from store.access import EVERYTHING
 from store.checkpoints import Saver, open_saver
 from store.database import Database, open_database
 from store.migrate import migrate
+from tests.bench.servers import is_quiet, load
 from tests.graph.engines import Process, process
 
 TURNS = int(os.environ.get("LONG_THREAD_TURNS", "1000"))
@@ -56,6 +57,9 @@ class Cost:
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
+    def ends(self, of: list[float]) -> str:
+        return f"{statistics.median(of[:ENDS]):.1f} -> {statistics.median(of[-ENDS:]):.1f}"
+
     def growth(self, of: list[float]) -> float:
         return statistics.median(of[-ENDS:]) / statistics.median(of[:ENDS])
 
@@ -66,11 +70,11 @@ def test_a_long_conversation_costs_little_more_than_a_short_one() -> None:
     with tempfile.TemporaryDirectory(prefix="threadwell-") as directory:
         costs, stored, said = uvloop.run(_measure(Path(directory)))
 
-    print(f"\n{TURNS} turns, ms a turn         wall       CPU   CPU first -> last")
+    print(f"\n{TURNS} turns, ms a turn         wall       CPU   wall, CPU first -> last; {load()}")
     for name, cost in costs.items():
         wall, cpu = statistics.mean(cost.wall), statistics.mean(cost.cpu)
-        ends = f"{statistics.median(cost.cpu[:ENDS]):8.1f} -> {statistics.median(cost.cpu[-ENDS:]):.1f}"
-        print(f"{name:<28}{wall:>10.1f}{cpu:>10.1f}{ends}")
+        ends = ", ".join(f"{cost.ends(of)} ({cost.growth(of):.2f})" for of in (cost.wall, cost.cpu))
+        print(f"{name:<28}{wall:>10.1f}{cpu:>10.1f}   {ends}")
     for name, tables in stored.items():
         of_text = sum(tables.values()) / said
         sizes = ", ".join(f"{table} {size / 1000:.0f} KB" for table, size in tables.items())
@@ -81,9 +85,11 @@ def test_a_long_conversation_costs_little_more_than_a_short_one() -> None:
     stock, ours = costs["add_messages, stock saver"], costs["add_messages, this saver"]
     assert statistics.mean(stock.cpu) > 3 * statistics.mean(ours.cpu)
     agent = costs["bundled agent"]
-    # The target is 1.3. What grows is LangGraph's index of the messages at every update, what LangChain
+    # The target is 1.3, in time; with a model that answers at once, that is CPU. What grows is LangGraph's index of the messages at every update, what LangChain
     # does to a prompt, and the comparison that spares decoding: microseconds a message each.
     assert agent.growth(agent.cpu) < 3.0
+    if is_quiet():
+        assert agent.growth(agent.wall) < 3.0
     assert sum(stored["bundled agent"].values()) < 5 * said
 
 

@@ -12,7 +12,7 @@ PAGE = (Path(__file__).parents[2] / "docs/existing-project.md").read_text()
 
 def test_every_route_of_other_projects_is_documented_and_no_other() -> None:
     served = {
-        f"{method} {route.path}"
+        f"{method} {route.path_format}"
         for routers in COMPAT_ROUTERS.values()
         for router in routers
         for route in router.routes

@@ -21,6 +21,7 @@ from api.app import create_app
 from api.bootstrap import open_services
 from api.embedded import Servers, embedded_servers
 from api.settings import Settings
+from store import tallies
 from store.migrate import migrate
 from tests.encryption.hunt import Hunt, Leak, in_files, in_redis, in_tables, row_counts
 from tests.encryption.workload import CLEAR, DENSE, WORD, day, live
@@ -87,6 +88,8 @@ async def _lived(settings: Settings, servers: Servers) -> None:
         day(url, receiver) as one,
     ):
         await live(one)
+        while await tallies.count_settled(services.db, settle_seconds=0):
+            pass
 
 
 def _everywhere(hunt: Hunt, servers: Servers, root: Path) -> tuple[list[Leak], dict[str, int]]:

@@ -17,6 +17,8 @@ from tests.soak.cluster import Member
 #: How long runs may go on when their process is told to stop.
 GRACE_SECONDS = 3
 #: So that what a killed process left is taken up soon, and a stopping one goes soon.
+#: What a process says when it learns that its lease was taken from it.
+DEAD = "this worker was declared dead"
 QUICK = {
     "LEASE_SECONDS": "3",
     "HEARTBEAT_SECONDS": "0.5",

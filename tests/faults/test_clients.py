@@ -210,6 +210,31 @@ async def test_past_the_bounds_of_the_log_comes_the_runs_own_state_and_then_what
     assert {frame.name for frame in updates[1:]} == {"updates"}
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_past_the_bounds_of_the_log_a_threads_stream_has_its_state_and_then_what_is_live(
+    elsewhere: bool, narrow: ServerProcess, cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    told: list[Frame] = []
+    async with httpx.AsyncClient(base_url=narrow.url, timeout=30) as there:
+        thread_id, run_id = await begin_here(there, words(400, gate))
+        state, _ = await ended(there, thread_id, run_id)
+        reader, path = http[0] if elsewhere else there, f"/threads/{thread_id}/stream"
+        first = {"Last-Event-ID": "1-1"}
+        async with reader.stream("GET", path, headers=first) as response:
+            async for frame in frames(response):
+                told.append(frame)
+                if frame.data == {"status": "run_done", "run_id": run_id}:
+                    break
+
+    note, snapshot, *rest = told
+    assert (note.name, note.data) == ("metadata", {"thread_id": thread_id, "status": "gap"})
+    assert (snapshot.name, snapshot.data) == ("values", state)
+    assert rest[0].place == (snapshot.place[0], snapshot.place[1] + 1)
+    assert [frame.place for frame in rest] == [
+        (rest[0].place[0], rest[0].place[1] + number) for number in range(len(rest))
+    ]
+
+
 async def test_who_follows_a_queued_run_misses_nothing_that_was_before_it(
     cluster: Cluster, http: Http, gate: Gate
 ) -> None:

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,6 +18,7 @@ from tests.acceptance.gate import Gate, open_gate
 from tests.acceptance.process import BUSY_SECONDS
 from tests.acceptance.talk import says
 from tests.faults.clients import Client, get_json, join, new_thread, start
+from tests.faults.cluster import DEAD
 from tests.faults.stores import Network, Postgres, Trio, open_network, open_trio
 from tests.store.event_logs import until
 
@@ -218,6 +219,52 @@ async def test_after_an_outage_longer_than_the_lease_runs_are_resumed(
     assert clients["hit"].frames[-1].data["status"] == "success"
     assert clients["long"].frames[-1].data["status"] == "success"
     assert there.raw == clients["hit"].raw
+
+
+@contextmanager
+def unanswered(network: Network) -> Iterator[None]:
+    network.swallows = True
+    yield
+    network.swallows = False
+    network.cut()
+
+
+@contextmanager
+def refused(network: Network) -> Iterator[None]:
+    network.refuses = True
+    network.cut()
+    yield
+    network.refuses = False
+
+
+@pytest.mark.parametrize("partition", [unanswered, refused], ids=lambda p: p.__name__)
+async def test_an_owner_alone_cut_off_for_longer_than_the_lease_is_replaced(
+    partition: Any, store: Store, gate: Gate
+) -> None:
+    """The others have PostgreSQL, all have Redis, and its clients stay connected to it."""
+    gate.hold("r:b")
+    thread_id = await new_thread(store.urls[0])
+    given = {"gate": gate.port, "name": "r"}
+    here = await start(store.urls[0], thread_id, "steps", given, "updates", durability="sync")
+    there = await join(store.urls[1], here.location)
+    await gate.arrived("r:b")
+
+    owner = store.trio.members[0].now
+    deaths = owner.log.count(DEAD)
+    with partition(store.networks[0]):
+        await gate.arrived("r:b", times=2)
+        # Both go on with the step: one of them may not write it.
+        gate.release("r:b")
+        for client in (here, there):
+            await client.task
+    await owner.printed(DEAD, times=deaths + 1)
+
+    assert gate.seen == ["r:a", "r:b", "r:b", "r:c"]
+    assert attempts(there) == [1, 2]
+    assert there.frames[-1].data["status"] == "success"
+    assert here.raw == there.raw
+    assert (await get_json(f"{store.urls[1]}/threads/{thread_id}/state"))["next"] == []
+    await healed(store.urls)
 
 
 async def test_lost_connections_are_replaced_before_anybody_asks_for_them(store: Store) -> None:

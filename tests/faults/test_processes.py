@@ -23,13 +23,13 @@ from tests.acceptance.conftest import Connect, empty_database
 from tests.acceptance.gate import Gate
 from tests.acceptance.process import BUSY_SECONDS, starting
 from tests.acceptance.sse import Frame, collect, follow, frames
-from tests.faults.cluster import GRACE_SECONDS, Cluster, freeze, kill, thaw
+from tests.faults.cluster import DEAD, GRACE_SECONDS, Cluster, freeze, kill, thaw
 from tests.faults.runs import Http, attempts, begin, begin_here, ended, steps, until
 from tests.soak.cluster import Member
 from tests.soak.turnstile import open_turnstile
 
-#: What a process says when it learns that its lease was taken from it.
-DEAD = "this worker was declared dead"
+#: For longer than a process believes in its lease without a beat, and not for the lease.
+SHORT_OF_LEASE_SECONDS = 2.7
 #: The checkpoints of a run's second attempt.
 WRITTEN_ANEW = "SELECT FROM checkpoints WHERE thread_id = %s AND metadata ->> 'run_attempt' = '2'"
 
@@ -154,6 +154,25 @@ async def test_a_process_frozen_beyond_its_lease_writes_nothing_when_it_goes_on(
     assert (output["log"], row["status"]) == (["job:a", "job:b"], "success")
     assert attempts(received) == [1, 2]
     assert received == await meanwhile == await collect(http[1], "GET", path)
+    assert cluster.in_flight() == []
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+async def test_a_process_frozen_almost_as_long_as_its_lease_loses_no_step(
+    durability: str, cluster: Cluster, http: Http, gate: Gate
+) -> None:
+    gate.hold("job:b")
+    thread_id, run_id = await begin_here(http[0], steps(gate, "job", durability=durability))
+    await gate.arrived("job:b")
+    freeze(cluster.servers[0])
+    gate.release("job:b")
+    await asyncio.sleep(SHORT_OF_LEASE_SECONDS)
+    # It goes on with the answer to its step, and with the next beat.
+    thaw(cluster.servers[0])
+
+    output, row = await ended(http[1], thread_id, run_id)
+
+    assert (output["log"], row["status"]) == (["job:a", "job:b", "job:c"], "success")
     assert cluster.in_flight() == []
 
 

@@ -1,14 +1,17 @@
 """One leased run: how it is executed, stopped in every phase, resumed, and settled."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import orjson
 import pytest
 from langgraph.checkpoint.base import id as checkpoint_ids
+from langgraph.graph import START, StateGraph
 from langgraph.types import interrupt
 
 from graph.executor import StopReason
@@ -16,11 +19,15 @@ from graph.runs import Submitted
 from store import queue, runs, threads
 from store.access import EVERYTHING
 from store.database import Database
-from store.queue import CANCELLED, Claim
+from store.events import Event
+from store.queue import CANCELLED, Claim, NewRun
+from store.writer import lease_lost
 from tests.graph import sample_graphs
 from tests.graph.engines import (
+    DEADLINE_SECONDS,
     Gate,
     Process,
+    Steps,
     gated,
     last_values,
     process,
@@ -136,6 +143,24 @@ async def test_a_run_is_stopped_before_it_began(
     assert gate.ran == []
     assert await one.status(submitted) == status
     assert one.executor.free == one.executor.slots
+
+
+async def test_a_run_is_stopped_while_it_is_claimed(
+    one: Process, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = queue.start
+
+    async def start_and_stop(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
+        claim = await start(db, new, worker_id=worker_id)
+        one.executor.stop(new.run_id, "interrupt")
+        return claim
+
+    monkeypatch.setattr(queue, "start", start_and_stop)
+    submitted = await one.submit(await one.thread())
+    await _ended(submitted)
+
+    assert gate.ran == []
+    assert await one.status(submitted) == "interrupted"
 
 
 async def test_a_run_whose_process_was_frozen_since_it_was_claimed_begins_nothing(
@@ -398,19 +423,138 @@ async def test_no_completed_node_runs_twice_after_a_loss(
     _thread_id, submitted = await _wait_in_the_middle(one, gate)
     _stop(one, submitted, reason)
     await _ended(submitted)
-    async with process(db, {"gated": gated(gate)}, working=False) as other:
-        await queue.retire(db, one.heartbeat.worker_id)
-        await queue.reap(db, worker_id=other.heartbeat.worker_id, lease_seconds=20, max_attempts=3)
-        gate.opened.set()
-        again = await _take_over(other)
-        assert again.execution is not None
-        events = await other.heard(again, (again.execution.claim.lease.epoch, 0))
+    gate.opened.set()
+
+    events, status = await _elsewhere(db, one, gated(gate))
 
     assert gate.ran == ["first", "wait", "wait", "last"]
     assert last_values(events)["log"] == ["first", "wait", "last"]
     attempt = 2 if reason == "lost" else 1
     assert orjson.loads(events[0].data)["attempt"] == attempt
-    assert await one.status(submitted) == "success"
+    assert status == "success"
+
+
+async def _elsewhere(db: Database, one: Process, graph: Any) -> tuple[list[Event], str | None]:
+    """What another process that has the graph tells of the run of one that is gone, and its end."""
+    async with process(db, {"gated": graph}, working=False) as other:
+        await queue.retire(db, one.heartbeat.worker_id)
+        await queue.reap(db, worker_id=other.heartbeat.worker_id, lease_seconds=20, max_attempts=3)
+        again = await _take_over(other)
+        assert again.execution is not None
+        events = await other.heard(again, (again.execution.claim.lease.epoch, 0))
+        return events, await other.status(again)
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+async def test_a_run_that_was_refused_once_leaves_no_half_of_a_step(
+    db: Database, one: Process, gate: Gate, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    """Frozen for a moment: for longer than it may believe in its lease, and not for the lease."""
+    believes = True
+
+    def refuse_once(thread_id: str) -> Exception:
+        nonlocal believes
+        believes = True
+        return lease_lost(thread_id)
+
+    def freeze() -> None:
+        nonlocal believes
+        believes = False
+
+    monkeypatch.setattr(one.executor, "_alive", lambda: believes)
+    monkeypatch.setattr("store.checkpoints.lease_lost", refuse_once)
+    gate.act = freeze
+    gate.opened.set()
+    submitted = await one.submit(await one.thread(), durability=durability)
+    await _ended(submitted)
+    assert believes
+    assert await one.status(submitted) == "running"
+    gate.act = lambda: None
+
+    events, status = await _elsewhere(db, one, gated(gate))
+
+    assert last_values(events)["log"] == ["first", "wait", "last"]
+    assert status == "success"
+
+
+def _routed(gate: Gate, *, is_async: bool) -> Any:
+    """Two nodes; where it goes on after the first is decided once the gate is open."""
+    opened = threading.Event()
+
+    async def to_last(state: Steps) -> str:
+        gate.entered.set()
+        await gate.opened.wait()
+        return "last"
+
+    def to_last_in_a_thread(state: Steps) -> str:
+        gate.entered.set()
+        opened.wait(DEADLINE_SECONDS)
+        return "last"
+
+    gate.on_cancel = opened.set
+    builder = StateGraph(Steps)
+    for name in ("first", "last"):
+        builder.add_node(name, _says(gate, name))
+    builder.add_edge(START, "first")
+    builder.add_conditional_edges("first", to_last if is_async else to_last_in_a_thread, ["last"])
+    return builder.compile()
+
+
+def _says(gate: Gate, name: str) -> Any:
+    async def node(state: Steps) -> Steps:
+        gate.ran.append(name)
+        return {"log": [name]}
+
+    return node
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_node_that_is_stopped_while_it_is_asked_where_to_go_on_runs_again(
+    db: Database, gate: Gate, durability: str, is_async: bool
+) -> None:
+    async with process(db, {"gated": _routed(gate, is_async=is_async)}, working=False) as one:
+        submitted = await one.submit(
+            await one.thread(), durability=durability, stream_modes=["messages", "values"]
+        )
+        await soon(gate.entered)
+        _stop(one, submitted, "drain")
+        gate.on_cancel()
+        await _ended(submitted)
+        assert gate.ran == ["first"]
+        gate.opened.set()
+
+        events, status = await _elsewhere(db, one, _routed(gate, is_async=True))
+
+    assert last_values(events)["log"] == ["first", "last"]
+    assert gate.ran == ["first", "first", "last"]
+    assert status == "success"
+
+
+@pytest.mark.parametrize(
+    "breakpoints",
+    [
+        {"interrupt_before": ["last"]}, {"interrupt_after": ["wait"]}, {"interrupt_before": "*"},
+        {"interrupt_after": "*"},
+    ],
+)  # fmt: skip
+async def test_a_run_that_was_lost_at_a_breakpoint_stops_there(
+    db: Database, one: Process, gate: Gate, monkeypatch: pytest.MonkeyPatch, breakpoints: Any
+) -> None:
+    gate.opened.set()
+    # It has stopped, and cannot write that down.
+    monkeypatch.setattr(one.executor, "_insist", AsyncMock(return_value=False))
+    submitted = await one.submit(await one.thread(), **breakpoints)
+    await _ended(submitted)
+    ran = gate.ran[:]
+    assert ran != ["first", "wait", "last"]
+
+    events, status = await _elsewhere(db, one, gated(gate))
+
+    assert gate.ran == ran
+    assert status == "success"
+    assert await one.thread_status(submitted.run.thread_id) == "interrupted"
+    assert last_values(events).get("log", []) == ran
 
 
 async def test_a_run_from_an_earlier_checkpoint_goes_on_where_it_was_lost(

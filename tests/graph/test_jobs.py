@@ -1,6 +1,7 @@
 """How a process does jobs: with a bound on everything, and never in silence."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -101,6 +102,46 @@ async def test_a_process_does_no_more_jobs_at_once_than_it_has_slots(db: Databas
         await all_done(db)
 
     assert most == 16
+
+
+async def test_a_receiver_that_never_answers_keeps_nobody_elses_job_waiting(db: Database) -> None:
+    """Whatever waits for it: its user has no more slots than a few, and its kind not all."""
+    hanging, others, came = Counter[str](), set[str](), asyncio.Event()
+
+    async def send(job: Job) -> None:
+        if job.payload["webhook_owner"] == "eve":
+            hanging[job.payload["webhook_id"]] += 1
+            await asyncio.Event().wait()
+        await told(job)
+
+    async def told(job: Job) -> None:
+        others.add(job.payload.get("webhook_owner") or job.kind)
+        if len(others) == 3:
+            came.set()
+
+    async def due(kind: str, payload: dict[str, Any]) -> None:
+        async with db.transaction() as tx:
+            await jobs.enqueue(tx, kind, payload)
+
+    for number in range(40):
+        await due("send", {"webhook_id": f"w{number % 4}", "webhook_owner": "eve"})
+    for owner in ("ada", "bob"):
+        await due("send", {"webhook_id": owner, "webhook_owner": owner})
+    await due("a", {})
+    options: dict[str, Any] = {"timeout_seconds": 60.0, "pauses_seconds": ()}
+    bounds: dict[str, Any] = {"most": 8, "most_alike": {"webhook_id": 2, "webhook_owner": 4}}
+    process = Jobs(
+        db=db, kinds={"send": Kind(work=send, **options, **bounds), "a": Kind(work=told, **options)}
+    )
+    task = asyncio.create_task(process.work_forever())
+    try:
+        async with asyncio.timeout(4):  # a job that is looked for anew comes later
+            await came.wait()
+        assert sum(hanging.values()) == 4
+        assert max(hanging.values()) <= 2
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_job_under_way_when_its_process_goes_is_another_ones_at_once(db: Database) -> None:

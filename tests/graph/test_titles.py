@@ -99,6 +99,33 @@ async def test_a_title_that_comes_late_is_in_nobodys_way(db: Database) -> None:
         await sessions.get(db, "s", access=EVERYTHING)
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "name"), [({"name": "Mine now"}, "Mine now"), ({"pinned": True}, "Made")]
+)
+async def test_a_new_title_takes_the_place_of_the_name_that_was_there_and_of_no_other(
+    db: Database, meanwhile: dict[str, Any], name: str
+) -> None:
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    class Waiting(GenericFakeChatModel):
+        async def _agenerate(self, *args: Any, **more: Any) -> Any:
+            asked.set()
+            await told.wait()
+            return super()._generate(*args)
+
+    await made(db, name="Mine")
+    model = Waiting(messages=iter([AIMessage("Made")]))
+    titles = Titles(db=db, place=Here(None), model=lambda: model)  # type: ignore[arg-type]
+    renewing = asyncio.create_task(titles.renew("s", None, access=EVERYTHING))
+    await asyncio.wait_for(asked.wait(), 10)
+    await sessions.update(db, "s", changes=meanwhile, access=EVERYTHING)
+    told.set()
+
+    renewed = await renewing
+    assert renewed.name == name
+    assert renewed.metadata["generated_title"] == "Made"
+
+
 async def test_what_is_not_there_any_more_has_its_job_done(db: Database) -> None:
     await made(db)
     await sessions.purge(db, "s", access=EVERYTHING)

@@ -150,6 +150,22 @@ test("ai: a run that fails is an error of the chat", async () => {
   assert.match(told, /Invalid assistant/);
 });
 
+test("ai: after an answer that failed before its first word the conversation goes on", async () => {
+  const chat = new Chat({ onError: () => {} });
+  await chat.sendMessage({ text: "fail" });
+  assert.deepEqual(chat.messages.map((message) => message.parts.length), [1, 0]);
+  for (const text of ["one", "two"]) await chat.sendMessage({ text });
+  assert.deepEqual(await contents(chat.id, "all"), ["fail", "one", "(2) one", "two", "(4) two"]);
+});
+
+test("ai: what a model thinks is one part", async () => {
+  const chat = new Chat();
+  await chat.sendMessage({ text: "think of a river" });
+  const parts = chat.messages[1].parts;
+  assert.deepEqual(parts.map((part) => part.type), ["step-start", "reasoning", "text"]);
+  assert.deepEqual([parts[1].text, parts[1].state], ["ofariver", "done"]);
+});
+
 function agentOf(assistant, options = {}) {
   return new HttpAgent({
     url: `${url}/agui?assistant_id=${assistant}`,
@@ -182,6 +198,18 @@ test("ag-ui: an agent answers, remembers and branches", async () => {
   assert.equal((await history(agent.threadId, "all")).length, 6);
 });
 
+test("ag-ui: what a model thinks is one message", async () => {
+  const agent = agentOf("chat");
+  const types = [];
+  agent.subscribe({ onEvent: ({ event }) => void types.push(event.type) });
+  say(agent, "think of a river");
+  await agent.runAgent();
+  const [, thought, answer] = agent.messages;
+  assert.deepEqual([thought.role, thought.content], ["reasoning", "ofariver"]);
+  assert.match(answer.content, /a river$/);
+  assert.equal(types.filter((type) => type === "REASONING_START").length, 1);
+});
+
 test("ag-ui: tools are called and their results told", async () => {
   const agent = agentOf("adds");
   say(agent, "2 + 3?");
@@ -208,6 +236,49 @@ test("ag-ui: what a graph asks interrupts the run and is resumed", async () => {
   });
   assert.equal(agent.messages.at(-1).content, "You said gladly");
   assert.deepEqual(agent.pendingInterrupts, []);
+});
+
+test("ai: what a graph goes by, and what its session is called, come beside the answer", async () => {
+  const named = [];
+  const chat = new Chat({
+    model: "finds",
+    onData: (part) => void named.push([part.type, part.data.name]),
+  });
+  await chat.sendMessage({ text: "Which rivers?" });
+  assert.deepEqual(named, [["data-session", "Which rivers?"]]);
+  const [page, note] = chat.messages[1].parts.filter((part) => part.type.startsWith("source-"));
+  assert.deepEqual([page.type, page.url, page.title], ["source-url", "https://example.com/r", "Rivers"]);
+  assert.deepEqual([note.type, note.sourceId, note.title], ["source-document", "n1", "notes.md"]);
+  assert.deepEqual(textOf(chat.messages[1]), ["(1) Which rivers?"]);
+  await chat.sendMessage({ text: "and now?" });
+  assert.deepEqual(textOf(chat.messages[3]), ["(3) and now?"]);
+});
+
+test("ag-ui: the state is told, as it changes, and what of it is known is no input", async () => {
+  const agent = agentOf("finds", { initialState: { topic: "lakes" } });
+  const types = [];
+  const custom = {};
+  agent.subscribe({
+    onEvent: ({ event }) => void types.push(event.type),
+    onCustomEvent: ({ event }) => void (custom[event.name] = event.value),
+  });
+  say(agent, "one");
+  await agent.runAgent();
+  // A reducer has added both steps up.
+  assert.deepEqual(agent.state, { topic: "lakes", steps: ["found", "answered"] });
+  assert.equal(types.filter((type) => type === "STATE_SNAPSHOT").length, 1);
+  assert.ok(types.includes("STATE_DELTA"));
+  assert.equal(custom.source.documents[0].title, "Rivers");
+  assert.equal(custom["session.updated"].name, "one");
+  // The client sends all of the state with each run.
+  agent.setState({ ...agent.state, topic: "seas" });
+  say(agent, "two");
+  await agent.runAgent();
+  assert.deepEqual(agent.state, { topic: "seas", steps: ["found", "answered", "found", "answered"] });
+  const stored = await (await fetch(`${url}/threads/${agent.threadId}/state`)).json();
+  const { messages, ...state } = stored.values;
+  assert.deepEqual(state, agent.state);
+  assert.deepEqual(messages.map((message) => message.id), agent.messages.map((message) => message.id));
 });
 
 test("ag-ui: a run that fails is a RUN_ERROR", async () => {

@@ -18,6 +18,7 @@ RETRY_SECONDS = 0.2
 GONE = (httpx.TransportError, httpx.StreamError)
 SESSIONS = 3
 KINDS = ("go", "go", "go", "ask", "answer")
+MODES = (["values"], ["updates"], ["values", "updates"], ["values", "messages-tuple"])
 STRATEGIES = ("enqueue", "enqueue", "enqueue", "interrupt", "rollback", "reject")
 
 
@@ -152,7 +153,7 @@ class Client:
         return {
             "assistant_id": "soak",
             "input": {"kind": "go", "messages": [("user", "go")]},
-            "stream_mode": self._rng.choice((["values"], ["updates"], ["values", "updates"])),
+            "stream_mode": self._rng.choice(MODES),
             "durability": self._rng.choice(("sync", "sync", "async", "exit")),
         }
 

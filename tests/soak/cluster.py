@@ -41,6 +41,7 @@ PROTECTION = {
     "LIMIT_QUEUED_RUNS": "10000",
 }
 FAULT_EVERY_SECONDS = (0.5, 4.0)
+MAX_FAULTS = 3
 #: How often a process is started that found no PostgreSQL, and what that one says.
 START_ATTEMPTS, UNAVAILABLE = 3, "threadwell: The database is not available"
 
@@ -178,10 +179,15 @@ class Cluster:
             self._freeze_postgres,
             self._crash_postgres,
         ]
+        under_way: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await asyncio.sleep(self._rng.uniform(*FAULT_EVERY_SECONDS))
-                tasks.create_task(self._whole(self._rng.choice(faults)))
+                # On a slow machine those that wait for one another would become ever more.
+                if len(under_way) < MAX_FAULTS:
+                    fault = tasks.create_task(self._whole(self._rng.choice(faults)))
+                    under_way.add(fault)
+                    fault.add_done_callback(under_way.discard)
 
     @staticmethod
     async def _whole(fault: Callable[[], Awaitable[None]]) -> None:

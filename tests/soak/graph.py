@@ -1,5 +1,6 @@
 """The graph that the soak runs: four steps, each told to the turnstile and kept in the state."""
 
+import asyncio
 import os
 from itertools import pairwise
 from typing import Any
@@ -31,12 +32,22 @@ def _step(step: str) -> Any:
     return work
 
 
+def _leads_to(step: str) -> Any:
+    async def lead(state: Talk) -> str:
+        # Long enough to be stopped in.
+        await asyncio.sleep(0.02)
+        return step
+
+    return lead
+
+
 def _build() -> Any:
     builder: StateGraph[Any] = StateGraph(Talk)
     for step in STEPS:
         builder.add_node(step, _step(step))
-    for source, target in pairwise([START, *STEPS, END]):
-        builder.add_edge(source, target)
+    builder.add_edge(START, STEPS[0])
+    for source, target in pairwise([*STEPS, END]):
+        builder.add_conditional_edges(source, _leads_to(target), [target])
     return builder.compile()
 
 

@@ -314,7 +314,8 @@ def _holes(seen: Followed) -> Iterator[str]:
     last = (0, 0)
     excused = False
     for frame in seen.frames:
-        if not frame.id or frame.data.get("status") == "gap":
+        is_gap = frame.name == "metadata" and frame.data.get("status") == "gap"
+        if not frame.id or is_gap:
             # That something is missing is said; an end without an id follows it, or live events.
             excused = excused or frame.name == "metadata"
             continue

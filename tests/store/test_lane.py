@@ -13,6 +13,8 @@ from store.lane import Statement
 PID = Statement("SELECT pg_backend_pid()")
 ECHO = Statement("SELECT %(number)s::int, %(text)s::text, %(flag)s::bool, %(json)s::jsonb")
 DIVIDE = Statement("SELECT 1 / %(by)s::int")
+#: A time that Python does not have.
+FOREVER = Statement("SELECT 'infinity'::timestamptz")
 BREAK = Statement("SELECT pg_terminate_backend(pg_backend_pid())")
 SLEEP = Statement("SELECT pg_sleep(%(seconds)s::float)")
 CREATE = Statement("INSERT INTO thread (thread_id) VALUES (%(thread_id)s)")
@@ -46,6 +48,16 @@ async def test_a_call_that_fails_fails_alone(db: Database) -> None:
 
     assert (one, minus_one) == ([[(1,)]], [[(-1,)]])
     assert "division by zero" in str(none)
+
+
+async def test_a_row_that_cannot_be_read_fails_its_caller_alone(db: Database) -> None:
+    calls = db.at_once((FOREVER, {})), db.at_once((ECHO, row(1)))
+
+    async with asyncio.timeout(20):
+        unread, read = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert isinstance(unread, Exception)
+    assert read == [[tuple(row(1).values())]]
 
 
 async def test_the_statements_of_a_call_are_one_transaction(db: Database) -> None:

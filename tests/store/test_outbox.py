@@ -124,6 +124,109 @@ async def test_a_run_is_told_as_it_starts_and_as_it_ends_whatever_ends_it(db: Da
     }  # fmt: skip
 
 
+async def _say(db: Database, thread_id: str, text: str, run_id: str | None = None) -> None:
+    """What the commit of a checkpoint leaves of a message."""
+    await db.execute(
+        """
+        WITH t AS (
+            UPDATE thread
+            SET message_count = message_count + 1,
+                head_checkpoint_id = lpad((message_count + 1)::text, 9, '0')
+            WHERE thread_id = %(thread_id)s
+            RETURNING message_count, head_checkpoint_id
+        )
+        INSERT INTO message (id, conversation_id, role, content, create_time, update_time, seq,
+            position, run_id, checkpoint_id, last_checkpoint_id)
+        SELECT %(text)s, %(thread_id)s, 'user', 'text', now(), now(), message_count - 1,
+            message_count - 1, %(run_id)s::uuid, head_checkpoint_id, head_checkpoint_id
+        FROM t
+        """,
+        {"thread_id": thread_id, "text": text, "run_id": run_id},
+    )
+
+
+async def _correct(db: Database, thread_id: str, text: str) -> None:
+    await db.execute(
+        """
+        WITH t AS (
+            UPDATE thread
+            SET head_checkpoint_id = head_checkpoint_id || 'x'
+            WHERE thread_id = %(thread_id)s
+            RETURNING head_checkpoint_id
+        )
+        UPDATE message SET last_checkpoint_id = head_checkpoint_id
+        FROM t
+        WHERE conversation_id = %(thread_id)s AND id = %(text)s
+        """,
+        {"thread_id": thread_id, "text": text},
+    )
+
+
+async def _change_state(db: Database, thread_id: str) -> None:
+    async with db.transaction() as tx:
+        await queue.lock(tx, thread_id)
+        await outbox.put(tx, "session.updated", thread_id, data={"changed": ["state"]})
+
+
+def _order(changes: list[Change]) -> list[str]:
+    """What is told, each message by its id."""
+    return [c.data.get("message_id", c.name) for c in changes if c.name != "session.created"]
+
+
+@pytest.mark.parametrize("batch", [500, 1])
+async def test_a_publisher_that_lags_tells_no_message_before_its_run(
+    db: Database, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(outbox, "BATCH", batch)
+    worker_id, thread_id = await a_worker(db), await a_thread(db)
+    await _say(db, thread_id, "by hand")
+    await _change_state(db, thread_id)
+    first = await begin(db, thread_id, worker_id)
+    await _say(db, thread_id, "asked", first.run.run_id)
+    await _correct(db, thread_id, "by hand")
+
+    # The state has changed before, and the run goes on.
+    early = await told(db)
+    await _say(db, thread_id, "answered", first.run.run_id)
+    await end(db, first)
+    second = await begin(db, thread_id, worker_id)
+    await _say(db, thread_id, "asked again", second.run.run_id)
+    # One has ended, and the next goes on.
+    amid = await told(db, after=early[-1].seq)
+    await end(db, second)
+    await _say(db, thread_id, "by hand again")
+    await _change_state(db, thread_id)
+    late = await told(db, after=amid[-1].seq)
+
+    assert _order(early) == ["by hand", "session.updated", "run.started"]
+    assert _order(amid) == ["by hand", "asked", "answered", "run.ended", "run.started"]
+    assert amid[0].name == "message.updated"
+    after_the_end = ["by hand again", "session.updated"]
+    if batch == 1:
+        assert _order(late) == ["asked again", "by hand again", "run.ended", "session.updated"]
+    else:
+        assert _order(late) == ["asked again", "run.ended", *after_the_end]
+    assert await told(db, after=late[-1].seq) == []
+
+
+async def test_an_end_that_waits_for_the_next_batch_has_its_messages(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "BATCH", 1)
+    worker_id, thread_id = await a_worker(db), await a_thread(db)
+    await _say(db, thread_id, "by hand")
+    await _change_state(db, thread_id)
+    for name in ("one", "two"):
+        claimed = await begin(db, thread_id, worker_id)
+        await _say(db, thread_id, name, claimed.run.run_id)
+        await end(db, claimed)
+
+    assert _order(await told(db)) == [
+        "by hand", "session.updated", "run.started", "one", "run.ended", "run.started", "two",
+        "run.ended",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("each", "are_told"), [(2, True), (201, False)])
 async def test_no_message_of_a_backlog_is_left_untold(
     db: Database, each: int, are_told: bool

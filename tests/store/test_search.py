@@ -125,6 +125,52 @@ async def test_pages_have_every_hit_once_whatever_segment_and_window_it_is_in(
     assert sorted(mine) == sorted(hit for hit in everything if hit.startswith("s0/"))
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("asked", ["cat", '"cat naps"', "cat naps", "猫咪"])
+async def test_hits_are_found_however_far_apart_their_segments_are(
+    db: Database, monkeypatch: pytest.MonkeyPatch, asked: str, is_late: bool
+) -> None:
+    if is_late:
+        monkeypatch.setattr(search, "_WALK_SECONDS", 0.0)
+    segments = [0, 1, 2, 9, 10, 40, 120]
+    for segment in segments:
+        await db.execute("SELECT setval('search_number', %(n)s)", {"n": (segment << 15) + 5})
+        # The last one is not one of the caller's, the first one the name of a session.
+        await said(
+            db, f"s{segment}", "a cat naps 猫咪", name="cat naps 猫咪", user=str(segment % 2)
+        )
+        await search.index_changed(db)
+
+    mine = [f"s{segment}/m1" for segment in reversed(segments) if segment % 2 == 0]
+    monkeypatch.setattr(search, "_NAMED_SESSIONS", 1)
+    everything = await found(db, asked)
+    assert everything == [f"s{segment}/m1" for segment in reversed(segments)]
+    assert await found(db, asked, access=Access(({"user": "0"},))) == mine
+    if not is_late:
+        page, place = await search.messages(
+            db, terms.query(asked), filters=Filters(), limit=50, access=EVERYTHING
+        )
+        assert (len(page), place) == (len(segments), None)
+    of = await search.sessions(db, terms.query(asked), access=EVERYTHING)
+    assert {hit.session_id for hit in of} == {f"s{segment}" for segment in segments}
+
+
+async def test_what_is_said_while_pages_are_read_is_in_none_of_them(db: Database) -> None:
+    await said(db, "s", *["cat"] * 3)
+    question, filters = terms.query("cat"), Filters()
+    first, place = await search.messages(db, question, filters=filters, limit=2, access=EVERYTHING)
+    await said(db, "t", *["cat"] * 3)
+    await search.index_changed(db)
+
+    rest, end = await search.messages(
+        db, question, filters=filters, place=place, limit=10, access=EVERYTHING
+    )
+    assert [f"{hit.session_id}/{hit.message_id}" for hit in (*first, *rest)] == [
+        "s/m3", "s/m2", "s/m1"
+    ]  # fmt: skip
+    assert end is None
+
+
 async def test_only_what_one_may_see_is_found(db: Database) -> None:
     for user in ("ada", "eve"):
         await said(db, user, f"the cat of {user}", owner=user, name=f"{user} and cats")

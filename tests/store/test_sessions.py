@@ -96,3 +96,22 @@ async def test_the_session_touched_last_comes_first(db: Database) -> None:
     page, more = await sessions.list_page(db, Filter(), limit=2, access=EVERYTHING)
 
     assert ([each.id for each in page], more) == (["a", "c"], True)
+
+
+async def test_of_very_many_sessions_folders_and_tags_of_the_latest_are_counted(
+    db: Database,
+) -> None:
+    await db.execute(
+        "INSERT INTO thread (thread_id, metadata, updated_at)"
+        " SELECT i::text, jsonb_build_object('folder', CASE WHEN i > 3 THEN 'new' ELSE 'old' END,"
+        " 'tags', '[\"a\", \"b\"]'::jsonb), now() + make_interval(secs => i)"
+        " FROM generate_series(1, 10003) AS i",
+        {},
+    )
+
+    found = await sessions.counts(db, Filter(), access=EVERYTHING)
+
+    assert (found.statuses, found.of_latest) == ({"active": 10_003}, 10_000)
+    assert (found.folders, found.tags) == ({"new": 10_000}, {"a": 10_000, "b": 10_000})
+    await db.execute("DELETE FROM thread WHERE thread_id IN ('1', '2', '3')", {})
+    assert (await sessions.counts(db, Filter(), access=EVERYTHING)).of_latest is None

@@ -1,0 +1,33 @@
+"""
+What an old Langchain-Chatchat or fufan-chat-api kept of a conversation, wherever it is read from.
+
+Times are as they lie there, without a zone, and JSON as text.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OldMessage:
+    """A turn: what was asked, and answered if it was."""
+
+    id: str
+    chat_type: str
+    query: str
+    response: str
+    meta_data: str | None
+    feedback_score: int | None
+    feedback_reason: str
+    create_time: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OldConversation:
+    """A conversation; all but its id and its turns only if the database has a row of it."""
+
+    id: str
+    user_id: str | None
+    name: str | None
+    chat_type: str | None
+    create_time: str | None
+    messages: list[OldMessage]
