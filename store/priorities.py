@@ -6,12 +6,10 @@ from typing import Final
 
 from store.database import Database, Transaction
 from store.json import dump_json
-from store.lane import Call, Statement
 from store.models import JsonObject
 from store.sql import load
 
 SQL = load("priorities")
-_MARK_OWN = Statement(SQL["mark_own"])
 
 #: The most urgent and the least, and how long the name of a group may be.
 FIRST: Final = -5
@@ -26,7 +24,7 @@ class Settings:
     How urgent the runs of a thread are, and with whose they share.
 
     Attributes:
-        is_of_run: It is one run's, and nothing that its thread is to remember.
+        is_of_run: It is one run's, which is inserted with it, and nothing that its thread is to remember.
     """
 
     priority: int = 0
@@ -63,25 +61,10 @@ async def mark(tx: Transaction, runs: Iterable[tuple[str, str, Settings]]) -> No
     Args:
         runs: The id of the run, that of its thread, and the decision.
     """
-    of_threads: list[JsonObject] = []
-    own: list[JsonObject] = []
-    for run_id, thread_id, settings in runs:
-        (own if settings.is_of_run else of_threads).append(settings.row(run_id, thread_id))
-    if of_threads:
-        params = _params(of_threads)
-        await tx.execute(SQL["keep_all"], params)
-        await tx.execute(SQL["mark_all"], params)
-    if own:
-        await tx.execute(SQL["mark_own"], _params(own))
-
-
-def mark_own(run_id: str, thread_id: str, settings: Settings) -> Call:
-    """The statement that gives a run what was decided for it alone; nothing if it is not there."""
-    return _MARK_OWN, _params([settings.row(run_id, thread_id)])
-
-
-def _params(rows: Iterable[JsonObject]) -> JsonObject:
-    return {"settings": dump_json(list(rows)).decode()}
+    given = [settings.row(run_id, thread_id) for run_id, thread_id, settings in runs]
+    params = {"settings": dump_json(given).decode()}
+    await tx.execute(SQL["keep_all"], params)
+    await tx.execute(SQL["mark_all"], params)
 
 
 async def adopt(db: Database) -> int:

@@ -28,7 +28,7 @@ from store.errors import (
     UnreadableError,
 )
 from store.json import dump_json
-from store.lane import Call, Rows, Statement
+from store.lane import Rows, Statement
 from store.models import (
     CONFIG,
     CancelAction,
@@ -97,6 +97,7 @@ class NewRun:
 
     def row(self, cipher: Cipher, **more: Any) -> JsonObject:
         """Parameters of the statements that insert it."""
+        own = self.priority if self.priority and self.priority.is_of_run else None
         row = {
             "run_id": self.run_id,
             "thread_id": self.thread_id,
@@ -107,6 +108,9 @@ class NewRun:
             "thread_metadata": self.thread_metadata,
             "thread_config": self.thread_config,
             "temporary": self.temporary,
+            # What is a thread's is copied from it, by `priorities.mark`.
+            "priority": own.priority if own else None,
+            "fairness_group": own.fairness_group if own else None,
             "visible": self.access.array,
             **more,
         }
@@ -121,12 +125,6 @@ class NewRun:
             "thread_metadata": cipher.seal_values(self.thread_metadata),
             "thread_config": cipher.seal_values(self.thread_config, CONFIG),
         }
-
-    def marks(self) -> list[Call]:
-        """What gives the run a priority that is its own, in the transaction that inserts it."""
-        if self.priority is None or not self.priority.is_of_run:
-            return []
-        return [priorities.mark_own(self.run_id, self.thread_id, self.priority)]
 
     def run(self, created_at: datetime, *, epoch: int, begun: bool) -> Run:
         """The row that was just inserted, without reading it again."""
@@ -249,7 +247,7 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
     if new.priority is not None and not new.priority.is_of_run:
         await priorities.keep(db, new.thread_id, new.priority)
     try:
-        rows = (await db.at_once((_START, row), *new.marks()))[0]
+        rows = (await db.at_once((_START, row)))[0]
         started = _Started(*rows[0]) if rows else None
     except LockedError:
         return None
@@ -259,8 +257,6 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
         with _in_doubt():
             started = await db.one(_Started, SQL["start"], row)
             started = started or await db.one(_Started, SQL["started"], row)
-            if marks := new.marks():
-                await db.at_once(*marks)
     return started.claim(new) if started else None
 
 
@@ -301,7 +297,7 @@ async def _enqueue(db: Database, new: NewRun, *, again: bool = False) -> Run:
     is_plain = new.priority is None or new.priority.is_of_run
     if new.multitask_strategy == "enqueue" and is_plain and not again:
         with suppress(LockedError):
-            queued = (await db.at_once((_ENQUEUE, row), *new.marks()))[0]
+            queued = (await db.at_once((_ENQUEUE, row)))[0]
     if not queued:
         async with db.transaction() as tx:
             await lock(tx, new.thread_id, access=new.access)
@@ -328,8 +324,13 @@ async def put(tx: Transaction, new: NewRun) -> Run:
 
 
 async def _mark(tx: Transaction, runs: Sequence[NewRun]) -> None:
-    """Give queued runs the priorities that were decided, if there are any."""
-    if marked := [(new.run_id, new.thread_id, new.priority) for new in runs if new.priority]:
+    """Give queued runs the priorities that were decided for their threads, if there are any."""
+    marked = [
+        (new.run_id, new.thread_id, new.priority)
+        for new in runs
+        if new.priority and not new.priority.is_of_run
+    ]
+    if marked:
         await priorities.mark(tx, marked)
 
 
@@ -357,7 +358,7 @@ async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None
         "ttl_minutes": life and life.ttl_minutes,
         "signal": READY,
     }
-    if any(new.priority for new in runs):
+    if any(new.priority and not new.priority.is_of_run for new in runs):
         async with db.transaction() as tx:
             rows = await tx.tuples(SQL["enqueue_new"], params)
             await _mark(tx, runs)

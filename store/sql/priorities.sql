@@ -29,14 +29,6 @@ FROM jsonb_to_recordset(%(settings)s::jsonb) AS s (
 JOIN thread AS t ON t.thread_id = s.thread_id
 WHERE run.run_id = s.run_id;
 
--- name: mark_own
-UPDATE run
-SET priority = s.priority, fairness_group = s.fairness_group
-FROM jsonb_to_recordset(%(settings)s::jsonb) AS s (
-    run_id uuid, priority smallint, fairness_group text
-)
-WHERE run.run_id = s.run_id;
-
 -- name: adopt
 -- Those that came without: of a process that knows no priorities, or that began at once and were
 -- given back.
@@ -62,9 +54,17 @@ WITH line AS MATERIALIZED (
         (SELECT running FROM busy WHERE fairness_group = %(fairness_group)s), 0
     ) AS running
 )
-SELECT own.running < coalesce(%(most_running)s::bigint, own.running + 1)
-    AND NOT EXISTS (
+SELECT CASE
+    -- Mostly: then nothing else is looked at.
+    WHEN %(most_running)s::bigint IS NULL
+        AND NOT EXISTS (SELECT FROM run WHERE status = 'pending' AND priority IS NOT NULL)
+    THEN true
+    ELSE (
+        SELECT own.running < coalesce(%(most_running)s::bigint, own.running + 1)
+        FROM own
+    ) AND NOT EXISTS (
         SELECT FROM line
+        CROSS JOIN own
         LEFT JOIN busy ON busy.fairness_group = line.fairness_group
         WHERE coalesce(busy.running, 0) <= own.running
             AND coalesce(busy.running, 0) < coalesce(%(most_running)s::bigint, own.running + 1)
@@ -82,7 +82,7 @@ SELECT own.running < coalesce(%(most_running)s::bigint, own.running + 1)
                     )
             )
     )
-FROM own;
+END;
 
 -- name: is_full
 SELECT count(*) >= %(most_running)s

@@ -21,10 +21,11 @@ WITH taken AS (
         ) AS head_is_newest
 ), started AS (
     INSERT INTO run (run_id, thread_id, assistant_id, status, multitask_strategy, metadata,
-        kwargs, temporary, attempt, epoch, first_epoch, worker_id, started_at)
+        kwargs, temporary, priority, fairness_group, attempt, epoch, first_epoch, worker_id,
+        started_at)
     SELECT %(run_id)s::uuid, thread_id, %(assistant_id)s::uuid, 'running',
         %(multitask_strategy)s, %(metadata)s::jsonb, %(kwargs)s::jsonb, %(temporary)s,
-        1, epoch, epoch, %(worker_id)s::uuid, now()
+        %(priority)s::smallint, %(fairness_group)s, 1, epoch, epoch, %(worker_id)s::uuid, now()
     FROM taken
     RETURNING created_at
 ), told AS (
@@ -66,10 +67,10 @@ WITH queued AS (
         clock_timestamp() + make_interval(secs => %(after_seconds)s) AS due_at
 ), pending AS (
     INSERT INTO run (run_id, thread_id, assistant_id, status, multitask_strategy, metadata,
-        kwargs, temporary, not_before, created_at)
+        kwargs, temporary, priority, fairness_group, not_before, created_at)
     SELECT %(run_id)s::uuid, thread_id, %(assistant_id)s::uuid, 'pending',
         %(multitask_strategy)s, %(metadata)s::jsonb, %(kwargs)s::jsonb, %(temporary)s,
-        due_at, due_at
+        %(priority)s::smallint, %(fairness_group)s, due_at, due_at
     FROM queued
     RETURNING created_at
 )
@@ -82,18 +83,18 @@ FROM pending, queued;
 -- is due.
 WITH asked AS MATERIALIZED (
     SELECT n.run_id, n.thread_id, n.assistant_id, n.multitask_strategy, n.metadata, n.kwargs,
-        n.thread_metadata, n.thread_config, n.temporary, n.place,
+        n.thread_metadata, n.thread_config, n.temporary, n.priority, n.fairness_group, n.place,
         clock_timestamp() + make_interval(secs => n.after_seconds) AS due_at,
         n.after_seconds <= 0 AS is_due
     FROM ROWS FROM (
         jsonb_to_recordset(%(runs)s::jsonb) AS (
             run_id uuid, thread_id text, assistant_id uuid, multitask_strategy text, metadata jsonb,
             kwargs jsonb, thread_metadata jsonb, thread_config jsonb, temporary boolean,
-            after_seconds double precision
+            priority smallint, fairness_group text, after_seconds double precision
         )
     ) WITH ORDINALITY AS n (
         run_id, thread_id, assistant_id, multitask_strategy, metadata, kwargs, thread_metadata,
-        thread_config, temporary, after_seconds, place
+        thread_config, temporary, priority, fairness_group, after_seconds, place
     )
 ), made AS (
     INSERT INTO thread (thread_id, status, metadata, config)
@@ -114,9 +115,9 @@ WITH asked AS MATERIALIZED (
     WHERE %(ttl_minutes)s::double precision IS NOT NULL AND NOT asked.temporary
 ), pending AS (
     INSERT INTO run (run_id, thread_id, assistant_id, status, multitask_strategy, metadata,
-        kwargs, temporary, not_before, created_at)
+        kwargs, temporary, priority, fairness_group, not_before, created_at)
     SELECT run_id, thread_id, assistant_id, 'pending', multitask_strategy, metadata, kwargs,
-        temporary, due_at, due_at
+        temporary, priority, fairness_group, due_at, due_at
     FROM asked
     ORDER BY place
     RETURNING run_id, thread_id, created_at

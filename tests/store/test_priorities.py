@@ -193,3 +193,20 @@ async def test_a_claim_leaps_over_what_waits_behind_others(db: Database) -> None
 def _most_rows(node: Any) -> float:
     own = node["Actual Rows"] * node["Actual Loops"]
     return max([own, *(_most_rows(inner) for inner in node.get("Plans", []))], default=0)
+
+
+async def test_what_is_one_runs_own_is_written_with_it_and_not_after_it(db: Database) -> None:
+    worker_id = await a_worker(db)
+    own = Settings(0, "ada", is_of_run=True)
+    begun, queued = await a_thread(db), await a_thread(db)
+
+    assert await queue.start(db, new_run(begun, priority=own), worker_id=worker_id)
+    await queue.enqueue(db, new_run(queued, priority=own))
+
+    rows = await db.tuples(
+        "SELECT thread_id, priority, fairness_group, ctid::text FROM run ORDER BY seq", {}
+    )
+    # A row that is changed leaves its first place.
+    assert rows == [(begun, 0, "ada", "(0,1)"), (queued, 0, "ada", "(0,2)")]
+    threads = await db.tuples("SELECT count(*) FROM thread WHERE fairness_group = 'ada'", {})
+    assert threads == [(0,)]
