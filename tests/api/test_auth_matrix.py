@@ -521,8 +521,10 @@ CASES: dict[str, list[Case]] = {
     "POST /chat/chat/completions": [Case(body={**SAYS, "conversation_id": "{session_id}"})],
     "POST /chat/feedback": [Case(body={"message_id": "{message_id}", "score": 1})],
     "GET /api/pairs": [Case(params={"conversation_id": "{session_id}"})],
-    "GET /api/pairs/{message_id:path}": [Case()],
-    "PUT /api/pairs/{message_id:path}/feedback": [Case(body={"score": 1})],
+    "GET /api/pairs/{message_id:path}": [Case(path="/api/pairs/{message_id}")],
+    "PUT /api/pairs/{message_id:path}/feedback": [
+        Case(path="/api/pairs/{message_id}/feedback", body={"score": 1})
+    ],
     "POST /agui": [
         Case(
             body={
