@@ -5,6 +5,7 @@ All of it is new checkpoints, by the graph itself: LangGraph and Studio show the
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from langchain_core.messages import RemoveMessage
@@ -19,7 +20,7 @@ from graph.stopped import appends
 from store import branches, messages, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
-from store.errors import ConflictError, InvalidInputError, UnsupportedError
+from store.errors import ConflictError, InvalidInputError, ThreadBusyError, UnsupportedError
 from store.models import JsonObject, Message
 from store.projection import identified
 from store.threads import NewThread
@@ -183,16 +184,17 @@ class Branches:
         await branches.copy_line(
             self._db, thread_id, new, checkpoint_id=place.checkpoint_id, access=access
         )
-        is_whole = False
+        is_known = False
         try:
             await self._executor.project(new.thread_id)
             await branches.know(self._db, new.thread_id)
-            await self._states.settle(new.thread_id, access=EVERYTHING)
-            is_whole = True
+            is_known = True
         finally:
-            if not is_whole:
-                # Nobody knows of it; it would be without messages, and nothing would be told of it.
+            if not is_known:
+                # It would be without messages, and nothing would be told of it.
                 await threads.delete(self._db, new.thread_id, access=EVERYTHING)
+        with suppress(ThreadBusyError):  # somebody talks there already: their run settles it
+            await self._states.settle(new.thread_id, access=EVERYTHING)
 
     async def _change(self, thread_id: str, change: Change, access: Access) -> None:
         async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:

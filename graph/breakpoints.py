@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
-from langgraph.types import StateSnapshot
+from langgraph.pregel import Pregel
+from langgraph.types import Durability, StateSnapshot
 
 from graph.factory import AnyGraph
 
@@ -25,21 +26,53 @@ async def reached(
     Args:
         config: Of the newest checkpoint, which the run has made itself.
         before: The run's `interrupt_before`; None leaves it to the graph.
-        after: Likewise.
+        after: Likewise. The step before must have a checkpoint: see `durability`.
     """
-    before, after = before or graph.interrupt_before_nodes, after or graph.interrupt_after_nodes
-    if not before and not after:
+    graphs = [graph, *_inner(graph).values()]
+    own = any(one.interrupt_before_nodes or one.interrupt_after_nodes for one in graphs)
+    if not (own or before or after):
         return None
-    state = await graph.aget_state(config)
+    state = await graph.aget_state(config, subgraphs=True)
+    return state if await _is_reached(graph, graph, state, before, after) else None
+
+
+def durability(
+    graph: AnyGraph, wanted: Durability | None, after: Nodes | None
+) -> Durability | None:
+    """What a run is to be executed with, so that `reached` can tell after which nodes it is."""
+    if wanted != "exit":
+        return wanted
+    graphs = [graph, *_inner(graph).values()]
+    return "async" if after or any(one.interrupt_after_nodes for one in graphs) else wanted
+
+
+async def _is_reached(
+    root: AnyGraph, graph: AnyGraph, state: StateSnapshot, before: Nodes | None, after: Nodes | None
+) -> bool:
+    before = before or graph.interrupt_before_nodes
+    after = after or graph.interrupt_after_nodes
     source = (state.metadata or {}).get("source")
     # Of a fork the run was told to go on.
     if source in ("input", "loop") and _meets(graph, _due(state), before):
-        return state
+        return True
     if source == "loop" and after and state.parent_config:
-        came_from = await graph.aget_state(state.parent_config)
+        came_from = await root.aget_state(state.parent_config)
         if _meets(graph, _due(came_from), after):
-            return state
-    return None
+            return True
+    inner = _inner(graph)
+    return any(
+        [
+            await _is_reached(root, inner[task.name], task.state, None, None)
+            for task in state.tasks
+            if isinstance(task.state, StateSnapshot) and task.name in inner
+        ]
+    )
+
+
+def _inner(graph: AnyGraph) -> dict[str, AnyGraph]:
+    """The graphs within it at any depth that are executed here, by their nodes."""
+    found = graph.get_subgraphs(recurse=True)
+    return {name: inner for name, inner in found if isinstance(inner, Pregel)}
 
 
 def _due(state: StateSnapshot) -> list[str]:

@@ -399,7 +399,8 @@ class Executor:
                 config = {**config, "callbacks": [steps]}
             async with aclosing(steps) if steps else nullcontext():
                 await _tell(_events(graph, given, config, kwargs, outcome), outbox, execution)
-            if saver is not None:
+            # Where it stopped is told by the checkpoint before, until that is written down.
+            if saver is not None and not outcome.interrupted:
                 await self.retention.trim(saver)
 
     async def _input(self, claim: Claim, graph: AnyGraph, config: Any) -> Any:
@@ -586,9 +587,10 @@ def _events(
     graph: AnyGraph, given: Any, config: Any, kwargs: JsonObject, outcome: Outcome
 ) -> AsyncGenerator[tuple[str, bytes]]:
     """What the graph does with its input, for clients of either protocol."""
-    options = {
-        key: kwargs[key] for key in ("context", "interrupt_before", "interrupt_after", "durability")
-    }
+    options = {key: kwargs[key] for key in ("context", "interrupt_before", "interrupt_after")}
+    options["durability"] = breakpoints.durability(
+        graph, kwargs["durability"], kwargs["interrupt_after"]
+    )
     if "protocol" in kwargs:
         return protocol_run.stream(graph, given, config, outcome=outcome, **options)
     plan = StreamPlan.parse(

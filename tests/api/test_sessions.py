@@ -14,6 +14,7 @@ from graph.retention import Retention
 from store import branches, messages
 from store.access import EVERYTHING
 from store.checkpoints import open_saver
+from store.database import Database
 from store.errors import UnavailableError
 from tests.acceptance.talk import says
 
@@ -280,6 +281,28 @@ async def test_a_copy_that_cannot_be_made_whole_is_not_there(
 
     assert refused.status_code == 503
     assert await services.db.tuples("SELECT thread_id FROM thread", {}) == [(session_id,)]
+
+
+async def test_a_fork_in_which_somebody_talks_before_it_is_done_stays(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = (await created(http, assistant_id="chat"))["id"]
+    await http.post(f"/api/sessions/{session_id}/messages", json={"query": "hello"})
+    know = branches.know
+
+    async def talk_and_know(db: Database, thread_id: str) -> None:
+        run = {"assistant_id": "endless", "input": {"messages": []}}
+        assert (await http.post(f"/threads/{thread_id}/runs", json=run)).status_code == 200
+        await know(db, thread_id)
+
+    monkeypatch.setattr(branches, "know", talk_and_know)
+    forked = await http.post(f"/api/sessions/{session_id}/fork", json={})
+
+    assert forked.status_code == 200
+    path = f"/threads/{forked.json()['id']}"
+    [run] = (await http.get(f"{path}/runs")).json()
+    stopped = await http.post(f"{path}/runs/{run['run_id']}/cancel", params={"wait": True})
+    assert stopped.status_code in (200, 204)
 
 
 async def test_a_message_that_waits_follows_what_it_names_whatever_comes_first(

@@ -531,30 +531,57 @@ async def test_a_node_that_is_stopped_while_it_is_asked_where_to_go_on_runs_agai
     assert status == "success"
 
 
-@pytest.mark.parametrize(
-    "breakpoints",
-    [
-        {"interrupt_before": ["last"]}, {"interrupt_after": ["wait"]}, {"interrupt_before": "*"},
-        {"interrupt_after": "*"},
-    ],
-)  # fmt: skip
+BREAKPOINTS = [
+    {"interrupt_before": ["last"]}, {"interrupt_after": ["wait"]}, {"interrupt_before": "*"},
+    {"interrupt_after": "*"},
+]  # fmt: skip
+
+
+async def _lost_at_breakpoint(one: Process, **more: Any) -> Submitted:
+    submitted = await one.submit(await one.thread(), **more)
+    await _ended(submitted)
+    return submitted
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+@pytest.mark.parametrize("breakpoints", BREAKPOINTS)
 async def test_a_run_that_was_lost_at_a_breakpoint_stops_there(
-    db: Database, one: Process, gate: Gate, monkeypatch: pytest.MonkeyPatch, breakpoints: Any
+    db: Database, gate: Gate, monkeypatch: pytest.MonkeyPatch, breakpoints: Any, durability: str
 ) -> None:
     gate.opened.set()
-    # It has stopped, and cannot write that down.
-    monkeypatch.setattr(one.executor, "_insist", AsyncMock(return_value=False))
-    submitted = await one.submit(await one.thread(), **breakpoints)
-    await _ended(submitted)
-    ran = gate.ran[:]
-    assert ran != ["first", "wait", "last"]
+    async with process(db, {"gated": gated(gate)}, working=False, keep=1) as one:
+        # It has stopped, and cannot write that down.
+        monkeypatch.setattr(one.executor, "_insist", AsyncMock(return_value=False))
+        submitted = await _lost_at_breakpoint(one, **breakpoints, durability=durability)
+        ran = gate.ran[:]
+        assert ran != ["first", "wait", "last"]
 
-    events, status = await _elsewhere(db, one, gated(gate))
+        events, status = await _elsewhere(db, one, gated(gate))
 
-    assert gate.ran == ran
-    assert status == "success"
-    assert await one.thread_status(submitted.run.thread_id) == "interrupted"
-    assert last_values(events).get("log", []) == ran
+        assert gate.ran == ran
+        assert status == "success"
+        assert await one.thread_status(submitted.run.thread_id) == "interrupted"
+        assert last_values(events).get("log", []) == ran
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+@pytest.mark.parametrize("breakpoints", BREAKPOINTS[:2])
+async def test_a_run_that_was_lost_at_a_breakpoint_of_a_graph_within_stops_there(
+    db: Database, gate: Gate, monkeypatch: pytest.MonkeyPatch, breakpoints: Any, durability: str
+) -> None:
+    gate.opened.set()
+    inner = gated(gate).builder.compile(**breakpoints)
+    graph = StateGraph(Steps).add_node("inner", inner).add_edge(START, "inner").compile()
+    async with process(db, {"gated": graph}, working=False) as one:
+        monkeypatch.setattr(one.executor, "_insist", AsyncMock(return_value=False))
+        submitted = await _lost_at_breakpoint(one, durability=durability)
+        assert gate.ran == ["first", "wait"]
+
+        _, status = await _elsewhere(db, one, graph)
+
+        assert gate.ran == ["first", "wait"]
+        assert status == "success"
+        assert await one.thread_status(submitted.run.thread_id) == "interrupted"
 
 
 async def test_a_run_from_an_earlier_checkpoint_goes_on_where_it_was_lost(
