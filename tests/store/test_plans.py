@@ -133,8 +133,9 @@ async def test_hot_queries_read_by_their_index(db: Database) -> None:
     for fill in FILL:
         await db.execute(fill, {"rows": ROWS})
     rows = await db.tuples("SELECT updated_at FROM thread WHERE thread_id = '9000'", {})
+    others = {"updated_before": rows[0][0], "keep_seconds": None}
     for index, query, params in (*PLANS, *CUSTOM_PLANS):
-        known = await _plan(db, f"EXPLAIN {query}", {**params, "updated_before": rows[0][0]})
+        known = await _plan(db, f"EXPLAIN {query}", {**params, **others})
         unknown = await _plan(db, f"EXPLAIN (GENERIC_PLAN) {_numbered(query)}", None)
 
         for plan in (known,) if (index, query, params) in CUSTOM_PLANS else (known, unknown):
