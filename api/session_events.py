@@ -69,7 +69,7 @@ def _parts(event: Event, session_id: str, aside: JsonObject) -> Iterator[Part]:
     elif event.name == "updates":
         yield from _of_updates(orjson.loads(event.data), aside.get("messages", {}))
     elif event.name == "custom":
-        if documents := _documents(orjson.loads(event.data)):
+        if documents := _documents(orjson.loads(event.data), event.id):
             yield "source", {"documents": documents}
     elif name == "error":
         error = orjson.loads(event.data)
@@ -87,14 +87,22 @@ def _begun(run_id: str, session_id: str, aside: JsonObject) -> Iterator[Part]:
         yield "session.updated", {"session_id": session_id, "name": name, "title_source": source}
 
 
-def _documents(told: Any) -> list[JsonObject]:
-    """What a graph says that it goes by: the ``documents`` of what it writes to its stream."""
+def _documents(told: Any, event_id: str) -> list[JsonObject]:
+    """
+    What a graph says that it goes by: the ``documents`` of what it writes to its stream.
+
+    Those without ids are told apart by where they are told.
+    """
     found = told.get("documents") if isinstance(told, dict) else None
     listed = found[:MAX_DOCUMENTS] if isinstance(found, list) else []
-    return [_document(one, place) for place, one in enumerate(listed) if isinstance(one, dict)]
+    return [
+        _document(one, f"{event_id}-{place}")
+        for place, one in enumerate(listed)
+        if isinstance(one, dict)
+    ]
 
 
-def _document(told: JsonObject, place: int) -> JsonObject:
+def _document(told: JsonObject, place: str) -> JsonObject:
     """A document, LangChain's or one that has these keys itself."""
     metadata = told.get("metadata")
     about = {**(metadata if isinstance(metadata, dict) else {}), **told}

@@ -73,8 +73,8 @@ async def ask(
     """
     access = await caller.may("threads", "read", {"thread_id": session_id})
     session = await sessions.get(services.db, session_id, access=access)
-    key = await _claim(services, caller, session, body, idempotency_key, access)
-    if known := await _known(services, session, key, access):
+    key = await claim(services, caller, session, idempotency_key, _payload(body), access=access)
+    if known := await known_run(services, session, key, access):
         return known
     return await _once(
         services, session, key, access, _say(services, caller, session, body, key, access)
@@ -128,8 +128,9 @@ async def regenerate(
     """
     access = await caller.may("threads", "read", {"thread_id": session_id})
     session = await sessions.get(services.db, session_id, access=access)
-    key = await _claim(services, caller, session, body, idempotency_key, access, message_id)
-    if known := await _known(services, session, key, access):
+    payload = _payload(body, message_id)
+    key = await claim(services, caller, session, idempotency_key, payload, access=access)
+    if known := await known_run(services, session, key, access):
         return known
     answering = _say_again(services, caller, session, message_id, body, key, access)
     return await _once(services, session, key, access, answering)
@@ -348,7 +349,7 @@ async def begin_anew(
         assistant_access=allowed.assistant_access,
     )
     try:
-        if await _known(services, session, request.run_id, EVERYTHING):
+        if await known_run(services, session, request.run_id, EVERYTHING):
             raise AlreadyExistsError(f"Run {request.run_id} exists already")
         with session_busy():
             await services.branches.begin_anew(
@@ -357,7 +358,7 @@ async def begin_anew(
     except ThreadBusyError:
         # Perhaps by another request with the same key, that is about to make this run.
         for _ in range(TWIN_LOOKS if request.run_id else 0):
-            if await _known(services, session, request.run_id, EVERYTHING):
+            if await known_run(services, session, request.run_id, EVERYTHING):
                 break
             await asyncio.sleep(TWIN_SECONDS)
         raise
@@ -366,25 +367,30 @@ async def begin_anew(
 # --------------------------------------------------------------------------- once only
 
 
-async def _claim(
+async def claim(
     services: Services,
     caller: Caller,
     session: Session,
-    body: MessageSend | Regenerate,
     key: str | None,
+    payload: bytes,
+    *,
     access: Access,
-    *asked_of: str,
 ) -> str | None:
-    """The id of the run that a key stands for; None without a key."""
+    """
+    The id of the run that the key of a request stands for, in a session; None without a key.
+
+    Args:
+        payload: What is asked: another one with the same key is refused.
+
+    Raises:
+        ConflictError: The key came with another payload.
+    """
     if key is None:
         return None
-    # In which form the answer comes is no part of what is asked.
-    asked = body.model_dump(exclude={"stream"}, exclude_unset=True)
-    payload = orjson.dumps([asked_of, asked], option=orjson.OPT_SORT_KEYS)
     return await idempotency.claim(
         services.db,
         session.id,
-        caller=caller.user.identity if caller.user else "",
+        caller=caller.identity,
         key=key,
         payload_hash=hashlib.sha256(payload).digest(),
         run_id=str(uuid7()),
@@ -392,7 +398,13 @@ async def _claim(
     )
 
 
-async def _known(
+def _payload(body: MessageSend | Regenerate, *asked_of: str) -> bytes:
+    # In which form the answer comes is no part of what is asked.
+    asked = body.model_dump(exclude={"stream"}, exclude_unset=True)
+    return orjson.dumps([asked_of, asked], option=orjson.OPT_SORT_KEYS)
+
+
+async def known_run(
     services: Services, session: Session, run_id: str | None, access: Access
 ) -> Submitted | None:
     """The run that a key stands for, if somebody has made it."""
@@ -415,7 +427,7 @@ async def _once(
     try:
         return await making
     except (ThreadBusyError, AlreadyExistsError):
-        if known := await _known(services, session, run_id, access):
+        if known := await known_run(services, session, run_id, access):
             return known
         raise
 
@@ -463,7 +475,7 @@ async def _submitted(
         try:
             return await submit(services, caller, request, thread_id=session.id, attached=True)
         except (ThreadBusyError, AlreadyExistsError):
-            known = await _known(services, session, request.run_id, EVERYTHING)
+            known = await known_run(services, session, request.run_id, EVERYTHING)
             if known is None:
                 raise
             return known.run

@@ -49,6 +49,9 @@ class Room:
     """
     How much all calls of models of a process may hold of files at once; who finds none waits, in turn.
 
+    Who holds some does not wait for more, nor does anything that they start meanwhile: what they wait
+    for might wait for them. It is counted, and everybody else waits for longer.
+
     Args:
         most: In bytes as they are uploaded; a call that wants more waits until it is alone.
     """
@@ -62,13 +65,21 @@ class Room:
     async def taken(self, size_bytes: int) -> AsyncIterator[None]:
         """Take some of it, for as long as the block lasts."""
         wanted = min(size_bytes, self._most)
-        if wanted and (self._waiting or wanted > self._left):
+        hold = _HOLD.get()
+        holds = hold is not None and hold.room is self and hold.size_bytes > 0
+        if hold is None or not holds:
+            hold = _Hold(self)
+        if wanted and not holds and (self._waiting or wanted > self._left):
             await self._wait(wanted)
         else:
             self._left -= wanted
+        hold.size_bytes += wanted
+        # Not set back: a generator may end in another context than it began in. Empty, it is none.
+        _HOLD.set(hold)
         try:
             yield
         finally:
+            hold.size_bytes -= wanted
             self._left += wanted
             self._wake()
 
@@ -95,6 +106,14 @@ class Room:
             self._waiting.popleft()
 
 
+@dataclass(slots=True)
+class _Hold:
+    """What one who took some of a room holds of it, with all that they started meanwhile."""
+
+    room: Room
+    size_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Files:
     """What a run has of files."""
@@ -104,6 +123,7 @@ class _Files:
 
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_HOLD: ContextVar[_Hold | None] = ContextVar("hold", default=None)
 _FILES: ContextVar[_Files | None] = ContextVar("files", default=None)
 
 
@@ -152,7 +172,8 @@ async def inflating(messages: Sequence[BaseMessage]) -> AsyncIterator[list[BaseM
     """
     Messages as `inflated` makes them, for a call of a model inside of the block.
 
-    Waits while the calls of this process hold `PROCESS_BYTES` of files, or what the server was told.
+    Waits while the calls of this process hold `PROCESS_BYTES` of files, or what the server was told;
+    not inside of another such block, which may be what others wait for.
     """
     files = _FILES.get()
     if files is None or not any(map(_has_files, messages)):

@@ -70,9 +70,10 @@ class Kind:
     #: How many a process does at once; None for as many as there are slots. Kinds that wait for strangers
     #: leave some to the others.
     most: int | None = None
-    #: How many at once of those that are alike in a key of their payloads, by the key; the last one says
-    #: whose they are.
+    #: How many at once of those that are alike in a key of their payloads, by the key; it needs `apart`.
     most_alike: Mapping[str, int] = field(default_factory=dict)
+    #: The key of their payloads that says whose they are: each in turn.
+    apart: str | None = None
 
 
 class Jobs:
@@ -148,16 +149,15 @@ class Jobs:
         assert kind.most is not None
         lease, looks = self._leases[name], LOOKS
         while looks and (room := min(self._free, kind.most - self._alike(name)[""])) > 0:
-            if not kind.most_alike:
+            if kind.apart is None:
                 self._begin(await jobs.claim(self._db, {name: lease}, slots=room))
                 return
-            *_, apart = kind.most_alike
             full = {
                 key: [value for value, count in self._alike(name, key).items() if count >= most]
                 for key, most in kind.most_alike.items()
             }
             claimed = await jobs.claim_apart(
-                self._db, name, lease_seconds=lease, apart=apart, full=full, slots=room
+                self._db, name, lease_seconds=lease, apart=kind.apart, full=full, slots=room
             )
             if claimed is None:
                 return

@@ -20,6 +20,8 @@ _TYPES: dict[str, type[BaseMessage]] = {
     "system": SystemMessage,
     "tool": ToolMessage,
 }
+#: What LangChain's classes raise of what is no message.
+_REFUSALS = (AttributeError, KeyError, TypeError, ValueError)
 
 
 def decode(message: Mapping[str, Any]) -> BaseMessage:
@@ -35,11 +37,6 @@ def decode(message: Mapping[str, Any]) -> BaseMessage:
             return kind.model_validate(dict(message))
         if "role" in message:
             return convert_to_messages([dict(message)])[0]
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as exc:  # LangChain's classes raise any of them
+    except _REFUSALS as exc:
         raise InvalidInputError(f"This is no message of type {kind or message['role']}") from exc
     raise InvalidInputError(f"A message has a `type`, one of {', '.join(_TYPES)}, or a `role`")

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from api.bootstrap import Services
 from api.doors.content import content_of, media_block, text_block
-from api.doors.conversation import Asked, branch
+from api.doors.conversation import Asked, branch, is_same
 from api.doors.spoken import Door
 from api.schemas import Payload
 from api.session_events import MODES, Part
@@ -339,7 +339,7 @@ def _delta(before: JsonObject, after: JsonObject) -> list[JsonObject]:
         *(
             {"op": "replace" if key in before else "add", "path": _pointer(key), "value": value}
             for key, value in after.items()
-            if key not in before or before[key] != value
+            if key not in before or not is_same(before[key], value)
         ),
     ]
 

@@ -5,11 +5,10 @@ Every door begins its runs here, by `api.submissions`, as sessions do.
 """
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID, uuid5
 
 import orjson
@@ -23,8 +22,10 @@ from api.schemas import UUID_FORM
 from api.session_events import MODES, text_of
 from api.session_runs import (
     begin_anew,
+    claim,
     first_graph,
     is_next,
+    known_run,
     named,
     require_speaker,
     stop,
@@ -35,7 +36,7 @@ from graph.encode import dumps
 from graph.requests import RunRequest
 from graph.runs import Submitted
 from graph.snapshots import open_interrupts
-from store import assistants, branches, idempotency, messages, sessions, threads
+from store import assistants, branches, messages, sessions, threads
 from store.access import EVERYTHING, Access
 from store.errors import (
     AlreadyExistsError,
@@ -119,8 +120,7 @@ def session_id_of(name: str, caller: Caller) -> str:
         return name.lower()
     if len(name) > MAX_ID_LENGTH:
         raise InvalidInputError(f"The id of a conversation has {MAX_ID_LENGTH} characters at most")
-    identity = caller.user.identity if caller.user else ""
-    return str(uuid5(NAMESPACE, f"{identity}\n{name}"))
+    return str(uuid5(NAMESPACE, f"{caller.identity}\n{name}"))
 
 
 def owner(caller: Caller, claimed: str | None = None) -> JsonObject:
@@ -168,16 +168,16 @@ async def begin(services: Services, caller: Caller, asked: Asked) -> Submitted:
         )
     session_id = session_id_of(asked.session_id, caller)
     session = await opened(services, caller, session_id, _attributes(asked, session_id))
-    run_id = await _claim(services, caller, session, asked) if asked.key else None
+    run_id = await _claim(services, caller, session, asked)
     for attempt in range(ATTEMPTS):
         is_busy = await _is_busy(services, session.id)
         # Asked after that: what it is busy with may be this very request, which came twice at once.
-        if run_id and (known := await _known(services, run_id)):
+        if known := await known_run(services, session, run_id, EVERYTHING):
             return known
         if is_busy:
             await _free(services, caller, session, asked.on_busy)
-        request = replace(await _request(services, caller, session, asked), run_id=run_id)
         try:
+            request = await _request(services, caller, session, asked, run_id)
             return await submit(services, caller, request, thread_id=session_id, attached=True)
         except (ThreadBusyError, AlreadyExistsError):
             # By somebody who came meanwhile, or with this very run.
@@ -192,27 +192,12 @@ def _require_words(asked: Asked) -> None:
         raise InvalidInputError("The last message must be the user's")
 
 
-async def _claim(services: Services, caller: Caller, session: Session, asked: Asked) -> str:
+async def _claim(services: Services, caller: Caller, session: Session, asked: Asked) -> str | None:
     """The id of the run that the key of a request stands for, in this session."""
     access = await caller.may("threads", "read", {"thread_id": session.id})
     said = [asked.messages, asked.model, asked.about, asked.answers, asked.fields]
     payload = dumps([*said, asked.parent_id] if asked.parent_id else said)
-    return await idempotency.claim(
-        services.db,
-        session.id,
-        caller=caller.user.identity if caller.user else "",
-        key=asked.key or "",
-        payload_hash=hashlib.sha256(payload).digest(),
-        run_id=str(uuid7()),
-        access=access,
-    )
-
-
-async def _known(services: Services, run_id: str) -> Submitted | None:
-    """The run that a key stands for, if somebody has made it."""
-    with suppress(NotFoundError):
-        return await services.runs.attach(run_id, access=EVERYTHING)
-    return None
+    return await claim(services, caller, session, asked.key or None, payload, access=access)
 
 
 async def _pass_through(services: Services, caller: Caller, asked: Asked) -> Submitted:
@@ -299,12 +284,13 @@ def _busy() -> ThreadBusyError:
 
 
 async def _request(
-    services: Services, caller: Caller, session: Session, asked: Asked
+    services: Services, caller: Caller, session: Session, asked: Asked, run_id: str | None
 ) -> RunRequest:
     """The run that takes the session on by what was said, from wherever it was said."""
     access = await caller.may("threads", "read", {"thread_id": session.id})
     reply = {REPLY: asked.reply_id} if asked.reply_id else {}
     base = RunRequest(
+        run_id=run_id,
         assistant_id=asked.model or named(session, "assistant_id") or first_graph(services),
         stream_modes=asked.modes,
         metadata={**asked.metadata, **reply},
@@ -329,7 +315,11 @@ async def _request(
     )
     if any(has_files(message) for message in step.new):
         await require_speaker(services, caller, session, base, step.new[-1]["content"])
-    given = None if step.again else await _input(services, caller, session.id, asked, step, access)
+    given = (
+        None
+        if step.again
+        else await _input(services, caller, session.id, asked, step, checkpoint, access)
+    )
     question = given["messages"][-1]["id"] if given else step.after
     return replace(base, input=given, checkpoint=checkpoint, session={"user_message_id": question})
 
@@ -361,7 +351,13 @@ async def _named(services: Services, session_id: str, asked: Asked) -> Step | No
 
 
 async def _input(
-    services: Services, caller: Caller, session_id: str, asked: Asked, step: Step, access: Access
+    services: Services,
+    caller: Caller,
+    session_id: str,
+    asked: Asked,
+    step: Step,
+    checkpoint: JsonObject | None,
+    access: Access,
 ) -> JsonObject:
     """The input of the graph: each message with an id, and none that the session knows already."""
     ids = [message["id"] for message in step.new if message.get("id")]
@@ -371,18 +367,37 @@ async def _input(
         said = await with_files_kept(services, caller, session_id, message, access=access)
         is_new = said.get("id") and said["id"] not in known
         new.append(said if is_new else {**said, "id": str(uuid7())})
-    return {**await _new_fields(services, session_id, asked.fields), "messages": new}
+    fields = await _new_fields(services, session_id, asked.fields, checkpoint)
+    return {**fields, "messages": new}
 
 
-async def _new_fields(services: Services, session_id: str, fields: JsonObject) -> JsonObject:
-    """What the session's state does not have yet of what a client sends."""
+async def _new_fields(
+    services: Services, session_id: str, fields: JsonObject, checkpoint: JsonObject | None
+) -> JsonObject:
+    """What the state that a run begins from does not have yet of what a client sends."""
     if not fields:
         return {}
-    state = await services.states.get(session_id, access=EVERYTHING)
-    # As clients are told it.
-    known = orjson.loads(dumps(state["values"] or {}))
+    known: Any = {}
+    # Of a graph that is not served any more nothing is known, and another may answer.
+    with suppress(NotFoundError):
+        state = await services.states.get(session_id, checkpoint=checkpoint, access=EVERYTHING)
+        # As clients are told it.
+        known = orjson.loads(dumps(state["values"] or {}))
     known = known if isinstance(known, dict) else {}
-    return {key: value for key, value in fields.items() if key not in known or known[key] != value}
+    return {
+        key: value
+        for key, value in fields.items()
+        if key not in known or not is_same(known[key], value)
+    }
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values are the same as JSON has it: for Python 1 is true, and 0 is false."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(is_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 async def _place(

@@ -141,12 +141,14 @@ def _begun(value: JsonObject, form: Form, ended: set[str]) -> _Session | None:
         return None
     id_ = value.get("conversation_id")
     session = _Session({"conversation_id": id_}, is_of_turns=True)
-    if id_ in ended:
+    if id_ is not None and not isinstance(id_, str):
+        session.fault = InvalidInputError("The conversation_id of a turn must be a string")
+    elif id_ in ended:
         # Of what was read before only a part would be known.
         session.fault = InvalidInputError(
             "Its turns are in several places of the file: sort them by conversation_id"
         )
-    elif isinstance(id_, str) and id_:
+    elif id_:
         ended.add(id_)
     _add(session, value)
     return session

@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO, Final, cast
 
 import structlog
@@ -57,7 +58,12 @@ class ImportJobs:
 
     def kind(self) -> Kind:
         """How they are done."""
-        return Kind(work=self.work, timeout_seconds=TIMEOUT_SECONDS, pauses_seconds=PAUSES_SECONDS)
+        return Kind(
+            work=self.work,
+            timeout_seconds=TIMEOUT_SECONDS,
+            pauses_seconds=PAUSES_SECONDS,
+            give_up=self.give_up,
+        )
 
     async def work(self, job: Job) -> None:
         """
@@ -76,6 +82,17 @@ class ImportJobs:
             return
         except UnavailableError as exc:
             raise JobFailedError(exc.message) from exc
+
+    async def give_up(self, job: Job, why: str) -> None:
+        """End an import that nobody will go on with; what it took in stays, and is reported."""
+        with suppress(NotFoundError):
+            found = await exchanges.get(
+                self._db, job.payload["import_id"], owner=None, everybody=True
+            )
+            place = found.position
+            await exchanges.advance(
+                self._db, found, before=place, position=place, report=found.report, status="error"
+            )
 
     async def _work(self, found: Import) -> None:
         report, position = Report.of(found.report), found.position

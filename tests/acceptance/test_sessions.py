@@ -117,9 +117,12 @@ async def test_a_stream_says_what_is_answered_how_long_it_took_and_what_the_grap
     }  # fmt: skip
     assert named["name"] == first[1].data["name"]
     assert first[2].data["documents"] == [
-        {"id": "0", "title": "Rivers", "url": "https://example.com/r", "content": "Rivers flow."},
+        {
+            "id": f"{first[2].id}-0", "title": "Rivers", "url": "https://example.com/r",
+            "content": "Rivers flow.",
+        },
         {"id": "n1", "title": "notes.md", "url": None, "content": "Down."},
-    ]
+    ]  # fmt: skip
     # It is named once.
     assert [e.name for e in again + second if e.name == "session.updated"] == []
     assert again[0].data["user_message_id"] == first[0].data["user_message_id"]

@@ -9,23 +9,33 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from api import submissions
+from api import session_runs, submissions
 from api.bootstrap import Services
 from api.doors import conversation
-from api.doors.agui import AgentEvents, RunAgentInput
+from api.doors.agui import AgentEvents, RunAgentInput, _delta
 from api.doors.ai_sdk import UIMessageStream
 from api.doors.history import Step, Turn, kept, reconcile, sent
 from api.doors.openai_chat import ChatAnswer
 from api.doors.openai_responses import ResponseAnswer
 from api.doors.spoken import Door
 from api.session_events import Part, SessionReader
+from api.settings import Settings
 from graph.runs import Submitted
 from store.access import EVERYTHING
 from store.errors import ThreadBusyError
 from store.events import Event
-from store.models import Message, Run
+from store.models import JsonObject, Message, Run
 
+#: Its state has more than messages.
+FINDS = {"finds": "tests.acceptance.graphs:finds"}
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    config = json.loads(settings.config.read_text())
+    settings.config.write_text(json.dumps({"graphs": {**config["graphs"], **FINDS}}))
+    return settings
 
 
 def row(role: str, content: str, id_: str, kind: str = "text") -> Message:
@@ -345,25 +355,34 @@ async def test_bad_input_makes_no_session(http: httpx.AsyncClient) -> None:
     assert (await http.get("/api/sessions")).json()["data"] == []
 
 
+KEY = {"idempotency-key": "k"}
+
+
+def twin(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> list[Any]:
+    """Have the response that is asked for next made by another request, right after it was looked for."""
+    find, firsts = session_runs.known_run, list[Any]()
+
+    async def find_early(*given: Any) -> Submitted | None:
+        found = await find(*given)
+        if not firsts:
+            firsts.append(None)
+            firsts[0] = (await http.post("/v1/responses", json=asked, headers=KEY)).json()
+        return found
+
+    monkeypatch.setattr(conversation, "known_run", find_early)
+    return firsts
+
+
 async def test_requests_with_one_key_are_one_response_which_goes_with_its_session(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"model": "endless", "input": "x", "background": True}
-    key = {"idempotency-key": "k"}
-    find, firsts = conversation._known, list[Any]()
-
-    async def find_early(services: Services, run_id: str) -> Submitted | None:
-        """The other request makes it right after this one asked."""
-        found = await find(services, run_id)
-        if not firsts:
-            firsts.append(None)
-            firsts[0] = (await http.post("/v1/responses", json=asked, headers=key)).json()
-        return found
-
-    monkeypatch.setattr(conversation, "_known", find_early)
-    second = (await http.post("/v1/responses", json=asked, headers=key)).json()
+    firsts = twin(http, monkeypatch, asked)
+    second = (await http.post("/v1/responses", json=asked, headers=KEY)).json()
     [first] = firsts
-    other = await http.post("/v1/responses", json={**asked, "input": "y"}, headers=key)
+    other = await http.post("/v1/responses", json={**asked, "input": "y"}, headers=KEY)
     await http.delete(f"/api/sessions/{first['conversation']['id']}")
     gone = [
         await http.get(f"/v1/responses/{first['id']}"),
@@ -374,6 +393,31 @@ async def test_requests_with_one_key_are_one_response_which_goes_with_its_sessio
     assert second["id"] == first["id"]
     assert other.status_code == 409
     assert [answer.status_code for answer in gone] == [404] * 3
+
+
+@pytest.mark.parametrize("model", ["endless", "chat"])
+async def test_of_edits_with_one_key_one_begins_anew_and_the_other_is_it(
+    model: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = (await http.post("/v1/responses", json={"model": "chat", "input": "one"})).json()
+    after, session_id = {"previous_response_id": said["id"]}, said["conversation"]["id"]
+    await http.post("/v1/responses", json={"model": "chat", "input": "two", **after})
+    pruned = await http.post(
+        "/threads/prune", json={"thread_ids": [session_id], "strategy": "keep_latest"}
+    )
+    edit = {"model": model, "input": "deux", "background": model == "endless", **after}
+    firsts = twin(http, monkeypatch, edit)
+
+    second = await http.post("/v1/responses", json=edit, headers=KEY)
+    shown = (await http.get(f"/api/sessions/{session_id}/messages")).json()["data"]
+    await http.delete(f"/api/sessions/{session_id}")
+
+    assert pruned.status_code == 200, pruned.text
+    assert second.status_code == 200, second.text
+    assert second.json()["id"] == firsts[0]["id"]
+    told = [message["content"].split(" 你好")[0] for message in shown]
+    assert told[:2] == ["one", "You said: one"]
+    assert model == "endless" or told[2:] == ["deux", "You said: deux"]
 
 
 async def test_a_key_does_not_stand_for_what_follows_another_message(
@@ -438,6 +482,74 @@ async def test_an_agent_whose_events_are_lost_is_told_all_that_there_is(
     [asked] = messages[2]["toolCalls"]
     assert asked["function"] == {"name": "add", "arguments": '{"left":2}'}
     assert messages[3]["toolCallId"] == asked["id"] == "c1"
+
+
+async def test_what_an_agents_client_knows_is_given_to_the_branch_that_lacks_it(
+    http: httpx.AsyncClient,
+) -> None:
+    session_id = str(uuid4())
+    said: list[Any] = []
+
+    async def say(graph: str, text: str, **state: Any) -> JsonObject:
+        said.append({"id": str(uuid4()), "role": "user", "content": text})
+        given = {**INPUT, "threadId": session_id, "messages": said, "state": state}
+        answer = await http.post("/agui", json=given, params={"assistant_id": graph})
+        assert answer.status_code == 200, answer.text
+        assert "RUN_FINISHED" in answer.text
+        shown = (await http.get(f"/api/sessions/{session_id}/messages")).json()["data"]
+        said.append({key: shown[-1][key] for key in ("id", "role", "content")})
+        values: JsonObject = (await http.get(f"/threads/{session_id}/state")).json()["values"]
+        return values
+
+    ran = ["found", "answered"]
+    await say("finds", "one", topic=1)
+    second = await say("finds", "two", topic=True, steps=ran)
+    del said[2:]
+    # What the newest state has, and the one that the edit begins from has not.
+    edited = await say("finds", "deux", topic=True, steps=ran)
+    again = await say("finds", "three", topic=True, steps=ran * 2)
+    await http.patch(f"/threads/{session_id}", json={"metadata": {"graph_id": "gone"}})
+    elsewhere = await say("chat", "four", topic=True)
+
+    assert second["topic"] is edited["topic"] is again["topic"] is True
+    assert (second["steps"], edited["steps"], again["steps"]) == (ran * 2, ran * 2, ran * 3)
+    assert len(elsewhere["messages"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changes"),
+    [
+        (0, False, True),
+        (True, 1, True),
+        ({"a": [1]}, {"a": [True]}, True),
+        ({"a": 1, "b": [{}]}, {"b": [{}], "a": 1}, False),
+        (1, 1.0, False),
+        ([], {}, True),
+    ],
+)
+def test_what_changes_of_a_state_is_told(before: Any, after: Any, changes: bool) -> None:
+    told = [{"op": "replace", "path": "/x", "value": after}] if changes else []
+
+    assert _delta({"x": before}, {"x": after}) == told
+
+
+def test_documents_without_ids_are_told_apart_for_whoever_hears_of_them() -> None:
+    def parts() -> list[Part]:
+        reader, found = (
+            SessionReader("t"),
+            json.dumps({"documents": [{"url": "https://e.org"}] * 2}),
+        )
+        return [
+            part
+            for seq in (3, 4)
+            for part in reader.read(Event(1, seq, "r", "custom", found.encode()))
+        ]
+
+    ui = Told(UIMessageStream(NONE, SUBMITTED)).tell(START, *parts(), END)
+
+    ids = [chunk["sourceId"] for chunk in ui.frames if "sourceId" in chunk]
+    assert len(set(ids)) == len(ids) == 4
+    assert parts() == parts()
 
 
 async def test_another_attempt_keeps_no_file_again(

@@ -687,6 +687,28 @@ async def test_an_import_goes_on_where_the_job_before_left_it(
     assert await services.db.tuples("SELECT count(*) FROM import_part", {}) == [(0,)]
 
 
+async def test_an_import_that_is_given_up_has_ended_at_once(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    begun, job = await an_import(services, 6)
+    jobs = ImportJobs(
+        db=services.db, importer=services.importer, authority=services.authority,
+        slice_seconds=0, tell_seconds=0,
+    )  # fmt: skip
+    await jobs.work(job)
+    give_up = jobs.kind().give_up
+    assert give_up is not None
+    path = f"/api/imports/{begun.import_id}"
+
+    await give_up(job, "it was tried in vain")
+    given_up = (await http.get(path, headers=ADA)).json()
+    await jobs.work(job)
+
+    assert (given_up["status"], given_up["created"]) == ("error", 1)
+    assert (await http.get(path, headers=ADA)).json() == given_up
+    assert await services.db.tuples("SELECT 1 FROM import_part", {}) == []
+
+
 async def progress(http: httpx.AsyncClient, path: str) -> AsyncIterator[dict[str, Any]]:
     """How far an import is, until it has ended."""
     found: dict[str, Any] = {"status": "pending"}

@@ -198,6 +198,19 @@ def test_what_is_beyond_a_bound_is_passed_over() -> None:
     assert len(few.stretches()[0]) == 100
 
 
+@pytest.mark.parametrize("odd", [[], [1], {}, {"a": 1}, 5])
+def test_a_turn_with_an_odd_conversation_ends_nothing_but_itself(odd: Any) -> None:
+    turns = [
+        {"id": f"{n}", "query": "a", "response": "b", "conversation_id": id_}
+        for n, id_ in enumerate(("x", odd, "y"))
+    ]
+
+    found = read(json.dumps(turns).encode())
+
+    assert [entry.fault is None for entry in found] == [True, False, True]
+    assert isinstance(found[1].fault, InvalidInputError)
+
+
 def archive(files: dict[str, bytes]) -> bytes:
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as packed:

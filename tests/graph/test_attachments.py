@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import copy_context
 from typing import Any, cast
 
 import pytest
@@ -96,14 +97,48 @@ async def test_a_call_waits_while_others_hold_as_much_of_files_as_there_is_room_
         pass
 
 
+async def test_who_holds_files_does_not_wait_for_more_and_others_do() -> None:
+    room = Room(100)
+    outside, inside, over = asyncio.Barrier(2), asyncio.Barrier(3), asyncio.Event()
+
+    async def more() -> None:
+        async with room.taken(50):
+            await inside.wait()
+            await over.wait()
+
+    async def call() -> None:
+        async with room.taken(50):
+            await outside.wait()
+            # As LangChain calls a model: in a task of its own.
+            await asyncio.gather(more())
+        # It holds nothing any more.
+        async with room.taken(50):
+            assert last.done()
+
+    async def alone() -> None:
+        async with room.taken(100):
+            pass
+
+    calls = [asyncio.create_task(call()) for _ in range(2)]
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await inside.wait()
+        last = asyncio.create_task(alone())
+        await asyncio.sleep(0)
+        assert not last.done()
+        over.set()
+        await asyncio.gather(*calls, last)
+
+
 async def test_a_model_holds_its_files_until_it_has_answered() -> None:
     room = Room(6)
     attach(Files().find, room)
     model = Model(messages=iter([AIMessage("one two")]))
+    elsewhere = copy_context()
     stream = model.astream([asking(IDS[0])])
     async with asyncio.timeout(DEADLINE_SECONDS):
         await anext(stream)
-        waiting = asyncio.create_task(attachments.inflated([asking(IDS[1])]))
+        call = attachments.inflated([asking(IDS[1])])
+        waiting = asyncio.create_task(call, context=elsewhere)
         await asyncio.sleep(0)
         assert not waiting.done()
         assert "".join([str(piece.content) async for piece in stream]).endswith("two")
