@@ -41,9 +41,12 @@ class ForwardedUsers:
         """The token that a request has; None if it has none, or nobody reads it."""
         return connection.headers.get(USER_JWT) if self._secret else None
 
-    def identity(self, token: str) -> str:
+    def identity(self, token: str, *, may_be_over: bool = False) -> str:
         """
         Whom a token is about.
+
+        Args:
+            may_be_over: It was taken when what it came with began.
 
         Raises:
             AuthenticationError: It is not signed with the secret, of somebody else's making, too old,
@@ -58,7 +61,10 @@ class ForwardedUsers:
                 algorithms=_ALGORITHMS,
                 issuer=_ISSUER,
                 leeway=self._leeway_seconds,
-                options={"require": ["exp", "iat", "iss", "sub"]},
+                options={
+                    "require": ["exp", "iat", "iss", "sub"],
+                    "verify_exp": not may_be_over,
+                },
             )
         except jwt.ExpiredSignatureError:
             # Its signature was right.

@@ -133,6 +133,8 @@ class Owners:
         """
         See that who has a stream or a socket open would be let in now; no attempt that is counted.
 
+        A token of a forwarded user is for the request that it came with: it may be over by now.
+
         Raises:
             RefusedError: What was shown is not valid any more.
             PermissionDeniedError: They may not act for others any more.
@@ -143,11 +145,14 @@ class Owners:
             user = self._known.find(text) or await self._look_up(text)
         except AuthenticationError as exc:
             raise _unknown(exc.message) from None
-        self._acting(user, connection)
+        self._acting(user, connection, is_again=True)
 
-    def _acting(self, user: User, connection: HTTPConnection) -> User:
+    def _acting(self, user: User, connection: HTTPConnection, *, is_again: bool = False) -> User:
         """
         Who a request is for: who sends it, or whom they act for.
+
+        Args:
+            is_again: It was let in, and goes on.
 
         Raises:
             BadRequestError: That is nobody, or two.
@@ -162,7 +167,7 @@ class Owners:
             raise PermissionDeniedError("This needs the permission users:act_for")
         if token is not None:
             try:
-                forwarded = self._forwarded.identity(token)
+                forwarded = self._forwarded.identity(token, may_be_over=is_again)
             except AuthenticationError as exc:
                 raise _unknown(exc.message) from None
             if name not in (None, forwarded):

@@ -11,6 +11,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
+    Mapping,
     Sequence,
 )
 from contextlib import aclosing, suppress
@@ -131,28 +132,32 @@ class EventStream(EventSourceResponse):
     async def _attend(self, receive: Receive, send: Send, streaming: asyncio.Task[Any]) -> None:
         """Keep the connection alive, and stop the stream when the client leaves."""
         clock = asyncio.get_running_loop().time
-        asked_at = looked_at = clock()
+        checks = self._checks()
+        checks_at = {check: clock() + seconds for check, seconds in checks.items()}
         while not (self._has_left or self._is_refused):
-            due_at = self._sent_at + self._keep_alive_seconds
+            beats_at = self._sent_at + self._keep_alive_seconds
             try:
-                async with asyncio.timeout_at(due_at):
+                async with asyncio.timeout_at(min(beats_at, *checks_at.values())):
                     self._has_left = (await receive())["type"] == "http.disconnect"
             except TooLargeError:
                 # A body, where none is asked for. Whether its sender is still there is not to be known.
                 self._has_left = True
             except TimeoutError:
-                if self._sent_at + self._keep_alive_seconds <= due_at:
+                if self._sent_at + self._keep_alive_seconds <= clock():
                     self._sent_at = clock()
                     await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
-                if self._caller and clock() - asked_at >= auth.AGAIN_SECONDS:
-                    asked_at = clock()
-                    self._is_refused = not await _passes(self._caller.require_still)
-                if self._look and clock() - looked_at >= LOOK_SECONDS:
-                    looked_at = clock()
-                    self._is_refused = self._is_refused or not await _passes(self._look)
+                for check in [check for check, at in checks_at.items() if at <= clock()]:
+                    self._is_refused = self._is_refused or not await _passes(check)
+                    checks_at[check] = clock() + checks[check]
         if self._is_refused:
             self._on_refused()
         streaming.cancel()
+
+    def _checks(self) -> Mapping[Callable[[], Awaitable[None]], float]:
+        """What an open stream has to pass from time to time, however seldom it is kept alive; and how often."""
+        again = self._caller.again if self._caller else None
+        every = {again: auth.AGAIN_SECONDS, self._look: LOOK_SECONDS}
+        return {check: seconds for check, seconds in every.items() if check is not None}
 
 
 async def _passes(look: Callable[[], Awaitable[None]]) -> bool:
@@ -167,17 +172,22 @@ async def _passes(look: Callable[[], Awaitable[None]]) -> bool:
 
 
 def reads(
-    services: Services, caller: auth.Caller, thread_id: str
+    services: Services, caller: auth.Caller, thread_id: str, *, begun: Access | None = None
 ) -> Callable[[], Awaitable[None]] | None:
-    """Sees that a thread is still a caller's to read; None of who may read all there is."""
+    """
+    Sees that a thread is still a caller's to read; None of who may read all there is.
+
+    Args:
+        begun: The threads that they might create the run on whose stream it is: who makes a run is told
+            what comes of it, also where they may read nothing. None: they follow another's.
+    """
     if caller.may_everything:
         return None
-    access: Access | None = None
 
     async def look() -> None:
-        nonlocal access
-        if access is None:
-            access = await caller.may("threads", "read", {"thread_id": thread_id})
+        if begun and await threads.find(services.db, thread_id, access=begun):
+            return
+        access = await caller.may("threads", "read", {"thread_id": thread_id})
         found = await threads.find(services.db, thread_id, access=access)
         # One that is not there yet is nobody's, and one that goes tells its followers by its runs.
         if found is None and await threads.exists(services.db, thread_id):
@@ -196,14 +206,16 @@ def stream_of_run(
     on_refused: Callable[[], None] = lambda: None,
 ) -> EventStream:
     """The frames of a run for a client, for as long as they may read them."""
-    run = submitted.run
+    run, look = submitted.run, None
+    # Who has a run on no thread of theirs shares it with nobody.
+    if not run.temporary:
+        look = reads(services, caller, run.thread_id, begun=submitted.access)
     return EventStream(
         frames,
         headers=headers or {},
         keep_alive_seconds=services.settings.sse_heartbeat_seconds,
         caller=caller,
-        # Who has a run on no thread of theirs shares it with nobody.
-        look=None if run.temporary else reads(services, caller, run.thread_id),
+        look=look,
         on_refused=on_refused,
     )
 

@@ -310,9 +310,10 @@ def _auth(path: Path, auth: Any) -> AuthEntry | None:
         # To go on without it would be to serve everybody.
         raise InvalidInputError(f"{path}: `auth` must be an object with a `path`")
     disabled, openapi = auth.get("disable_studio_auth", True), auth.get("openapi") or {}
-    if not isinstance(disabled, bool) or not isinstance(openapi, dict):
+    if not isinstance(disabled, bool) or not _is_openapi(openapi):
         raise InvalidInputError(
-            f"{path}: `auth.disable_studio_auth` must be a boolean, `auth.openapi` an object"
+            f"{path}: `auth.disable_studio_auth` must be a boolean, `auth.openapi` an object with "
+            "`securitySchemes`, `security` and `paths` as OpenAPI has them"
         )
     location, _, variable = auth["path"].rpartition(":")
     if not location or not variable.isidentifier():
@@ -320,6 +321,30 @@ def _auth(path: Path, auth: Any) -> AuthEntry | None:
             f"{path}: `auth.path` must be './file.py:variable' or 'module:variable'"
         )
     return AuthEntry(auth["path"], disabled, openapi, _cache(path, auth.get("cache")))
+
+
+def _is_openapi(openapi: Any) -> bool:
+    """Whether what tells clients how to say who they are has the shape that it is read in."""
+    if not isinstance(openapi, dict):
+        return False
+    schemes, paths = openapi.get("securitySchemes") or {}, openapi.get("paths") or {}
+    return (
+        isinstance(schemes, dict)
+        and all(isinstance(scheme, dict) for scheme in schemes.values())
+        and _is_security(openapi.get("security") or [])
+        and isinstance(paths, dict)
+        and all(
+            isinstance(methods, dict) and all(_is_security(one) for one in methods.values())
+            for methods in paths.values()
+        )
+    )
+
+
+def _is_security(required: Any) -> bool:
+    return isinstance(required, list) and all(
+        isinstance(one, dict) and all(isinstance(scopes, list) for scopes in one.values())
+        for one in required
+    )
 
 
 def _encryption(path: Path, raw: Mapping[str, Any]) -> str | None:

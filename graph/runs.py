@@ -79,10 +79,16 @@ QUIET_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A run that was taken in, and its execution if this process began it at once."""
+    """
+    A run that was taken in, and its execution if this process began it at once.
+
+    Args:
+        access: The threads that it might run on, of who submitted it now; None of one that was found.
+    """
 
     run: Run
     execution: Execution | None
+    access: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +179,8 @@ class Runs:
         if thread is not None:
             await self._make(thread, access)
         if attached and (execution := await self._start(new)):
-            return Submitted(execution.claim.run, execution)
-        return Submitted(await queue.enqueue(self._db, new), None)
+            return Submitted(execution.claim.run, execution, access)
+        return Submitted(await queue.enqueue(self._db, new), None, access)
 
     async def admit(
         self,

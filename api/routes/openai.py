@@ -64,15 +64,15 @@ async def create_chat_completion(
     One that the body or a header names is kept: what is new of the messages is added to it, and
     where they differ from what is kept a branch begins.
     """
-    headers = request.headers
-    chat_id = None if _header(headers, TASK) else _header(headers, CHAT)
+    sent = request.headers
+    chat_id = None if _header(sent, TASK) else _header(sent, CHAT)
     asked = body.asked(
         chat_id=None if chat_id and chat_id.startswith("local:") else chat_id,
-        parent_id=_header(headers, PARENT),
-        reply_id=_header(headers, REPLY),
-        message_id=_header(headers, MESSAGE),
-        attributes=owner(caller, _header(headers, USER)),
-        key=_header(headers, ("idempotency-key",)),
+        parent_id=_header(sent, PARENT),
+        reply_id=_header(sent, REPLY),
+        message_id=_header(sent, MESSAGE),
+        attributes=owner(caller, _header(sent, USER)),
+        key=_header(sent, ("idempotency-key",)),
     )
     submitted = await begin(services, caller, asked)
     answer = ChatAnswer(
@@ -83,8 +83,8 @@ async def create_chat_completion(
     )
     if not body.stream:
         return json_response(await answer.whole())
-    headers_sent = {"Cache-Control": "no-cache"}
-    return stream_of_run(services, caller, submitted, answer.frames(), headers=headers_sent)
+    headers = {"Cache-Control": "no-cache"}
+    return stream_of_run(services, caller, submitted, answer.frames(), headers=headers)
 
 
 def _header(headers: Headers, names: Iterable[str]) -> str | None:

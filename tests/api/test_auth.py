@@ -19,9 +19,11 @@ from api.bootstrap import Services, open_services
 from api.embedded import Servers
 from api.settings import Settings
 from graph.requests import system_assistant_id
-from store.errors import InvalidInputError
+from store.access import Access
+from store.errors import InvalidInputError, PermissionDeniedError
 from tests.api import auths
 from tests.api.test_threads import UNKNOWN
+from tests.graph.engines import until
 
 Ask = Callable[..., Awaitable[httpx.Response]]
 OPENAPI = {
@@ -105,6 +107,30 @@ async def test_a_failing_authentication_has_its_status_and_tells_no_secret(
     logged = capsys.readouterr().out
     assert "auth handler failed" in logged
     assert "S3CRET" not in logged
+
+
+async def test_who_may_not_read_any_more_loses_the_stream_that_is_open(
+    ask: Ask, http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.sse.LOOK_SECONDS", 0.2)
+    thread_id = (await ask("POST", "/threads", "ada", json={})).json()["thread_id"]
+
+    async def reads() -> bool:
+        return len([seen for seen in auths.SEEN if seen.get("action") == "read"]) > 2
+
+    async def refuse(*_: Any) -> Access:
+        raise PermissionDeniedError("Not today")
+
+    who = {"authorization": "Bearer ada"}
+    async with (
+        asyncio.timeout(30),
+        http.stream("GET", f"/threads/{thread_id}/stream", headers=who) as stream,
+    ):
+        assert stream.status_code == 200
+        await until(reads)  # once by the route
+        monkeypatch.setattr(services.authority, "authorize", refuse)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await stream.aread()
 
 
 async def test_authenticate_is_told_all_that_there_is_and_the_route_gets_it_too(ask: Ask) -> None:
@@ -404,6 +430,10 @@ async def test_an_authentication_that_hangs_is_given_up(
         {"disable_studio_auth": True},
         {"path": "tests.api.auths:auth", "disable_studio_auth": "yes"},
         {"path": "tests.api.auths:auth", "cache": {"cache_keys": []}},
+        {"path": "tests.api.auths:auth", "openapi": {"security": ["key"]}},
+        {"path": "tests.api.auths:auth", "openapi": {"security": [{"key": None}]}},
+        {"path": "tests.api.auths:auth", "openapi": {"securitySchemes": {"key": "apiKey"}}},
+        {"path": "tests.api.auths:auth", "openapi": {"paths": {"/threads": ["POST"]}}},
     ],
     ids=str,
 )

@@ -1,5 +1,6 @@
 """Whom Open WebUI asks for: by the token that it signs, and by nothing that anybody could write."""
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -15,9 +16,12 @@ from api.app import create_app
 from api.bootstrap import Services, open_services
 from api.embedded import Servers
 from api.forwarded import MAX_CHARACTERS
+from api.owners import Owners
 from api.settings import Settings
+from store import keys
 from store.errors import InvalidInputError
 from tests.api.issuers import RSA_KEY, make_key, unsigned
+from tests.graph.engines import until
 from tests.serving import serving
 
 SECRET = "what only the two of them know, and nobody else who could write a header"
@@ -42,7 +46,7 @@ def forwarded(sub: str = ADA, **more: Any) -> dict[str, str]:
 def settings(tmp_path: Path) -> Settings:
     config = tmp_path / "langgraph.json"
     about = {
-        "graphs": {"chat": "tests.graph.sample_graphs:chat"},
+        "graphs": {name: f"tests.graph.sample_graphs:{name}" for name in ("chat", "endless")},
         "http": {"configurable_headers": {"includes": ["x-*"]}},
     }
     config.write_text(json.dumps(about))
@@ -138,6 +142,42 @@ async def test_a_user_who_is_forwarded_by_anything_else_is_refused(
     assert just.json()["metadata"]["owner"] == ADA
     # Open WebUI is no address that guesses keys: none of it was counted.
     assert (await http.post("/threads", json={}, headers=webui)).status_code == 200
+
+
+async def test_an_answer_goes_on_when_the_token_is_over_and_ends_when_the_key_is_revoked(
+    http: httpx.AsyncClient,
+    services: Services,
+    webui: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.auth.AGAIN_SECONDS", 0.2)
+    passed, again, owners = list[bool](), Owners.again, services.authority
+    assert isinstance(owners, Owners)
+
+    async def asked(*about: Any) -> None:
+        await again(*about)
+        passed.append(True)
+
+    async def has_passed() -> bool:
+        return len(passed) > 1
+
+    monkeypatch.setattr(Owners, "again", asked)
+    now = int(time.time())
+    for_ada = {**webui, **forwarded(iat=now - 320, exp=now - 20)}
+    body = {"model": "endless", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    async with (
+        asyncio.timeout(30),
+        http.stream("POST", "/v1/chat/completions", json=body, headers=for_ada) as answer,
+    ):
+        assert answer.status_code == 200
+        monkeypatch.setattr(owners._forwarded, "_leeway_seconds", 0)
+        passed.clear()
+        await until(has_passed)
+        assert (await http.post("/threads", json={}, headers=for_ada)).status_code == 401
+        await keys.revoke(services.db, webui["authorization"].split("_")[1])
+        owners._known._users.clear()
+        with pytest.raises(httpx.RemoteProtocolError):
+            await answer.aread()
 
 
 async def test_a_forwarded_user_needs_a_key_that_may_act_for_others(

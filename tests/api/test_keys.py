@@ -28,10 +28,11 @@ from api.keys import KNOWN_SECONDS, Keys, issue
 from api.owners import Owners
 from api.settings import Settings
 from graph.user import label_of
-from store import keys
+from store import keys, threads
 from store.audit import Filter, page
 from store.errors import AuthenticationError
 from tests.api.issuers import AUDIENCE, Issuer, make_key
+from tests.graph.engines import until
 from tests.serving import serving
 
 RUN = {"assistant_id": "chat", "input": {"messages": [{"role": "user", "content": "hello"}]}}
@@ -379,7 +380,7 @@ async def test_every_door_lets_in_who_has_a_key(doors: Doors, url: str) -> None:
     studio = {"x-auth-scheme": "langsmith", "x-api-key": "lsv2_of_langsmith"}
 
     assert said.choices[0].message.content
-    assert listed == {"chat", "who"}
+    assert listed == {"chat", "endless", "who"}
     assert card.status_code == 200
     read = parse_agent_card(card.json())
     assert read.security_schemes["bearer"].http_auth_security_scheme.scheme == "bearer"
@@ -464,6 +465,35 @@ async def test_what_is_open_ends_soon_after_its_key_is_revoked(
     assert closed.value.rcvd
     assert closed.value.rcvd.code == 4401
     assert await doors.status(bearer(key), "GET", paths[0]) == 401
+
+
+async def test_who_may_make_runs_and_read_nothing_is_told_what_comes_of_those_that_they_make(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.sse.LOOK_SECONDS", 0.2)
+    looked, find = list[str](), threads.find
+
+    async def seen(db: Any, thread_id: str, **more: Any) -> Any:
+        looked.append(thread_id)
+        return await find(db, thread_id, **more)
+
+    async def looks() -> bool:
+        return len(looked) > 1
+
+    whole = await doors.key("ada")
+    narrow = await doors.key("ada", permission=["threads:create_run", "assistants:read"])
+    run = f"/threads/{(await doors.thread(whole))['thread_id']}/runs"
+    body = {"assistant_id": "endless", "input": {}}
+    monkeypatch.setattr("api.sse.threads.find", seen)
+    async with (
+        asyncio.timeout(30),
+        doors.http.stream("POST", f"{run}/stream", json=body, headers=narrow) as answer,
+    ):
+        await until(looks)
+        run_id = answer.headers["content-location"].rpartition("/")[2]
+        assert await doors.status(narrow, "GET", f"{run}/{run_id}/stream") == 403
+        assert await doors.status(whole, "POST", f"{run}/{run_id}/cancel") in (200, 202, 204)
+        await answer.aread()
 
 
 async def test_a_webhook_is_told_of_its_users_sessions_and_the_log_of_the_webhook(

@@ -27,7 +27,8 @@ def settings(tmp_path: Path) -> Settings:
     graphs = {name: f"tests.graph.sample_graphs:{name}" for name in ("chat", "ask", "endless")}
     config = tmp_path / "langgraph.json"
     config.write_text(json.dumps({"graphs": graphs, "auth": {"path": "tests.api.auths:owners"}}))
-    return Settings(config=config, sse_heartbeat_seconds=0.2)
+    # Who loses a stream does so however seldom it is kept alive.
+    return Settings(config=config, sse_heartbeat_seconds=600)
 
 
 def of(name: str) -> dict[str, str]:
