@@ -134,6 +134,7 @@ class Worker:
         self._ready = asyncio.Event()
         self._strays: set[Held] = set()
         self._drained = False
+        self._recount_at = 0.0
         # There may be more runs due than there were slots for: then a slot that comes free is news.
         self._is_short = True
         executor.on_free = self._heed_free_slot
@@ -365,11 +366,11 @@ class Worker:
 
     async def _tally_forever(self) -> None:
         """Count for analytics what has settled: at most half of the time, if there is much of it."""
-        recount_at = 0.0
         while True:
-            if time.monotonic() > recount_at:
+            if time.monotonic() > self._recount_at:
+                # Whatever fails: this looks at all threads.
+                self._recount_at = time.monotonic() + self._timing.recount_seconds
                 await tallies.find_changed(self._db)
-                recount_at = time.monotonic() + self._timing.recount_seconds
             began = time.monotonic()
             is_more = await tallies.count_settled(self._db)
             took = time.monotonic() - began

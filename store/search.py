@@ -63,6 +63,8 @@ _SEGMENT_BITS: Final = 15
 #: side. For several terms fewer, by the third power: each message that has one of them is compared with
 #: all of them, in all the segments.
 _WIDEST: Final = 64
+#: At the most where each hit is looked up: a step is not cut short, and all that it reads may be others'.
+_LOOKED_UP_WIDEST: Final = 8
 #: Beyond all numbers.
 _END: Final = 2**63 - 1
 #: After so long, in seconds, a page is what has been found; its cursor goes on from there. Of sessions
@@ -292,7 +294,7 @@ async def _walk(
     size = _LOOKED_UP_WINDOW if is_looked_up else WINDOW
     deadline = time.monotonic() + seconds
     asked_for = max(1, question.size) * max(1, len(names_of_terms))
-    widest = max(1, _WIDEST // asked_for**3)
+    widest = min(max(1, _WIDEST // asked_for**3), _LOOKED_UP_WIDEST if is_looked_up else _WIDEST)
     return _Walk(db, params, session_ids, is_small, size, deadline, question, widest)
 
 

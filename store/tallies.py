@@ -11,16 +11,23 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+import psycopg
+import structlog
+
 from store.database import Database, Transaction
+from store.errors import Error
 from store.sql import load
 
 _SQL: Final = load("tallies")
+log = structlog.get_logger(__name__)
 
 #: How long a thread is left alone before it is counted: a conversation under way is counted once. Also
 #: how long a transaction may take without what it changes being overlooked.
 SETTLE_SECONDS: Final = 300.0
-#: Of one transaction, at the most: threads, and messages unless one thread has more.
-_THREADS, _MESSAGES = 500, 20_000
+#: Of one transaction, at the most: threads, and messages and runs unless one thread has more.
+_THREADS, _ROWS = 500, 20_000
+#: After which a thread is tried again that could not be counted.
+_RETRY_SECONDS: Final = 6 * 3600.0
 _NO_LIMIT: Final = datetime.max.replace(tzinfo=UTC)
 
 
@@ -28,7 +35,8 @@ async def count_settled(db: Database, *, settle_seconds: float = SETTLE_SECONDS)
     """
     Count some threads that have settled since they were counted, those touched first first.
 
-    Safe in any number of processes at once: one of them does it.
+    Safe in any number of processes at once: one of them does it. Where it fails fewer are tried at once; a
+    thread that fails alone is set aside: it is read, as if it changed all the time, and tried again late.
 
     Args:
         settle_seconds: For how long nobody has touched them.
@@ -36,6 +44,26 @@ async def count_settled(db: Database, *, settle_seconds: float = SETTLE_SECONDS)
     Returns:
         Whether there may be more to do.
     """
+    most = _THREADS
+    while True:
+        taken: list[str] = []
+        try:
+            return await _count_some(db, taken, settle_seconds=settle_seconds, most=most)
+        except (Error, psycopg.Error) as error:
+            if not taken:
+                raise
+            if len(taken) == 1:
+                log.warning("thread not counted", thread_id=taken[0], reason=str(error))
+                aside = {"thread_id": taken[0], "retry_seconds": _RETRY_SECONDS}
+                await db.execute(_SQL["set_aside"], aside)
+                return True
+            most = len(taken) // 2
+
+
+async def _count_some(
+    db: Database, thread_ids: list[str], *, settle_seconds: float, most: int
+) -> bool:
+    """In one transaction; which threads are counted stands in `thread_ids` also when it fails."""
     async with db.transaction() as tx:
         held = await tx.tuples(_SQL["progress"], {})
         if not held:
@@ -44,10 +72,12 @@ async def count_settled(db: Database, *, settle_seconds: float = SETTLE_SECONDS)
             "touched_at": held[0][0],
             "settle_seconds": settle_seconds,
             "limit": _THREADS,
+            "most": _ROWS,
         }
         due = await tx.tuples(_SQL["due"], params, prepare=False)
-        taken = _some(due)
-        counted = await _count(tx, [id_ for id_, *_ in taken])
+        taken = _some(due, most)
+        thread_ids += [id_ for id_, *_ in taken]
+        counted = await _count(tx, thread_ids)
         # Up to the last one that was counted, or to the first that could not be.
         is_complete = len(due) < _THREADS and len(taken) == len(due)
         touched = [at for _, _, at in taken if at is not None]
@@ -59,13 +89,13 @@ async def count_settled(db: Database, *, settle_seconds: float = SETTLE_SECONDS)
 
 
 def _some(
-    due: Sequence[tuple[str, int, datetime | None]],
+    due: Sequence[tuple[str, int, datetime | None]], most: int
 ) -> list[tuple[str, int, datetime | None]]:
     taken: list[tuple[str, int, datetime | None]] = []
-    messages = 0
-    for row in due:
-        messages += row[1]
-        if taken and messages > _MESSAGES:
+    rows = 0
+    for row in due[:most]:
+        rows += row[1]
+        if taken and rows > _ROWS:
             break
         taken.append(row)
     return taken

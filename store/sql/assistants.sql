@@ -116,11 +116,28 @@ LIMIT %(limit)s OFFSET %(offset)s;
 
 -- name: delete
 -- With its versions; and the runs that it had, but for those in flight, which are their threads'.
-WITH run_gone AS (
+-- Threads come first, in one order, as with everybody who deletes or counts them.
+WITH held AS MATERIALIZED (
+    SELECT thread_id
+    FROM thread
+    WHERE thread_id IN (
+        SELECT thread_id
+        FROM run
+        WHERE assistant_id = %(assistant_id)s AND status NOT IN ('pending', 'running')
+    )
+    ORDER BY thread_id
+    FOR KEY SHARE
+), run_gone AS (
     DELETE FROM run
     WHERE assistant_id = %(assistant_id)s AND status NOT IN ('pending', 'running')
+        AND thread_id IN (SELECT thread_id FROM held)
     RETURNING thread_id
 ), to_be_recounted AS (
-    UPDATE tally_thread AS y SET is_stale = true FROM run_gone WHERE y.thread_id = run_gone.thread_id
+    -- Also where somebody is just counting for the first time.
+    INSERT INTO tally_thread (thread_id, is_stale)
+    SELECT DISTINCT thread_id, true
+    FROM run_gone
+    ORDER BY thread_id
+    ON CONFLICT (thread_id) DO UPDATE SET is_stale = true
 )
 DELETE FROM assistant WHERE assistant_id = %(assistant_id)s;

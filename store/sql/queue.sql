@@ -1,4 +1,7 @@
 -- The only writers of a run's status. docs/runs.md draws the machine.
+--
+-- Whoever writes to a thread has locked it FOR NO KEY UPDATE, as an UPDATE does. Rows that only name it, such
+-- as those that are counted in advance, are written beside: the key of a thread never changes.
 
 -- name: start
 -- The fast way: an idle thread becomes busy and the run starts, in one statement. An UPDATE that
@@ -47,7 +50,7 @@ JOIN thread ON thread.thread_id = run.thread_id AND thread.epoch = run.epoch
 WHERE run_id = %(run_id)s::uuid AND worker_id = %(worker_id)s::uuid AND run.status = 'running';
 
 -- name: lock
-SELECT thread_id, status FROM thread WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]) FOR UPDATE;
+SELECT thread_id, status FROM thread WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]) FOR NO KEY UPDATE;
 
 -- name: in_flight
 SELECT run_id
@@ -147,7 +150,7 @@ WITH next AS MATERIALIZED (
         )
     ORDER BY r.not_before, r.seq
     LIMIT %(slots)s
-    FOR UPDATE OF t, r SKIP LOCKED
+    FOR NO KEY UPDATE OF t, r SKIP LOCKED
 ), leased AS (
     UPDATE thread t
     SET epoch = epoch + 1, status = 'busy', metadata = t.metadata || next.of_run
@@ -246,7 +249,7 @@ WITH line AS MATERIALIZED (
     ORDER BY ranked.urgency, ranked.turn, ranked.served NULLS FIRST, ranked.not_before,
         ranked.seq
     LIMIT %(slots)s
-    FOR UPDATE OF t, r SKIP LOCKED
+    FOR NO KEY UPDATE OF t, r SKIP LOCKED
 ), leased AS (
     UPDATE thread t
     SET epoch = epoch + 1, status = 'busy', metadata = t.metadata || next.of_run
@@ -292,7 +295,7 @@ SELECT thread_id
 FROM thread
 WHERE thread_id = ANY(ARRAY(SELECT jsonb_array_elements_text(%(thread_ids)s::jsonb)))
 ORDER BY thread_id
-FOR UPDATE;
+FOR NO KEY UPDATE;
 
 -- name: lock_all_at_once
 -- Or not at all: whoever is locked out by another has others wait with it.
@@ -300,7 +303,7 @@ SELECT thread_id
 FROM thread
 WHERE thread_id = ANY(ARRAY(SELECT jsonb_array_elements_text(%(thread_ids)s::jsonb)))
 ORDER BY thread_id
-FOR UPDATE NOWAIT;
+FOR NO KEY UPDATE NOWAIT;
 
 -- name: finish
 -- Each fenced by its epoch; the rows of the threads are locked already. Workers are woken as this

@@ -48,7 +48,7 @@ WITH told AS NOT MATERIALIZED (
                     THEN width_bucket(m.create_time, %(days)s::timestamptz[]) END,
                 -- To look into JSON is most of the work: only where it tells of tokens.
                 CASE WHEN m.role = 'assistant'
-                    THEN m.meta_data #>> '{response_metadata,model_name}' END,
+                    THEN model_of(m.meta_data) END,
                 1, (m.role = 'assistant')::int, NULL, NULL, NULL,
                 CASE WHEN m.role = 'assistant' THEN m.meta_data -> 'usage_metadata' END
             FROM (
@@ -122,7 +122,7 @@ WITH told AS NOT MATERIALIZED (
             SELECT r.thread_id, CASE WHEN %(group_by)s::text = 'day'
                     THEN width_bucket(r.created_at, %(days)s::timestamptz[]) END,
                 CASE WHEN %(group_by)s::text = 'model' THEN (
-                    SELECT m.meta_data #>> '{response_metadata,model_name}'
+                    SELECT model_of(m.meta_data)
                     FROM message AS m
                     WHERE m.conversation_id = r.thread_id AND m.run_id = r.run_id
                         AND m.role = 'assistant'
@@ -195,7 +195,7 @@ SELECT CASE %(group_by)s::text
         WHEN 'day' THEN width_bucket(f.create_time, %(days)s::timestamptz[])::text
         WHEN 'user' THEN t.metadata ->> 'user_id'
         WHEN 'chat_type' THEN t.metadata ->> 'chat_type'
-        ELSE m.meta_data #>> '{response_metadata,model_name}'
+        ELSE model_of(m.meta_data)
     END AS key,
     count(*) AS opinions,
     count(*) FILTER (WHERE f.score >= 50) AS likes,

@@ -7,28 +7,40 @@ FROM tally_progress
 FOR UPDATE SKIP LOCKED
 
 -- name: due
--- Threads as they have not been counted, those touched first first; and those that are stale.
-(
-    SELECT t.thread_id, t.message_count, t.updated_at
-    FROM thread AS t
-    LEFT JOIN tally_thread AS y ON y.thread_id = t.thread_id
-    WHERE t.updated_at >= %(touched_at)s
-        AND t.updated_at < now() - make_interval(secs => %(settle_seconds)s::double precision)
-        AND t.status <> 'busy'
-        AND (t.updated_at, t.head_checkpoint_id, t.message_count)
-            IS DISTINCT FROM (y.updated_at, y.checkpoint_id, y.message_count)
-    ORDER BY t.updated_at, t.thread_id
-    LIMIT %(limit)s
-)
-UNION ALL
-(
-    SELECT y.thread_id, t.message_count, NULL
-    FROM tally_thread AS y
-    JOIN thread AS t ON t.thread_id = y.thread_id
-    WHERE y.is_stale AND t.status <> 'busy'
-    ORDER BY y.thread_id
-    LIMIT %(limit)s
-)
+-- Threads as they have not been counted, those touched first first; and those that are stale. Each with
+-- what there is to read of it, runs not beyond a thousand; one that could not be counted is all that is read.
+SELECT d.thread_id,
+    1 + CASE WHEN d.has_failed THEN %(most)s::bigint ELSE d.message_count + (
+        SELECT count(*)
+        FROM (SELECT FROM run AS r WHERE r.thread_id = d.thread_id LIMIT 1000) AS few
+    ) END AS amount,
+    d.touched_at
+FROM (
+    (
+        SELECT t.thread_id, t.message_count, t.updated_at AS touched_at,
+            y.retry_at IS NOT NULL AS has_failed, 1 AS place
+        FROM thread AS t
+        LEFT JOIN tally_thread AS y ON y.thread_id = t.thread_id
+        WHERE t.updated_at >= %(touched_at)s
+            AND t.updated_at
+                < now() - make_interval(secs => %(settle_seconds)s::double precision)
+            AND t.status <> 'busy' AND coalesce(y.retry_at < now(), true)
+            AND (t.updated_at, t.head_checkpoint_id, t.message_count)
+                IS DISTINCT FROM (y.updated_at, y.checkpoint_id, y.message_count)
+        ORDER BY t.updated_at, t.thread_id
+        LIMIT %(limit)s
+    )
+    UNION ALL
+    (
+        SELECT y.thread_id, t.message_count, NULL, y.retry_at IS NOT NULL, 2
+        FROM tally_thread AS y
+        JOIN thread AS t ON t.thread_id = y.thread_id
+        WHERE y.is_stale AND t.status <> 'busy' AND coalesce(y.retry_at < now(), true)
+        ORDER BY y.thread_id
+        LIMIT %(limit)s
+    )
+) AS d
+ORDER BY d.place, d.touched_at, d.thread_id
 
 -- name: hold
 -- First how they are, then what they have: a thread that changes in between is seen to have changed.
@@ -48,18 +60,20 @@ ON CONFLICT (thread_id) DO UPDATE SET
     checkpoint_id = EXCLUDED.checkpoint_id,
     message_count = EXCLUDED.message_count,
     updated_at = EXCLUDED.updated_at,
-    is_stale = false
+    is_stale = false,
+    retry_at = NULL
 RETURNING thread_id
 
 -- name: count
 -- Only what differs is written: of a long conversation its last quarter of an hour.
 WITH answered AS (
-    SELECT DISTINCT ON (m.run_id) m.run_id,
-        m.meta_data #>> '{response_metadata,model_name}' AS model
+    -- Copies of a thread name its runs too.
+    SELECT DISTINCT ON (m.conversation_id, m.run_id) m.conversation_id AS thread_id, m.run_id,
+        model_of(m.meta_data) AS model
     FROM message AS m
     WHERE m.conversation_id = ANY(%(thread_ids)s::text[]) AND m.role = 'assistant'
         AND m.run_id IS NOT NULL
-    ORDER BY m.run_id, m.seq DESC
+    ORDER BY m.conversation_id, m.run_id, m.seq DESC
 ), cell AS (
     SELECT m.thread_id, m.quarter,
         CASE WHEN m.is_answer THEN m.model ELSE
@@ -77,8 +91,7 @@ WITH answered AS (
             SELECT conversation_id AS thread_id, quarter_of(create_time) AS quarter,
                 role = 'assistant' AS is_answer,
                 CASE WHEN role = 'assistant' THEN meta_data -> 'usage_metadata' END AS usage,
-                CASE WHEN role = 'assistant'
-                    THEN meta_data #>> '{response_metadata,model_name}' END AS model
+                CASE WHEN role = 'assistant' THEN model_of(meta_data) END AS model
             FROM message
             WHERE conversation_id = ANY(%(thread_ids)s::text[])
         ) AS s
@@ -91,7 +104,7 @@ WITH answered AS (
         array_agg(milliseconds(r.ended_at - r.started_at))
             FILTER (WHERE r.status = 'success' AND r.ended_at >= r.started_at)
     FROM run AS r
-    LEFT JOIN answered AS a ON a.run_id = r.run_id
+    LEFT JOIN answered AS a ON a.thread_id = r.thread_id AND a.run_id = r.run_id
     WHERE r.thread_id = ANY(%(thread_ids)s::text[])
     GROUP BY 1, 2, 3
 ), made AS MATERIALIZED (
@@ -142,6 +155,16 @@ SET touched_at = greatest(touched_at, least(
     %(touched_at)s::timestamptz,
     now() - make_interval(secs => %(settle_seconds)s::double precision)
 ))
+
+-- name: set_aside
+-- What cannot be counted is read, and tried again later.
+INSERT INTO tally_thread AS y (thread_id, is_stale, retry_at)
+SELECT thread_id, true,
+    clock_timestamp() + make_interval(secs => %(retry_seconds)s::double precision)
+FROM thread
+WHERE thread_id = %(thread_id)s
+FOR KEY SHARE
+ON CONFLICT (thread_id) DO UPDATE SET is_stale = true, retry_at = EXCLUDED.retry_at
 
 -- name: mark_changed
 -- Whatever changed without being touched, such as a state that was written and never settled.

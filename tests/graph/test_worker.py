@@ -12,7 +12,7 @@ import pytest
 from api.embedded import Servers
 from graph.runs import Submitted
 from graph.worker import CLAIM_RUNS
-from store import queue, runs
+from store import queue, runs, tallies
 from store.access import EVERYTHING
 from store.database import Database, open_database
 from store.errors import UnavailableError
@@ -247,6 +247,31 @@ async def test_a_run_that_can_never_settle_ends(one: Process, gate: Gate) -> Non
 
     await until_status(one, submitted, "error")
     assert await one.thread_status(thread_id) == "error"
+
+
+async def test_all_threads_are_compared_once_in_a_while_also_if_counting_fails(
+    one: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[Database] = []
+    tried: list[Database] = []
+
+    async def compare(db: Database) -> int:
+        compared.append(db)
+        return 0
+
+    async def fail(db: Database) -> bool:
+        tried.append(db)
+        raise UnavailableError("The database did not answer in time")
+
+    monkeypatch.setattr(tallies, "find_changed", compare)
+    monkeypatch.setattr(tallies, "count_settled", fail)
+    one.worker._recount_at = 0.0
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            await one.worker._tally_forever()
+
+    assert len(tried) >= 2
+    assert len(compared) == 1
 
 
 async def test_leaving_hands_the_runs_on_and_retires(db: Database, gate: Gate) -> None:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from store import queue, runs, threads
+from store import priorities, queue, runs, threads
 from store.access import EVERYTHING
 from store.database import Database, open_database
 from store.errors import (
@@ -19,7 +19,7 @@ from store.errors import (
     UnavailableError,
 )
 from store.models import CancelAction, MultitaskStrategy
-from store.queue import CANCELLED, WORKER_LOST, Held
+from store.queue import CANCELLED, WORKER_LOST, Ending, Held
 from store.retention import Life
 from tests.store.queues import (
     a_thread,
@@ -47,6 +47,26 @@ async def roll_back(db: Database, held: Held) -> bool:
 async def delete(db: Database, thread_id: str, run_id: str) -> None:
     await queue.forget(db, thread_id, run_id, access=EVERYTHING)
     await queue.delete(db, thread_id, run_id)
+
+
+async def test_runs_begin_and_end_beside_what_only_names_their_thread(db: Database) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    first, second, third = [(await put(db, thread_id)).run_id for _ in range(3)]
+    while await priorities.adopt(db):
+        pass
+
+    # As counting does for many threads together, and every row with a foreign key.
+    async with db.transaction() as tx, asyncio.timeout(20):
+        await tx.tuples("SELECT FROM thread FOR KEY SHARE", {})
+        [claimed] = await queue.claim(db, worker_id=worker_id, slots=5)
+        assert claimed.run.run_id == first
+        ending = Ending(claimed=claimed, status="success", thread_status="idle", interrupts={})
+        assert await queue.finish(db, [ending], wait=False) == {first}
+        [claimed] = await queue.claim(db, worker_id=worker_id, slots=5, served=[])
+        assert claimed.run.run_id == second
+        assert await end(db, claimed)
+        stopped = await queue.cancel(db, thread_id, [third], action="interrupt", access=EVERYTHING)
+        assert stopped == [third]
 
 
 async def test_a_run_starts_at_once_on_an_idle_thread(db: Database) -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import LiteralString
+from itertools import pairwise
+from typing import Any, LiteralString
 
 import pytest
 
@@ -153,6 +154,31 @@ async def test_hits_are_found_however_far_apart_their_segments_are(
         assert (len(page), place) == (len(segments), None)
     of = await search.sessions(db, terms.query(asked), access=EVERYTHING)
     assert {hit.session_id for hit in of} == {f"s{segment}" for segment in segments}
+
+
+async def test_a_step_that_may_be_all_of_others_is_narrow(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for segment in (0, 100):
+        await db.execute("SELECT setval('search_number', %(n)s)", {"n": segment << 15 | 5})
+        await said(db, f"s{segment}", "cat", user=str(segment))
+        await search.index_changed(db)
+    monkeypatch.setattr(search, "_NAMED_SESSIONS", 0)
+    monkeypatch.setattr(search, "_WALK_SECONDS", 60.0)
+    steps: list[int] = []
+    tuples = Database.tuples
+
+    async def heard(self: Database, query: LiteralString, *args: Any, **more: Any) -> Any:
+        rows = await tuples(self, query, *args, **more)
+        if query == search._SQL["in_segments"]:
+            steps.extend(oldest for oldest, *_ in rows)
+        return rows
+
+    monkeypatch.setattr(Database, "tuples", heard)
+
+    assert await found(db, "cat", access=Access(({"user": "0"},))) == ["s0/m1"]
+    assert steps[-1] == 0
+    assert max(above - below for above, below in pairwise(steps)) == 8
 
 
 async def test_what_is_said_while_pages_are_read_is_in_none_of_them(db: Database) -> None:

@@ -1,5 +1,6 @@
 """What was counted in advance is what would be counted now, whatever happened since."""
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from store.access import EVERYTHING, Access
 from store.checkpoints import Saver
 from store.database import Database
 from store.stats import GroupBy, Range
+from tests.graph.engines import until
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 ASSISTANT = "00000000-0000-0000-0000-00000000000a"
@@ -64,13 +66,20 @@ class Talk:
                 {"id": thread_id, "metadata": metadata},
             )
 
-    async def say(self, thread_id: str | None = None) -> str:
+    async def say(
+        self,
+        thread_id: str | None = None,
+        *,
+        model: str | None = None,
+        roles: list[str] | None = None,
+    ) -> str:
         """A run, and what was said in it."""
         rng, self._runs = self._rng, self._runs + 1
-        roles = rng.choice(
+        said = rng.choice(
             (["user", "assistant"], ["user"], [], ["user", "assistant", "tool", "assistant"])
         )
-        model = rng.choice(("m1", "m2", None, ""))
+        roles = said if roles is None else roles
+        model = model or rng.choice(("m1", "m2", None, ""))
         usage = {"input_tokens": rng.randrange(500), "output_tokens": rng.randrange(90)}
         run_id = f"00000000-0000-0000-0000-{self._runs:012}"
         params = {
@@ -271,3 +280,113 @@ async def test_a_second_process_leaves_counting_to_the_first(db: Database, talk:
         assert await tallies.count_settled(db, settle_seconds=0) is False
 
     assert not await db.tuples("SELECT FROM tally_thread", {})
+
+
+_NAMES: LiteralString = "SELECT DISTINCT model FROM tally WHERE thread_id = %(thread_id)s"
+
+
+def noise(length: int) -> str:
+    """What PostgreSQL cannot make shorter."""
+    rng = random.Random(5)
+    return "".join(chr(rng.randrange(33, 0x2000)) for _ in range(length))
+
+
+async def test_a_model_may_be_called_as_somebody_likes(db: Database, talk: Talk) -> None:
+    name = noise(4000)
+    await talk.say("t0", model=name, roles=["user", "assistant"])
+    await talk.say("t0", model=name[:256] + "!", roles=["assistant"])
+    await talk.say("t1", model="m1", roles=["user", "assistant"])
+
+    assert await is_right(db)
+
+    await count_all(db)
+    assert await db.tuples(_NAMES, {"thread_id": "t0"}) == [(name[:256],)]
+
+
+async def test_a_thread_that_cannot_be_counted_is_read_and_holds_up_no_other(db: Database) -> None:
+    # Its id and the model together are too long for the index of tallies.
+    bad = "x" + "".join(
+        random.Random(7).choices("0123456789abcdefghijklmnopqrstuvwxyzABCDEF", k=2200)
+    )
+    talk = Talk(db, threads=8)
+    talk.thread_ids[3] = bad
+    await talk.begin()
+    for thread_id in talk.thread_ids:
+        await talk.say(thread_id, model=noise(256), roles=["user", "assistant"])
+    now = await answers(db)
+
+    async def uncounted() -> list[str] | None:
+        async with db.transaction() as tx:
+            return await tallies.uncounted(tx, limit=10)
+
+    await count_all(db)
+
+    assert await uncounted() == [bad]
+    assert await answers(db) == now
+    # It is not looked at again, also if it changes, until it is time to.
+    await talk.say(bad, model="m1", roles=["assistant"])
+    assert await tallies.find_changed(db) == 0
+    assert await tallies.count_settled(db, settle_seconds=0) is False
+    await db.execute("UPDATE tally_thread SET retry_at = now()", {})
+    await count_all(db)
+    assert await uncounted() == [bad]
+    await db.execute("UPDATE message SET meta_data = '{}'", {})
+    await db.execute("UPDATE tally_thread SET retry_at = now() WHERE is_stale", {})
+    await count_all(db)
+    assert await uncounted() == []
+
+
+async def test_of_runs_too_only_so_many_are_counted_at_once(
+    db: Database, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tallies, "_ROWS", 5)
+    for thread_id in talk.thread_ids[:3] * 4:
+        await talk.say(thread_id, roles=[])
+    await db.execute("DELETE FROM thread WHERE thread_id > 't2'", {})
+
+    for counted in (1, 2, 3):
+        assert await tallies.count_settled(db, settle_seconds=0) is (counted < 3)
+        [(threads,)] = await db.tuples("SELECT count(*) FROM tally_thread", {})
+        assert threads == counted
+
+
+async def test_a_run_is_of_the_model_of_its_own_thread(db: Database, talk: Talk) -> None:
+    run_id = await talk.say("t0", model="m1", roles=["assistant"])
+    # As a copy has it, whose next answer is of another model.
+    await talk.say("t1", model="m2", roles=["user", "assistant"])
+    await db.execute(
+        "UPDATE message SET run_id = %(run_id)s::uuid, seq = seq + 5 WHERE conversation_id = 't1'",
+        {"run_id": run_id},
+    )
+    await db.execute("UPDATE thread SET message_count = 9 WHERE thread_id = 't1'", {})
+
+    assert await is_right(db)
+
+    await count_all(db)
+    assert await db.tuples(_NAMES, {"thread_id": "t0"}) == [("m1",)]
+
+
+async def test_an_assistant_that_is_deleted_while_its_runs_are_counted_is_counted_again(
+    db: Database, talk: Talk
+) -> None:
+    await talk.say("t0", model="m1", roles=["user", "assistant"])
+    await db.execute(
+        "INSERT INTO assistant (assistant_id, graph_id, name) VALUES (%(id)s, 'g', 'n')",
+        {"id": ASSISTANT},
+    )
+    async with db.transaction() as tx:
+        await tallies._count(tx, ["t0"])
+        deleting = asyncio.create_task(assistants.delete(db, ASSISTANT, access=EVERYTHING))
+
+        async def is_there() -> bool:
+            waiting = (
+                "SELECT FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            return deleting.done() or bool(await db.tuples(waiting, {}))
+
+        await until(is_there)
+    await deleting
+
+    assert await is_right(db)
+    assert not await db.tuples("SELECT FROM run", {})
