@@ -6,12 +6,13 @@ next, by whoever was about to: a finding is what was there twice, some time apar
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from store import files, messages
+from store import audit, files, messages
 from store.checkpoints import Saver
 from store.database import Database
 from store.errors import CONTENT_ERRORS, NotFoundError, UnreadableError
@@ -118,14 +119,40 @@ class Check:
         Raises:
             UnavailableError: PostgreSQL or Redis does not answer.
         """
-        async for page in self._pages():
-            for found in await self._lasting(partial(self._of_threads, page)):
-                yield await self._repaired(found) if repair else found
-        for found in await self._lasting(self._of_contents):
+        repaired: Counter[str] = Counter()
+        async for found in self._found(repair=repair):
+            repaired[found.kind] += found.is_repaired
             yield found
+        if details := dict(+repaired):
+            await audit.record(
+                self._db,
+                "invariants.repaired",
+                actor=None,
+                owner="",
+                subject="database",
+                details=details,
+            )
+
+    async def _found(self, *, repair: bool) -> AsyncIterator[Finding]:
+        async for page in self._pages():
+            found = await self._lasting(partial(self._of_threads, page))
+            for one in found:
+                yield await self._repaired(one) if repair else one
+            if repair and (hidden := await self._hidden(page, found)):
+                for one in hidden:
+                    yield await self._repaired(one)
+        for one in await self._lasting(self._of_contents):
+            yield one
         if self._streams is not None:
-            for found in await self._lasting(self._of_streams):
-                yield await self._repaired(found) if repair else found
+            for one in await self._lasting(self._of_streams):
+                yield await self._repaired(one) if repair else one
+
+    async def _hidden(self, page: _Page, found: list[Finding]) -> list[Finding]:
+        """What could not be told of threads that were said to be busy, until that was put right."""
+        settled = [one.subject for one in found if one.kind == "thread_busy"]
+        known = {(one.kind, one.subject) for one in found}
+        again = await self._of_threads(page, settled) if settled else []
+        return [one for one in again if (one.kind, one.subject) not in known]
 
     async def _lasting(
         self, look: Callable[[list[str] | None], Awaitable[list[Finding]]]

@@ -162,6 +162,22 @@ async def test_what_does_not_hold_is_found_and_put_right(sound: Database, saver:
         assert await _said(sound) == said, kind
 
 
+async def test_what_a_busy_thread_hides_is_put_right_with_it_and_that_is_in_the_audit_log(
+    sound: Database, saver: Saver
+) -> None:
+    for kind in ("thread_busy", "leftover_blobs"):
+        await sound.execute(REPAIRED[kind], {})
+
+    repaired = await found_by(checking(sound, saver), repair=True)
+
+    assert [(found.kind, found.is_repaired) for found in repaired] == [
+        ("thread_busy", True), ("leftover_blobs", True),
+    ]  # fmt: skip
+    assert await found_by(checking(sound, saver), repair=True) == []
+    told = await sound.tuples("SELECT act, details FROM audit", {})
+    assert told == [("invariants.repaired", {"thread_busy": 1, "leftover_blobs": 1})]
+
+
 async def _said(db: Database) -> Any:
     return await db.tuples(
         "SELECT conversation_id, id, content, seq, position FROM message ORDER BY 1, 4", {}
