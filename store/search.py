@@ -419,7 +419,6 @@ async def index_changed(db: Database) -> bool:
         }
         if is_whole:
             await tx.execute(_SQL["advance"], progress)
-    await _clear(db, thread_ids)
     return not is_complete
 
 
@@ -442,7 +441,6 @@ async def _index_visible(db: Database, access: Access) -> None:
             async with db.transaction() as tx:
                 await tx.tuples(_SQL["patience"], {"lock_timeout": _PATIENCE})
                 await tx.tuples(_SQL["wait"], {"thread_ids": thread_ids})
-    await _clear(db, thread_ids)
 
 
 async def _index(tx: Transaction, thread_ids: Sequence[str]) -> bool:
@@ -514,11 +512,6 @@ def _names(cipher: Cipher) -> tuple[Name, ...]:
 def _name(cipher: Cipher, number: int, term: str) -> str:
     blind = cipher.blinds(term, "term")[number][:_NAME_BYTES]
     return urlsafe_b64encode(blind).decode()
-
-
-async def _clear(db: Database, thread_ids: Sequence[str]) -> None:
-    if thread_ids:
-        await db.execute(_SQL["clear"], {"thread_ids": thread_ids})
 
 
 def opened_content(cipher: Cipher, conversation_id: str, message_id: str, text: str) -> str:

@@ -63,7 +63,8 @@ WHERE t.metadata @> ANY(%(visible)s::jsonb[])
 LIMIT %(limit)s
 
 -- name: hold
--- Whoever else is at a thread brings it up to date: it is passed by. Nobody's row is locked.
+-- Whoever else is at a thread brings it up to date: it is passed by. No run waits for this; who deletes
+-- a thread does, and then takes what is brought in with it.
 WITH held AS MATERIALIZED (
     SELECT u.thread_id
     FROM unnest(%(thread_ids)b::text[]) AS u (thread_id)
@@ -75,6 +76,7 @@ SELECT t.thread_id, t.head_checkpoint_id,
 FROM held
 JOIN thread AS t ON t.thread_id = held.thread_id
 LEFT JOIN search_thread AS s ON s.thread_id = t.thread_id
+FOR KEY SHARE OF t SKIP LOCKED
 
 -- name: patience
 SELECT set_config('lock_timeout', %(lock_timeout)s, true)
@@ -145,17 +147,6 @@ UPDATE search_progress SET
         least(%(touched_at)s::timestamptz, now() - make_interval(secs => %(overlap_seconds)s))
     ),
     caught_up_at = CASE WHEN %(is_complete)s::boolean THEN now() ELSE caught_up_at END
-
--- name: clear
--- Threads that were deleted while they were being indexed.
-WITH gone AS (
-    SELECT u.thread_id
-    FROM unnest(%(thread_ids)b::text[]) AS u (thread_id)
-    WHERE NOT EXISTS (SELECT FROM thread AS t WHERE t.thread_id = u.thread_id)
-), messages_gone AS (
-    DELETE FROM search_message AS s USING gone WHERE s.conversation_id = gone.thread_id
-)
-DELETE FROM search_thread AS s USING gone WHERE s.thread_id = gone.thread_id
 
 -- name: scope
 -- The sessions that somebody can see, if they are not too many to be named.

@@ -107,6 +107,7 @@ async def test_a_session_streams_its_tools_and_its_answer(
 
     assert [event.name for event in events] == [
         "run.start",
+        "session.updated",
         "message.end",
         "tool.start",
         "tool.end",
@@ -115,9 +116,10 @@ async def test_a_session_streams_its_tools_and_its_answer(
         "message.end",
         "run.end",
     ]
-    assert events[2].data["args"] == {"expression": "1 + 1"}
-    assert (events[3].data["output"], events[3].data["is_error"]) == ("2", False)
-    assert events[2].data["call_id"] == events[3].data["call_id"]
+    began, ended = events[3].data, events[4].data
+    assert began["args"] == {"expression": "1 + 1"}
+    assert (ended["output"], ended["is_error"]) == ("2", False)
+    assert began["call_id"] == ended["call_id"]
     assert answered["response"] == "echo: thanks "
     assert answered["usage"]["total_tokens"] == 9
     history = (await http.get(path)).json()["data"]

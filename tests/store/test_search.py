@@ -85,6 +85,24 @@ async def test_what_somebody_else_is_bringing_into_the_index_is_waited_for(db: D
         assert await asked == ["s/m1"]
 
 
+async def test_what_is_deleted_while_it_is_being_indexed_leaves_nothing_in_the_index(
+    db: Database,
+) -> None:
+    """Also if the process that indexes it is gone right after its commit."""
+    await said(db, "s", "a cat", "a dog", name="Pets")
+    waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    async with asyncio.timeout(20):
+        async with db.transaction() as tx:
+            assert await search._index(tx, ["s"])
+            deleting = asyncio.create_task(threads.delete(db, "s", access=EVERYTHING))
+            while not await db.tuples(waits, {}) and not deleting.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await deleting
+
+    assert tuple(await counted(db)) == (0, 0)
+
+
 async def test_the_best_comes_first_and_carries_what_it_was_found_by(db: Database) -> None:
     await said(db, "s", "cats " + "and other animals " * 20, "cats, cats and cats", name="Pets")
 
