@@ -16,7 +16,7 @@ SOURCES = {f.name: f.read_text("utf-8") for f in files("store").iterdir() if f.n
 
 @pytest.mark.parametrize(("module", "name"), QUERIES)
 async def test_query_is_valid_on_the_migrated_schema(db: Database, module: str, name: str) -> None:
-    query = re.sub(r"%\(\w+\)s|%s", "NULL", load(module)[name]).replace("%%", "%")
+    query = re.sub(r"%\(\w+\)[sb]|%s", "NULL", load(module)[name]).replace("%%", "%")
     async with db.connection() as connection:
         await connection.execute(f"EXPLAIN {query}".encode())
 
