@@ -137,7 +137,7 @@ class EventStream(EventSourceResponse):
         while not (self._has_left or self._is_refused):
             beats_at = self._sent_at + self._keep_alive_seconds
             try:
-                async with asyncio.timeout_at(min(beats_at, *checks_at.values())):
+                async with asyncio.timeout_at(min([beats_at, *checks_at.values()])):
                     self._has_left = (await receive())["type"] == "http.disconnect"
             except TooLargeError:
                 # A body, where none is asked for. Whether its sender is still there is not to be known.
