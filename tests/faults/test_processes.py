@@ -30,8 +30,11 @@ from tests.soak.turnstile import open_turnstile
 
 #: For longer than a process believes in its lease without a beat, and not for the lease.
 SHORT_OF_LEASE_SECONDS = 2.7
-#: The checkpoints of a run's second attempt.
-WRITTEN_ANEW = "SELECT FROM checkpoints WHERE thread_id = %s AND metadata ->> 'run_attempt' = '2'"
+#: The last checkpoint of a run's second attempt before its step ``b``: greet, and a, are behind it.
+WRITTEN_ANEW = """
+SELECT FROM checkpoints
+WHERE thread_id = %s AND metadata ->> 'run_attempt' = '2' AND metadata ->> 'step' = '2'
+"""
 
 #: What the stream of each run told: id and name of every event.
 Told = dict[str, list[tuple[str | None, str]]]
