@@ -34,7 +34,11 @@ NAMES_MORE = (
     "|^/threads/\\{thread_id\\}/(commands|runs|runs/\\w+|state|state/checkpoint|stream/events)$"
 )
 #: What is deleted here is all that is in it: it is there afterwards, and empty.
-EMPTIED = "^/api/sessions/\\{session_id\\}/(context|shares)$"
+#: Or it tells of a run that is gone in its body, as the LangGraph Server does.
+EMPTIED = (
+    "^/api/sessions/\\{session_id\\}/(context|shares)$"
+    "|^(/threads/\\{thread_id\\})?/runs/\\{run_id\\}/join$"
+)
 #: Of a scenario, at the most. Each begins with what makes something; a short one has no use of it.
 STEPS = 100
 #: With another method their last part is an id, which is 422.
