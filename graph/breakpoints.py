@@ -28,8 +28,7 @@ async def reached(
         before: The run's `interrupt_before`; None leaves it to the graph.
         after: Likewise. The step before must have a checkpoint: see `durability`.
     """
-    graphs = [graph, *_inner(graph).values()]
-    own = any(one.interrupt_before_nodes or one.interrupt_after_nodes for one in graphs)
+    own = any(one.interrupt_before_nodes or one.interrupt_after_nodes for one in _all(graph))
     if not (own or before or after):
         return None
     state = await graph.aget_state(config, subgraphs=True)
@@ -42,8 +41,8 @@ def durability(
     """What a run is to be executed with, so that `reached` can tell after which nodes it is."""
     if wanted != "exit":
         return wanted
-    graphs = [graph, *_inner(graph).values()]
-    return "async" if after or any(one.interrupt_after_nodes for one in graphs) else wanted
+    has_after = after or any(one.interrupt_after_nodes for one in _all(graph))
+    return "async" if has_after else wanted
 
 
 async def _is_reached(
@@ -67,6 +66,10 @@ async def _is_reached(
             if isinstance(task.state, StateSnapshot) and task.name in inner
         ]
     )
+
+
+def _all(graph: AnyGraph) -> list[AnyGraph]:
+    return [graph, *_inner(graph).values()]
 
 
 def _inner(graph: AnyGraph) -> dict[str, AnyGraph]:

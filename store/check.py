@@ -138,9 +138,8 @@ class Check:
             found = await self._lasting(partial(self._of_threads, page))
             for one in found:
                 yield await self._repaired(one) if repair else one
-            if repair and (hidden := await self._hidden(page, found)):
-                for one in hidden:
-                    yield await self._repaired(one)
+            for one in await self._hidden(page, found) if repair else ():
+                yield await self._repaired(one)
         for one in await self._lasting(self._of_contents):
             yield one
         if self._streams is not None:
