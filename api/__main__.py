@@ -1,4 +1,4 @@
-"""The console script `threadwell`: flags over environment over defaults, then `api.commands`."""
+"""The console script `threadwell`: flags over environment over defaults, then `api.console.commands`."""
 
 import argparse
 import sys
@@ -9,9 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from api import __version__, commands, logs
-from api.embedded import EmbeddedServerError
-from api.permissions import ROLES
+from api import __version__
+from api.console import commands
+from api.identity.permissions import ROLES
+from api.observability import logs
+from api.processes.embedded import EmbeddedServerError
 from api.settings import Settings, environment_names, set_environment
 from graph.config import load_env
 from store.errors import Error

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 from uuid import uuid4
 
-from api.jsonrpc import INVALID_PARAMS, RpcError
+from api.http.jsonrpc import INVALID_PARAMS, RpcError
 from graph.encode import plain
 from store.chains import Chain
 from store.models import Assistant, JsonObject, Message, RunStatus

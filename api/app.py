@@ -14,13 +14,14 @@ from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from api import __version__, custom_app, errors, loopback
-from api.auth import Authentication, is_open
 from api.bootstrap import Services, mount_prefix
 from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.description import describe
-from api.headers import TRACING, HeaderFilter
-from api.languages import Languages
+from api.http.headers import TRACING, HeaderFilter
+from api.http.languages import Languages
+from api.identity.auth import Authentication, is_open
+from api.identity.openapi import secure
 from api.limits import HEADERS, IdentityLimits
 from api.metrics_gate import MetricsGate
 from api.middleware import (
@@ -31,6 +32,7 @@ from api.middleware import (
     WithoutContext,
     WithoutSlash,
 )
+from api.observability.traces import TracedRequests
 from api.routes import (
     a2a,
     agui,
@@ -61,8 +63,6 @@ from api.routes import (
     unsupported,
     users,
 )
-from api.security import secure
-from api.traces import TracedRequests
 from graph.http_section import Http
 from store.models import JsonObject
 
@@ -140,7 +140,7 @@ OF_SESSIONS = (
 
 
 #: FastAPI's own spans have paths and queries, so what people search for and keys of shared links, and
-#: its logs what exceptions say: none of it. Ours are `api.traces`.
+#: its logs what exceptions say: none of it. Ours are `api.observability.traces`.
 OF_ITS_OWN: Final[TelemetryConfig] = {
     "auto_configure": False, "tracing": False, "metrics": False, "logs": False,
 }  # fmt: skip

@@ -11,22 +11,22 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore, Embeddings
 
 from api import loopback, prices, sdk_cache
-from api.authority import Authority, load_authority
-from api.cron_schemas import cron_request
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
 from api.exchange.users import UserExports
-from api.fresh import Fresh
-from api.health import Health
-from api.http_meter import HttpMeter
+from api.http.fresh import Fresh
+from api.identity.authority import Authority, load_authority
+from api.identity.owners import open_owners
 from api.limits import Limits, open_limits
-from api.owners import open_owners
-from api.peers import Peers
+from api.observability.health import Health
+from api.observability.http_meter import HttpMeter
+from api.observability.traces import open_tracing
 from api.presence import Presence, open_presence
 from api.prices import Prices
+from api.processes.peers import Peers
 from api.quotas import Quotas
+from api.schemas.crons import cron_request
 from api.settings import Settings, environment, environment_sections, set_environment
-from api.traces import open_tracing
 from graph import custom, encryption, priorities
 from graph.agents import chat
 from graph.branches import Branches

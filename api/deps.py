@@ -5,9 +5,9 @@ from typing import Annotated, cast
 from fastapi import Depends, Header
 from fastapi.requests import HTTPConnection
 
-from api.auth import Caller
 from api.bootstrap import Services
-from api.schemas import AssistantId, RunId, SessionId, ThreadId
+from api.identity.auth import Caller
+from api.schemas.common import AssistantId, RunId, SessionId, ThreadId
 from store.errors import UnsupportedError
 
 __all__ = [

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 
-from api.auth import is_open_path
+from api.identity.auth import is_open_path
 from store.models import JsonObject
 
 _METHODS = frozenset({"get", "put", "post", "patch", "delete", "head"})

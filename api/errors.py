@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Match
 from starlette.websockets import WebSocketState
 
-from api.languages import told
+from api.http.languages import told
 from graph.factory import InvalidGraphError
 from store.errors import (
     AuthenticationError,

@@ -18,8 +18,8 @@ from typing import Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.auth import Caller, deny, is_late
 from api.errors import response_to
+from api.identity.auth import Caller, deny, is_late
 from api.loopback import is_in_process
 from api.settings import Settings
 from store.errors import Error, LimitedError, OverloadedError
@@ -217,7 +217,7 @@ class _RefusedError(Exception):
 
 class IdentityLimits:
     """
-    Lets through what callers may ask for; behind `api.auth.Authentication`.
+    Lets through what callers may ask for; behind `api.identity.auth.Authentication`.
 
     What has no caller is let through: everybody may see it, or its route lets the caller in.
     """

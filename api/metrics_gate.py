@@ -5,7 +5,7 @@ import hmac
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from api.auth import METRICS_PATH, Caller
+from api.identity.auth import METRICS_PATH, Caller
 from api.settings import Settings
 from store.errors import PermissionDeniedError
 

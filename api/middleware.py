@@ -12,11 +12,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid4
 
-from api.auth import METRICS_PATH, OPEN_PATHS
 from api.errors import BrokenOffError, error_response, internal_error_response, response_to
-from api.headers import HeaderFilter
-from api.http_meter import HttpMeter, is_event_stream
+from api.http.headers import HeaderFilter
+from api.identity.auth import METRICS_PATH, OPEN_PATHS
 from api.loopback import is_in_process
+from api.observability.http_meter import HttpMeter, is_event_stream
 from store.errors import Error, InvalidInputError, TooLargeError, UnsupportedError
 
 log = structlog.stdlib.get_logger(__name__)

@@ -9,8 +9,8 @@ from uuid import uuid4
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.auth import METRICS_PATH, Caller
 from api.errors import error_response
+from api.identity.auth import METRICS_PATH, Caller
 from api.metrics_gate import MetricsGate
 from api.settings import Settings
 from store.errors import InvalidInputError

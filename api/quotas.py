@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from api.auth import Caller
+from api.identity.auth import Caller
 from store import crons, files, threads
 from store.database import Database
 from store.errors import QuotaError

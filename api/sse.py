@@ -21,9 +21,9 @@ from fastapi.responses import StreamingResponse
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from api import auth
 from api.bootstrap import Services
 from api.errors import BrokenOffError
+from api.identity import auth
 from api.session_events import Part, SessionReader, whole_message
 from graph.encode import dumps
 from graph.executor import Result

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from uuid_utils.compat import uuid7
 
 from api import limits
-from api.auth import Caller
 from api.bootstrap import Services
-from api.run_schemas import RunCreateStateless
+from api.identity.auth import Caller
+from api.schemas.runs import RunCreateStateless
 from graph.requests import RunRequest
 from graph.runs import Submitted
 from store import threads

@@ -7,8 +7,8 @@ from typing import Final
 
 from starlette.datastructures import UploadFile
 
-from api.auth import Caller
 from api.bootstrap import Services
+from api.identity.auth import Caller
 from store import media
 from store.errors import Error, TooLargeError, WrongTypeError
 from store.files import CHUNK_BYTES, File, Upload

@@ -13,7 +13,7 @@ import structlog
 from psycopg.conninfo import make_conninfo
 
 from api.bootstrap import cipher_of
-from api.embedded import Servers, embedded_servers
+from api.processes.embedded import Servers, embedded_servers
 from api.settings import Settings
 from store.database import Database, open_database
 from store.migrate import migrate

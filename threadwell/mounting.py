@@ -8,11 +8,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import logs
 from api.app import open_app
 from api.bootstrap import open_services
-from api.embedded import embedded_servers
 from api.errors import error_response
+from api.observability import logs
+from api.processes.embedded import embedded_servers
 from api.settings import Settings
 from store.migrate import migrate
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import httpx
 
-from api import logs
 from api.app import create_app
 from api.bootstrap import open_services
 from api.loopback import Loopback
+from api.observability import logs
 from api.settings import Settings
 from store.migrate import migrate
 from threadwell.connection import Connection

@@ -21,10 +21,10 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 from uuid_utils.compat import uuid4
 
-from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep
-from api.responses import json_response
-from api.schemas import Payload
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.schemas.common import Payload
 from graph.encode import dumps
 from store import users
 from store.errors import AlreadyExistsError, BadRequestError, UnsupportedError

@@ -3,12 +3,12 @@
 from contextlib import suppress
 from typing import Any
 
-from api.auth import Caller
 from api.bootstrap import Services
+from api.identity.auth import Caller
 from api.routes.sessions import create_session
+from api.schemas.sessions import MessageSend, SessionCreate
 from api.session_events import MODES
-from api.session_runs import ask
-from api.session_schemas import MessageSend, SessionCreate
+from api.sessions.runs import ask
 from api.submissions import submit
 from graph.requests import RunRequest
 from graph.runs import Submitted
@@ -27,7 +27,7 @@ async def ask_in_session(
     create: bool = False,
 ) -> Submitted:
     """
-    Ask within a session, as `api.session_runs.ask` does.
+    Ask within a session, as `api.sessions.runs.ask` does.
 
     Args:
         chat_type: Kept with the question: which of its modes a graph is to answer in.

@@ -15,16 +15,16 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 from uuid_utils.compat import uuid4
 
-from api.auth import Caller
-from api.bodies import JsonRoute
 from api.bootstrap import Services
 from api.compat.asking import ask_in_session, ask_without_session, history_messages
 from api.compat.pairs import judge
 from api.compat.streams import Encoder, Heard, Plain, one_frame, respond, said_by
 from api.deps import CallerDep, ServicesDep, SessionId
-from api.responses import json_response
-from api.schemas import Payload
-from api.session_schemas import Label
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.identity.auth import Caller
+from api.schemas.common import Payload
+from api.schemas.sessions import Label
 from graph.runs import Submitted
 from store.errors import InvalidInputError, RunFailedError
 from store.models import JsonObject

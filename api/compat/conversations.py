@@ -6,12 +6,12 @@ import orjson
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep, SessionId
-from api.responses import json_response
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
 from api.routes.sessions import create_session, delete_session, list_sessions, update_session
-from api.schemas import Payload, Text
-from api.session_schemas import Label, SessionCreate, SessionList, SessionUpdate
+from api.schemas.common import Payload, Text
+from api.schemas.sessions import Label, SessionCreate, SessionList, SessionUpdate
 from store import pairs, sessions
 from store.models import JsonObject
 

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from api.bodies import JsonRoute
 from api.compat.asking import ask_in_session
 from api.compat.streams import Plain, respond
 from api.deps import CallerDep, ServicesDep, SessionId
-from api.responses import json_response
-from api.schemas import Payload
-from api.session_schemas import Label
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.schemas.common import Payload
+from api.schemas.sessions import Label
 
 router = APIRouter(prefix="/api", tags=["fufan"], route_class=JsonRoute)
 

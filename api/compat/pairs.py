@@ -5,15 +5,15 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 
-from api.auth import Caller
-from api.bodies import JsonRoute
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep, SessionId
-from api.old_questions import question_id
-from api.responses import json_response
+from api.exchange.old_questions import question_id
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.identity.auth import Caller
 from api.routes.sessions import put_feedback
-from api.schemas import Payload, Text
-from api.session_schemas import FeedbackPut
+from api.schemas.common import Payload, Text
+from api.schemas.sessions import FeedbackPut
 from store import pairs, sessions
 from store.pairs import Pair
 

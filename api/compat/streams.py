@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import orjson
 from fastapi import Response
 
-from api.auth import Caller
 from api.bootstrap import Services
-from api.responses import json_response
+from api.http.responses import json_response
+from api.identity.auth import Caller
 from api.session_events import SessionReader
 from api.sse import EventStream, RunStream, stream_of_run
 from graph.encode import dumps

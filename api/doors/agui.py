@@ -11,7 +11,7 @@ from api.bootstrap import Services
 from api.doors.content import content_of, media_block, text_block
 from api.doors.conversation import Asked, branch, is_same
 from api.doors.spoken import Door
-from api.schemas import Payload
+from api.schemas.common import Payload
 from api.session_events import MODES, Part
 from graph.encode import dumps
 from graph.runs import Submitted

@@ -9,7 +9,7 @@ from api.bootstrap import Services
 from api.doors.content import content_of, media_block, text_block
 from api.doors.conversation import REPLY, Asked
 from api.doors.spoken import Door
-from api.schemas import Payload
+from api.schemas.common import Payload
 from api.session_events import Part
 from graph.encode import dumps
 from graph.runs import Submitted

@@ -14,13 +14,13 @@ from uuid import UUID, uuid5
 import orjson
 from uuid_utils.compat import uuid7
 
-from api.auth import Caller
 from api.bootstrap import Services
 from api.doors.files import has_files, with_files_kept
 from api.doors.history import Step, kept, reconcile, sent
-from api.schemas import UUID_FORM
+from api.identity.auth import Caller
+from api.schemas.common import UUID_FORM
 from api.session_events import MODES, text_of
-from api.session_runs import (
+from api.sessions.runs import (
     begin_anew,
     claim,
     first_graph,

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from api.bodies import JsonRoute
 from api.errors import invalid_text, response_to, status_of
-from api.responses import json_response
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
 from store.errors import Error, InvalidInputError
 from store.models import JsonObject
 

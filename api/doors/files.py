@@ -7,9 +7,9 @@ from typing import Any
 
 from starlette.datastructures import UploadFile
 
-from api.auth import Caller
 from api.bootstrap import Services
-from api.session_schemas import attachment_block
+from api.identity.auth import Caller
+from api.schemas.sessions import attachment_block
 from api.uploads import keep_file
 from store import files
 from store.access import Access

@@ -11,7 +11,7 @@ from api.doors.conversation import STATELESS, Asked, OnBusy
 from api.doors.errors import error_json
 from api.doors.spoken import SEPARATOR, Door
 from api.errors import SENTENCE
-from api.schemas import Payload
+from api.schemas.common import Payload
 from api.session_events import Part, text_of
 from graph.encode import dumps
 from graph.runs import Submitted

@@ -12,9 +12,9 @@ from api.doors.conversation import REQUEST
 from api.doors.openai_chat import is_demanded
 from api.doors.spoken import Door
 from api.errors import SENTENCE
-from api.schemas import Payload
+from api.schemas.common import Payload
+from api.schemas.sessions import SessionMetadata
 from api.session_events import Part
-from api.session_schemas import SessionMetadata
 from graph.encode import dumps
 from graph.runs import Submitted
 from store.models import JsonObject, Message, Run, Session

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from api.exchange import markdown, native
-from api.session_schemas import SERVER_KEYS
+from api.schemas.sessions import SERVER_KEYS
 from graph.encode import dumps
 from graph.requests import RESERVED_METADATA
 from store import exchanges

@@ -14,12 +14,12 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
-from api.auth import Caller
 from api.exchange.files import Entry
 from api.exchange.transcript import Transcript, derived
+from api.identity.auth import Caller
 from api.quotas import Quotas
-from api.schemas import UUID_FORM
-from api.session_schemas import SessionCreate
+from api.schemas.common import UUID_FORM
+from api.schemas.sessions import SessionCreate
 from graph.adoption import Stretch, message_of
 from graph.registry import Registry
 from graph.requests import RESERVED_METADATA, system_assistant_id

@@ -9,10 +9,10 @@ from typing import BinaryIO, Final, cast
 
 import structlog
 
-from api.auth import Caller
-from api.authority import Authority
 from api.exchange.files import Entry, entries
 from api.exchange.importing import Importer, Report
+from api.identity.auth import Caller
+from api.identity.authority import Authority
 from graph.jobs import JobFailedError, Kind
 from graph.user import user_of
 from store import exchanges

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import orjson
 
+from api.exchange.old_sessions import session_of
 from api.exchange.transcript import MAX_MESSAGES, Transcript, Utterance, checked, id_of, moment
-from api.old_sessions import session_of
 from store.errors import InvalidInputError
 from store.models import JsonObject
 from store.old_rows import OldConversation, OldMessage

@@ -17,11 +17,10 @@ from uuid_utils.compat import uuid7
 
 from api import __version__, a2a
 from api.a2a import Address
-from api.auth import Caller
-from api.bodies import described
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep
-from api.jsonrpc import (
+from api.http.bodies import described
+from api.http.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -32,8 +31,9 @@ from api.jsonrpc import (
     parse,
     result,
 )
-from api.responses import json_response
-from api.schemas import UUID_FORM
+from api.http.responses import json_response
+from api.identity.auth import Caller
+from api.schemas.common import UUID_FORM
 from api.sse import frame, long_json, output_of, stream_of_run
 from api.submissions import submit
 from graph.encode import dumps

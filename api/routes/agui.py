@@ -4,10 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep
 from api.doors.agui import AgentEvents, RunAgentInput
 from api.doors.conversation import begin, owner
+from api.http.bodies import JsonRoute
 from api.sse import stream_of_run
 
 router = APIRouter(tags=["ag-ui"], route_class=JsonRoute)

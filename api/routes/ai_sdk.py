@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter, Response
 
-from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep
 from api.doors.ai_sdk import HEADERS, UIChat, UIMessageStream
 from api.doors.conversation import begin, in_flight, owner
-from api.schemas import Text
+from api.http.bodies import JsonRoute
+from api.schemas.common import Text
 from api.sse import stream_of_run
 
 router = APIRouter(prefix="/api/ai/chat", tags=["ai sdk"], route_class=JsonRoute)

@@ -5,7 +5,10 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Response
 
-from api.assistant_schemas import (
+from api.deps import CallerDep, ServicesDep
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response, page_headers, selected
+from api.schemas.assistants import (
     AssistantCount,
     AssistantCreate,
     AssistantLatest,
@@ -14,10 +17,7 @@ from api.assistant_schemas import (
     AssistantVersions,
     Xray,
 )
-from api.bodies import JsonRoute
-from api.deps import CallerDep, ServicesDep
-from api.responses import json_response, page_headers, selected
-from api.schemas import AssistantId
+from api.schemas.common import AssistantId
 from graph.requests import mirrored
 from store import assistants
 from store.errors import InvalidInputError

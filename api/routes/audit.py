@@ -5,9 +5,9 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Response
 
 from api.deps import CallerDep, ServicesDep
-from api.responses import json_response
-from api.schemas import Text, Time
-from api.session_schemas import encode_cursor, number_cursor
+from api.http.responses import json_response
+from api.schemas.common import Text, Time
+from api.schemas.sessions import encode_cursor, number_cursor
 from store import audit
 from store.audit import Entry, Filter
 from store.models import JsonObject

@@ -6,9 +6,11 @@ from datetime import datetime
 from fastapi import APIRouter, Request, Response
 from uuid_utils.compat import uuid7
 
-from api.auth import Caller
-from api.bodies import JsonRoute
-from api.cron_schemas import (
+from api.deps import CallerDep, ServicesDep, ThreadId
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response, page_headers, selected
+from api.identity.auth import Caller
+from api.schemas.crons import (
     CronCount,
     CronCreate,
     CronId,
@@ -17,8 +19,6 @@ from api.cron_schemas import (
     request_of,
     time_of,
 )
-from api.deps import CallerDep, ServicesDep, ThreadId
-from api.responses import json_response, page_headers, selected
 from api.submissions import Allowed, allow
 from graph.crons import following
 from graph.requests import RunRequest, mirrored

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Query, Response
 from uuid_utils.compat import uuid7
 
-from api.auth import Caller
-from api.bodies import JsonRoute
 from api.bootstrap import Services
 from api.deps import CallerDep, LastEventId, ServicesDep
 from api.errors import BrokenOffError
-from api.event_schemas import (
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.identity.auth import Caller
+from api.schemas.common import SessionId
+from api.schemas.events import (
     WebhookCreate,
     WebhookId,
     WebhookUpdate,
@@ -22,8 +24,6 @@ from api.event_schemas import (
     wanted,
     webhook_json,
 )
-from api.responses import json_response
-from api.schemas import SessionId
 from api.sse import GOES_ON, EventStream, frame
 from graph.changes import Missed, Reached
 from graph.deliveries import new_secret, secret_text

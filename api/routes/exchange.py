@@ -13,15 +13,15 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from uuid_utils.compat import uuid7
 
-from api.auth import Caller
 from api.deps import HAS_MESSAGES, CallerDep, ServicesDep, SessionId
 from api.exchange.archives import is_archive, unpack
 from api.exchange.exporting import MEDIA, Branch, Export, Format
 from api.exchange.files import Form, entries
 from api.exchange.importing import Report
 from api.exchange.jobs import MEMORY_BYTES, request_of
-from api.responses import json_response
-from api.schemas import RunId
+from api.http.responses import json_response
+from api.identity.auth import Caller
+from api.schemas.common import RunId
 from store import audit, exchanges, sessions
 from store.errors import InvalidInputError
 from store.exchanges import PART_BYTES, Import

@@ -10,10 +10,10 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.responses import StreamingResponse
 from starlette.types import Message
 
-from api.auth import Caller
 from api.deps import CallerDep, ServicesDep
 from api.errors import BrokenOffError
-from api.responses import json_response
+from api.http.responses import json_response
+from api.identity.auth import Caller
 from api.uploads import keep_file, too_large
 from store import files, media
 from store.database import Database

@@ -4,10 +4,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep
-from api.responses import json_response
-from api.schemas import DottedNamespace, ItemDelete, ItemKey, ItemPut, ItemSearch, NamespaceSearch
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.schemas.common import (
+    DottedNamespace,
+    ItemDelete,
+    ItemKey,
+    ItemPut,
+    ItemSearch,
+    NamespaceSearch,
+)
 from store.errors import UnsupportedError
 from store.items import check_filter
 from store.models import JsonObject

@@ -11,12 +11,11 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Header, Request, Response
 
 from api import __version__
-from api.auth import Caller
-from api.bodies import described
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep
 from api.errors import error_response
-from api.jsonrpc import (
+from api.http.bodies import described
+from api.http.jsonrpc import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
     Call,
@@ -25,7 +24,8 @@ from api.jsonrpc import (
     parse,
     result,
 )
-from api.responses import json_response
+from api.http.responses import json_response
+from api.identity.auth import Caller
 from api.sse import long_json, output_of
 from api.submissions import submit
 from graph.encode import dumps

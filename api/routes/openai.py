@@ -11,7 +11,7 @@ from api.deps import CallerDep, ServicesDep
 from api.doors.conversation import STATELESS, begin, owner
 from api.doors.errors import OpenAIRoute
 from api.doors.openai_chat import ChatAnswer, ChatCompletion
-from api.responses import json_response
+from api.http.responses import json_response
 from api.sse import stream_of_run
 from store.errors import NotFoundError
 from store.models import JsonObject

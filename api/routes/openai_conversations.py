@@ -19,9 +19,9 @@ from api.doors.openai_responses import (
     item_page,
     items_of,
 )
-from api.responses import json_response
-from api.schemas import Text
-from api.session_runs import delete, session_busy
+from api.http.responses import json_response
+from api.schemas.common import Text
+from api.sessions.runs import delete, session_busy
 from graph.message_json import decode
 from store import messages, sessions
 from store.access import EVERYTHING

@@ -11,7 +11,7 @@ from api.deps import CallerDep, RunId, ServicesDep
 from api.doors.conversation import Asked, begin, owner, session_id_of
 from api.doors.errors import OpenAIRoute
 from api.doors.openai_responses import RESPONSE, ResponseAnswer, ResponseCreate, response_json
-from api.responses import json_response
+from api.http.responses import json_response
 from api.sse import stream_of_run
 from graph.runs import ENDED, Submitted
 from store import messages, sessions

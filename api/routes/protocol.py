@@ -5,16 +5,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response, WebSocket
 from pydantic import TypeAdapter, ValidationError
 
-from api.auth import Caller
-from api.bodies import described, parse
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep, ThreadId
 from api.errors import refuse
-from api.protocol_commands import Commands, envelope, failure
-from api.protocol_socket import ProtocolSocket
-from api.protocol_stream import Tape, frames
-from api.responses import json_response
-from api.sockets import is_welcome
+from api.http.bodies import described, parse
+from api.http.responses import json_response
+from api.identity.auth import Caller
+from api.protocol.commands import Commands, envelope, failure
+from api.protocol.socket import ProtocolSocket
+from api.protocol.sockets import is_welcome
+from api.protocol.stream import Tape, frames
 from api.sse import EventStream, reads
 from graph.protocol_events import since_of, wanted
 from store import threads

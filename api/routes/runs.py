@@ -7,10 +7,10 @@ import orjson
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
-from api.bodies import JsonRoute
 from api.deps import CallerDep, LastEventId, RunId, ServicesDep, ThreadId
-from api.responses import json_response, selected
-from api.run_schemas import RunBatch, RunCreate, RunCreateStateless, RunsCancel
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response, selected
+from api.schemas.runs import RunBatch, RunCreate, RunCreateStateless, RunsCancel
 from api.sse import EventStream, RunStream, frame, long_json, result_json, stream_of_run
 from api.submissions import submit, submit_batch
 from graph.encode import dumps

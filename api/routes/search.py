@@ -5,9 +5,9 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Query, Response
 
 from api.deps import CallerDep, ServicesDep
-from api.responses import json_response
-from api.schemas import SessionId, Text, Time
-from api.session_schemas import encode_cursor, search_cursor
+from api.http.responses import json_response
+from api.schemas.common import SessionId, Text, Time
+from api.schemas.sessions import encode_cursor, search_cursor
 from store import search, sessions, terms
 from store.errors import InvalidInputError, UnsupportedError
 from store.models import JsonObject

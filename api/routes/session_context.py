@@ -5,11 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep, SessionId
-from api.responses import json_response
-from api.schemas import Payload
-from api.session_runs import send_files
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.schemas.common import Payload
+from api.sessions.runs import send_files
 from graph.message_json import decode
 from store import sessions
 

@@ -5,22 +5,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Response
 from uuid_utils.compat import uuid7
 
-from api.auth import Caller
-from api.bodies import JsonRoute
 from api.bootstrap import Services
 from api.deps import HAS_MESSAGES, CallerDep, LastEventId, ServicesDep, SessionId
-from api.responses import json_response
-from api.schemas import Text
-from api.session_runs import (
-    answer,
-    ask,
-    regenerate,
-    send_files,
-    session_busy,
-    stop,
-    under_way,
-)
-from api.session_schemas import (
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.identity.auth import Caller
+from api.schemas.common import Text
+from api.schemas.sessions import (
     HeadMove,
     MessageEdit,
     MessageSend,
@@ -30,6 +21,15 @@ from api.session_schemas import (
     message_cursor,
     message_json,
     session_json,
+)
+from api.sessions.runs import (
+    answer,
+    ask,
+    regenerate,
+    send_files,
+    session_busy,
+    stop,
+    under_way,
 )
 from api.sse import EventStream, SessionStream, stream_of_run
 from graph.runs import Submitted

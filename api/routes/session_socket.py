@@ -7,13 +7,13 @@ from typing import cast
 from fastapi import APIRouter, WebSocket
 
 from api import limits
-from api.auth import Caller
-from api.bodies import parse
 from api.deps import ServicesDep
 from api.errors import refuse, status_of
-from api.protocol_commands import envelope, failure
-from api.session_socket import SessionSocket
-from api.sockets import is_welcome, received
+from api.http.bodies import parse
+from api.identity.auth import Caller
+from api.protocol.commands import envelope, failure
+from api.protocol.sockets import is_welcome, received
+from api.sessions.socket import SessionSocket
 from graph.encode import dumps
 from store.errors import AuthenticationError, Error, PermissionDeniedError, UnsupportedError
 

@@ -6,14 +6,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Path, Query, Response
 from uuid_utils.compat import uuid7
 
-from api.auth import Caller
-from api.bodies import JsonRoute
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep, SessionId
-from api.responses import json_response
-from api.schemas import Text
-from api.session_runs import delete
-from api.session_schemas import (
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.identity.auth import Caller
+from api.schemas.common import Text
+from api.schemas.sessions import (
     FeedbackPut,
     SessionCreate,
     SessionList,
@@ -25,6 +24,7 @@ from api.session_schemas import (
     session_cursor,
     session_json,
 )
+from api.sessions.runs import delete
 from store import feedback, search, sessions, terms
 from store.access import Access
 from store.errors import PermissionDeniedError

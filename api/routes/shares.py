@@ -8,15 +8,15 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from uuid_utils.compat import uuid7
 
-from api import passwords
-from api.auth import Caller
-from api.bodies import JsonRoute
 from api.deps import HAS_MESSAGES, CallerDep, ServicesDep, SessionId
-from api.responses import json_response
-from api.schemas import Text
-from api.session_schemas import encode_cursor, message_cursor, session_json
-from api.share_clones import adopt_shared
-from api.share_schemas import ShareCreate, ShareId, link_json, members_json, shared_json
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.identity import passwords
+from api.identity.auth import Caller
+from api.schemas.common import Text
+from api.schemas.sessions import encode_cursor, message_cursor, session_json
+from api.schemas.shares import ShareCreate, ShareId, link_json, members_json, shared_json
+from api.sessions.clones import adopt_shared
 from store import shares
 from store.access import Access
 from store.errors import (

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep, ThreadId
-from api.responses import json_response
-from api.schemas import Checkpoint, Limit, Text
-from api.thread_schemas import HistorySearch, StateAtCheckpoint, StateFields, StateUpdate
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.schemas.common import Checkpoint, Limit, Text
+from api.schemas.threads import HistorySearch, StateAtCheckpoint, StateFields, StateUpdate
 from graph.snapshots import selected_state
 from store.models import JsonObject
 

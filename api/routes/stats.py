@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from api.bodies import JsonRoute
 from api.deps import CallerDep, ServicesDep
-from api.responses import json_response
-from api.schemas import Text
-from api.stats_schemas import as_csv, period, rows
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response
+from api.schemas.common import Text
+from api.schemas.stats import as_csv, period, rows
 from store import stats
 from store.models import JsonObject
 from store.stats import GroupBy

@@ -10,8 +10,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as PROMETHEUS
 
 from api import __version__, metrics_gate
 from api.deps import ServicesDep
+from api.http.responses import json_response
 from api.metrics import exposition, measure
-from api.responses import json_response
 from store.errors import UnavailableError
 
 router = APIRouter(tags=["system"])

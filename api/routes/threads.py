@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Response
 from uuid_utils.compat import uuid7
 
-from api.bodies import JsonRoute
 from api.deps import CallerDep, LastEventId, ServicesDep, ThreadId
-from api.responses import json_response, page_headers, selected
+from api.http.bodies import JsonRoute
+from api.http.responses import json_response, page_headers, selected
+from api.schemas.threads import ThreadCount, ThreadCreate, ThreadSearch, ThreadsPrune, ThreadUpdate
 from api.sse import EventStream, reads
-from api.thread_schemas import ThreadCount, ThreadCreate, ThreadSearch, ThreadsPrune, ThreadUpdate
 from api.thread_stream import ThreadStream, modes_of
 from graph.first_words import without_title
 from graph.json_paths import at

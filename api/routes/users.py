@@ -8,12 +8,12 @@ from fastapi import APIRouter, Path, Response
 from fastapi.responses import StreamingResponse
 from uuid_utils.compat import uuid7
 
-from api.auth import Caller
-from api.authority import Action, Resource
 from api.deps import CallerDep, ServicesDep
 from api.errors import BrokenOffError
-from api.responses import json_response
-from api.schemas import RunId, Text
+from api.http.responses import json_response
+from api.identity.auth import Caller
+from api.identity.authority import Action, Resource
+from api.schemas.common import RunId, Text
 from store import audit, user_jobs
 from store.access import EVERYTHING, Access
 from store.database import Database

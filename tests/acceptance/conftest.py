@@ -17,7 +17,7 @@ import pytest
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance import graphs
 from tests.acceptance.gate import Gate, open_gate
 from tests.acceptance.process import ServerProcess, free_port, starting

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from langgraph_sdk.client import LangGraphClient
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.conftest import QUICK, Connect
 from tests.acceptance.gate import DEADLINE_SECONDS, Gate
 from tests.acceptance.process import ServerProcess, serving

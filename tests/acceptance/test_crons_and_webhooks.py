@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.conftest import QUICK, Connect, empty_database
 from tests.acceptance.process import starting
 from tests.receiver import Receiver, receiving

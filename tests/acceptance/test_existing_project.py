@@ -17,8 +17,8 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 from api.bootstrap import open_services
-from api.chatchat import Plan, run as import_all
-from api.embedded import Servers
+from api.console.chatchat import Plan, run as import_all
+from api.processes.embedded import Servers
 from api.settings import Settings
 from store.errors import Error
 from tests.acceptance import old_databases as old

@@ -21,7 +21,7 @@ from langgraph_sdk.client import LangGraphClient
 from api import loopback
 from api.app import create_app
 from api.bootstrap import open_services
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from api.settings import Settings
 from tests.acceptance.gate import Gate
 from tests.acceptance.process import ROOT, ServerProcess

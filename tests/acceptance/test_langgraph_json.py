@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.process import ROOT, serving, starting
 
 PROJECT = ROOT / "tests/project"

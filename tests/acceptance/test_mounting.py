@@ -10,7 +10,7 @@ import httpx
 import pytest
 from langgraph_sdk import get_client
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.process import ROOT, serving as serving_process
 from tests.acceptance.talk import contents, says
 from tests.serving import serving

@@ -7,7 +7,7 @@ import httpx
 from langgraph_sdk.client import LangGraphClient
 from redis.asyncio import Redis
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.conftest import Sql
 from tests.acceptance.gate import Gate
 from tests.acceptance.talk import says

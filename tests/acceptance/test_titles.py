@@ -10,7 +10,7 @@ import httpx
 import pytest
 from langgraph_sdk.client import LangGraphClient
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.conftest import Sql, empty_database
 from tests.acceptance.process import ServerProcess, free_port, starting
 from tests.acceptance.talk import says

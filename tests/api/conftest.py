@@ -12,7 +12,7 @@ from langgraph_sdk.client import LangGraphClient
 
 from api.app import create_app
 from api.bootstrap import Services, open_services
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from api.settings import Settings
 from graph.loop import Backing
 from store import threads

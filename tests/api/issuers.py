@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from api import keys_command
+from api.console import keys as keys_command
 from store.database import Database
 from tests.serving import serving
 

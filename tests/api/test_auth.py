@@ -12,11 +12,11 @@ import pytest
 from langgraph_sdk import Auth
 from langgraph_sdk.auth import is_studio_user
 
-from api import authority
 from api.app import create_app
-from api.auth import Authentication, is_open
 from api.bootstrap import Services, open_services
-from api.embedded import Servers
+from api.identity import authority
+from api.identity.auth import Authentication, is_open
+from api.processes.embedded import Servers
 from api.settings import Settings
 from graph.requests import system_assistant_id
 from store.access import Access

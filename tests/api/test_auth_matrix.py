@@ -21,8 +21,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.app import create_app
-from api.auth import OPEN_PATHS
 from api.bootstrap import Services
+from api.identity.auth import OPEN_PATHS
 from api.routes import unsupported
 from api.settings import Settings
 from graph.requests import system_assistant_id

@@ -10,7 +10,7 @@ import pytest
 from langgraph_sdk.client import LangGraphClient
 
 from api.bootstrap import Services
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from store import threads
 from store.access import EVERYTHING
 from store.errors import InvalidInputError

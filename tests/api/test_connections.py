@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import resource
-from api.connections import allow_connections
+from api.processes.connections import allow_connections
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
 print(allow_connections(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """

@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from api import session_runs, submissions
+from api import submissions
 from api.bootstrap import Services
 from api.doors import conversation
 from api.doors.agui import AgentEvents, RunAgentInput, _delta
@@ -19,6 +19,7 @@ from api.doors.openai_chat import ChatAnswer
 from api.doors.openai_responses import ResponseAnswer
 from api.doors.spoken import Door
 from api.session_events import Part, SessionReader
+from api.sessions import runs as session_runs
 from api.settings import Settings
 from graph.runs import Submitted
 from store.access import EVERYTHING

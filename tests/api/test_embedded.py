@@ -15,12 +15,12 @@ import psycopg
 import pytest
 import redis
 
-from api.embedded import EmbeddedServerError, Servers, embedded_servers
+from api.processes.embedded import EmbeddedServerError, Servers, embedded_servers
 
 USER_PROCESS = """
 import sys
 from pathlib import Path
-from api.embedded import embedded_servers
+from api.processes.embedded import embedded_servers
 with embedded_servers(Path(sys.argv[1]), durable=False):
     print("up", flush=True)
     sys.stdin.read()

@@ -15,7 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from api.bootstrap import Services
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from api.settings import Settings
 from graph import user_jobs
 from graph.user import label_of

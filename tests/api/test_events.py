@@ -16,7 +16,7 @@ import pytest
 
 from api.app import create_app
 from api.bootstrap import Services, open_services
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from api.settings import Settings
 from graph import listeners
 from store import outbox

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from api.filters import MAX_ALTERNATIVES, visible
+from api.identity.filters import MAX_ALTERNATIVES, visible
 from store.errors import Error
 
 MEANINGS: list[tuple[Any, list[dict[str, Any]]]] = [

@@ -14,9 +14,9 @@ from pydantic import SecretStr
 
 from api.app import create_app
 from api.bootstrap import Services, open_services
-from api.embedded import Servers
-from api.forwarded import MAX_CHARACTERS
-from api.owners import Owners
+from api.identity.forwarded import MAX_CHARACTERS
+from api.identity.owners import Owners
+from api.processes.embedded import Servers
 from api.settings import Settings
 from store import keys
 from store.errors import InvalidInputError
@@ -150,7 +150,7 @@ async def test_an_answer_goes_on_when_the_token_is_over_and_ends_when_the_key_is
     webui: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.auth.AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("api.identity.auth.AGAIN_SECONDS", 0.2)
     passed, again, owners = list[bool](), Owners.again, services.authority
     assert isinstance(owners, Owners)
 

@@ -12,8 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.app import create_app
-from api.bodies import Arguments, JsonRoute
 from api.bootstrap import Services
+from api.http.bodies import Arguments, JsonRoute
 from api.routes import runs
 from store.errors import UnavailableError
 from tests.api.conftest import BODY_MAX_BYTES

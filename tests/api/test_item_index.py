@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from langgraph_sdk.client import LangGraphClient
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from store.errors import ConflictError, InvalidInputError
 from tests.api.projects import serving_project
 from tests.graph import memories

@@ -23,9 +23,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.app import create_app
 from api.bootstrap import Services, open_services
-from api.embedded import Servers
-from api.keys import KNOWN_SECONDS, Keys, issue
-from api.owners import Owners
+from api.identity.keys import KNOWN_SECONDS, Keys, issue
+from api.identity.owners import Owners
+from api.processes.embedded import Servers
 from api.settings import Settings
 from graph.user import label_of
 from store import keys, threads
@@ -434,7 +434,7 @@ async def test_a_socket_lets_in_who_has_a_key(doors: Doors, url: str) -> None:
 async def test_what_is_open_ends_soon_after_its_key_is_revoked(
     doors: Doors, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.auth.AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("api.identity.auth.AGAIN_SECONDS", 0.2)
     key, base = await make_key(doors.services.db, "ada"), url.replace("http", "ws", 1)
     thread_id = (await doors.thread(bearer(key)))["thread_id"]
     paths = ("/api/events", f"/threads/{thread_id}/stream")

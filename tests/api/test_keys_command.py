@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from api import __main__, commands, keys_command
-from api.embedded import Servers
-from api.keys import Keys
+from api import __main__
+from api.console import commands, keys as keys_command
+from api.identity.keys import Keys
+from api.processes.embedded import Servers
 from api.settings import Settings
 from graph.config import load_config
 from store import keys
@@ -92,7 +93,7 @@ def test_the_command_makes_a_key_and_a_server_for_all_machines_then_asks_for_it(
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("REDIS_URL", servers.redis_url)
     monkeypatch.setenv("THREADWELL_CONFIG", str(config))
-    monkeypatch.setattr("api.logs.configure", lambda **_: None)
+    monkeypatch.setattr("api.observability.logs.configure", lambda **_: None)
 
     assert __main__.main(["serve", "--host", "0.0.0.0", "--port", "0"]) == 1
     assert "threadwell keys create" in capsys.readouterr().err

@@ -18,11 +18,11 @@ from structlog.testing import capture_logs
 
 from api import loopback
 from api.app import ROUTERS, open_app
-from api.bodies import JsonRoute
 from api.bootstrap import open_services
-from api.embedded import Servers
-from api.headers import HeaderFilter
+from api.http.bodies import JsonRoute
+from api.http.headers import HeaderFilter
 from api.middleware import RequestLog
+from api.processes.embedded import Servers
 from api.settings import Settings
 from graph.http_section import HeaderRule
 from store.errors import InvalidInputError

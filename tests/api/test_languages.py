@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.languages import catalogue, chosen, in_chinese
+from api.http.languages import catalogue, chosen, in_chinese
 from store import errors
 from tests.api.conftest import BODY_MAX_BYTES
 
@@ -19,8 +19,8 @@ ZH = {"accept-language": "zh-CN,zh;q=0.9,en;q=0.8"}
 
 #: What is told at the start, to jobs and logs, to graphs, or in the words of another protocol.
 ELSEWHERE = re.compile(
-    r"api/(a2a|bootstrap|commands|custom_app|embedded|jsonrpc|keys_command|permissions|prices|protocol_\w+|sdk_cache|settings"
-    r"|shared_server|supervisor|unprivileged|doors/\w+|compat/\w+|adapter\w*"
+    r"api/(a2a|bootstrap|custom_app|prices|sdk_cache|settings|console/(commands|keys)|http/jsonrpc|identity/permissions|protocol/(commands|socket|stream)"
+    r"|processes/(embedded|shared_server|supervisor|unprivileged)|doors/\w+|compat/\w+"
     r"|routes/(a2a|mcp|openai\w*|protocol))\.py"
     r"|graph/(agents/\w+|config|crons|custom|encryption|factory|http_section|jobs|persistence|priorities"
     r"|protocol_events|user|webhook_config)\.py"

@@ -19,8 +19,8 @@ from websockets.exceptions import ConnectionClosed
 
 from api.app import create_app
 from api.bootstrap import Services, open_services
-from api.embedded import Servers
 from api.limits import IdentityLimits
+from api.processes.embedded import Servers
 from api.settings import Settings
 from tests.acceptance.process import serving as serving_processes
 from tests.api.test_session_socket import connected

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import structlog
 
-from api import logs
+from api.observability import logs
 
 
 def written(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

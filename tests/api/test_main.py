@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from api import __main__, commands
-from api.embedded import EmbeddedServerError
+from api import __main__
+from api.console import commands
+from api.processes.embedded import EmbeddedServerError
 from api.settings import Settings
 from store.errors import UnavailableError
 
@@ -21,7 +22,7 @@ class Recorder:
         for name in __main__.COMMANDS:
             function = "import_" if name == "import" else name
             monkeypatch.setattr(commands, function, self.record)
-        monkeypatch.setattr("api.logs.configure", lambda **_: None)
+        monkeypatch.setattr("api.observability.logs.configure", lambda **_: None)
 
     def record(self, settings: Settings, **options: Any) -> None:
         self.settings = settings

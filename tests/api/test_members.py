@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from langgraph_sdk import Auth
 
-from api.auth import Caller
-from api.authority import Action, AuthHandlers, Resource
+from api.identity.auth import Caller
+from api.identity.authority import Action, AuthHandlers, Resource
 from graph.user import User
 from store.access import EVERYTHING, Access
 from store.errors import PermissionDeniedError

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from api.app import create_app
 from api.bootstrap import Services, open_services
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from api.settings import Settings
 from store.database import open_database
 from tests.acceptance.process import free_port, serving as serving_process

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from api import sdk_cache
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from api.sdk_cache import MAX_KEY_BYTES, MAX_VALUE_BYTES, cache_get, cache_set, swr
 from store.cache import LocalCache, open_cache
 from tests.api.projects import serving_project

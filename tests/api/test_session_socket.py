@@ -12,10 +12,11 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from api import presence, session_socket
+from api import presence
 from api.app import create_app
 from api.bootstrap import Services, open_services
-from api.embedded import Servers
+from api.processes.embedded import Servers
+from api.sessions import socket as session_socket
 from api.settings import Settings
 from store.rooms import Rooms
 from tests.acceptance.sse import frames

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from api.bootstrap import Services
-from api.embedded import Servers
 from api.prices import load
+from api.processes.embedded import Servers
 from store import tallies
 from store.errors import InvalidInputError
 from tests.api.projects import serving_project

@@ -12,9 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from api.keys import Found
-from api.tokens import MAX_CHARACTERS, Rules, Tokens
-from api.tokens_keys import (
+from api.identity.issuer_keys import (
     FRESH_SECONDS,
     MAX_BYTES,
     PAUSE_SECONDS,
@@ -22,6 +20,8 @@ from api.tokens_keys import (
     SigningKeys,
     source_of,
 )
+from api.identity.keys import Found
+from api.identity.tokens import MAX_CHARACTERS, Rules, Tokens
 from store.errors import AuthenticationError, InvalidInputError, UnavailableError
 from tests.api.issuers import AUDIENCE, RSA_KEY, Issuer, unsigned
 

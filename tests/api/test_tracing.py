@@ -15,7 +15,7 @@ from langgraph_sdk import get_client
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from psycopg.conninfo import conninfo_to_dict
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.process import free_port, serving, starting
 from tests.acceptance.talk import says
 

@@ -10,7 +10,7 @@ import pytest
 from langgraph_sdk.client import LangGraphClient
 
 from api.bootstrap import Services, open_services
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from api.settings import Settings
 from tests.acceptance.talk import says
 from tests.faults.stores import Network, network_to, through

@@ -20,7 +20,7 @@ import psutil
 import psycopg
 import pytest
 
-from api.embedded import Servers, embedded_servers
+from api.processes.embedded import Servers, embedded_servers
 from store.signals import READY
 from tests.acceptance.process import serving
 from tests.bench.servers import (

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.conftest import database, project
 from tests.acceptance.gate import Gate, open_gate
 from tests.faults.cluster import Cluster, open_cluster

@@ -30,7 +30,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from api.embedded import embedded_servers
+from api.processes.embedded import embedded_servers
 from api.settings import Settings
 from graph.agents import chat
 from store import threads

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from api.embedded import embedded_servers
+from api.processes.embedded import embedded_servers
 from tests.acceptance.process import serving
 from tests.bench.servers import load, project, size
 

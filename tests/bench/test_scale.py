@@ -27,8 +27,8 @@ import psutil
 import psycopg
 import pytest
 
-from api.embedded import embedded_servers
-from api.session_schemas import encode_cursor
+from api.processes.embedded import embedded_servers
+from api.schemas.sessions import encode_cursor
 from store import tallies
 from store.database import open_database
 from store.migrate import migrate

@@ -26,7 +26,7 @@ import psutil
 import psycopg
 import pytest
 
-from api.embedded import embedded_servers
+from api.processes.embedded import embedded_servers
 from store.migrate import migrate
 from tests.acceptance.process import serving
 from tests.api import auths

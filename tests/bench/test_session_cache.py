@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from api.embedded import embedded_servers
-from api.session_schemas import message_json, session_json
+from api.processes.embedded import embedded_servers
+from api.schemas.sessions import message_json, session_json
 from graph.encode import dumps
 from store import messages, sessions, threads
 from store.access import EVERYTHING

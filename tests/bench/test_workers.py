@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.embedded import Servers, embedded_servers
+from api.processes.embedded import Servers, embedded_servers
 from tests.acceptance.conftest import empty_database
 from tests.acceptance.process import serving
 from tests.bench.servers import load, project, size

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 COMMAND = ["unshare", "--mount", "--pid", "--fork", "--kill-child", sys.executable, "-m", __name__]
 HEALTHY = "the health check passes"
 HEALTHY_SECONDS = 300.0
-#: The machine's, by `api.unprivileged`; a base image has no user of this name.
+#: The machine's, by `api.processes.unprivileged`; a base image has no user of this name.
 _OURS = "threadwell:"
 
 

@@ -19,7 +19,7 @@ import pytest
 from langgraph_sdk import get_sync_client
 
 from api import __version__
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.conftest import empty_database
 from tests.acceptance.process import ROOT, ServerProcess, environment, free_port
 from tests.deploy.conftest import build, run, serving

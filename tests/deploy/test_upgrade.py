@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from langgraph_sdk import get_client
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.conftest import QUICK, empty_database
 from tests.acceptance.process import ROOT, ServerProcess, environment
 from tests.deploy.conftest import build, install, run, serving

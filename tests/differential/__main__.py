@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from api.embedded import embedded_servers
+from api.processes.embedded import embedded_servers
 from tests.differential import differences
 from tests.differential.cases import CASES
 from tests.differential.compare import diff

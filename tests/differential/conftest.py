@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.conftest import empty_database
 from tests.differential.cases import CASES
 from tests.differential.servers import heard, ours

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from redis import Redis
 
-from api.embedded import Servers, embedded_servers
+from api.processes.embedded import Servers, embedded_servers
 from store import audit, threads
 from store.access import EVERYTHING
 from store.database import open_database

@@ -56,7 +56,7 @@ import pytest
 
 from api.app import open_app
 from api.bootstrap import open_services
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from api.settings import Settings
 from tests.docs.pages import Mismatch, Page, filled, follow, match_lines, matches, read
 from tests.serving import serving

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from api.bootstrap import Services
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from api.settings import Settings
 from graph.imports import ImportedMessage, ImportedSession
 from store.access import EVERYTHING

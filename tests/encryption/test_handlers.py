@@ -8,7 +8,7 @@ import httpx
 import psycopg
 import pytest
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from store.errors import InvalidInputError
 from tests.api.projects import serving_project
 from tests.encryption import keepers

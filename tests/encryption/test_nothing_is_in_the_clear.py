@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from api.app import create_app
 from api.bootstrap import open_services
-from api.embedded import Servers, embedded_servers
+from api.processes.embedded import Servers, embedded_servers
 from api.settings import Settings
 from store import tallies
 from store.migrate import migrate

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.conftest import GRAPHS, clients, database, deadline, gate, model_port
 from tests.faults.cluster import QUICK, Cluster, open_cluster
 

@@ -18,7 +18,7 @@ import psycopg
 import redis
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from api.unprivileged import account_for
+from api.processes.unprivileged import account_for
 from tests.acceptance.process import READY, free_port
 from tests.soak.cluster import Member
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from langgraph_sdk import get_client
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.gate import Gate
 from tests.acceptance.process import ServerProcess, serving
 from tests.acceptance.sse import Frame, collect, follow, frames

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.gate import Gate
 from tests.acceptance.sse import collect, follow
 from tests.acceptance.talk import says

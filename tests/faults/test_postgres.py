@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.gate import Gate, open_gate
 from tests.acceptance.process import BUSY_SECONDS
 from tests.acceptance.talk import says

@@ -18,7 +18,7 @@ from langgraph_sdk.errors import APIStatusError
 from langgraph_sdk.schema import RunCreateMetadata
 from redis.asyncio import Redis
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.conftest import Connect, empty_database
 from tests.acceptance.gate import Gate
 from tests.acceptance.process import BUSY_SECONDS, starting

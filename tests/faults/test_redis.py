@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from store.streams import CONNECT_SECONDS
 from tests.acceptance.gate import Gate, open_gate
 from tests.acceptance.talk import says, tokens

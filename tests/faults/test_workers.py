@@ -12,8 +12,8 @@ import psutil
 import psycopg
 import pytest
 
-from api.embedded import Servers
-from api.supervisor import listen
+from api.processes.embedded import Servers
+from api.processes.supervisor import listen
 from tests.acceptance.conftest import empty_database
 from tests.acceptance.gate import Gate
 from tests.acceptance.process import READY, STOP_SECONDS, ServerProcess, serving, starting

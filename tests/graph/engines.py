@@ -10,7 +10,7 @@ import orjson
 from langgraph.graph import END, START, StateGraph
 from langgraph_sdk import Priority
 
-from api.cron_schemas import cron_request
+from api.schemas.crons import cron_request
 from graph.changes import Changes
 from graph.config import GraphEntry
 from graph.crons import Clock, Crons

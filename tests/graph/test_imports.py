@@ -15,7 +15,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from api.bootstrap import Services, open_services
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from api.settings import Settings
 from graph.agents.chat import TOOLS
 from graph.imports import Imported, ImportedMessage, ImportedSession

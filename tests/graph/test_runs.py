@@ -11,7 +11,7 @@ from langgraph.graph import StateGraph
 from langgraph.graph.message import add_messages
 from uuid_utils.compat import uuid7
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from graph.runs import Submitted
 from store import messages, queue, runs, threads
 from store.access import EVERYTHING

@@ -9,7 +9,7 @@ from contextlib import suppress
 import orjson
 import pytest
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from graph.runs import Submitted
 from graph.worker import CLAIM_RUNS
 from store import queue, runs, tallies

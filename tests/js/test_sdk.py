@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.conftest import empty_database, project
 from tests.acceptance.process import ServerProcess, environment, serving
 

@@ -24,7 +24,7 @@ import structlog
 import api
 import graph
 import store
-from api import logs
+from api.observability import logs
 from store.checkpoints import open_saver
 from store.database import Database
 from tests.receiver import receiving

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as some
 
-from api.bodies import parse
-from api.event_schemas import before
-from api.jsonrpc import RpcError, parse as parse_call
-from api.session_schemas import encode_cursor, message_cursor, search_cursor, session_cursor
+from api.http.bodies import parse
+from api.http.jsonrpc import RpcError, parse as parse_call
+from api.schemas.events import before
+from api.schemas.sessions import encode_cursor, message_cursor, search_cursor, session_cursor
 from graph.config import load_config
 from graph.guard import UrlRules, parse as parse_url
 from graph.json_paths import at

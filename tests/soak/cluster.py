@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from api.embedded import embedded_servers
+from api.processes.embedded import embedded_servers
 from store.cipher import CLEAR, Cipher, KeyRing, secret_of
 from tests.acceptance.process import READY, ROOT, ServerProcess, command, environment, free_port
 from tests.soak.graph import GATE

@@ -12,7 +12,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from tests.acceptance.gate import open_gate
 from tests.acceptance.process import ROOT
 from tests.soak.clients import Asked, Ledger

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from api import commands
+from api.console import commands
 from api.settings import Settings
 from store import audit, threads
 from store.access import EVERYTHING

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from store.cache import LocalCache, RedisCache, open_cache
 
 

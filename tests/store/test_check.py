@@ -12,7 +12,7 @@ from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from store import search
 from store.check import _KINDS, Check, Finding
 from store.checkpoints import Saver, fold_of, open_saver

@@ -13,7 +13,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 from psycopg import AsyncConnection
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from store.checkpoints import Saver, open_saver
 from store.commits import Entry
 from store.database import Database

@@ -5,7 +5,7 @@ from contextlib import aclosing
 import pytest
 from redis.asyncio import Redis
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from store.errors import InvalidInputError
 from store.events import (
     START,

