@@ -27,7 +27,7 @@ from graph.requests import (
     system_assistant_id,
     thread_config,
 )
-from graph.snapshots import open_interrupts
+from graph.snapshots import interrupt_of, open_interrupts
 from graph.tracing import TRACEPARENT, Tracing
 from graph.webhooks import Webhooks
 from store import queue, runs, sessions, threads
@@ -49,9 +49,11 @@ from store.threads import NewThread
 
 log = structlog.get_logger(__name__)
 
-#: The events that tell what a run came to, and the key under which two of them tell what it asks.
-_TELLING = frozenset({"values", "updates", "error", "end"})
+#: The events that tell what a run came to, and those that tell what it asks, under this key.
+_TELLING = frozenset({"values", "error", "end"})
+_ASKING = frozenset({"values", "updates"})
 _INTERRUPT = "__interrupt__"
+_QUOTED = b'"__interrupt__"'
 
 #: Statuses after which a run never changes.
 ENDED = frozenset({"success", "error", "timeout", "interrupted"})
@@ -536,15 +538,12 @@ class Runs:
             await execution.ended.wait()
             if execution.result is not None:
                 return execution.result
-        # Of each kind the last one.
-        heard: dict[str, bytes] = {}
-        whole = True
+        logged = _Logged()
         async with aclosing(self.follow(submitted)) as batches:
             async for batch in batches:
-                whole = whole and not isinstance(batch, Gap)
-                heard |= {} if isinstance(batch, Gap) else {e.name: e.data for e in batch}
-        if whole and "end" in heard:
-            return _result(heard)
+                logged.take(batch)
+        if (result := logged.result()) is not None and _says_what_it_asks(submitted.run):
+            return result
         return await self.patiently(lambda: self._stored_result(submitted.run))
 
     async def _stored_result(self, run: Run) -> Result:
@@ -749,19 +748,61 @@ def _is_over(found: list[Event], *, stopped: bool) -> bool:
     return found[-1].name == "end" if found else stopped
 
 
-def _result(heard: dict[str, bytes]) -> Result:
-    """What a run came to, by the last events of its log."""
-    last = {name: orjson.loads(data) for name, data in heard.items() if name in _TELLING}
-    values, asked = last.get("values"), last.get("updates", {}).get(_INTERRUPT)
-    if isinstance(values, dict) and _INTERRUPT in values:
-        asked = values.pop(_INTERRUPT)
-    return Result(
-        status=last["end"]["status"],
-        interrupted=asked is not None,
-        values=values or None,
-        interrupts=tuple(
-            Interrupt(found["value"], id=found["id"], response_schema=found.get("response_schema"))
-            for found in asked or ()
-        ),
-        error=last.get("error"),
-    )
+def _says_what_it_asks(run: Run) -> bool:
+    """Whether the log of a run tells what it asks; of a temporary one there is nothing else."""
+    return run.temporary or not _ASKING.isdisjoint(run.kwargs["stream_mode"])
+
+
+class _Logged:
+    """What a run came to, by its log."""
+
+    def __init__(self) -> None:
+        self._is_whole = True
+        self._last: dict[str, bytes] = {}
+        #: By id; each task tells its own, and others of its step tell of something else after it.
+        self._asked: dict[str, Interrupt] = {}
+        self._interrupted = False
+
+    def take(self, batch: list[Event] | Gap) -> None:
+        """Take note of a piece of it."""
+        if isinstance(batch, Gap):
+            self._is_whole = False
+            return
+        for event in batch:
+            self._hear(event)
+
+    def result(self) -> Result | None:
+        """None if it has no end, or something before it may be missing."""
+        if not self._is_whole or "end" not in self._last:
+            return None
+        last = {name: orjson.loads(data) for name, data in self._last.items()}
+        values = last.get("values")
+        if isinstance(values, dict):
+            values.pop(_INTERRUPT, None)
+        result = Result(
+            status=last["end"]["status"], values=values or None, error=last.get("error")
+        )
+        if result.status != "success":  # and whatever it asked before is not answered yet
+            return result
+        asked = tuple(self._asked.values())
+        return replace(result, interrupted=self._interrupted, interrupts=asked)
+
+    def _hear(self, event: Event) -> None:
+        if event.name == "metadata":
+            # Another attempt: it asks anew what is to be asked.
+            self._asked, self._interrupted = {}, False
+        elif event.name in _ASKING and _QUOTED in event.data:
+            self._note(event)
+        elif event.name in _TELLING:
+            self._last[event.name] = event.data
+
+    def _note(self, event: Event) -> None:
+        """An update, or values, in which a task may ask something."""
+        content = orjson.loads(event.data)
+        asked = content.get(_INTERRUPT) if isinstance(content, dict) else None
+        if asked is not None:
+            self._interrupted = True
+            self._asked |= {found["id"]: interrupt_of(found) for found in asked}
+        # A graph with one channel for its output tells nothing but what is asked.
+        if event.name == "values" and (asked is None or len(content) > 1):
+            self._last[event.name] = event.data
