@@ -42,7 +42,7 @@ from store.errors import (
 from store.events import START, Event, EventId, EventLog, Gap
 from store.heartbeat import Heartbeat
 from store.models import CancelAction, JsonObject, Lease, Run, RunStatus
-from store.queue import NewRun
+from store.queue import Claim, NewRun
 from store.retention import Life
 from store.runs import Setting
 from store.threads import NewThread
@@ -180,9 +180,10 @@ class Runs:
         new, thread = prepared.run, prepared.thread
         if thread is not None:
             await self._make(thread, access)
-        if attached and (execution := await self._start(new)):
-            return Submitted(execution.claim.run, execution, access)
-        return Submitted(await queue.enqueue(self._db, new), None, access)
+        begun = await self._start(new) if attached else None
+        if isinstance(begun, Execution):
+            return Submitted(begun.claim.run, begun, access)
+        return Submitted(begun or await queue.enqueue(self._db, new), None, access)
 
     async def admit(
         self,
@@ -330,7 +331,8 @@ class Runs:
                 f"- One of the registered graphs: {names}"
             ) from None
 
-    async def _start(self, new: NewRun) -> Execution | None:
+    async def _start(self, new: NewRun) -> Execution | Run | None:
+        """The execution; or the run, if it is there and not here; None if it is to be queued."""
         if self.draining or new.after_seconds > 0 or not self._heartbeat.alive():
             return None
         if not self._executor.reserve():
@@ -339,14 +341,14 @@ class Runs:
             if self._priorities is not None and not await self._priorities.may_start(new):
                 self._executor.release()
                 return None
-            claim = await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
+            begun = await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
         except BaseException:
             self._executor.release()
             raise
-        if claim is None:
-            self._executor.release()
-            return None
-        return self._executor.start(claim)
+        if isinstance(begun, Claim):
+            return self._executor.start(begun)
+        self._executor.release()
+        return begun
 
     async def attach(
         self, run_id: str, *, thread_id: str | None = None, access: Access

@@ -18,6 +18,7 @@ from store.access import EVERYTHING, Access
 from store.cipher import Cipher, at
 from store.database import Database, Transaction
 from store.errors import (
+    AlreadyExistsError,
     ConflictError,
     ConnectionLostError,
     Error,
@@ -232,16 +233,19 @@ class _Started:
         return Claim(run=run, lease=lease)
 
 
-async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
+async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | Run | None:
     """
     Start the run at once on a thread that has none in flight; the caller executes it.
 
     Returns:
-        The claim; None if the thread is busy or missing, or the worker: then `enqueue` decides.
+        The claim; None if the thread is busy or missing, or the worker: then `enqueue` decides. The
+        run, if the answer was lost and it is not the caller's to execute: then it is queued, or
+        whatever others made of it meanwhile.
 
     Raises:
         UnavailableError: With the code ``in_doubt`` if the run may have been started all the same;
             then it is executed like one that lost its worker.
+        ThreadBusyError: After a lost answer, as for `enqueue`; so is NotFoundError.
     """
     row = new.row(db.cipher, worker_id=worker_id)
     if new.priority is not None and not new.priority.is_of_run:
@@ -252,20 +256,35 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
     except LockedError:
         return None
     except ConnectionLostError:
-        # Either it was done, or it is done now: on a busy thread nothing is started, and whatever
-        # of the first try is still under way finds it busy too.
-        with _in_doubt():
-            started = await db.one(_Started, SQL["start"], row)
-            started = started or await db.one(_Started, SQL["started"], row)
+        with _in_doubt(new):
+            return await _start_again(db, new, row)
     return started.claim(new) if started else None
 
 
+async def _start_again(db: Database, new: NewRun, row: JsonObject) -> Claim | Run:
+    """Start a run that may have been started by a first try; if it is not ours, queue or find it."""
+    # It has ended already, if it is there and its thread is idle.
+    with suppress(AlreadyExistsError):
+        # Either it was done, or it is done now: on a busy thread nothing is started, and whatever
+        # of the first try is still under way finds it busy too.
+        started = await db.one(_Started, SQL["start"], row)
+        started = started or await db.one(_Started, SQL["started"], row)
+        if started:
+            return started.claim(new)
+    # It was taken from us meanwhile, or the thread is busy with another one, behind which the first
+    # try may still be waiting.
+    return await _enqueue(db, new, again=True)
+
+
 @contextmanager
-def _in_doubt() -> Iterator[None]:
+def _in_doubt(new: NewRun) -> Iterator[None]:
     """Say that nobody knows whether a run was taken in, if that cannot be found out now."""
     try:
         yield
-    except UnavailableError as exc:
+    except (UnavailableError, NotFoundError) as exc:
+        # A temporary run that has ended took its thread along.
+        if isinstance(exc, NotFoundError) and not new.temporary:
+            raise
         raise UnavailableError(
             "The database was lost while it took the run in: it may have it, or not",
             code="in_doubt",
@@ -287,7 +306,7 @@ async def enqueue(db: Database, new: NewRun) -> Run:
     try:
         return await _enqueue(db, new)
     except ConnectionLostError:
-        with _in_doubt():
+        with _in_doubt(new):
             return await _enqueue(db, new, again=True)
 
 

@@ -16,7 +16,7 @@ from api.processes.embedded import Servers
 from graph.runs import Submitted
 from store import messages, queue, runs, threads
 from store.access import EVERYTHING
-from store.database import Database
+from store.database import Database, open_database
 from store.errors import (
     BadRequestError,
     InvalidInputError,
@@ -25,6 +25,7 @@ from store.errors import (
     UnavailableError,
 )
 from store.events import START, Gap
+from tests.faults.stores import lose_answer, network_to, through
 from tests.graph import sample_graphs
 from tests.graph.engines import (
     DEADLINE_SECONDS,
@@ -200,6 +201,32 @@ async def test_many_submitters_of_a_thread_all_get_their_turn(one: Process, gate
     assert {result.status for result in results} == {"success"}
     assert gate.ran == ["first", "wait", "last"] * 6
     await until(lambda: _is_idle(one))
+
+
+async def test_a_run_that_was_started_unheard_and_taken_over_is_followed_there(
+    db: Database, database_url: str, servers: Servers, graphs: dict[str, Any], gate: Gate
+) -> None:
+    run_id, url = str(uuid7()), servers.redis_url
+    with network_to(database_url) as network:
+        async with (
+            open_database(through(network, database_url), cipher=db.cipher) as cut_off,
+            process(cut_off, graphs, redis_url=url) as here,
+            process(db, graphs, redis_url=url, lease_seconds=1.0) as there,
+        ):
+            thread_id = await there.thread()
+            lose_answer(network, run_id, refuse=True)
+            submitting = asyncio.create_task(here.submit(thread_id, run_id=run_id))
+            # It is nobody's until the lease of the one that is cut off has run out.
+            await soon(gate.entered)
+            network.refuses = False
+            submitted = await submitting
+            gate.opened.set()
+            result = await here.runs.join(submitted)
+
+    assert (submitted.run.run_id, submitted.execution) == (run_id, None)
+    assert here.executor.free == here.executor.slots
+    assert result.status == "success"
+    assert gate.ran == ["first", "wait", "last"]
 
 
 # ----------------------------------------------------------------- following
