@@ -307,7 +307,7 @@ async def test_a_slow_follower_reads_to_the_end(here: Process, there: Process, g
     names: list[str] = []
     async with (
         asyncio.timeout(DEADLINE_SECONDS),
-        aclosing(here.runs.follow(submitted)) as batches,
+        aclosing(here.runs.follow(submitted.run)) as batches,
     ):
         async for batch in batches:
             assert not isinstance(batch, Gap)
@@ -420,7 +420,7 @@ async def test_all_that_a_run_elsewhere_asks_is_known_whatever_its_other_nodes_d
     submitted = await here.submit(await here.thread(), graph="side by side", stream_modes=modes)
     async with (
         asyncio.timeout(DEADLINE_SECONDS),
-        aclosing(here.runs.follow(submitted)) as batches,
+        aclosing(here.runs.follow(submitted.run)) as batches,
     ):
         async for batch in batches:
             assert not isinstance(batch, Gap)
