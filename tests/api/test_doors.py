@@ -1,6 +1,7 @@
 """What doors make of conversations and events that no client can be made to send or to meet."""
 
 import json
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -251,6 +252,38 @@ def test_another_attempt_begins_the_answer_again_in_a_message_of_its_own() -> No
     assert [(item["status"], item["content"][0]["text"]) for item in output] == [
         ("incomplete", "Hel"), ("completed", "Hello"),
     ]  # fmt: skip
+
+
+class Over(ChatAnswer):
+    """One whose run is over, and was told."""
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        more: list[bytes] = []
+        for frame in more:
+            yield frame
+
+
+async def test_a_whole_completion_has_what_is_kept_and_no_beginnings_that_were_lost() -> None:
+    asks: Part = ("interrupt", {"id": "i", "value": "Sure?"})
+    stopped: Part = ("run.end", {"run_id": "r", "status": "interrupted"})
+    step = whole("Let me see.", "m1")
+    for told, content in (
+        ((delta("Hel", "m1"), START, delta("Hello", "m2"), whole("Hello", "m2"), END), "Hello"),
+        # The node was tried again, or another model was asked.
+        ((step, delta("Hel", "m2"), delta("Hello", "m3"), whole("Hello", "m3"), END),
+         "Let me see.\n\nHello"),
+        ((delta("a", "m1"), delta("b", "m2"), delta("a", "m1"), whole("aa", "m1"),
+          whole("b", "m2"), END), "aa\n\nb"),
+        # A graph that keeps no messages.
+        ((delta("Hel", "m1"), START, delta("Hello", "m2"), END), "Hello"),
+        ((whole("", "m1"), delta("Hel", "m2"), delta("lo", "m2"), END), "Hello"),
+        # Stopped.
+        ((step, delta("Hel", "m2"), START, delta("He", "m3"), stopped), "Let me see.\n\nHe"),
+        ((step, asks, stopped), "Let me see.\n\nSure?"),
+    ):  # fmt: skip
+        answer = Over(NONE, SUBMITTED, model="chat")
+        Told(answer).tell(START, *told)
+        assert (await answer.whole())["choices"][0]["message"]["content"] == content
 
 
 def test_a_response_whose_log_is_lost_ends_all_the_same() -> None:
