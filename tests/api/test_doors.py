@@ -286,6 +286,15 @@ async def test_a_whole_completion_has_what_is_kept_and_no_beginnings_that_were_l
         assert (await answer.whole())["choices"][0]["message"]["content"] == content
 
 
+def test_a_node_that_returns_several_updates_tells_of_all_of_them() -> None:
+    answer = {"type": "ai", "id": "m", "content": "Hello"}
+    tool = {"type": "tool", "id": "t", "tool_call_id": "c", "name": "add", "content": "5"}
+    updates = {"tools": [{"messages": [tool]}, None, {"messages": answer}, {"seen": 1}]}
+    event = Event(1, 1, "r", "updates", json.dumps(updates).encode())
+
+    assert [name for name, _ in SessionReader("t").read(event)] == ["tool.end", "message.end"]
+
+
 def test_a_response_whose_log_is_lost_ends_all_the_same() -> None:
     answer = Told(ResponseAnswer(NONE, SUBMITTED, after=40))
 
