@@ -23,6 +23,7 @@ from graph.registry import Registry
 from graph.requests import (
     RunRequest,
     compose,
+    fork_of,
     metadata_of,
     system_assistant_id,
     thread_config,
@@ -42,7 +43,7 @@ from store.errors import (
 from store.events import START, Event, EventId, EventLog, Gap
 from store.heartbeat import Heartbeat
 from store.models import CancelAction, JsonObject, Lease, Run, RunStatus
-from store.queue import NewRun
+from store.queue import Claim, NewRun
 from store.retention import Life
 from store.runs import Setting
 from store.threads import NewThread
@@ -67,6 +68,8 @@ RESULT_LOST: JsonObject = {
     "message": "The run has ended, and what it came to is not known any more",
 }
 
+#: Of the thread of a stateless run, if something fails before the run is there.
+ORPHAN_LIFE = Life(ttl_minutes=10)
 #: How long after PostgreSQL did not answer somebody who waits asks again.
 RETRY_SECONDS = 0.5
 
@@ -223,6 +226,8 @@ class Runs:
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
         new = self._new_run(request, setting, thread_id, access)
+        if (checkpoint_id := fork_of(new.kwargs)) is not None:
+            await self._executor.require_checkpoint(thread_id, checkpoint_id)
         if self._priorities is not None:
             new = await self._priorities.decided(new, request, setting, is_named=not new_thread)
         thread = None
@@ -233,7 +238,8 @@ class Runs:
                 thread_id=thread_id,
                 # Among it what says whose it is.
                 metadata=metadata_of(request),
-                life=None if request.temporary else self._life,
+                # A stateless one goes with its run; by this if that is never taken in.
+                life=ORPHAN_LIFE if request.temporary else self._life,
                 temporary=request.temporary,
             )
             new = replace(new, access=EVERYTHING)
@@ -246,6 +252,11 @@ class Runs:
         if self._tracing is not None and (parent := self._tracing.traceparent()):
             new.kwargs[TRACEPARENT] = parent
         return new
+
+    @property
+    def leaving(self) -> bool:
+        """Whether those who follow are let go, because this process goes."""
+        return self._endings.closed
 
     def is_system(self, assistant_id: str) -> bool:
         """Whether it is the assistant that a graph has: those are everybody's."""
@@ -333,18 +344,21 @@ class Runs:
             return None
         if not self._executor.reserve():
             return None
-        try:
-            if self._priorities is not None and not await self._priorities.may_start(new):
+        with self._executor.ask():
+            try:
+                claim = await self._granted(new)
+            except BaseException:
                 self._executor.release()
-                return None
-            claim = await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
-        except BaseException:
-            self._executor.release()
-            raise
-        if claim is None:
+                raise
+            if claim is not None:
+                return self._executor.start(claim)
             self._executor.release()
             return None
-        return self._executor.start(claim)
+
+    async def _granted(self, new: NewRun) -> Claim | None:
+        if self._priorities is not None and not await self._priorities.may_start(new):
+            return None
+        return await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
 
     async def attach(
         self, run_id: str, *, thread_id: str | None = None, access: Access
@@ -601,14 +615,16 @@ class Runs:
         self, statuses: list[RunStatus], *, action: CancelAction, access: Access
     ) -> bool:
         """
-        Stop the runs with one of these statuses on visible threads, the oldest 1000 at the most.
+        Stop the runs with one of these statuses on visible threads, the oldest first.
 
         Returns:
             Whether there were any.
         """
-        found = await runs.in_flight(self._db, statuses, access=access)
-        await self.cancel_each(found, action=action)
-        return bool(found)
+        are_any = False
+        async for page in runs.in_flight(self._db, statuses, access=access):
+            are_any = True
+            await self.cancel_each(page, action=action)
+        return are_any
 
     async def cancel_each(self, found: Sequence[tuple[str, str]], *, action: CancelAction) -> None:
         """Stop runs that were found by somebody who may: pairs of run id and thread id."""

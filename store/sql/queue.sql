@@ -131,6 +131,16 @@ FROM pending
 JOIN made ON made.thread_id = pending.thread_id
 JOIN asked ON asked.run_id = pending.run_id;
 
+-- name: hurry
+SELECT set_config('lock_timeout', %(lock_timeout)s, true);
+
+-- name: queued
+-- Runs that are there, as `enqueue_new` tells of them.
+SELECT r.run_id, r.created_at, coalesce(r.first_epoch, t.epoch + 1)
+FROM run r
+JOIN thread t ON t.thread_id = r.thread_id
+WHERE r.run_id = ANY(%(run_ids)s::uuid[]);
+
 -- name: claim
 -- The runs that are due longest and whose threads are free. What it read may be stale by the time it
 -- holds the row's lock; then the index run_one_running refuses, and the caller asks again.

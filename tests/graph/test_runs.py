@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from api.processes.embedded import Servers
 from graph.runs import Submitted
-from store import messages, queue, runs, threads
+from store import messages, queue, threads
 from store.access import EVERYTHING
 from store.database import Database
 from store.errors import (
@@ -26,6 +26,7 @@ from store.errors import (
 from store.events import START, Gap
 from tests.graph import sample_graphs
 from tests.graph.engines import DEADLINE_SECONDS, Gate, Process, gated, process, soon, until
+from tests.store.queues import in_flight
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ async def test_what_is_wrong_with_a_request_is_said(one: Process) -> None:
         await one.submit(thread_id, graph=str(uuid.uuid4()))
     with pytest.raises(NotFoundError):
         await one.submit("none")
-    assert await runs.in_flight(one.db, ["pending", "running"], access=EVERYTHING) == []
+    assert await in_flight(one.db, ["pending", "running"], access=EVERYTHING) == []
 
 
 async def test_a_refused_request_leaves_no_thread_behind(one: Process) -> None:
