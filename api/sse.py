@@ -27,8 +27,9 @@ from api.identity import auth
 from api.session_events import Part, SessionReader, whole_message
 from graph.encode import dumps
 from graph.executor import Result
+from graph.following import ENDED
 from graph.protocol_run import PREFIX
-from graph.runs import ENDED, Submitted
+from graph.runs import Submitted
 from graph.stream import ASIDE
 from store import messages, runs, threads
 from store.access import EVERYTHING, Access
@@ -257,7 +258,7 @@ class RunStream:
         Raises:
             BrokenOffError: This process goes before the client has been told all of the run.
         """
-        follow = self._services.runs.follow(self._submitted, after=self._after)
+        follow = self._services.runs.follow(self._submitted.run, after=self._after)
         try:
             async with aclosing(follow):
                 async for batch in follow:

@@ -307,8 +307,7 @@ class Executor:
         """
         if not await queue.undo(self._db, held):
             return False
-        if self.retention.custom:
-            await self.retention.custom.forget_run(held.run_id)
+        await self.retention.forget_run(held.run_id)
         # While the thread is still ours: the next run projects onto what is there.
         await self.project(held.thread_id)
         return await queue.discard(self._db, held)

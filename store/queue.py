@@ -5,11 +5,11 @@ Whoever changes the status of a run does it here, in one transaction, guarded: b
 row lock, by the run's epoch, and in the end by the index that allows one running run a thread.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Self, TypeVar
 
 import structlog
 
@@ -49,9 +49,10 @@ from store.threads import not_found
 
 SQL = load("queue")
 log = structlog.get_logger(__name__)
+Noun = TypeVar("Noun", Run, Lease)
 #: What every run does.
-_START, _ENQUEUE, _LOCK_ALL, _FINISH = (
-    Statement(SQL[name]) for name in ("start", "enqueue", "lock_all_at_once", "finish")
+_ENQUEUE, _LOCK_ALL, _FINISH = (
+    Statement(SQL[name]) for name in ("enqueue", "lock_all_at_once", "finish")
 )
 
 #: How long a lost run waits for its thread's lock: others wait behind it.
@@ -212,57 +213,108 @@ class GivenUp:
         return Held(run_id=self.run_id, thread_id=self.thread_id, epoch=self.epoch)
 
 
-@dataclass(frozen=True, slots=True)
-class _Started:
-    thread_id: str
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Started(Lease):
+    """What `start` gives: the lease, and when the run was created."""
+
+    created_at: datetime
+
+    def claim(self, new: NewRun) -> Claim:
+        run = new.run(self.created_at, epoch=self.epoch, begun=True)
+        return Claim(run=run, lease=_narrowed(self, Lease))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Claimed(Run):
+    """What `claim` gives: the run, and beside it what its lease has."""
+
     epoch: int
     head_checkpoint_id: str | None
     projected_checkpoint_id: str | None
     settled_status: ThreadStatus
     head_is_newest: bool
     checkpoint_count: int
-    created_at: datetime
+    fairness_group: str | None
+    unreadable: UnreadableError | None = None
 
-    def claim(self, new: NewRun) -> Claim:
-        lease = Lease(
-            thread_id=self.thread_id,
-            epoch=self.epoch,
-            head_checkpoint_id=self.head_checkpoint_id,
-            projected_checkpoint_id=self.projected_checkpoint_id,
-            settled_status=self.settled_status,
-            head_is_newest=self.head_is_newest,
-            checkpoint_count=self.checkpoint_count,
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals; as it lies, with the reason, if it cannot be read."""
+        try:
+            # By name: zero-argument super() is lost in a class with slots.
+            return super(_Claimed, self).opened(cipher)
+        except UnreadableError as error:
+            # It is ours already, and so are those beside it.
+            return replace(self, unreadable=error)
+
+    def claim(self) -> Claim:
+        return Claim(
+            run=_narrowed(self, Run),
+            lease=_narrowed(self, Lease),
+            fairness_group=self.fairness_group,
+            unreadable=self.unreadable,
         )
-        run = new.run(self.created_at, epoch=self.epoch, begun=True)
-        return Claim(run=run, lease=lease)
 
 
-async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
+def _narrowed(row: Any, kind: type[Noun]) -> Noun:
+    """What a row has of a noun, by the names of its columns."""
+    return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})
+
+
+_START = Statement(SQL["start"], _Started)
+
+
+async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | Run | None:
     """
     Start the run at once on a thread that has none in flight; the caller executes it.
 
     Returns:
-        The claim; None if the thread is busy or missing, or the worker: then `enqueue` decides.
+        The claim; None if the thread is busy or missing, or the worker: then `enqueue` decides. The
+        run, if the answer was lost and it is not the caller's to execute: then it is queued, or
+        whatever others made of it meanwhile.
 
     Raises:
         InDoubtError: The run may have been started; then it is executed like one that lost its
             worker.
+        ThreadBusyError: After a lost answer, as for `enqueue`; so is NotFoundError.
     """
     row = new.row(db.cipher, worker_id=worker_id)
     if new.priority is not None and not new.priority.is_of_run:
         await priorities.keep(db, new.thread_id, new.priority)
     try:
-        rows = (await db.at_once((_START, row)))[0]
-        started = _Started(*rows[0]) if rows else None
+        [rows] = await db.at_once((_START, row))
+        return rows[0].claim(new) if rows else None
     except LockedError:
         return None
     except ConnectionLostError:
+        with _in_doubt(new):
+            return await _start_again(db, new, row)
+
+
+async def _start_again(db: Database, new: NewRun, row: JsonObject) -> Claim | Run:
+    """Start a run that may have been started by a first try; if it is not ours, queue or find it."""
+    # It has ended already, if it is there and its thread is idle.
+    with suppress(AlreadyExistsError):
         # Either it was done, or it is done now: on a busy thread nothing is started, and whatever
         # of the first try is still under way finds it busy too.
-        with in_doubt("the run"):
-            started = await db.one(_Started, SQL["start"], row)
-            started = started or await db.one(_Started, SQL["started"], row)
-    return started.claim(new) if started else None
+        started = await db.one(_Started, SQL["start"], row)
+        started = started or await db.one(_Started, SQL["started"], row)
+        if started:
+            return started.claim(new)
+    # It was taken from us meanwhile, or the thread is busy with another one, behind which the first
+    # try may still be waiting.
+    return await _enqueue(db, new, again=True)
+
+
+@contextmanager
+def _in_doubt(new: NewRun) -> Iterator[None]:
+    with in_doubt("the run"):
+        try:
+            yield
+        except NotFoundError as exc:
+            if not new.temporary:
+                raise
+            # It has ended, and took its thread along.
+            raise UnavailableError(exc.message) from exc
 
 
 async def enqueue(db: Database, new: NewRun) -> Run:
@@ -280,7 +332,7 @@ async def enqueue(db: Database, new: NewRun) -> Run:
     try:
         return await _enqueue(db, new)
     except ConnectionLostError:
-        with in_doubt("the run"):
+        with _in_doubt(new):
             return await _enqueue(db, new, again=True)
 
 
@@ -421,38 +473,8 @@ async def claim(
     for _ in range(CLAIM_ATTEMPTS):
         # Another process may take up a run of one of the threads while we wait for its row.
         with suppress(ConflictError):
-            return [_claimed(row, db.cipher) for row in await db.tuples(query, params)]
+            return [row.claim() for row in await db.all(_Claimed, query, params)]
     return []
-
-
-def _claimed(row: tuple[Any, ...], cipher: Cipher) -> Claim:
-    run_columns = tuple(Run.__dataclass_fields__)
-    run = Run(**dict(zip(run_columns, row[: len(run_columns)], strict=True)))
-    epoch, head, projected, settled, head_is_newest, checkpoint_count, *group = row[
-        len(run_columns) :
-    ]
-    lease = Lease(
-        thread_id=run.thread_id,
-        epoch=epoch,
-        head_checkpoint_id=head,
-        projected_checkpoint_id=projected,
-        settled_status=settled,
-        head_is_newest=head_is_newest,
-        checkpoint_count=checkpoint_count,
-    )
-    unreadable = None
-    if cipher.is_on:
-        try:
-            run = run.opened(cipher)
-        except UnreadableError as error:
-            # It is ours already, and so are those beside it.
-            unreadable = error
-    return Claim(
-        run=run,
-        lease=lease,
-        fairness_group=group[0] if group else None,
-        unreadable=unreadable,
-    )
 
 
 async def refuse(db: Database, claimed: Claim, error: JsonObject) -> bool:

@@ -13,7 +13,6 @@ from store.models import CONFIG, JsonObject, Run, RunStatus, opened_assistant
 from store.sql import load
 
 SQL = load("runs")
-_SETTING = Statement(SQL["assistant_and_thread"])
 #: How many runs are looked at together.
 PAGE: Final = 1000
 
@@ -39,6 +38,9 @@ class Setting:
             thread_config=cipher.open_values(self.thread_config, CONFIG),
             thread_metadata=cipher.open_values(self.thread_metadata),
         )
+
+
+_SETTING = Statement(SQL["assistant_and_thread"], Setting)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,10 +81,8 @@ async def setting(
         "assistant_visible": assistant_access.array,
     }
     [rows] = await repeated(lambda: db.at_once((_SETTING, params)))
-    if not rows:
-        return None
-    found = Setting(*rows[0])
-    return found.opened(db.cipher) if db.cipher.is_on else found
+    found: Setting | None = rows[0] if rows else None
+    return found.opened(db.cipher) if found and db.cipher.is_on else found
 
 
 async def find(

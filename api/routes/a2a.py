@@ -330,7 +330,7 @@ async def _frames(
     }
     begun = a2a.status_json(at, "submitted", when=submitted.run.created_at)
     yield told(a2a.task_json(at, begun, [{**echo, **at.keys}], []))
-    async with aclosing(agent.services.runs.follow(submitted)) as batches:
+    async with aclosing(agent.services.runs.follow(submitted.run)) as batches:
         async for batch in batches:
             # Of a message that grows, what it has grown to by now.
             for message in [] if isinstance(batch, Gap) else _spoken(batch):

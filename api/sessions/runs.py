@@ -23,8 +23,9 @@ from api.schemas.sessions import MessageSend, Regenerate, attachment_block
 from api.session_events import MODES
 from api.submissions import allow, submit
 from graph.branches import no_state
+from graph.following import ENDED
 from graph.requests import RunRequest
-from graph.runs import ENDED, Submitted
+from graph.runs import Submitted
 from store import branches, files, idempotency, messages, runs, sessions
 from store.access import EVERYTHING, Access
 from store.errors import (

@@ -19,7 +19,7 @@ from tests.acceptance.process import BUSY_SECONDS
 from tests.acceptance.talk import says
 from tests.faults.clients import Client, get_json, join, new_thread, start
 from tests.faults.cluster import DEAD
-from tests.faults.stores import Network, Postgres, Trio, open_network, open_trio
+from tests.faults.stores import Network, Postgres, Trio, lose_answer, open_network, open_trio
 from tests.store.event_logs import until
 
 DEADLINE_SECONDS = 50.0
@@ -375,20 +375,6 @@ async def settled(postgres: Postgres) -> None:
         return not await asyncio.to_thread(postgres.sql, query)
 
     await until(is_settled)
-
-
-def is_committed(data: bytes) -> bool:
-    """Whether PostgreSQL says that it is ready, outside of any transaction."""
-    return data.endswith(b"Z\x00\x00\x00\x05I")
-
-
-def lose_answer(network: Network, *words: str, refuse: bool = False) -> None:
-    """Lose the answer to the next transaction that has all the words in one of its statements."""
-    network.lose_answer(
-        asked=lambda data: all(word.encode() in data for word in words),
-        answered=is_committed,
-        refuse=refuse,
-    )
 
 
 async def run_ids(store: Store, thread_id: str) -> list[str]:

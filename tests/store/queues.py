@@ -49,7 +49,7 @@ async def put(db: Database, thread_id: str, **more: Any) -> Run:
 
 async def begin(db: Database, thread_id: str, worker_id: str, **more: Any) -> Claim:
     claimed = await queue.start(db, new_run(thread_id, **more), worker_id=worker_id)
-    assert claimed is not None
+    assert isinstance(claimed, Claim)
     return claimed
 
 
