@@ -18,6 +18,7 @@ from api.http.fresh import Fresh
 from api.identity.authority import Authority, load_authority
 from api.identity.owners import open_owners
 from api.limits import Limits, open_limits
+from api.new_sessions import NewSessions
 from api.observability.health import Health
 from api.observability.http_meter import HttpMeter
 from api.observability.traces import open_tracing
@@ -108,6 +109,7 @@ class Services:
     prices: Prices
     limits: Limits | None
     quotas: Quotas
+    new_sessions: NewSessions
     health: Health
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
@@ -167,8 +169,8 @@ async def open_services(
         crons = Crons(db=db, runs=runs, decode=cron_request)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         importer = Importer(
-            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life,
-            quotas=(quotas := _quotas(settings, db)),
+            db=db, registry=registry, states=states, runs=runs,
+            new_sessions=(new := NewSessions(db, _quotas(settings, db), graphs.ttl.life)),
         )  # fmt: skip
         jobs = Jobs(
             db=db,
@@ -219,7 +221,8 @@ async def open_services(
             worker=worker,
             authority=authority,
             prices=prices.load(settings.prices),
-            quotas=quotas,
+            quotas=new.quotas,
+            new_sessions=new,
             limits=await stack.enter_async_context(open_limits(settings, redis_url)),
             health=Health(db=db, events=events, place=place, worker=worker),
             tracing=tracing,

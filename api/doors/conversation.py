@@ -236,18 +236,9 @@ async def opened(
         return await sessions.get(services.db, session_id, access=readable)
     if model := attributes.get("assistant_id"):
         await _require_model(services, caller, model)
-    value: JsonObject = {"thread_id": session_id, "metadata": attributes, "if_exists": "raise"}
-    access = await caller.may("threads", "create", value)
-    await services.quotas.require_session(caller)
     # Made by somebody else meanwhile, it is found now; not theirs, it is not.
     with suppress(AlreadyExistsError):
-        return await sessions.create(
-            services.db,
-            session_id,
-            metadata=value.get("metadata") or {},
-            life=services.graphs.ttl.life,
-            access=access,
-        )
+        return await services.new_sessions.make(caller, session_id, attributes)
     return await sessions.get(services.db, session_id, access=readable)
 
 
