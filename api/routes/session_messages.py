@@ -22,12 +22,12 @@ from api.schemas.sessions import (
     message_json,
     session_json,
 )
+from api.sessions.once import session_busy
 from api.sessions.runs import (
     answer,
     ask,
     regenerate,
     send_files,
-    session_busy,
     stop,
     under_way,
 )
