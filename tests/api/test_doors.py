@@ -1,5 +1,6 @@
 """What doors make of conversations and events that no client can be made to send or to meet."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -20,9 +21,10 @@ from api.doors.openai_chat import ChatAnswer
 from api.doors.openai_responses import ResponseAnswer
 from api.doors.spoken import Door
 from api.session_events import Part, SessionReader
-from api.sessions import runs as session_runs
+from api.sessions import once
 from api.settings import Settings
 from graph.runs import Submitted
+from store import threads
 from store.access import EVERYTHING
 from store.errors import ThreadBusyError
 from store.events import Event
@@ -405,7 +407,7 @@ def twin(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
 ) -> list[Any]:
     """Have the response that is asked for next made by another request, right after it was looked for."""
-    find, firsts = session_runs.known_run, list[Any]()
+    find, firsts = once.known_run, list[Any]()
 
     async def find_early(*given: Any) -> Submitted | None:
         found = await find(*given)
@@ -461,6 +463,39 @@ async def test_of_edits_with_one_key_one_begins_anew_and_the_other_is_it(
     told = [message["content"].split(" 你好")[0] for message in shown]
     assert told[:2] == ["one", "You said: one"]
     assert model == "endless" or told[2:] == ["deux", "You said: deux"]
+
+
+async def test_who_loses_its_lease_to_a_request_with_its_key_waits_for_the_run_of_that(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    session_id = (await http.post("/api/sessions", json={"assistant_id": "chat"})).json()["id"]
+    path = f"/api/sessions/{session_id}/messages"
+    first = (await http.post(path, json={"query": "one"})).json()
+    await http.post(path, json={"query": "two"})
+    keep = {"thread_ids": [session_id], "strategy": "keep_latest"}
+    assert (await http.post("/threads/prune", json=keep)).status_code == 200
+    edit = {"query": "deux", "parent_id": first["id"]}
+    before = await threads.epoch(services.db, session_id)
+
+    async with services.db.transaction() as no_run:
+        await no_run.execute("LOCK TABLE run IN SHARE MODE", {})
+        async with services.db.transaction() as no_checkpoint:
+            await no_checkpoint.execute("LOCK TABLE checkpoints IN SHARE MODE", {})
+            asking = [
+                asyncio.create_task(http.post(path, json=edit, headers=KEY)) for _ in range(2)
+            ]
+            async with asyncio.timeout(20):
+                while await threads.epoch(services.db, session_id) < before + 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        # Both have gone back; one of them for nothing, as the other took the lease from it.
+        done, _ = await asyncio.wait(asking, timeout=1.5)
+    answers = [await task for task in asking]
+
+    assert not done
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    assert answers[0].json() == answers[1].json()
+    shown = (await http.get(path)).json()["data"]
+    assert [message["content"] for message in shown][2:] == ["deux", answers[0].json()["response"]]
 
 
 async def test_a_key_does_not_stand_for_what_follows_another_message(
