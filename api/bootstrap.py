@@ -99,7 +99,9 @@ class Services:
     branches: Branches
     value_search: ValueSearch
     importer: Importer
+    #: Of runs, and those that users register.
     webhooks: Webhooks
+    event_webhooks: Webhooks
     changes: Changes
     presence: Presence
     crons: Crons
@@ -154,8 +156,8 @@ async def open_services(
             settings, db, registry, place, backing, events, heartbeat, tracing=tracing
         )
         endings = Endings(db)
-        webhooks = await stack.enter_async_context(
-            open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
+        webhooks, event_webhooks = await stack.enter_async_context(
+            _webhooks(graphs, callers_are_known=authority is not None)
         )
         urgency, room = _shares(settings, graphs, db)
         titles = Titles(db=db, place=place, model=_title_model(graphs))
@@ -164,7 +166,7 @@ async def open_services(
             heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
             priorities=urgency, room=room, tracing=tracing,
         )  # fmt: skip
-        crons = Crons(db=db, runs=runs, decode=cron_request)
+        crons = Crons(db=db, runs=runs, decode=cron_request, most_sessions=settings.limit_sessions)
         states = States(registry=registry, db=db, events=events, backing=backing, place=place)
         importer = Importer(
             db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life,
@@ -175,7 +177,7 @@ async def open_services(
             kinds={
                 # Whatever else is to be done beside runs is one more kind.
                 WEBHOOK: webhooks.kind(settings.webhook_retry_seconds),
-                EVENT_WEBHOOK: Deliveries(db, webhooks).kind(settings.webhook_retry_seconds),
+                EVENT_WEBHOOK: Deliveries(db, event_webhooks).kind(settings.webhook_retry_seconds),
                 IMPORT: ImportJobs(db=db, importer=importer, authority=authority).kind(),
                 TITLE_JOB: titles.kind(),
                 **_of_users(settings, db, runs, states, executor, backing),
@@ -213,6 +215,7 @@ async def open_services(
             value_search=ValueSearch(db, states),
             importer=importer,
             webhooks=webhooks,
+            event_webhooks=event_webhooks,
             changes=changes,
             presence=presence,
             crons=crons,
@@ -225,6 +228,21 @@ async def open_services(
             tracing=tracing,
             queue_stats=Fresh(partial(queue.stats, db)),
         )
+
+
+@asynccontextmanager
+async def _webhooks(
+    graphs: GraphConfig, *, callers_are_known: bool
+) -> AsyncIterator[tuple[Webhooks, Webhooks]]:
+    """Those of runs, and those that users register."""
+    registered = graphs.webhooks.for_registered(callers_are_known=callers_are_known)
+    async with (
+        open_webhooks(
+            graphs.webhooks, environment=environment(), post_here=loopback.post
+        ) as of_runs,
+        open_webhooks(registered, environment=environment()) as of_events,
+    ):
+        yield of_runs, of_events
 
 
 async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: str) -> None:
