@@ -100,7 +100,9 @@ class Services:
     branches: Branches
     value_search: ValueSearch
     importer: Importer
+    #: Of runs, and those that users register.
     webhooks: Webhooks
+    event_webhooks: Webhooks
     changes: Changes
     presence: Presence
     crons: Crons
@@ -154,6 +156,7 @@ class _Ground:
     place: Place
     backing: Backing
     webhooks: Webhooks
+    event_webhooks: Webhooks
     presence: Presence
     limits: Limits | None
 
@@ -181,15 +184,15 @@ async def _opened(
             open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url, db.cipher))
         )
         backing = await enter(_backing_beside(db, graphs, place))
-        webhooks = await enter(
-            open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
+        webhooks, event_webhooks = await enter(
+            _webhooks(graphs, callers_are_known=authority is not None)
         )
         presence = await enter(open_presence(await enter(open_rooms(redis_url, cipher=db.cipher))))
         limits = await enter(open_limits(settings, redis_url))
         yield _Ground(
             settings=settings, graphs=graphs, registry=registry, timing=timing, db=db, events=events,
             heartbeat=heartbeat, authority=authority, tracing=tracing, place=place, backing=backing,
-            webhooks=webhooks, presence=presence, limits=limits,
+            webhooks=webhooks, event_webhooks=event_webhooks, presence=presence, limits=limits,
         )  # fmt: skip
 
 
@@ -237,7 +240,7 @@ def _services(ground: _Ground, engine: _Engine) -> Services:
     importer = Importer(
         db=db, registry=registry, states=states, runs=runs, new_sessions=new_sessions
     )
-    crons = Crons(db=db, runs=runs, decode=cron_request)
+    crons = Crons(db=db, runs=runs, decode=cron_request, most_sessions=settings.limit_sessions)
     changes = Changes(
         db=db, place=place, endings=engine.endings,
         keep_count=settings.events_keep_count, keep_seconds=3600 * settings.events_keep_hours,
@@ -262,6 +265,7 @@ def _services(ground: _Ground, engine: _Engine) -> Services:
         value_search=ValueSearch(db, states),
         importer=importer,
         webhooks=ground.webhooks,
+        event_webhooks=ground.event_webhooks,
         changes=changes,
         presence=ground.presence,
         crons=crons,
@@ -284,7 +288,7 @@ def _jobs(ground: _Ground, engine: _Engine, importer: Importer) -> Jobs:
         db=db,
         kinds={
             WEBHOOK: webhooks.kind(retry),
-            EVENT_WEBHOOK: Deliveries(db, webhooks).kind(retry),
+            EVENT_WEBHOOK: Deliveries(db, ground.event_webhooks).kind(retry),
             IMPORT: ImportJobs(db=db, importer=importer, authority=ground.authority).kind(),
             TITLE_JOB: engine.titles.kind(),
             **_of_users(ground, engine),
@@ -311,6 +315,21 @@ def _worker(ground: _Ground, engine: _Engine, crons: Crons, jobs: Jobs, changes:
         jobs=jobs, changes=changes, timing=ground.timing, by_priority=engine.is_by_priority,
         most_running=ground.settings.limit_runs or None,
     )  # fmt: skip
+
+
+@asynccontextmanager
+async def _webhooks(
+    graphs: GraphConfig, *, callers_are_known: bool
+) -> AsyncIterator[tuple[Webhooks, Webhooks]]:
+    """Those of runs, and those that users register."""
+    registered = graphs.webhooks.for_registered(callers_are_known=callers_are_known)
+    async with (
+        open_webhooks(
+            graphs.webhooks, environment=environment(), post_here=loopback.post
+        ) as of_runs,
+        open_webhooks(registered, environment=environment()) as of_events,
+    ):
+        yield of_runs, of_events
 
 
 async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: str) -> None:

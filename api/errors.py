@@ -103,6 +103,11 @@ class BrokenOffError(Exception):
     The connection is dropped: after an answer that ends like a whole one no client comes back.
     """
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        #: Our own words, for the log.
+        self.message = message
+
 
 #: What a program is told of a status that is not of an error of ours.
 _CODES = {

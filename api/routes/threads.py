@@ -123,7 +123,9 @@ async def prune(services: ServicesDep, caller: CallerDep, body: ThreadsPrune) ->
     """Delete threads, or all of their checkpoints but the newest; tell how many there were."""
     value: JsonObject = {"thread_ids": body.thread_ids, "strategy": body.strategy}
     access = await caller.may("threads", "delete" if body.strategy == "delete" else "update", value)
-    pruned = await services.threads.prune(body.thread_ids, strategy=body.strategy, access=access)
+    pruned = await services.threads.prune(
+        body.thread_ids, strategy=body.strategy, actor=caller.actor, access=access
+    )
     return json_response({"pruned_count": pruned})
 
 
