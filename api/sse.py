@@ -256,7 +256,7 @@ class RunStream:
         Everything up to the run's end, then nothing more.
 
         Raises:
-            BrokenOffError: This process goes before the run ends.
+            BrokenOffError: This process goes before the client has been told all of the run.
         """
         follow = self._services.runs.follow(self._submitted.run, after=self._after)
         try:
@@ -311,7 +311,8 @@ class RunStream:
         run = await services.runs.patiently(
             lambda: runs.find(services.db, run_id, access=EVERYTHING)
         )
-        if run is not None and run.status not in ENDED:
+        # Also where it has ended: what the client has not read yet is there when it comes back.
+        if services.runs.leaving or (run is not None and run.status not in ENDED):
             raise BrokenOffError(GOES_ON)
         self._ended = True
         return await self._ending(run)

@@ -71,7 +71,7 @@ class Retention:
             await saver.trim(keep=self._keep)
         except (Error, *CONTENT_ERRORS) as exc:
             # The run itself has ended well.
-            log.warning("thread was not pruned", reason=repr(exc))
+            log.warning("thread was not pruned", error=exc)
 
     async def sweep(self, *, limit: int) -> int:
         """
@@ -251,7 +251,7 @@ class Retention:
         return saver
 
     async def _delete(self, lease: Lease) -> bool:
-        if not await threads.delete_leased(self._db, lease):
+        if not await threads.delete_leased(self._db, lease, has_ended=True):
             return False
         await self.forget(lease.thread_id)
         return True

@@ -20,6 +20,7 @@ from graph.registry import Registry
 from graph.requests import (
     RunRequest,
     compose,
+    fork_of,
     metadata_of,
     system_assistant_id,
     thread_config,
@@ -49,6 +50,9 @@ log = structlog.get_logger(__name__)
 THREADS_AT_ONCE = 8
 
 MISSING = "Thread or assistant not found."
+
+#: Of the thread of a stateless run, if something fails before the run is there.
+ORPHAN_LIFE = Life(ttl_minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,8 @@ class Runs(Follower):
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
         new = self._new_run(request, setting, thread_id, access)
+        if (checkpoint_id := fork_of(new.kwargs)) is not None:
+            await self._executor.require_checkpoint(thread_id, checkpoint_id)
         if self._priorities is not None:
             new = await self._priorities.decided(new, request, setting, is_named=not new_thread)
         thread = None
@@ -207,7 +213,8 @@ class Runs(Follower):
                 thread_id=thread_id,
                 # Among it what says whose it is.
                 metadata=metadata_of(request),
-                life=None if request.temporary else self._life,
+                # A stateless one goes with its run; by this if that is never taken in.
+                life=ORPHAN_LIFE if request.temporary else self._life,
                 temporary=request.temporary,
             )
             new = replace(new, access=EVERYTHING)
@@ -220,6 +227,11 @@ class Runs(Follower):
         if self._tracing is not None and (parent := self._tracing.traceparent()):
             new.kwargs[TRACEPARENT] = parent
         return new
+
+    @property
+    def leaving(self) -> bool:
+        """Whether those who follow are let go, because this process goes."""
+        return self._endings.closed
 
     def is_system(self, assistant_id: str) -> bool:
         """Whether it is the assistant that a graph has: those are everybody's."""
@@ -308,18 +320,21 @@ class Runs(Follower):
             return None
         if not self._executor.reserve():
             return None
-        try:
-            if self._priorities is not None and not await self._priorities.may_start(new):
+        with self._executor.ask():
+            try:
+                started = await self._granted(new)
+            except BaseException:
                 self._executor.release()
-                return None
-            started = await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
-        except BaseException:
+                raise
+            if isinstance(started, Claim):
+                return self._executor.start(started)
             self._executor.release()
-            raise
-        if isinstance(started, Claim):
-            return self._executor.start(started)
-        self._executor.release()
-        return started
+            return started
+
+    async def _granted(self, new: NewRun) -> Claim | Run | None:
+        if self._priorities is not None and not await self._priorities.may_start(new):
+            return None
+        return await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
 
     async def attach(
         self, run_id: str, *, thread_id: str | None = None, access: Access
@@ -371,14 +386,16 @@ class Runs(Follower):
         self, statuses: list[RunStatus], *, action: CancelAction, access: Access
     ) -> bool:
         """
-        Stop the runs with one of these statuses on visible threads, the oldest 1000 at the most.
+        Stop the runs with one of these statuses on visible threads, the oldest first.
 
         Returns:
             Whether there were any.
         """
-        found = await runs.in_flight(self._db, statuses, access=access)
-        await self.cancel_each(found, action=action)
-        return bool(found)
+        are_any = False
+        async for page in runs.in_flight(self._db, statuses, access=access):
+            are_any = True
+            await self.cancel_each(page, action=action)
+        return are_any
 
     async def cancel_each(self, found: Sequence[tuple[str, str]], *, action: CancelAction) -> None:
         """Stop runs that were found by somebody who may: pairs of run id and thread id."""

@@ -16,12 +16,13 @@ import structlog
 from store import jobs, priorities, runs, tallies, webhooks
 from store.access import EVERYTHING, Access
 from store.cipher import Cipher, at
-from store.database import Database, Transaction
+from store.database import Database, Transaction, in_doubt
 from store.errors import (
     AlreadyExistsError,
     ConflictError,
     ConnectionLostError,
     Error,
+    InDoubtError,
     LockedError,
     NotFoundError,
     ThreadBusyError,
@@ -53,6 +54,9 @@ Noun = TypeVar("Noun", Run, Lease)
 _ENQUEUE, _LOCK_ALL, _FINISH = (
     Statement(SQL[name]) for name in ("enqueue", "lock_all_at_once", "finish")
 )
+
+#: How long a lost run waits for its thread's lock: others wait behind it.
+_HURRY = "500ms"
 
 BUSY = (
     "Thread is already running a task. Wait for it to finish or choose a different "
@@ -269,8 +273,8 @@ async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | Run | N
         whatever others made of it meanwhile.
 
     Raises:
-        UnavailableError: With the code ``in_doubt`` if the run may have been started all the same;
-            then it is executed like one that lost its worker.
+        InDoubtError: The run may have been started; then it is executed like one that lost its
+            worker.
         ThreadBusyError: After a lost answer, as for `enqueue`; so is NotFoundError.
     """
     row = new.row(db.cipher, worker_id=worker_id)
@@ -303,17 +307,14 @@ async def _start_again(db: Database, new: NewRun, row: JsonObject) -> Claim | Ru
 
 @contextmanager
 def _in_doubt(new: NewRun) -> Iterator[None]:
-    """Say that nobody knows whether a run was taken in, if that cannot be found out now."""
-    try:
-        yield
-    except (UnavailableError, NotFoundError) as exc:
-        # A temporary run that has ended took its thread along.
-        if isinstance(exc, NotFoundError) and not new.temporary:
-            raise
-        raise UnavailableError(
-            "The database was lost while it took the run in: it may have it, or not",
-            code="in_doubt",
-        ) from exc
+    with in_doubt("the run"):
+        try:
+            yield
+        except NotFoundError as exc:
+            if not new.temporary:
+                raise
+            # It has ended, and took its thread along.
+            raise UnavailableError(exc.message) from exc
 
 
 async def enqueue(db: Database, new: NewRun) -> Run:
@@ -326,7 +327,7 @@ async def enqueue(db: Database, new: NewRun) -> Run:
     Raises:
         NotFoundError: There is no such thread.
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
-        UnavailableError: With the code ``in_doubt`` if the run may have been queued all the same.
+        InDoubtError: The run may have been queued.
     """
     try:
         return await _enqueue(db, new)
@@ -394,7 +395,28 @@ async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None
 
     Raises:
         AlreadyExistsError: One of the threads is there.
+        InDoubtError: They may have been queued.
     """
+    try:
+        rows = await _enqueue_new(db, runs, life)
+    except ConnectionLostError:
+        with in_doubt("the runs"):
+            try:
+                rows = await _enqueue_new(db, runs, life)
+            except AlreadyExistsError:  # by the first try
+                rows = await db.tuples(SQL["queued"], {"run_ids": [new.run_id for new in runs]})
+    queued = {run_id: (created_at, epoch) for run_id, created_at, epoch, *_ in rows}
+    if len(queued) < len(runs):
+        # Stateless ones, which have ended by now.
+        raise InDoubtError("The runs were taken in, and some of them are gone already")
+    return [
+        new.run(created_at, epoch=epoch, begun=False)
+        for new in runs
+        for created_at, epoch in [queued[new.run_id]]
+    ]
+
+
+async def _enqueue_new(db: Database, runs: Sequence[NewRun], life: Life | None) -> Rows:
     asked = [new.row(db.cipher, after_seconds=new.after_seconds, visible=None) for new in runs]
     params = {
         "runs": dump_json(asked).decode(),
@@ -406,14 +428,8 @@ async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None
         async with db.transaction() as tx:
             rows = await tx.tuples(SQL["enqueue_new"], params)
             await _mark(tx, runs)
-    else:
-        rows = await db.tuples(SQL["enqueue_new"], params)
-    queued = {run_id: (created_at, epoch) for run_id, created_at, epoch, _ in rows}
-    return [
-        new.run(created_at, epoch=epoch, begun=False)
-        for new in runs
-        for created_at, epoch in [queued[new.run_id]]
-    ]
+            return rows
+    return await db.tuples(SQL["enqueue_new"], params)
 
 
 async def _make_way(tx: Transaction, new: NewRun) -> None:
@@ -743,12 +759,20 @@ async def reap(
     if lease_seconds is not None:
         await db.execute(SQL["bury"], {"lease_seconds": lease_seconds, "worker_id": worker_id})
     lost = [*strays, *await db.all(Held, SQL["lost"], {})]
-    reaped = []
+    reaped: list[GivenUp] = []
     for held in lost:
         try:
             given_up = await _give_up(db, held, worker_id=worker_id, max_attempts=max_attempts)
-        except UnavailableError:
-            raise
+        except LockedError as error:
+            # Somebody keeps its thread locked: the others are not to wait for that.
+            log.warning("run not given up", run_id=held.run_id, reason=error.message)
+            continue
+        except UnavailableError as error:
+            if not reaped:
+                raise
+            # The caller has to end what was given up so far; the rest is found by the next sweep.
+            log.warning("runs not given up", reason=error.message)
+            break
         except Error as error:
             # One run, which the next one to ask may have better luck with.
             log.warning("run not given up", run_id=held.run_id, reason=error.message)
@@ -771,6 +795,7 @@ async def _give_up(
         "visible": EVERYTHING.array,
     }
     async with db.transaction() as tx:
+        await tx.tuples(SQL["hurry"], {"lock_timeout": _HURRY})
         await tx.execute(SQL["lock"], params)
         rows = await tx.tuples(SQL["give_up"], params)
         if not rows:

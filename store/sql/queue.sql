@@ -131,6 +131,16 @@ FROM pending
 JOIN made ON made.thread_id = pending.thread_id
 JOIN asked ON asked.run_id = pending.run_id;
 
+-- name: hurry
+SELECT set_config('lock_timeout', %(lock_timeout)s, true);
+
+-- name: queued
+-- Runs that are there, as `enqueue_new` tells of them.
+SELECT r.run_id, r.created_at, coalesce(r.first_epoch, t.epoch + 1)
+FROM run r
+JOIN thread t ON t.thread_id = r.thread_id
+WHERE r.run_id = ANY(%(run_ids)s::uuid[]);
+
 -- part: lease
 -- What a claim makes of the runs in `next`: their rows are locked, and those of their threads.
 leased AS (

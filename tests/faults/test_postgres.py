@@ -489,6 +489,29 @@ async def test_a_session_that_was_created_and_not_heard_of_is_there_once(store: 
     assert [row["id"] for row in found["data"]] == [body["id"]]
 
 
+@pytest.mark.parametrize("path", ["/runs/batch", "/runs/crons"])
+async def test_what_was_queued_or_planned_and_not_heard_of_is_there_once(
+    store: Store, path: str
+) -> None:
+    lose_answer(store.networks[0], "doubtful-plan")
+    mark = {"plan": f"doubtful-plan {path}"}
+    body: Any = {"assistant_id": "chat", "metadata": mark, "input": says("hi")}
+    if path == "/runs/batch":
+        body = [{**body, "on_completion": "keep"} for _ in range(3)]
+    else:
+        body = {**body, "schedule": "0 0 1 1 *"}
+    async with httpx.AsyncClient(base_url=store.urls[0], timeout=DEADLINE_SECONDS) as http:
+        answer = await http.post(path, json=body)
+        found = "/threads/search" if path == "/runs/batch" else "/runs/crons/search"
+        there = (await http.post(found, json={"metadata": mark})).json()
+
+    assert store.networks[0].has_lost
+    assert answer.status_code == 200
+    made = answer.json() if path == "/runs/batch" else [answer.json()]
+    key = "thread_id" if path == "/runs/batch" else "cron_id"
+    assert sorted(row[key] for row in there) == sorted(row[key] for row in made)
+
+
 async def test_a_run_that_nobody_can_tell_of_is_said_to_be_in_doubt(
     store: Store, gate: Gate
 ) -> None:
@@ -502,9 +525,9 @@ async def test_a_run_that_nobody_can_tell_of_is_said_to_be_in_doubt(
     await gate.arrived("doubtful-run:c")
     await settled(store.postgres)
 
-    assert answer.status_code == 503
+    # No status that an SDK repeats a request for by itself.
+    assert answer.status_code == 409
     assert answer.json()["code"] == "in_doubt"
-    # Nobody is asked to repeat it.
     assert "retry-after" not in answer.headers
     assert gate.seen == [f"doubtful-run:{step}" for step in "abc"]
 

@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from api.processes.embedded import Servers
 from graph.runs import Submitted
-from store import messages, queue, runs, threads
+from store import messages, queue, threads
 from store.access import EVERYTHING
 from store.database import Database, open_database
 from store.errors import (
@@ -37,6 +37,7 @@ from tests.graph.engines import (
     soon,
     until,
 )
+from tests.store.queues import in_flight
 
 
 def side_by_side(gate: Gate) -> Any:
@@ -159,7 +160,7 @@ async def test_what_is_wrong_with_a_request_is_said(one: Process) -> None:
         await one.submit(thread_id, graph=str(uuid.uuid4()))
     with pytest.raises(NotFoundError):
         await one.submit("none")
-    assert await runs.in_flight(one.db, ["pending", "running"], access=EVERYTHING) == []
+    assert await in_flight(one.db, ["pending", "running"], access=EVERYTHING) == []
 
 
 async def test_a_refused_request_leaves_no_thread_behind(one: Process) -> None:

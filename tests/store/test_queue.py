@@ -31,6 +31,7 @@ from tests.store.queues import (
     checkpoint,
     claim_all,
     end,
+    in_flight,
     lose,
     new_run,
     put,
@@ -100,7 +101,7 @@ async def test_of_many_starters_of_a_thread_one_wins(db: Database) -> None:
     )
 
     assert len([claimed for claimed in claims if claimed]) == 1
-    assert len(await runs.in_flight(db, ["running"], access=EVERYTHING)) == 1
+    assert len(await in_flight(db, ["running"], access=EVERYTHING)) == 1
 
 
 async def test_starters_and_enqueuers_never_make_two_runs_run(db: Database) -> None:
@@ -113,8 +114,8 @@ async def test_starters_and_enqueuers_never_make_two_runs_run(db: Database) -> N
 
     await together(*(submit() for _ in range(8)), *(put(db, thread_id) for _ in range(8)))
 
-    assert len(await runs.in_flight(db, ["running"], access=EVERYTHING)) <= 1
-    assert len(await runs.in_flight(db, ["pending", "running"], access=EVERYTHING)) == 16
+    assert len(await in_flight(db, ["running"], access=EVERYTHING)) <= 1
+    assert len(await in_flight(db, ["pending", "running"], access=EVERYTHING)) == 16
     assert (await thread(db, thread_id)).status == "busy"
 
 
@@ -797,6 +798,19 @@ async def test_a_temporary_run_that_ends_by_being_lost_takes_its_thread_along(
         await threads.get(db, thread_id, access=EVERYTHING)
 
 
+async def test_a_lost_run_whose_thread_is_locked_keeps_no_other_one_waiting(db: Database) -> None:
+    gone, alive = await a_worker(db), await a_worker(db)
+    locked, free = await a_thread(db), await a_thread(db)
+    for thread_id in (locked, free):
+        await begin(db, thread_id, gone)
+    await lose(db, gone)
+    async with db.transaction() as tx:
+        await tx.execute("SELECT FROM thread WHERE thread_id = %(id)s FOR UPDATE", {"id": locked})
+        reaped = await reap(db, alive)
+    assert [given_up.thread_id for given_up in reaped] == [free]
+    assert [given_up.thread_id for given_up in await reap(db, alive)] == [locked]
+
+
 async def test_nobody_buries_itself(db: Database) -> None:
     thread_id, worker_id = await a_thread(db), await a_worker(db)
     claimed = await begin(db, thread_id, worker_id)
@@ -874,7 +888,7 @@ async def test_chaos_leaves_no_thread_busy_and_no_run_in_flight(db: Database) ->
         for claimed in claims:
             assert await end(db, claimed)
 
-    assert await runs.in_flight(db, ["pending", "running"], access=EVERYTHING) == []
+    assert await in_flight(db, ["pending", "running"], access=EVERYTHING) == []
     assert {(await thread(db, thread_id)).status for thread_id in thread_ids} == {"idle"}
 
 
@@ -944,3 +958,12 @@ async def test_runs_with_threads_of_their_own_are_queued_together_or_not_at_all(
     with pytest.raises(AlreadyExistsError):
         await queue.enqueue_new(db, [new_run(str(uuid.uuid4())), new_run(ids[0])], life=None)
     assert await db.tuples("SELECT count(*) FROM thread", {}) == [(3,)]
+
+
+async def test_runs_in_flight_are_told_page_by_page(db: Database) -> None:
+    asked = [new_run(str(uuid.uuid4())) for _ in range(runs.PAGE + 1)]
+    await queue.enqueue_new(db, asked, life=None)
+    pages = [page async for page in runs.in_flight(db, ["pending"], access=EVERYTHING)]
+    assert [len(page) for page in pages] == [runs.PAGE, 1]
+    found = [pair for page in pages for pair in page]
+    assert found == [(new.run_id, new.thread_id) for new in asked]
