@@ -431,7 +431,8 @@ class Runs:
         now = asyncio.Event()
         now.set()
         found: list[Event] = []
-        async with aclosing(self._events.follow(thread_id, START, stop=now)) as batches:
+        events = self._events.follow(thread_id, START, stop=now)
+        async with aclosing(self._of_thread(thread_id, events)) as batches:
             async for batch in batches:
                 found += [] if isinstance(batch, Gap) else batch
         return found
@@ -463,8 +464,8 @@ class Runs:
         )
         # Of a run that was not seen to end.
         last: Event | None = None
-        async with aclosing(events):
-            async for batch in events:
+        async with aclosing(self._of_thread(thread_id, events)) as batches:
+            async for batch in batches:
                 if isinstance(batch, Gap):
                     last = None
                     yield batch
@@ -472,6 +473,27 @@ class Runs:
                 found, last = await self._with_ends(batch, last)
                 for item in found:
                     yield item
+
+    async def _of_thread(
+        self, thread_id: str, events: AsyncGenerator[list[Event] | Gap, None]
+    ) -> AsyncGenerator[list[Event] | Gap, None]:
+        """
+        What a log has of this thread, and not what is left of one that had its id and was deleted.
+
+        Deleting a thread does not reach the memory of other processes, nor Redis while it is away.
+        """
+        base = newest = 0
+        async with aclosing(events):
+            async for batch in events:
+                epoch = _last_epoch(batch)
+                if epoch > newest:
+                    # With a new lease it may be another thread than a moment ago.
+                    newest = epoch
+                    base = await self.patiently(lambda: threads.base_epoch(self._db, thread_id))
+                if not isinstance(batch, Gap) and epoch > base:
+                    batch = [event for event in batch if event.epoch > base]
+                if epoch > base or not epoch:
+                    yield batch
 
     async def _with_ends(
         self, batch: list[Event], last: Event | None
@@ -742,6 +764,13 @@ def _new_run(
 
 def _of_run(batch: list[Event], run_id: str) -> list[Event]:
     return [event for event in batch if event.run_id == run_id]
+
+
+def _last_epoch(batch: list[Event] | Gap) -> int:
+    """The newest epoch of what a log has; 0 of nothing."""
+    if isinstance(batch, Gap):
+        return batch.resume_at[0]
+    return batch[-1].epoch if batch else 0
 
 
 def _is_over(found: list[Event], *, stopped: bool) -> bool:
