@@ -19,7 +19,7 @@ from api import __version__, a2a
 from api.a2a import Address
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep
-from api.http.bodies import described
+from api.http.bodies import bounded, described
 from api.http.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -78,7 +78,7 @@ async def call(
 ) -> Response:
     """Answer a call of the Agent2Agent protocol; errors too are answers of 200."""
     try:
-        asked = parse(await request.body())
+        asked = parse(await bounded(request).body())
     except RpcError as exc:
         return json_response(error(None, exc))
     if asked.id is None or asked.method is None:
