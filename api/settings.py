@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 import orjson
 from pydantic import (
@@ -26,6 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from graph.http_section import checked_prefix
 from store.audit import KEEP_DAYS_AT_LEAST
 from store.cipher import secret_of
+from store.database import is_url
 from store.errors import InvalidInputError
 
 POSTGRES_SCHEMES = {"postgresql", "postgres"}
@@ -180,6 +180,13 @@ class Settings(BaseSettings):
         "HTTP_MAX_REQUEST_BODY_BYTES",
         default=300 * 1024 * 1024,
         about="Bytes of the largest request body, then 413.",
+        ge=1,
+    )
+    json_body_max_bytes: int = _env(
+        "HTTP_MAX_JSON_BODY_BYTES",
+        default=64 * 1024 * 1024,
+        about="Bytes of the largest body that is read whole, as all JSON is, then 413; files and imports "
+        "that are sent as such are not. A file in JSON takes four thirds of its size.",
         ge=1,
     )
     translate_everything: bool = _env(
@@ -631,7 +638,7 @@ class Settings(BaseSettings):
     @classmethod
     def _postgres_url(cls, url: str | None) -> str | None:
         # Compose files pass an unset variable on as an empty one.
-        return _checked_scheme(url, POSTGRES_SCHEMES) if url else None
+        return _checked_database_url(_checked_scheme(url, POSTGRES_SCHEMES)) if url else None
 
     @field_validator("redis_url")
     @classmethod
@@ -758,7 +765,17 @@ def _checked_key(text: str) -> str:
     return text
 
 
+def _checked_database_url(url: str) -> str:
+    if not is_url(url):
+        raise ValueError(
+            "is not a URL that libpq can read: in its user and password, everything but letters, digits "
+            "and -._~ must be percent-encoded"
+        )
+    return url
+
+
 def _checked_scheme(url: str, schemes: set[str]) -> str:
-    if urlsplit(url).scheme not in schemes:
+    # `urlsplit` may refuse what is no address, and says a part of the password then.
+    if url.partition("://")[0] not in schemes:
         raise ValueError(f"must be a URL that starts with one of {sorted(schemes)} and ://")
     return url

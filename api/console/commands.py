@@ -384,6 +384,10 @@ def encrypt(settings: Settings, *, accept_clear: bool = False) -> None:
     with _servers(settings, valkey=False) as servers:
         done = _run(_encrypt(settings, servers, accept_clear=accept_clear))
     print(f"{done.rows} rows encrypted, {done.unreadable} values cannot be read")  # noqa: T201
+    if done.older_keys:
+        print(  # noqa: T201
+            f"{done.older_keys} older keys are still needed: restart what seals by them, then call this again"
+        )
     if done.unreadable:
         raise InvalidInputError(
             "Some values cannot be decrypted with any of the keys: they stay as they are"
