@@ -141,8 +141,8 @@ class Settings(BaseSettings):
     workers: int = _env(
         "THREADWELL_WORKERS",
         default=1,
-        about="Processes of `threadwell serve` on that port; 0: one that executes no runs, beside "
-        "`threadwell worker`s that do. Other than 1 it needs Redis.",
+        about="Processes of `threadwell serve` on that port; 0: one that only answers, and leaves runs, "
+        "webhooks, crons and all else that is due to `threadwell worker`s. Other than 1 it needs Redis.",
         ge=0,
     )
     allow_anybody: bool = _env(
