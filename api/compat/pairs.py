@@ -7,7 +7,6 @@ from pydantic import Field
 
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep, SessionId
-from api.exchange.old_questions import question_id
 from api.http.bodies import JsonRoute
 from api.http.responses import json_response
 from api.identity.auth import Caller
@@ -15,6 +14,7 @@ from api.routes.sessions import put_feedback
 from api.schemas.common import Payload, Text
 from api.schemas.sessions import FeedbackPut
 from store import pairs, sessions
+from store.old_rows import question_id
 from store.pairs import Pair
 
 router = APIRouter(prefix="/api/pairs", tags=["pairs"], route_class=JsonRoute)
