@@ -18,7 +18,6 @@ import structlog
 from psycopg import AsyncConnection, AsyncCursor, errors as pg
 from psycopg.abc import AdaptContext, Buffer, Query
 from psycopg.adapt import Dumper, Loader
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow, class_row, tuple_row
 from psycopg.sql import Composable
 from psycopg.types.json import JsonbDumper, set_json_dumps, set_json_loads
@@ -462,23 +461,6 @@ async def _check(database: Database, connection: Connection) -> None:
             await database.renew(connection.opened_at)
             raise
         connection.seen_at = time.monotonic()
-
-
-def is_url(url: str) -> bool:
-    """
-    Whether libpq reads a URL as whoever wrote it meant it: no part of its password is taken for a host.
-
-    What libpq says of one that it cannot read may have the password in it; so it is not told.
-    """
-    try:
-        parts = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        return False
-    hosts = str(parts.get("host") or "").split(",")
-    ports = str(parts.get("port") or "").split(",")
-    # A host that begins with it is an abstract socket.
-    are_hosts = all("@" not in host[1:] for host in hosts)
-    return are_hosts and all(not port or port.isdecimal() for port in ports)
 
 
 @asynccontextmanager
