@@ -19,8 +19,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from store import messages, threads
 from store.access import EVERYTHING
-from store.checkpoints import Saver, fold_of, open_saver
+from store.checkpoints import Saver, open_saver
+from store.codec import Codec
 from store.database import Database
+from store.folds import fold_of
 from store.projection import identified
 from tests.store.graphs import Graph, config, create_thread
 
@@ -140,13 +142,13 @@ async def test_of_a_long_thread_only_the_new_messages_are_encoded_and_projected(
     long = [HumanMessage(str(i)) for i in range(200)]
     await made.ainvoke({"messages": long, "do": {}}, config("t"))
     encoded: list[Any] = []
-    encode = Saver._encode
+    encode = Codec.encode
 
-    def noting(self: Saver, message: object) -> bytes:
+    def noting(self: Codec, message: object) -> bytes:
         encoded.append(message)
         return encode(self, message)
 
-    monkeypatch.setattr(Saver, "_encode", noting)
+    monkeypatch.setattr(Codec, "encode", noting)
 
     await (await opened(db, saver, state)).ainvoke(says(), config("t"))
 
