@@ -322,7 +322,8 @@ class CheckpointReader(AsyncPostgresSaver):
             address(tip.thread_id, "", parent) if parent else None,
             [],
         )
-        cast("Leased", self._leased).learn(found)
+        packed = {name: b for name, (*_, b) in restored.items() if isinstance(b, Packed)}
+        cast("Leased", self._leased).learn(found, packed)
         return found
 
     # ------------------------------------------------------------------ what LangGraph reads itself

@@ -37,14 +37,21 @@ class Leased:
     clock: Clock = field(default_factory=Clock)
     order: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def learn(self, found: CheckpointTuple) -> None:
-        """Tell the projector what the list of messages was in the checkpoint it mirrors."""
+    def learn(self, found: CheckpointTuple, packed: Mapping[str, Packed] | None = None) -> None:
+        """
+        Tell the projector what the list of messages was in the checkpoint it mirrors.
+
+        Args:
+            packed: Channels whose messages are kept here too.
+        """
         checkpoint, channel = found.checkpoint, self.messages_channel
         if not channel or checkpoint["id"] != self.lease.projected_checkpoint_id:
             return
         value = checkpoint["channel_values"].get(channel)
         if value is not None or not is_between_snapshots(channel, checkpoint, found.metadata):
-            self.projector.learn(checkpoint["id"], materialised(value))
+            known = packed.get(channel) if packed else None
+            states = known.states if known and known.has_ids else None
+            self.projector.learn(checkpoint["id"], materialised(value), states)
 
     def learn_folded(self, checkpoint_id: str, channels: Collection[str]) -> None:
         """Tell the projector which checkpoint it mirrors, if the messages are in a DeltaChannel."""
