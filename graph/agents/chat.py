@@ -24,6 +24,7 @@ from zoneinfo import ZoneInfo
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage, SystemMessage
+from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -100,10 +101,12 @@ async def call_model(state: State, config: RunnableConfig) -> dict[str, Any]:
     request = request if isinstance(request, dict) else {}
     model = _model(asked.get("model"))
     messages = [SystemMessage(request.get("system") or PROMPT), *state["messages"]]
+    # All are messages: of a list LangChain would look at each, twice, to make it one.
+    prompt = ChatPromptValue.model_construct(messages=messages)
     if isinstance(model, OfflineModel):
-        return {"messages": [await model.ainvoke(messages)]}
+        return {"messages": [await model.ainvoke(prompt)]}
     bound = model if os.environ.get("MODEL_TOOLS") == "off" else model.bind_tools(TOOLS)
-    answer = await bound.bind(**_options(request)).ainvoke(messages)
+    answer = await bound.bind(**_options(request)).ainvoke(prompt)
     if not answer.response_metadata.get("finish_reason"):
         # So FastChat ends a stream in which the model has failed: as if all were well.
         answer.response_metadata["finish_reason"] = "incomplete"
