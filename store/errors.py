@@ -26,7 +26,8 @@ The errors raised on purpose, in one tree.
     └─ UnavailableError        PostgreSQL or Redis did not answer; safe to retry
        ├─ OverloadedError      this server has as much to do as it takes
        ├─ LockedError          somebody else holds what is needed
-       └─ ConnectionLostError  gone in the middle: what was asked may have been done
+       ├─ ConnectionLostError  gone in the middle: what was asked may have been done
+       └─ InDoubtError         the same, and it could not be found out: not safe to retry
 
 Some that one module alone raises are beside it: `graph.factory.InvalidGraphError` (an Error),
 `graph.registry.UnknownGraphError` (a NotFoundError), `api.errors.RefusedError` (a PermissionDeniedError).
@@ -206,6 +207,12 @@ class LockedError(UnavailableError):
 
 class ConnectionLostError(UnavailableError):
     """The connection was lost before the answer: what was asked may or may not have been done."""
+
+
+class InDoubtError(UnavailableError):
+    """Something may have been made or not, and nobody can tell now: look before asking again."""
+
+    default_code = "in_doubt"
 
 
 #: What decoding a checkpoint may raise for its content: the code or the types that it was written
