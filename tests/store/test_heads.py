@@ -157,6 +157,22 @@ async def test_of_a_long_thread_only_the_new_messages_are_encoded_and_projected(
     assert rows == [(203, 202)]
 
 
+@pytest.mark.parametrize("state", [Full, Delta])
+async def test_messages_with_values_that_are_no_json_are_kept_as_the_stock_saver_reads_them(
+    db: Database, saver: Saver, stock: AsyncPostgresSaver, state: Any
+) -> None:
+    await create_thread(db, "t")
+    odd = HumanMessage("odd", id="odd", additional_kwargs={"set": {1}})
+    for message in (HumanMessage("plain", id="plain"), odd, HumanMessage("more", id="more")):
+        made = await opened(db, saver, state)
+        await made.ainvoke({"messages": [message], "do": {}}, config("t"))
+
+    found = (await made.aget_state(config("t"))).values["messages"]
+    assert [m.id for m in found if m.type == "human"] == ["plain", "odd", "more"]
+    assert found[2].additional_kwargs == {"set": {1}}
+    assert found == (await graph(state, stock).aget_state(config("t"))).values["messages"]
+
+
 async def other_process(db: Database, saver: Saver) -> None:
     async with open_saver(db) as other:
         await (await opened(db, other, Full)).ainvoke(says("from elsewhere"), config("t"))
