@@ -30,6 +30,7 @@ from store.errors import (
     EmbeddingError,
     Error,
     GoneError,
+    InDoubtError,
     InvalidInputError,
     LimitedError,
     NotFoundError,
@@ -53,6 +54,8 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     ConflictError: HTTPStatus.CONFLICT,
     EmbeddingError: HTTPStatus.BAD_GATEWAY,
     GoneError: HTTPStatus.GONE,
+    # Official SDKs repeat 503 by themselves, and would make it twice.
+    InDoubtError: HTTPStatus.CONFLICT,
     InvalidGraphError: HTTPStatus.FAILED_DEPENDENCY,
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     LimitedError: HTTPStatus.TOO_MANY_REQUESTS,
@@ -102,6 +105,11 @@ class BrokenOffError(Exception):
     The connection is dropped: after an answer that ends like a whole one no client comes back.
     """
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        #: Our own words, for the log.
+        self.message = message
+
 
 #: What a program is told of a status that is not of an error of ours.
 _CODES = {
@@ -147,8 +155,7 @@ def _retry_after(error: Error, status: int) -> int:
     """In how many seconds a machine may ask again; 0 if it should not by itself."""
     if isinstance(error, LimitedError):
         return max(RETRY_AFTER_SECONDS, ceil(error.retry_in_seconds))
-    # What may have been done is not to be repeated by a machine.
-    return RETRY_AFTER_SECONDS if status == 503 and error.code != "in_doubt" else 0
+    return RETRY_AFTER_SECONDS if status == 503 else 0
 
 
 def internal_error_response() -> Response:

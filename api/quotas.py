@@ -31,10 +31,8 @@ class Quotas:
         """
         if not (self.sessions and count):
             return
-        # One with more than may be had is not counted to the end.
         owner = caller.identity or None
-        if await threads.count_owned(self.db, owner, most=self.sessions) + count > self.sessions:
-            raise QuotaError(f"You may have {self.sessions} sessions")
+        await threads.require_room(self.db, owner, most=self.sessions, count=count)
 
     async def require_cron(self, caller: Caller) -> None:
         """

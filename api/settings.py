@@ -587,8 +587,8 @@ class Settings(BaseSettings):
     metrics_token: SecretStr | None = _env(
         "METRICS_TOKEN",
         default=None,
-        about="What a collector sends as `Authorization: Bearer` to read `/metrics`; at least 16 "
-        "characters.",
+        about="What a collector sends as `Authorization: Bearer` to read `/metrics` where callers have "
+        "to say who they are, and at METRICS_PORT; at least 16 characters.",
         repr=False,
         min_length=16,
     )

@@ -209,7 +209,7 @@ async def rebuild(
         try:
             history = await _rebuild_thread(db, replay, id_)
         except CONTENT_ERRORS as exc:
-            log.warning("messages cannot be made again", thread_id=id_, error=repr(exc))
+            log.warning("messages cannot be made again", thread_id=id_, error=exc)
             done = _plus(done, unreadable=1)
             continue
         if history is None:

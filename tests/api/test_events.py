@@ -389,6 +389,26 @@ async def test_a_webhook_is_its_owners_and_shows_its_secret_once(http: httpx.Asy
             assert (answer.status_code, set(answer.json())) == (status, {"detail", "code"}), body
 
 
+async def test_a_webhook_leads_into_no_private_network_unless_that_is_said(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    inside = {"url": "http://10.0.0.5:9200/_search", "enabled": False}
+    refused = await http.post("/api/webhooks", json=inside, headers=ADA)
+    assert refused.status_code == 422
+    assert "private IP range" in refused.json()["detail"]
+    async with receiving() as receiver:
+        hook = await a_webhook(http, receiver.url, events=["session.created"])
+    moved = await http.patch(f"/api/webhooks/{hook['id']}", json=inside, headers=ADA)
+    assert moved.status_code == 422
+
+    # One of before, or whose name has come to lead there.
+    await services.db.execute("UPDATE webhook SET url = 'http://10.0.0.5:9200/'", {})
+    await a_session(http)
+    [dead] = await _deliveries(http, hook, "dead")
+    assert (dead["attempts"], dead["last_status"]) == (1, None)
+    assert "private IP range" in dead["last_error"]
+
+
 async def test_listeners_are_told_at_least_once_and_one_that_fails_disturbs_nobody(
     http: httpx.AsyncClient, services: Services
 ) -> None:
