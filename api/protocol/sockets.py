@@ -30,7 +30,13 @@ GOES_ON, FAILED = 1012, 1011
 def is_welcome(websocket: WebSocket) -> bool:
     """Whether a page that opens a socket may: browsers ask no leave for those, as CORS has them do."""
     origin = websocket.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc == websocket.headers.get("host"):
+    if origin is None:
+        return True
+    try:
+        is_same = urlsplit(origin).netloc == websocket.headers.get("host")
+    except ValueError:  # it is no origin
+        return False
+    if is_same:
         return True
     for middleware in websocket.app.user_middleware:
         if middleware.cls is CORSMiddleware:

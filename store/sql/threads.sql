@@ -52,7 +52,7 @@ FROM created;
 
 -- name: get
 SELECT thread_id, status, metadata, config, interrupts, error,
-    created_at, updated_at, state_updated_at
+    created_at, updated_at, state_updated_at, base_epoch
 FROM thread
 WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]);
 
@@ -307,6 +307,9 @@ WHERE w.thread_id = %(thread_id)s;
 
 -- name: epoch
 SELECT epoch FROM thread WHERE thread_id = %(thread_id)s;
+
+-- name: base_epoch
+SELECT coalesce(base_epoch, 0) FROM thread WHERE thread_id = %(thread_id)s;
 
 -- name: count_owned
 SELECT count(*)
