@@ -132,7 +132,8 @@ class Worker:
         self._heartbeat = heartbeat
         self._timing = timing
         self._ready = asyncio.Event()
-        self._strays: set[Held] = set()
+        #: Runs that nobody here executes, with what was not answered yet when each was first seen.
+        self._strays: dict[Held, frozenset[object]] = {}
         self._drained = False
         self._recount_at = 0.0
         # There may be more runs due than there were slots for: then a slot that comes free is news.
@@ -141,23 +142,15 @@ class Worker:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Work until the block ends; what is not finished or drained by then is handed back."""
-        side_tasks = {
-            "claim": self._claim_forever,
-            "listen": self._listen_forever,
-            "sweep": self._sweep_forever,
-            "endings": self._endings.watch_forever,
-            "expire": self._expire_forever,
-            "expire items": self._expire_items_forever,
-            "index": self._index_forever,
-            "tally": self._tally_forever,
-            "collect": self._collect_forever,
-            "crons": self._crons.work_forever,
-            "jobs": self._jobs.work_forever,
-            "publish": self._changes.publish_forever,
-            "trim": self._changes.trim_forever,
-            "listeners": self._changes.listen_forever,
-        }
+        """
+        Work until the block ends; what is not finished or drained by then is handed back.
+
+        A process without slots only answers: it does what those need who ask it, and nothing of what
+        is due by itself, be it a run, a webhook, a cron or a deletion.
+        """
+        side_tasks = self._for_who_asks()
+        if self._executor.slots:
+            side_tasks |= self._for_what_is_due()
         tasks = {
             name: asyncio.create_task(_supervised(name, job), name=name)
             for name, job in side_tasks.items()
@@ -166,12 +159,35 @@ class Worker:
             yield
         finally:
             self._claim_no_more()
-            # A claim under way is not torn from its runs.
-            await asyncio.wait({tasks["claim"]}, timeout=CLAIM_SECONDS)
+            if claiming := tasks.get("claim"):
+                # A claim under way is not torn from its runs.
+                await asyncio.wait({claiming}, timeout=CLAIM_SECONDS)
             await self.drain(grace_seconds=0)
             await _end(set(tasks.values()))
             with suppress(UnavailableError):
                 await queue.retire(self._db, self._heartbeat.worker_id)
+
+    def _for_who_asks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        return {
+            "listen": self._listen_forever,
+            "sweep": self._sweep_forever,
+            "endings": self._endings.watch_forever,
+            "publish": self._changes.publish_forever,
+        }
+
+    def _for_what_is_due(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        return {
+            "claim": self._claim_forever,
+            "expire": self._expire_forever,
+            "expire items": self._expire_items_forever,
+            "index": self._index_forever,
+            "tally": self._tally_forever,
+            "collect": self._collect_forever,
+            "crons": self._crons.work_forever,
+            "jobs": self._jobs.work_forever,
+            "trim": self._changes.trim_forever,
+            "listeners": self._changes.listen_forever,
+        }
 
     @property
     def executor(self) -> Executor:
@@ -248,13 +264,14 @@ class Worker:
             self._is_short = True
             return False
         claims = []
-        try:
-            claims = await self._claimed(slots)
-        finally:
-            readable = [claim for claim in claims if claim.unreadable is None]
-            self._executor.release(slots - len(readable))
-        for claim in readable:
-            self._executor.start(claim)
+        with self._executor.ask():
+            try:
+                claims = await self._claimed(slots)
+            finally:
+                readable = [claim for claim in claims if claim.unreadable is None]
+                self._executor.release(slots - len(readable))
+            for claim in readable:
+                self._executor.start(claim)
         self._is_short = len(claims) == slots
         for claim in claims:
             if claim.unreadable is not None:
@@ -324,6 +341,9 @@ class Worker:
     async def _sweep(self) -> None:
         if self._heartbeat.buried:
             await self._begin_anew()
+        if not self._executor.slots:
+            # Lost runs, too, are for those who execute runs.
+            return
         lease_seconds = self._timing.lease_seconds
         for run_id, action in await queue.to_stop(self._db, self._heartbeat.worker_id):
             self._executor.stop(run_id, action)
@@ -341,6 +361,9 @@ class Worker:
                 # What it wrote cannot be taken back, or not now, which is tried again: the others
                 # are not to wait for it.
                 log.warning("run not rolled back", run_id=given_up.run_id, reason=exc.message)
+            except Exception:
+                # One run, by a checkpointer of the user's own.
+                log.exception("run not rolled back", run_id=given_up.run_id)
         if self._by_priority and await priorities.adopt(self._db):
             self._ready.set()
 
@@ -388,11 +411,17 @@ class Worker:
     async def _find_strays(self) -> list[Held]:
         """The runs that are ours by the database and that nobody here executes."""
         owned = await queue.owned(self._db, self._heartbeat.worker_id)
-        running = self._executor.running
-        strays = {held for held in owned if held.run_id not in running}
-        # Twice in a row: one that is just being started is no stray.
-        before, self._strays = self._strays, strays
-        return list(strays & before)
+        running, asking, before = self._executor.running, self._executor.asking, self._strays
+        self._strays = {
+            held: before.get(held, asking) for held in owned if held.run_id not in running
+        }
+        # Twice in a row, and not before every answer has come that may be about it: one that is
+        # just being started is no stray, however slow its connection is.
+        return [
+            held
+            for held, unanswered in self._strays.items()
+            if held in before and not unanswered & asking
+        ]
 
     async def _follow_up(self, given_up: GivenUp) -> None:
         """Do for a run that was lost what its owner did not: tell those who follow of its end."""

@@ -18,7 +18,6 @@ import structlog
 from psycopg import AsyncConnection, AsyncCursor, errors as pg
 from psycopg.abc import AdaptContext, Buffer, Query
 from psycopg.adapt import Dumper, Loader
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow, class_row, tuple_row
 from psycopg.sql import Composable
 from psycopg.types.json import JsonbDumper, set_json_dumps, set_json_loads
@@ -30,6 +29,7 @@ from store.errors import (
     ConflictError,
     ConnectionLostError,
     Error,
+    InDoubtError,
     InvalidInputError,
     LockedError,
     NotFoundError,
@@ -77,6 +77,7 @@ _SHARED_SECONDS: Final = 3.0
 CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
     "assistant_pkey": (AlreadyExistsError, "The assistant exists already"),
     "thread_pkey": (AlreadyExistsError, "The thread exists already"),
+    "cron_pkey": (AlreadyExistsError, "The cron is there already"),
     "run_pkey": (AlreadyExistsError, "The run exists already"),
     "run_one_running": (ConflictError, "Another run of the thread is running"),
     "run_thread_id_fkey": (NotFoundError, "The thread does not exist"),
@@ -187,6 +188,25 @@ async def repeated(operation: Callable[[], Awaitable[T]]) -> T:
         return await operation()
     except ConnectionLostError:
         return await operation()
+
+
+@contextmanager
+def in_doubt(what: str) -> Iterator[None]:
+    """
+    Find out whether something was made whose answer was lost, or say that nobody knows.
+
+    Args:
+        what: What was to be made, as ``the run``.
+
+    Raises:
+        InDoubtError: PostgreSQL is not there to tell.
+    """
+    try:
+        yield
+    except UnavailableError as exc:
+        raise InDoubtError(
+            f"The database was lost while it took {what} in: it may have it, or not"
+        ) from exc
 
 
 def _cancellations() -> int:
@@ -441,23 +461,6 @@ async def _check(database: Database, connection: Connection) -> None:
             await database.renew(connection.opened_at)
             raise
         connection.seen_at = time.monotonic()
-
-
-def is_url(url: str) -> bool:
-    """
-    Whether libpq reads a URL as whoever wrote it meant it: no part of its password is taken for a host.
-
-    What libpq says of one that it cannot read may have the password in it; so it is not told.
-    """
-    try:
-        parts = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        return False
-    hosts = str(parts.get("host") or "").split(",")
-    ports = str(parts.get("port") or "").split(",")
-    # A host that begins with it is an abstract socket.
-    are_hosts = all("@" not in host[1:] for host in hosts)
-    return are_hosts and all(not port or port.isdecimal() for port in ports)
 
 
 @asynccontextmanager

@@ -237,5 +237,5 @@ class Session:
 def _named(metadata: JsonObject) -> str | None:
     """What ``session_name`` of the database says of metadata; None if it has no name."""
     found = (metadata.get(key) for key in ("name", "generated_title"))
-    name = next((name for name in found if name is not None), None)
+    name = next((name for name in found if name not in (None, "")), None)
     return name if name is None or isinstance(name, str) else dump_json(name).decode()

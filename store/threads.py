@@ -12,6 +12,7 @@ from store.errors import (
     AlreadyExistsError,
     ConnectionLostError,
     NotFoundError,
+    QuotaError,
     ThreadBusyError,
 )
 from store.models import CONFIG, JsonObject, Lease, Thread, ThreadStatus
@@ -226,6 +227,22 @@ async def count_owned(db: Database, owner: str | None, *, most: int) -> int:
     return int((await db.tuples(SQL["count_owned"], params, prepare=False))[0][0])
 
 
+async def require_room(db: Database, owner: str | None, *, most: int, count: int = 1) -> None:
+    """
+    See that somebody may have so many threads more, before they are made.
+
+    Args:
+        owner: As for `count_owned`.
+        most: How many they may have.
+
+    Raises:
+        QuotaError: They would have more.
+    """
+    # One with more than may be had is not counted to the end.
+    if await count_owned(db, owner, most=most) + count > most:
+        raise QuotaError(f"You may have {most} sessions")
+
+
 async def update(
     db: Database,
     thread_id: str,
@@ -296,9 +313,12 @@ async def delete_within(tx: Transaction, thread_id: str) -> None:
         await notify_ended(tx, run_id)
 
 
-async def delete_leased(db: Database, lease: Lease) -> bool:
+async def delete_leased(db: Database, lease: Lease, *, has_ended: bool = False) -> bool:
     """
     Delete a thread as `delete` does, unless somebody took it since the lease.
+
+    Args:
+        has_ended: Its life has, so the audit log has it as the server's act; else it is none.
 
     Returns:
         Whether it was deleted.
@@ -310,6 +330,8 @@ async def delete_leased(db: Database, lease: Lease) -> bool:
         # A run that was queued since has not raised the epoch yet.
         if await tx.tuples(SQL["in_flight"], {"thread_id": lease.thread_id}):
             return False
+        if has_ended:
+            await audit.record_of_thread(tx, "session.purged", lease.thread_id, actor=None)
         await tx.execute(SQL["delete"], {"thread_id": lease.thread_id})
         return True
 
