@@ -23,7 +23,9 @@ def check_postgres(url: str) -> None:
         ports = str(conninfo_to_dict(url).get("port") or "").split(",")
     except psycopg.ProgrammingError:
         raise _unreadable() from None
-    if _has_at_in_path(url) or not all(port.isdecimal() for port in ports if port):
+    # libpq takes what follows the first @ for hosts, and says which it did not find.
+    has_two = url.partition("?")[0].count("@") > 1
+    if has_two or _has_at_in_path(url) or not all(port.isdecimal() for port in ports if port):
         raise _unreadable()
 
 
