@@ -28,6 +28,7 @@ from store.errors import (
     EmbeddingError,
     Error,
     GoneError,
+    InDoubtError,
     InvalidInputError,
     LimitedError,
     NotFoundError,
@@ -51,6 +52,8 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     ConflictError: HTTPStatus.CONFLICT,
     EmbeddingError: HTTPStatus.BAD_GATEWAY,
     GoneError: HTTPStatus.GONE,
+    # Official SDKs repeat 503 by themselves, and would make it twice.
+    InDoubtError: HTTPStatus.CONFLICT,
     InvalidGraphError: HTTPStatus.FAILED_DEPENDENCY,
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     LimitedError: HTTPStatus.TOO_MANY_REQUESTS,
@@ -148,8 +151,7 @@ def _retry_after(error: Error, status: int) -> int:
     """In how many seconds a machine may ask again; 0 if it should not by itself."""
     if isinstance(error, LimitedError):
         return max(RETRY_AFTER_SECONDS, ceil(error.retry_in_seconds))
-    # What may have been done is not to be repeated by a machine.
-    return RETRY_AFTER_SECONDS if status == 503 and error.code != "in_doubt" else 0
+    return RETRY_AFTER_SECONDS if status == 503 else 0
 
 
 def internal_error_response() -> Response:

@@ -118,6 +118,26 @@ class Retention:
         await sessions.forget_tombstones(self._db)
         return done
 
+    def require_taking_back(self) -> None:
+        """
+        See that what a run wrote can be deleted.
+
+        Raises:
+            UnsupportedError: The checkpointer is the user's own and cannot.
+        """
+        if self.custom:
+            self.custom.require("adelete_for_runs", "Taking back a run")
+
+    async def forget_run(self, run_id: str) -> None:
+        """
+        Delete what a checkpointer of the user's own has of a run that is taken back.
+
+        Raises:
+            UnsupportedError: It cannot.
+        """
+        if self.custom:
+            await self.custom.forget_run(run_id)
+
     async def forget(self, thread_id: str) -> None:
         """
         Delete what else there is of a thread that was deleted: its log, as another may come under its

@@ -5,9 +5,9 @@ from typing import Any
 
 from api.bootstrap import Services
 from api.identity.auth import Caller
-from api.routes.sessions import create_session
 from api.schemas.sessions import MessageSend, SessionCreate
 from api.session_events import MODES
+from api.sessions import records
 from api.sessions.runs import ask
 from api.submissions import submit
 from graph.requests import RunRequest
@@ -45,7 +45,7 @@ async def ask_in_session(
     assistant_id = model if _is_graph(services, model) else None
     new = SessionCreate(id=session_id, chat_type=chat_type, assistant_id=assistant_id)
     with suppress(AlreadyExistsError):  # somebody else has made it meanwhile
-        await create_session(new, caller, services)
+        await records.create(services, caller, new)
     return await ask(services, caller, session_id, body)
 
 

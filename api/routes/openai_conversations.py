@@ -21,7 +21,8 @@ from api.doors.openai_responses import (
 )
 from api.http.responses import json_response
 from api.schemas.common import Text
-from api.sessions.runs import delete, session_busy
+from api.sessions.once import session_busy
+from api.sessions.runs import delete
 from graph.message_json import decode
 from store import messages, sessions
 from store.access import EVERYTHING

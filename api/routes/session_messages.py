@@ -22,12 +22,12 @@ from api.schemas.sessions import (
     message_json,
     session_json,
 )
+from api.sessions.once import session_busy
 from api.sessions.runs import (
     answer,
     ask,
     regenerate,
     send_files,
-    session_busy,
     stop,
     under_way,
 )
@@ -202,11 +202,8 @@ async def fork_session(
     fork_id = value["thread_id"]
     if caller.user is not None:
         value["metadata"]["user_id"] = caller.user.identity
-    await caller.may("threads", "create", value)
-    await services.quotas.require_session(caller)
-    new = NewThread(
-        thread_id=fork_id, metadata=value.get("metadata") or {}, life=services.graphs.ttl.life
-    )
+    allowed = await services.new_sessions.allow(caller, value)
+    new = NewThread(thread_id=fork_id, metadata=allowed.metadata, life=services.new_sessions.life)
     await services.branches.fork(session_id, body.message_id, new, access=access)
     return json_response(session_json(await sessions.get(services.db, fork_id, access=EVERYTHING)))
 

@@ -1,6 +1,8 @@
 """What doors make of conversations and events that no client can be made to send or to meet."""
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -19,9 +21,10 @@ from api.doors.openai_chat import ChatAnswer
 from api.doors.openai_responses import ResponseAnswer
 from api.doors.spoken import Door
 from api.session_events import Part, SessionReader
-from api.sessions import runs as session_runs
+from api.sessions import once
 from api.settings import Settings
 from graph.runs import Submitted
+from store import threads
 from store.access import EVERYTHING
 from store.errors import ThreadBusyError
 from store.events import Event
@@ -253,6 +256,47 @@ def test_another_attempt_begins_the_answer_again_in_a_message_of_its_own() -> No
     ]  # fmt: skip
 
 
+class Over(ChatAnswer):
+    """One whose run is over, and was told."""
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        more: list[bytes] = []
+        for frame in more:
+            yield frame
+
+
+async def test_a_whole_completion_has_what_is_kept_and_no_beginnings_that_were_lost() -> None:
+    asks: Part = ("interrupt", {"id": "i", "value": "Sure?"})
+    stopped: Part = ("run.end", {"run_id": "r", "status": "interrupted"})
+    step = whole("Let me see.", "m1")
+    for told, content in (
+        ((delta("Hel", "m1"), START, delta("Hello", "m2"), whole("Hello", "m2"), END), "Hello"),
+        # The node was tried again, or another model was asked.
+        ((step, delta("Hel", "m2"), delta("Hello", "m3"), whole("Hello", "m3"), END),
+         "Let me see.\n\nHello"),
+        ((delta("a", "m1"), delta("b", "m2"), delta("a", "m1"), whole("aa", "m1"),
+          whole("b", "m2"), END), "aa\n\nb"),
+        # A graph that keeps no messages.
+        ((delta("Hel", "m1"), START, delta("Hello", "m2"), END), "Hello"),
+        ((whole("", "m1"), delta("Hel", "m2"), delta("lo", "m2"), END), "Hello"),
+        # Stopped.
+        ((step, delta("Hel", "m2"), START, delta("He", "m3"), stopped), "Let me see.\n\nHe"),
+        ((step, asks, stopped), "Let me see.\n\nSure?"),
+    ):  # fmt: skip
+        answer = Over(NONE, SUBMITTED, model="chat")
+        Told(answer).tell(START, *told)
+        assert (await answer.whole())["choices"][0]["message"]["content"] == content
+
+
+def test_a_node_that_returns_several_updates_tells_of_all_of_them() -> None:
+    answer = {"type": "ai", "id": "m", "content": "Hello"}
+    tool = {"type": "tool", "id": "t", "tool_call_id": "c", "name": "add", "content": "5"}
+    updates = {"tools": [{"messages": [tool]}, None, {"messages": answer}, {"seen": 1}]}
+    event = Event(1, 1, "r", "updates", json.dumps(updates).encode())
+
+    assert [name for name, _ in SessionReader("t").read(event)] == ["tool.end", "message.end"]
+
+
 def test_a_response_whose_log_is_lost_ends_all_the_same() -> None:
     answer = Told(ResponseAnswer(NONE, SUBMITTED, after=40))
 
@@ -363,7 +407,7 @@ def twin(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
 ) -> list[Any]:
     """Have the response that is asked for next made by another request, right after it was looked for."""
-    find, firsts = session_runs.known_run, list[Any]()
+    find, firsts = once.known_run, list[Any]()
 
     async def find_early(*given: Any) -> Submitted | None:
         found = await find(*given)
@@ -419,6 +463,39 @@ async def test_of_edits_with_one_key_one_begins_anew_and_the_other_is_it(
     told = [message["content"].split(" 你好")[0] for message in shown]
     assert told[:2] == ["one", "You said: one"]
     assert model == "endless" or told[2:] == ["deux", "You said: deux"]
+
+
+async def test_who_loses_its_lease_to_a_request_with_its_key_waits_for_the_run_of_that(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    session_id = (await http.post("/api/sessions", json={"assistant_id": "chat"})).json()["id"]
+    path = f"/api/sessions/{session_id}/messages"
+    first = (await http.post(path, json={"query": "one"})).json()
+    await http.post(path, json={"query": "two"})
+    keep = {"thread_ids": [session_id], "strategy": "keep_latest"}
+    assert (await http.post("/threads/prune", json=keep)).status_code == 200
+    edit = {"query": "deux", "parent_id": first["id"]}
+    before = await threads.epoch(services.db, session_id)
+
+    async with services.db.transaction() as no_run:
+        await no_run.execute("LOCK TABLE run IN SHARE MODE", {})
+        async with services.db.transaction() as no_checkpoint:
+            await no_checkpoint.execute("LOCK TABLE checkpoints IN SHARE MODE", {})
+            asking = [
+                asyncio.create_task(http.post(path, json=edit, headers=KEY)) for _ in range(2)
+            ]
+            async with asyncio.timeout(20):
+                while await threads.epoch(services.db, session_id) < before + 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        # Both have gone back; one of them for nothing, as the other took the lease from it.
+        done, _ = await asyncio.wait(asking, timeout=1.5)
+    answers = [await task for task in asking]
+
+    assert not done
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    assert answers[0].json() == answers[1].json()
+    shown = (await http.get(path)).json()["data"]
+    assert [message["content"] for message in shown][2:] == ["deux", answers[0].json()["response"]]
 
 
 async def test_a_key_does_not_stand_for_what_follows_another_message(

@@ -19,6 +19,7 @@ from tests.store.queues import (
     checkpoint,
     claim_all,
     end,
+    in_flight,
     put,
     status,
     thread,
@@ -210,9 +211,9 @@ async def test_runs_are_read_by_thread_status_and_page(db: Database) -> None:
     assert await page() == [*newest_first, claimed.run.run_id]
     assert await page(status="running") == [claimed.run.run_id]
     assert await page(limit=1, offset=1) == [queued[1].run_id]
-    assert [
-        row[0] for row in await runs.in_flight(db, ["pending"], access=EVERYTHING)
-    ] == newest_first[::-1]
+    assert [row[0] for row in await in_flight(db, ["pending"], access=EVERYTHING)] == newest_first[
+        ::-1
+    ]
     with pytest.raises(NotFoundError):
         await runs.get(db, queued[0].run_id, thread_id="other", access=EVERYTHING)
     assert await runs.find(db, str(uuid.uuid4()), access=EVERYTHING) is None
