@@ -4,6 +4,8 @@
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim-bookworm AS build
+# Traces, and `threadwell import`; `--build-arg EXTRAS=otel,import,classic` for old chains' memory too.
+ARG EXTRAS=otel,import
 WORKDIR /source
 COPY constraints.txt ./
 RUN python -m venv /opt/threadwell \
@@ -14,7 +16,8 @@ COPY graph ./graph
 COPY store ./store
 COPY threadwell ./threadwell
 RUN /opt/threadwell/bin/python -m pip install --no-cache-dir \
-    --constraint constraints.txt --build-constraint constraints.txt .
+    --constraint constraints.txt --build-constraint constraints.txt ".[${EXTRAS}]" \
+    && cp constraints.txt /opt/threadwell/
 
 FROM python:${PYTHON}-slim-bookworm
 # Numbers, so that an orchestrator can see that it is not root.

@@ -11,7 +11,7 @@ REFERENCE_VENV := .venv-reference
 DEPLOY_VENV := .venv-deploy
 AUDIT_VENV := .venv-audit
 
-.PHONY: help install run test bench fuzz soak differential package check audit format coverage model constraints clean
+.PHONY: help install run psql test bench fuzz soak differential package check audit format coverage model constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -20,6 +20,9 @@ install: $(INSTALLED) ## set .venv up from constraints.txt (PYTHON=python3.13 to
 
 run: $(INSTALLED) ## serve on embedded servers (ARGS="--port 8000" for options)
 	$(BIN)/threadwell serve $(ARGS)
+
+psql: $(INSTALLED) ## query the database, of a server that runs or not (ARGS="-c 'SELECT …'")
+	$(BIN)/python -m api.console.psql $(ARGS)
 
 test: $(INSTALLED) $(DEPLOY_VENV)/.installed ## run the tests on embedded servers (ARGS="-k name" for some of them)
 	$(BIN)/python -m pytest $(ARGS)

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from api import __version__
 from api.console.table import COMMANDS
 from api.observability import logs
 from api.processes.embedded import EmbeddedServerError
 from api.settings import Settings, environment_names, set_environment
+from api.settings_reading import read_settings
 from graph.config import load_env
 from store.errors import Error
 
@@ -32,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = {name: arguments.pop(name) for name in map(_attribute, command.options)}
     try:
         settings = _settings(arguments)
-    except (ValidationError, Error) as exc:
-        return _complain(str(exc), status=2)
+    except Error as exc:
+        return _complain(exc.message, status=2)
     logs.configure(
         level=settings.log_level, json=settings.log_json, error_texts=settings.logs_error_texts
     )
@@ -46,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _settings(arguments: dict[str, Any]) -> Settings:
     """The settings, with what the `env` of the langgraph.json that they name has of them."""
-    set_environment(load_env(Settings(**arguments).config))
-    return Settings(**arguments)
+    set_environment(load_env(read_settings(**arguments).config))
+    return read_settings(**arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

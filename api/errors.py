@@ -1,5 +1,6 @@
 """
-What clients see of an error: a status, and ``{"detail", "code"}`` to read and to program against.
+What clients see of an error: a status, and ``{"detail", "code"}`` to read and to program against, or
+what `api.http.problems` makes of that.
 
 Every error of `store.errors` gets its status here and nowhere else. What a client sent is not
 repeated, and what went wrong inside is logged, never told.
@@ -18,6 +19,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Match
 from starlette.websockets import WebSocketState
 
+from api.http import problems
 from api.http.languages import told
 from graph.factory import InvalidGraphError
 from store.errors import (
@@ -132,9 +134,11 @@ def error_response(
 ) -> Response:
     """The answer to a request that failed."""
     detail, language = told(detail, code)
-    content = orjson.dumps({"detail": detail, "code": code})
     headers = {**(headers or {}), **language}
-    return Response(content, int(status), headers, media_type="application/json")
+    content, media_type = {"detail": detail, "code": code}, "application/json"
+    if problems.is_wanted():
+        content, media_type = problems.problem(int(status), detail, code), problems.MEDIA_TYPE
+    return Response(orjson.dumps(content), int(status), headers, media_type=media_type)
 
 
 def response_to(error: Error) -> Response:

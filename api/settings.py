@@ -7,10 +7,9 @@ command line wins over the environment, the environment over the default.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 import orjson
 from pydantic import (
@@ -27,9 +26,10 @@ from graph.http_section import checked_prefix
 from store.audit import KEEP_DAYS_AT_LEAST
 from store.cipher import secret_of
 from store.errors import InvalidInputError
+from store.urls import check_postgres, check_redis
 
-POSTGRES_SCHEMES = {"postgresql", "postgres"}
-REDIS_SCHEMES = {"redis", "rediss", "unix"}
+POSTGRES_SCHEMES = ("postgresql", "postgres")
+REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 #: Variables that have a part of langgraph.json, as JSON; images of the official CLI set them.
 SECTIONS = {
@@ -141,8 +141,8 @@ class Settings(BaseSettings):
     workers: int = _env(
         "THREADWELL_WORKERS",
         default=1,
-        about="Processes of `threadwell serve` on that port; 0: one that executes no runs, beside "
-        "`threadwell worker`s that do. Other than 1 it needs Redis.",
+        about="Processes of `threadwell serve` on that port; 0: one that only answers, and leaves runs, "
+        "webhooks, crons and all else that is due to `threadwell worker`s. Other than 1 it needs Redis.",
         ge=0,
     )
     allow_anybody: bool = _env(
@@ -180,6 +180,13 @@ class Settings(BaseSettings):
         "HTTP_MAX_REQUEST_BODY_BYTES",
         default=300 * 1024 * 1024,
         about="Bytes of the largest request body, then 413.",
+        ge=1,
+    )
+    json_body_max_bytes: int = _env(
+        "HTTP_MAX_JSON_BODY_BYTES",
+        default=64 * 1024 * 1024,
+        about="Bytes of the largest body that is read whole, as all JSON is, then 413; files and imports "
+        "that are sent as such are not. A file in JSON takes four thirds of its size.",
         ge=1,
     )
     translate_everything: bool = _env(
@@ -631,12 +638,12 @@ class Settings(BaseSettings):
     @classmethod
     def _postgres_url(cls, url: str | None) -> str | None:
         # Compose files pass an unset variable on as an empty one.
-        return _checked_scheme(url, POSTGRES_SCHEMES) if url else None
+        return _checked_url(url, POSTGRES_SCHEMES, check_postgres) if url else None
 
     @field_validator("redis_url")
     @classmethod
     def _redis_url(cls, url: str | None) -> str | None:
-        return _checked_scheme(url, REDIS_SCHEMES) if url else url
+        return _checked_url(url, REDIS_SCHEMES, check_redis) if url else url
 
     @field_validator("mount_prefix")
     @classmethod
@@ -663,14 +670,14 @@ class Settings(BaseSettings):
     @classmethod
     def _kept(cls, days: int) -> int:
         if 0 < days < KEEP_DAYS_AT_LEAST:
-            raise ValueError(f"AUDIT_KEEP_DAYS is 0, or {KEEP_DAYS_AT_LEAST} at least")
+            raise ValueError(f"must be 0, or {KEEP_DAYS_AT_LEAST} at least")
         return days
 
     @field_validator("user_namespaces")
     @classmethod
     def _of_users(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         if not all("{user}" in pattern.split(".") for pattern in patterns):
-            raise ValueError("USER_NAMESPACES: each has the label {user}")
+            raise ValueError("must have the label {user} in each of them")
         return patterns
 
     @model_validator(mode="after")
@@ -754,11 +761,16 @@ def _checked_key(text: str) -> str:
     try:
         secret_of(text)
     except InvalidInputError as error:
-        raise ValueError(error.message) from None
+        raise ValueError(f"is no key: {error.message}") from None
     return text
 
 
-def _checked_scheme(url: str, schemes: set[str]) -> str:
-    if urlsplit(url).scheme not in schemes:
-        raise ValueError(f"must be a URL that starts with one of {sorted(schemes)} and ://")
+def _checked_url(url: str, schemes: Sequence[str], check: Callable[[str], None]) -> str:
+    if url.partition("://")[0] not in schemes:
+        allowed = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ValueError(f"must be a URL that starts with {allowed}")
+    try:
+        check(url)
+    except InvalidInputError as error:
+        raise ValueError(error.message) from None
     return url

@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
+from graph import taken_names
 from store.errors import Error
 
 if sys.version_info >= (3, 14):
@@ -94,10 +95,13 @@ def variable(target: str, root: Path) -> Any:
     What ``./file.py:name`` or ``module:name`` is. Runs the user's module: it may raise anything.
 
     Raises:
-        InvalidGraphError: There is no such file or variable.
+        InvalidGraphError: There is no such file or variable, or what it imports of its project has a
+            name of ours.
     """
     location, _, name = target.rpartition(":")
     is_file = location.endswith(".py") or "/" in location
+    if fault := taken_names.clash(root / location if is_file else location):
+        raise InvalidGraphError(fault)
     module = _import_file(root / location, root) if is_file else importlib.import_module(location)
     if not hasattr(module, name):
         raise InvalidGraphError(f"{location} has no variable {name!r}")

@@ -103,8 +103,8 @@ class Follower:
         )
         # Of a run that was not seen to end.
         last: Event | None = None
-        async with aclosing(events):
-            async for batch in events:
+        async with aclosing(self._of_thread(thread_id, events)) as batches:
+            async for batch in batches:
                 if isinstance(batch, Gap):
                     last = None
                     yield batch
@@ -122,7 +122,8 @@ class Follower:
         now = asyncio.Event()
         now.set()
         found: list[Event] = []
-        async with aclosing(self._events.follow(thread_id, START, stop=now)) as batches:
+        events = self._events.follow(thread_id, START, stop=now)
+        async with aclosing(self._of_thread(thread_id, events)) as batches:
             async for batch in batches:
                 found += [] if isinstance(batch, Gap) else batch
         return found
@@ -176,6 +177,27 @@ class Follower:
         """Whether the run has logged something by now, or will."""
         found = await runs.find(self._db, run.run_id, access=EVERYTHING)
         return found is not None and (found.status not in ENDED or found.first_epoch is not None)
+
+    async def _of_thread(
+        self, thread_id: str, events: AsyncGenerator[list[Event] | Gap, None]
+    ) -> AsyncGenerator[list[Event] | Gap, None]:
+        """
+        What a log has of this thread, and not what is left of one that had its id and was deleted.
+
+        Deleting a thread does not reach the memory of other processes, nor Redis while it is away.
+        """
+        base = newest = 0
+        async with aclosing(events):
+            async for batch in events:
+                epoch = _last_epoch(batch)
+                if epoch > newest:
+                    # With a new lease it may be another thread than a moment ago.
+                    newest = epoch
+                    base = await self.patiently(lambda: threads.base_epoch(self._db, thread_id))
+                if not isinstance(batch, Gap) and epoch > base:
+                    batch = [event for event in batch if event.epoch > base]
+                if epoch > base or not epoch:
+                    yield batch
 
     async def _of_run(
         self, part: "_Part", batch: list[Event] | Gap, *, stopped: bool
@@ -342,3 +364,10 @@ class _Logged:
         # A graph with one channel for its output tells nothing but what is asked.
         if event.name == "values" and (asked is None or len(content) > 1):
             self._last[event.name] = event.data
+
+
+def _last_epoch(batch: list[Event] | Gap) -> int:
+    """The newest epoch of what a log has; 0 of nothing."""
+    if isinstance(batch, Gap):
+        return batch.resume_at[0]
+    return batch[-1].epoch if batch else 0

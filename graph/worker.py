@@ -142,23 +142,15 @@ class Worker:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Work until the block ends; what is not finished or drained by then is handed back."""
-        side_tasks = {
-            "claim": self._claim_forever,
-            "listen": self._listen_forever,
-            "sweep": self._sweep_forever,
-            "endings": self._endings.watch_forever,
-            "expire": self._expire_forever,
-            "expire items": self._expire_items_forever,
-            "index": self._index_forever,
-            "tally": self._tally_forever,
-            "collect": self._collect_forever,
-            "crons": self._crons.work_forever,
-            "jobs": self._jobs.work_forever,
-            "publish": self._changes.publish_forever,
-            "trim": self._changes.trim_forever,
-            "listeners": self._changes.listen_forever,
-        }
+        """
+        Work until the block ends; what is not finished or drained by then is handed back.
+
+        A process without slots only answers: it does what those need who ask it, and nothing of what
+        is due by itself, be it a run, a webhook, a cron or a deletion.
+        """
+        side_tasks = self._for_who_asks()
+        if self._executor.slots:
+            side_tasks |= self._for_what_is_due()
         tasks = {
             name: asyncio.create_task(_supervised(name, job), name=name)
             for name, job in side_tasks.items()
@@ -167,12 +159,35 @@ class Worker:
             yield
         finally:
             self._claim_no_more()
-            # A claim under way is not torn from its runs.
-            await asyncio.wait({tasks["claim"]}, timeout=CLAIM_SECONDS)
+            if claiming := tasks.get("claim"):
+                # A claim under way is not torn from its runs.
+                await asyncio.wait({claiming}, timeout=CLAIM_SECONDS)
             await self.drain(grace_seconds=0)
             await _end(set(tasks.values()))
             with suppress(UnavailableError):
                 await queue.retire(self._db, self._heartbeat.worker_id)
+
+    def _for_who_asks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        return {
+            "listen": self._listen_forever,
+            "sweep": self._sweep_forever,
+            "endings": self._endings.watch_forever,
+            "publish": self._changes.publish_forever,
+        }
+
+    def _for_what_is_due(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        return {
+            "claim": self._claim_forever,
+            "expire": self._expire_forever,
+            "expire items": self._expire_items_forever,
+            "index": self._index_forever,
+            "tally": self._tally_forever,
+            "collect": self._collect_forever,
+            "crons": self._crons.work_forever,
+            "jobs": self._jobs.work_forever,
+            "trim": self._changes.trim_forever,
+            "listeners": self._changes.listen_forever,
+        }
 
     @property
     def executor(self) -> Executor:
@@ -326,6 +341,9 @@ class Worker:
     async def _sweep(self) -> None:
         if self._heartbeat.buried:
             await self._begin_anew()
+        if not self._executor.slots:
+            # Lost runs, too, are for those who execute runs.
+            return
         lease_seconds = self._timing.lease_seconds
         for run_id, action in await queue.to_stop(self._db, self._heartbeat.worker_id):
             self._executor.stop(run_id, action)

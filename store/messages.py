@@ -108,7 +108,7 @@ async def list_page(
 
 
 async def of_run(db: Database, conversation_id: str, run_id: str) -> list[Message]:
-    """The messages that a run first brought into the conversation, in their order."""
+    """The messages that a run first brought into the conversation and that were not deleted, in their order."""
     params = {"conversation_id": conversation_id, "run_id": run_id}
     return await db.all(Message, _SQL["of_run"], params)
 

@@ -5,6 +5,10 @@ Times are as they lie there, without a zone, and JSON as text.
 """
 
 from dataclasses import dataclass
+from uuid import UUID, uuid5
+
+#: What ids of questions are made with.
+_QUESTIONS = UUID("f1c3a6c4-9b52-4f83-8f0c-3a5b1d2f6e77")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +35,8 @@ class OldConversation:
     chat_type: str | None
     create_time: str | None
     messages: list[OldMessage]
+
+
+def question_id(pair_id: str) -> str:
+    """The id of the question of a turn, whose own id is its answer's."""
+    return str(uuid5(_QUESTIONS, pair_id))

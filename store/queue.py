@@ -855,11 +855,16 @@ def _opened(cipher: Cipher, run: JsonObject) -> JsonObject:
 async def register(
     db: Database, *, worker_id: str, host: str, pid: int, version: str, slots: int
 ) -> None:
-    """Announce a worker; from now on it must beat."""
-    await db.execute(
-        SQL["register"],
-        {"worker_id": worker_id, "host": host, "pid": pid, "version": version, "slots": slots},
-    )
+    """Announce a worker, and the key that its process seals with; from now on it must beat."""
+    params = {
+        "worker_id": worker_id,
+        "host": host,
+        "pid": pid,
+        "version": version,
+        "slots": slots,
+        "key_id": db.cipher.key_id,
+    }
+    await db.execute(SQL["register"], params)
 
 
 async def drain(db: Database, worker_id: str) -> None:

@@ -149,6 +149,19 @@ async def epoch(db: Database, thread_id: str) -> int:
     return int(rows[0][0]) if rows else 0
 
 
+async def base_epoch(db: Database, thread_id: str) -> int:
+    """
+    The epoch that all leases of a thread are above; asks nobody who may know.
+
+    What the event log has of this epoch and of those below is of another thread, that had the id before.
+
+    Returns:
+        0 if the thread is not there, or was made before this was kept.
+    """
+    rows = await db.tuples(SQL["base_epoch"], {"thread_id": thread_id})
+    return int(rows[0][0]) if rows else 0
+
+
 async def search(
     db: Database,
     *,

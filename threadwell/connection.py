@@ -7,6 +7,7 @@ synchronous and asynchronous code, on whatever loop it is.
 
 import asyncio
 import atexit
+import importlib
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -16,7 +17,7 @@ from weakref import WeakSet
 
 import httpx
 
-from api.loopback import Transport
+from threadwell import own_packages
 
 Result = TypeVar("Result")
 
@@ -208,11 +209,18 @@ class _Loop:
 async def _client(
     url: str | None, headers: Mapping[str, str] | None
 ) -> AsyncIterator[httpx.AsyncClient]:
-    transport = Transport() if url is None else None
+    transport = _inside() if url is None else None
     async with httpx.AsyncClient(
         base_url=url or _HERE, headers=headers, transport=transport, timeout=TIMEOUT_SECONDS
     ) as client:
         yield client
+
+
+def _inside() -> httpx.AsyncBaseTransport:
+    # Not at the top: an application with a package `api` of its own reaches a server by URL.
+    own_packages.require("api")
+    transport: httpx.AsyncBaseTransport = importlib.import_module("api.loopback").Transport()
+    return transport
 
 
 async def _request(

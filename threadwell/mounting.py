@@ -8,12 +8,16 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from threadwell import own_packages
+
+own_packages.require("api")
+
 from api.app import open_app
 from api.bootstrap import open_services
 from api.errors import error_response
 from api.observability import logs
 from api.processes.embedded import embedded_servers
-from api.settings import Settings
+from api.settings_reading import read_settings
 from store.migrate import migrate
 
 
@@ -29,12 +33,15 @@ class Threadwell:
         settings: By the names of docs/settings.md's fields, such as ``config``, ``database_url``;
             what is not given is in the environment. One process is one server: ``workers`` is of
             no use here.
+
+    Raises:
+        InvalidInputError: A setting is wrong.
     """
 
     def __init__(self, **settings: Any) -> None:
         if isinstance(settings.get("config"), str):
             settings["config"] = Path(settings["config"])
-        self._settings = Settings(**settings)
+        self._settings = read_settings(**settings)
         self._app: ASGIApp | None = None
 
     @asynccontextmanager

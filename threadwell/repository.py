@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from api.exchange.old_questions import question_id
+from store.old_rows import question_id
 from threadwell.connection import RequestError, default
 from threadwell.langchain import SessionChatMessageHistory
 

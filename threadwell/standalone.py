@@ -6,11 +6,15 @@ from pathlib import Path
 
 import httpx
 
+from threadwell import own_packages
+
+own_packages.require("api")
+
 from api.app import create_app
 from api.bootstrap import open_services
 from api.loopback import Loopback
 from api.observability import logs
-from api.settings import Settings
+from api.settings_reading import read_settings
 from store.migrate import migrate
 from threadwell.connection import Connection
 
@@ -29,7 +33,7 @@ def open_database(
             told of what is written here.
     """
     logs.be_a_guest()
-    settings = Settings(
+    settings = read_settings(
         config=Path(config),
         database_url=database_url,
         redis_url=redis_url,

@@ -31,12 +31,11 @@ async def ask_in_session(
 
     Args:
         chat_type: Kept with the question: which of its modes a graph is to answer in.
-        model: ``configurable.model`` of the graph, unless it is a graph's name.
+        model: ``configurable.model`` of the graph, unless it is a graph's name; empty for none.
         create: Make the session if it is not there: the client has made its id up.
     """
-    body = MessageSend(
-        query=query, chat_type=chat_type, model=None if _is_graph(services, model) else model
-    )
+    named = None if _is_graph(services, model) else model or None
+    body = MessageSend(query=query, chat_type=chat_type, model=named)
     try:
         return await ask(services, caller, session_id, body)
     except NotFoundError:

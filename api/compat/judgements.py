@@ -1,11 +1,11 @@
 """What somebody thinks of an answer, by its message's id alone, as the old projects know it."""
 
 from api.bootstrap import Services
-from api.exchange.old_questions import question_id
 from api.identity.auth import Caller
 from api.schemas.sessions import FeedbackPut
 from api.sessions import records
 from store import pairs, sessions
+from store.old_rows import question_id
 from store.pairs import Pair
 
 

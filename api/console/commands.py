@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
     """uvicorn, which on its way out lets runs finish or hands them on, and then ends streams."""
 
     def __init__(
-        self, config: uvicorn.Config, services: Services, on_start: Callable[[], None]
+        self, config: uvicorn.Config, services: Services, on_start: Callable[[int], None]
     ) -> None:
         super().__init__(config)
         self._services = services
@@ -95,10 +95,10 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: Any = None) -> None:
-        """Say so once it can be reached."""
+        """Say so once it can be reached, and on which port."""
         await super().startup(sockets)
         if self.started:
-            self._on_start()
+            self._on_start(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Drain while the connections of those who wait are still open."""
@@ -123,9 +123,7 @@ def serve(settings: Settings) -> None:
             status = _serve_by_many(settings, servers, prefix, told)
         else:
             status = 0
-            on_start = partial(
-                _print_addresses, settings.host, settings.port, prefix, servers, told
-            )
+            on_start = partial(_print_addresses, settings.host, prefix, servers, told)
             _run(_serve(settings, servers, on_start))
     if status:
         sys.exit(status)
@@ -194,7 +192,7 @@ def _serve_by_many(
         with TemporaryDirectory(prefix="threadwell-") as directory:
             serve = partial(_serve_as_one_of_many, settings, Path(directory))
             return await Supervisor(serve, listeners).run(
-                partial(_print_addresses, settings.host, port, prefix, servers, told)
+                partial(_print_addresses, settings.host, prefix, servers, told, port)
             )
 
     return int(_run(supervise()))
@@ -214,7 +212,7 @@ def _serve_as_one_of_many(
     try:
         # They are in use for as long as one of the processes is there, whoever of them was killed.
         with _servers(settings) as servers, placed(directory, settings.workers) as peers:
-            _run(_serve(settings, servers, on_start, [listener], peers))
+            _run(_serve(settings, servers, lambda _: on_start(), [listener], peers))
     except (EmbeddedServerError, Error) as exc:
         sys.exit(f"threadwell: {exc}")
 
@@ -222,14 +220,14 @@ def _serve_as_one_of_many(
 async def _serve(
     settings: Settings,
     servers: Servers,
-    on_start: Callable[[], None],
+    on_start: Callable[[int], None],
     sockets: list[socket.socket] | None = None,
     peers: Peers = ALONE,
 ) -> None:
     """Be a server process on a database that is migrated; on sockets that are open, if given."""
     if settings.workers == 0:
         settings = settings.model_copy(update={"slots": 0})
-        log.info("runs wait for a worker: this process executes none")
+        log.info("this process only answers: runs, jobs and crons wait for a worker")
     async with _working(settings, servers, peers) as (services, app):
         config = uvicorn.Config(
             app,
@@ -384,6 +382,10 @@ def encrypt(settings: Settings, *, accept_clear: bool = False) -> None:
     with _servers(settings, valkey=False) as servers:
         done = _run(_encrypt(settings, servers, accept_clear=accept_clear))
     print(f"{done.rows} rows encrypted, {done.unreadable} values cannot be read")  # noqa: T201
+    if done.older_keys:
+        print(  # noqa: T201
+            f"{done.older_keys} older keys are still needed: restart what seals by them, then call this again"
+        )
     if done.unreadable:
         raise InvalidInputError(
             "Some values cannot be decrypted with any of the keys: they stay as they are"
@@ -506,7 +508,7 @@ def _report_config(graphs: GraphConfig) -> None:
 
 
 def _print_addresses(
-    host: str, port: int, prefix: str, servers: Servers, told: Mapping[str, str]
+    host: str, prefix: str, servers: Servers, told: Mapping[str, str], port: int
 ) -> None:
     """Say where everything is, and what else is told at the start."""
     # Nothing is bound here.

@@ -15,7 +15,7 @@ import orjson
 from uuid_utils.compat import uuid7
 
 from api.bootstrap import Services
-from api.doors.files import has_files, with_files_kept
+from api.doors.files import has_files, require_keepable, with_files_kept
 from api.doors.history import Step, kept, reconcile, sent
 from api.identity.auth import Caller
 from api.schemas.common import UUID_FORM
@@ -166,7 +166,7 @@ async def begin(services: Services, caller: Caller, asked: Asked) -> Submitted:
             "Conversations that are kept: not with the checkpointer that langgraph.json names"
         )
     session_id = session_id_of(asked.session_id, caller)
-    session = await opened(services, caller, session_id, _attributes(asked, session_id))
+    session = await _session(services, caller, asked, session_id)
     run_id = await _claim(services, caller, session, asked)
     return await _answer(services, caller, session, asked, run_id)
 
@@ -194,6 +194,15 @@ async def _answer(
             if not left:
                 raise
     raise busy()
+
+
+async def _session(services: Services, caller: Caller, asked: Asked, session_id: str) -> Session:
+    if asked.answers:
+        # One that is made for this has asked nothing.
+        access = await caller.may("threads", "read", {"thread_id": session_id})
+        return await sessions.get(services.db, session_id, access=access)
+    attributes = _attributes(asked, session_id)
+    return await opened(services, caller, session_id, attributes, said=asked.messages)
 
 
 def _require_words(asked: Asked) -> None:
@@ -233,19 +242,29 @@ def _attributes(asked: Asked, session_id: str) -> JsonObject:
 
 
 async def opened(
-    services: Services, caller: Caller, session_id: str, attributes: JsonObject
+    services: Services,
+    caller: Caller,
+    session_id: str,
+    attributes: JsonObject,
+    *,
+    said: Sequence[JsonObject] = (),
 ) -> Session:
     """
     Find a session, or make it.
 
+    Args:
+        said: What it is to begin with: it is not made for files that are refused.
+
     Raises:
         NotFoundError: It is not the caller's.
+        Error: Of its files, as `with_files_kept`.
     """
     readable = await caller.may("threads", "read", {"thread_id": session_id})
     with suppress(NotFoundError):
         return await sessions.get(services.db, session_id, access=readable)
     if model := attributes.get("assistant_id"):
         await _require_model(services, caller, model)
+    await require_keepable(services, caller, said)
     # Made by somebody else meanwhile, it is found now; not theirs, it is not.
     with suppress(AlreadyExistsError):
         return await services.new_sessions.make(caller, session_id, attributes)

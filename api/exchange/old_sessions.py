@@ -11,10 +11,9 @@ from uuid import UUID, uuid5
 
 import orjson
 
-from api.exchange.old_questions import question_id
 from graph.imports import ImportedMessage, ImportedSession
 from store.models import JsonObject
-from store.old_rows import OldConversation, OldMessage
+from store.old_rows import OldConversation, OldMessage, question_id
 
 #: What ids of sessions are made with that were none, and those of what was of no conversation.
 _SESSIONS: Final = UUID("6a9f0f0e-52d0-4a56-9c55-2b1f8c9a7d10")

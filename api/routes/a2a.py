@@ -13,7 +13,7 @@ from api.a2a.agent import find
 from api.a2a.cards import HISTORY_SCOPE
 from api.a2a.methods import dispatch
 from api.deps import CallerDep, ServicesDep
-from api.http.bodies import described
+from api.http.bodies import bounded, described
 from api.http.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -52,7 +52,7 @@ async def call(
 ) -> Response:
     """Answer a call of the Agent2Agent protocol; errors too are answers of 200."""
     try:
-        asked = parse(await request.body())
+        asked = parse(await bounded(request).body())
     except RpcError as exc:
         return json_response(error(None, exc))
     if asked.id is None or asked.method is None:

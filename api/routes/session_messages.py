@@ -158,7 +158,7 @@ async def edit_message(
     await send_files(services, caller, session_id, [body.content], access=access)
     with session_busy():
         edited = await services.branches.edit(session_id, message_id, body.content, access=access)
-    [message], _ = await messages.list_page(
+    page, _ = await messages.list_page(
         services.db,
         session_id,
         limit=1,
@@ -166,7 +166,10 @@ async def edit_message(
         before_seq=edited.seq + 1,
         branch="all",
     )
-    return json_response(message_json(message))
+    if not page:
+        # Purged meanwhile, or the run that brought it was taken back.
+        raise NotFoundError(f"Message {message_id} not found")
+    return json_response(message_json(page[0]))
 
 
 @router.delete("/messages/{message_id}", status_code=204)

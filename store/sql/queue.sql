@@ -516,8 +516,18 @@ SET epoch = epoch + 1,
 WHERE thread_id = %(thread_id)s;
 
 -- name: register
-INSERT INTO worker (worker_id, host, pid, version, slots)
-VALUES (%(worker_id)s::uuid, %(host)s, %(pid)s, %(version)s, %(slots)s);
+-- Its key is in use from here on. The row is written even if that says so already: whoever ends a change
+-- of keys has locked it, and comes before or after.
+WITH used AS (
+    UPDATE encryption
+    SET key_ids = CASE
+            WHEN %(key_id)s::text = ANY(key_ids) THEN key_ids
+            ELSE key_ids || %(key_id)s::text
+        END
+    WHERE %(key_id)s::text IS NOT NULL
+)
+INSERT INTO worker (worker_id, host, pid, version, slots, key_id)
+VALUES (%(worker_id)s::uuid, %(host)s, %(pid)s, %(version)s, %(slots)s, %(key_id)s::text);
 
 -- name: drain
 UPDATE worker SET draining = true WHERE worker_id = %(worker_id)s::uuid;

@@ -160,3 +160,27 @@ def serving(
     with starting(config, variables, data_dir=data_dir) as server:
         server.wait_until_up()
         yield server
+
+
+@contextmanager
+def started_by(line: list[str], variables: dict[str, str] | None = None) -> Iterator[ServerProcess]:
+    """The server that a command starts, up, whichever port it got; stopped as by Ctrl-C."""
+    with subprocess.Popen(
+        line,
+        cwd=ROOT,
+        env=environment(variables or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        server = ServerProcess(0, process)
+        try:
+            server.wait_until_printed(READY)
+            server.url = next(printed.split()[1] for printed in server.lines if "  API " in printed)
+            yield server
+        finally:
+            if process.poll() is None:
+                # Whatever is between hears of it too.
+                os.killpg(process.pid, signal.SIGINT)
+            server.wait()

@@ -2,6 +2,7 @@
 
 import asyncio
 import runpy
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -11,7 +12,7 @@ import pytest
 from langgraph_sdk import get_client
 
 from api.processes.embedded import Servers
-from tests.acceptance.process import ROOT, serving as serving_process
+from tests.acceptance.process import ROOT, ServerProcess, serving as serving_process
 from tests.acceptance.talk import contents, says
 from tests.serving import serving
 
@@ -76,3 +77,61 @@ async def test_before_it_lives_it_says_so(tmp_path: Path) -> None:
         answer = await http.get("/threadwell/ok")
 
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """An application that has a package `api`, as many of FastAPI's have."""
+    (tmp_path / "api").mkdir()
+    (tmp_path / "api/__init__.py").write_text("whose = 'the application'")
+    return tmp_path
+
+
+async def run_in(site: Path, script: str, *arguments: str) -> tuple[int, str]:
+    """What a script does that is started where the application is; its status and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, *arguments,
+        cwd=site, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("api", "threadwell.mounting"),
+        ("api", "threadwell.standalone"),
+        ("api", "threadwell.command"),
+        ("graph", "threadwell.langchain"),
+        ("store", "threadwell.files"),
+    ],
+)
+async def test_an_application_with_a_package_of_our_name_is_told_what_to_do(
+    site: Path, name: str, module: str
+) -> None:
+    (site / "api").rename(site / name)
+    status, said = await run_in(site, f"import {name}, {module}")
+    last = said.splitlines()[-1]
+    assert status == 1
+    assert last.startswith(f"ImportError: Threadwell has a package `{name}` of its own")
+    assert f"gives {site / name}. Move yours into a package" in last
+
+
+async def test_an_application_with_a_package_api_reaches_a_server_by_its_url(
+    site: Path, server: ServerProcess
+) -> None:
+    script = """
+import sys
+import api
+from threadwell.connection import Connection, use
+from threadwell.langchain import SessionChatMessageHistory
+from threadwell import repository
+
+use(Connection(sys.argv[1]))
+history = SessionChatMessageHistory(sys.argv[2])
+history.add_user_message("hello")
+print(api.whose, [message.content for message in history.messages])
+"""
+    status, said = await run_in(site, script, server.url, str(uuid4()))
+    assert (status, said) == (0, "the application ['hello']\n")

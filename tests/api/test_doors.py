@@ -18,7 +18,7 @@ from api.doors.agui import AgentEvents, RunAgentInput, _delta
 from api.doors.ai_sdk import UIMessageStream
 from api.doors.history import Step, Turn, kept, reconcile, sent
 from api.doors.openai_chat import ChatAnswer
-from api.doors.openai_responses import ResponseAnswer
+from api.doors.openai_responses import ResponseAnswer, ResponseCreate
 from api.doors.spoken import Door
 from api.session_events import Part, SessionReader
 from api.sessions import once
@@ -362,6 +362,63 @@ def test_what_a_model_thinks_is_one_part_until_it_speaks_calls_a_tool_or_ends() 
     ]  # fmt: skip
 
 
+def test_a_response_has_what_a_model_thinks_as_items_ahead_of_what_it_says() -> None:
+    call = {"message_id": "m1", "call_id": "c", "name": "add", "args": {}}
+    told = Told(ResponseAnswer(NONE, SUBMITTED)).tell(
+        START, thought("h", "m1"), thought("m", "m1"), ("tool.start", call), thought("so"),
+        delta("Hi"), thought("more"), whole("Hi"), thought("left", "m2"), END,
+    )  # fmt: skip
+
+    thinks = [
+        "output_item.added", "content_part.added", "reasoning_text.delta",
+        "reasoning_text.done", "content_part.done", "output_item.done",
+    ]  # fmt: skip
+    twice = [*thinks[:3], *thinks[2:]]
+    calls = ["output_item.added", "function_call_arguments.done", "output_item.done"]
+    says = ["output_item.added", "content_part.added", "output_text.delta"]
+    said = ["output_text.done", "content_part.done", "output_item.done"]
+    assert [name.removeprefix("response.") for name in told.types()] == [
+        "created", "in_progress", *twice, *calls, *thinks, *says, *thinks, *said, *thinks,
+        "completed",
+    ]  # fmt: skip
+    output = told.frames[-1]["response"]["output"]
+    assert [(item["type"], item["status"]) for item in output] == [
+        ("reasoning", "completed"), ("function_call", "completed"), ("reasoning", "completed"),
+        ("message", "completed"), ("reasoning", "completed"), ("reasoning", "incomplete"),
+    ]  # fmt: skip
+    texts = [item["content"][0]["text"] for item in output if item["type"] == "reasoning"]
+    assert texts == ["hm", "so", "more", "left"]
+    assert len({item["id"] for item in output}) == len(output)
+    # A client that keeps its own history sends all of it back.
+    sent_back = ResponseCreate.model_validate({"input": [*output[2:5], INPUT_ITEM]})
+    assert sent_back.messages() == [
+        {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "and?"},
+    ]  # fmt: skip
+
+
+INPUT_ITEM = {"role": "user", "content": "and?"}
+
+
+def test_an_answer_of_a_response_is_annotated_with_what_it_goes_by() -> None:
+    page = {"id": "1-1-0", "title": "Rivers", "url": "https://example.com/r", "content": "x"}
+    note = {"id": "n1", "title": None, "url": None, "content": "y"}
+    told = Told(ResponseAnswer(NONE, SUBMITTED)).tell(
+        START, ("source", {"documents": [page]}), delta("Do"), ("source", {"documents": [note]}),
+        whole("Down"), whole("More", "m2"), END,
+    )  # fmt: skip
+
+    annotations = [
+        {"type": "url_citation", "url": page["url"], "title": "Rivers", "start_index": 0,
+         "end_index": 4},
+        {"type": "file_citation", "file_id": "n1", "filename": "", "index": 4},
+    ]  # fmt: skip
+    added = [f for f in told.frames if f["type"] == "response.output_text.annotation.added"]
+    assert [(f["annotation_index"], f["annotation"]) for f in added] == [*enumerate(annotations)]
+    first, second = told.frames[-1]["response"]["output"]
+    assert first["content"][0]["annotations"] == annotations
+    assert second["content"][0]["annotations"] == []
+
+
 def test_what_is_open_ends_with_its_step() -> None:
     told = (
         START,
@@ -398,6 +455,58 @@ async def test_bad_input_makes_no_session(http: httpx.AsyncClient) -> None:
         assert answer.json()["error"]["message"]
 
     assert (await http.get("/api/sessions")).json()["data"] == []
+
+
+async def test_a_file_or_an_answer_that_is_refused_makes_no_session(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    new = str(uuid4())
+    odd, broken = (f"data:image/gif;base64,{text}" for text in ("AAEC", "?"))
+    image = {"type": "image_url", "image_url": {"url": odd}}
+    part = {"type": "file", "mediaType": "image/gif", "url": broken}
+    item = {"role": "user", "content": [{"type": "input_image", "image_url": odd}]}
+    source = {"type": "data", "value": "?", "mimeType": "image/gif"}
+    said = {"id": "m", "role": "user", "content": [{"type": "image", "source": source}]}
+    agents = {"threadId": new, "runId": "r", "messages": [said]}
+    resume = [{"interruptId": "i", "status": "resolved", "payload": 1}]
+    refused = [
+        await http.post(path, json=body)
+        for path, body in (
+            ("/v1/chat/completions", {
+                "model": "chat", "conversation_id": new,
+                "messages": [{"role": "user", "content": [image]}],
+            }),
+            ("/api/ai/chat", {"id": new, "messages": [{"id": "m", "role": "user", "parts": [part]}]}),
+            ("/agui", agents),
+            ("/agui", {**agents, "messages": [], "resume": resume}),
+            ("/v1/responses", {"model": "chat", "input": [item]}),
+            ("/v1/conversations", {"items": [item]}),
+        )
+    ]  # fmt: skip
+
+    assert [answer.status_code for answer in refused] == [415, 422, 422, 404, 415, 415]
+    assert await services.db.tuples("SELECT FROM thread", {}) == []
+    assert await services.db.tuples("SELECT FROM outbox", {}) == []
+
+
+class TestOfFewFiles:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"limit_files": 1})
+
+    async def test_those_that_are_too_many_make_no_session(
+        self, http: httpx.AsyncClient, services: Services
+    ) -> None:
+        image = {"type": "input_image", "image_url": "data:image/gif;base64,R0lGODlh"}
+        asked = [
+            {"input": [{"role": "user", "content": [image] * count}], "model": "chat"}
+            for count in (2, 1)
+        ]
+        refused, taken = [await http.post("/v1/responses", json=body) for body in asked]
+
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "quota_exceeded")
+        assert taken.status_code == 200, taken.text
+        assert len(await services.db.tuples("SELECT FROM thread", {})) == 1
 
 
 KEY = {"idempotency-key": "k"}

@@ -177,6 +177,28 @@ async def test_what_is_changed_of_messages_forked_and_shared_is_told_and_no_copy
     assert told[3]["data"]["share_id"] == told[4]["data"]["share_id"] == shared.json()["id"]
 
 
+async def test_that_somebody_thinks_something_of_a_message_is_told_and_not_what(
+    http: httpx.AsyncClient,
+) -> None:
+    path = f"/api/sessions/{(session_id := await a_session(http))}/messages"
+    answer = (await http.post(path, json={"query": "say a"}, headers=ADA)).json()
+    opinion = f"{path}/{answer['id']}/feedback"
+    async with listening(http, types="feedback.*") as mine:
+        for status, asked in (
+            (200, http.put(opinion, json={"score": 1, "reason": "no"}, headers=ADA)),
+            (404, http.put(f"{path}/none/feedback", json={"score": 1}, headers=ADA)),
+            (204, http.delete(opinion, headers=ADA)),
+            (404, http.delete(opinion, headers=ADA)),
+        ):
+            assert (await asked).status_code == status
+        await http.put(opinion, json={"rating": "like"}, headers=ADA)
+        found = await mine.until("feedback.given", 2)
+
+    assert mine.names == ["feedback.given", "feedback.withdrawn", "feedback.given"]
+    data = {"session_id": session_id, "message_id": answer["id"]}
+    assert [event["data"] for event in found] == [data] * 3
+
+
 async def test_messages_in_the_place_of_those_of_a_run_that_was_taken_back_are_told_too(
     http: httpx.AsyncClient,
 ) -> None:

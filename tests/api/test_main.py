@@ -129,7 +129,8 @@ def test_a_wrong_setting_is_told_in_words(
 ) -> None:
     monkeypatch.setenv("N_JOBS_PER_WORKER", "many")
     assert __main__.main(["worker"]) == 2
-    assert "N_JOBS_PER_WORKER" in capsys.readouterr().err
+    said = "threadwell: N_JOBS_PER_WORKER must be a whole number; it is 'many'\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("error", [EmbeddedServerError, UnavailableError])

@@ -215,12 +215,16 @@ async def test_what_is_not_understood_or_not_the_callers_is_answered_and_the_soc
         ):  # fmt: skip
             answer = await client.ask(method, **params)
             assert (answer["type"], answer["error"]) == ("error", code), (method, params, answer)
+            assert answer["message"].isascii()
         for raw in ("{", "[]", '{"id": "x", "method": "ping"}', b"\xff"):
             await client.socket.send(raw)
             told = json.loads(await client.socket.recv())
             assert (told["type"], told["id"]) == ("error", None)
         await client.socket.send(json.dumps({"id": 1, "method": "ping", "params": "x" * (1 << 16)}))
         assert json.loads(await client.socket.recv())["error"] == "too_large"
+    async with connected(url, {**ADA, "Accept-Language": "zh"}) as client:
+        answer = await client.ask("session.subscribe", session_id=UNKNOWN)
+        assert (answer["error"], answer["message"]) == ("not_found", f"找不到会话 {UNKNOWN}")
 
 
 async def test_a_socket_says_who_it_is_in_its_subprotocol_or_first_frame_or_is_closed(

@@ -96,6 +96,11 @@ class Build:
     def _run(self, rest: str) -> None:
         inside(self.image, ["/bin/sh", "-c", rest], check=True, stdout=sys.stderr)
 
+    def _arg(self, rest: str) -> None:
+        """Its default; before the first stage it is the base image's, which is this machine."""
+        if self._stages:
+            self._env(rest)
+
     def _env(self, rest: str) -> None:
         for word in shlex.split(rest):
             name, _, value = word.partition("=")
@@ -116,7 +121,7 @@ class Build:
     def _nothing(self, rest: str) -> None:
         """Only an engine has a use for it."""
 
-    _arg = _volume = _expose = _stopsignal = _nothing
+    _volume = _expose = _stopsignal = _nothing
 
     def _inside(self, path: str) -> Path:
         return self.image.root / os.path.join(self.image.directory, path).lstrip("/")

@@ -5,15 +5,19 @@ import re
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from dotenv import dotenv_values
 
 from tests.acceptance.process import ROOT
 from tests.deploy.conftest import tool
 from tests.deploy.image import instructions
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
+DEPLOYMENT = (ROOT / "docs/deployment.md").read_text("utf-8")
+OURS = ("migrate", "server", "worker")
 COMPOSE = ROOT / "compose.yaml"
 
 
@@ -109,7 +113,56 @@ def test_the_compose_file_has_no_password() -> None:
 
 def test_what_the_compose_file_sets_is_a_setting(services: dict[str, Any]) -> None:
     settings = (ROOT / "docs/settings.md").read_text("utf-8")
-    of_the_agent = {"OPENAI_API_KEY", "OPENAI_BASE_URL", "MODEL"}
 
-    for name in services["server"]["environment"].keys() - of_the_agent:
+    for name in services["server"]["environment"]:
         assert f"`{name}`" in settings, name
+
+
+def test_whatever_a_model_wants_to_know_comes_from_the_env_file(services: dict[str, Any]) -> None:
+    models = (ROOT / "docs/models.md").read_text("utf-8")
+    variables = set(re.findall(r"^\| `([A-Z_]+)` \|", models, re.MULTILINE))
+
+    assert {"OPENAI_API_KEY", "MODEL_TOOLS"} <= variables
+    for name in OURS:
+        assert services[name]["env_file"] == [{"path": ".env", "required": False}]
+        assert services[name]["environment"].keys() & variables == set()
+    assert ".env" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    assert not any("env" in line for line in (ROOT / ".dockerignore").read_text().splitlines())
+
+
+def test_the_page_and_the_file_have_the_same_commands_and_each_finds_the_password(
+    tmp_path: Path,
+) -> None:
+    [block] = re.findall(r"^```sh\n(echo .*?)```$", DEPLOYMENT, re.DOTALL | re.MULTILINE)
+    text = COMPOSE.read_text("utf-8")
+    commands = [line.partition("  #")[0].strip() for line in block.splitlines()]
+    assert all(f"\n#   {command}\n" in text for command in commands[:3])
+
+    making, *others = commands
+    assert all(command.startswith("docker compose ") for command in others)
+    subprocess.run(["bash", "-euc", making], cwd=tmp_path, check=True)
+    variables = dotenv_values(tmp_path / ".env")
+    # Every command interpolates the whole file, by `.env` and nothing else.
+    document = interpolated(yaml.safe_load(text), {k: v or "" for k, v in variables.items()})
+    [url] = {document["services"][name]["environment"]["DATABASE_URL"] for name in OURS}
+    password = document["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"]
+    assert urlsplit(url).password == password == variables["POSTGRES_PASSWORD"]
+    assert len(password) == 32
+
+
+def test_the_image_has_the_extras_that_its_commands_need_and_the_constraints() -> None:
+    found = [rest for name, rest in instructions(DOCKERFILE) if name == "RUN"]
+    extras = next(rest for name, rest in instructions(DOCKERFILE) if rest.startswith("EXTRAS="))
+    needed = {*re.findall(r"threadwell\[(\w+)\]", settings_and_commands())}
+
+    assert needed == {*extras.removeprefix("EXTRAS=").split(",")}
+    assert any(
+        '".[${EXTRAS}]"' in rest and "cp constraints.txt /opt/threadwell/" in rest for rest in found
+    )
+    assert "--constraint /opt/threadwell/constraints.txt --requirement" in DEPLOYMENT
+
+
+def settings_and_commands() -> str:
+    """What says at a start which extra is missing."""
+    sources = [*ROOT.glob("api/**/*.py"), *ROOT.glob("graph/**/*.py"), *ROOT.glob("store/**/*.py")]
+    return "\n".join(path.read_text("utf-8") for path in sources)

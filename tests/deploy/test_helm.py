@@ -1,11 +1,13 @@
 """The Helm chart renders, by Helm's own library, to what Kubernetes takes and what is promised."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from api import __version__
 from tests.acceptance.process import ROOT
@@ -128,3 +130,16 @@ def test_the_selectors_find_the_pods() -> None:
     for one in (server, worker):
         matched = one["spec"]["selector"]["matchLabels"].items()
         assert matched <= one["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_what_the_page_sets_is_a_value_of_the_chart() -> None:
+    page = (ROOT / "docs/deployment.md").read_text("utf-8")
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    [command] = re.findall(r"^helm install .*$", page, re.MULTILINE)
+    named = re.findall(r"--set ([\w.]+)=", command)
+
+    # Without a tag it would be the chart's version, which nobody builds by the page's commands.
+    assert {"existingSecret", "image.repository", "image.tag"} <= set(named)
+    for name in named:
+        section, _, key = name.partition(".")
+        assert key in values[section] if key else section in values, name

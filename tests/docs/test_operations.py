@@ -9,19 +9,27 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
+import httpx
 import psycopg
 import pytest
 from redis import Redis
 
 from api.processes.embedded import Servers, embedded_servers
-from store import audit, threads
+from graph.requests import system_assistant_id
+from store import assistants, audit, crons, jobs, threads, webhooks
 from store.access import EVERYTHING
+from store.assistants import SystemAssistant
+from store.crons import NewCron
 from store.database import open_database
 from store.migrate import migrate
+from tests.acceptance.process import ROOT, started_by
+from tests.receiver import receiving
 
-PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+PAGE = (ROOT / "docs/operations.md").read_text()
 #: The commands by the name after the fence.
 COMMANDS = {
     name: re.sub("^ {3}", "", text, flags=re.MULTILINE)
@@ -133,7 +141,7 @@ def test_a_database_goes_back_to_a_moment(place: Path) -> None:
         asyncio.run(migrate(url))
         asyncio.run(say(url, "of before"))
         run("slot", DATABASE_URL=url, BACKUP=backup)
-        with receiving(url, backup) as caught_up:
+        with archiving(url, backup) as caught_up:
             run("base", DATABASE_URL=url, BACKUP=backup)
             asyncio.run(say(url, "since the base backup"))
             moment = now(url)
@@ -159,7 +167,7 @@ def now(url: str) -> str:
 
 
 @contextmanager
-def receiving(url: str, backup: str) -> Iterator["CaughtUp"]:
+def archiving(url: str, backup: str) -> Iterator["CaughtUp"]:
     environment = {**os.environ, "DATABASE_URL": url, "BACKUP": backup}
     receiver = subprocess.Popen(script("wal"), env=environment)
     try:
@@ -194,6 +202,87 @@ class CaughtUp:
                     return
                 time.sleep(0.1)
         raise AssertionError("the receiver did not catch up")
+
+
+async def test_a_copy_is_served_and_nobody_outside_hears_of_it(place: Path) -> None:
+    thread_id = str(uuid4())
+    with embedded(place / "data") as servers:
+        url, backup = servers.database_url, str(place)
+        restored = url.replace("/threadwell?", "/restored?")
+        async with receiving() as receiver:
+            await migrate(url)
+            await say(url, thread_id)
+            await make_due(url, receiver.url)
+            await asyncio.to_thread(run, "dump", DATABASE_URL=url, BACKUP=backup)
+            where = {"DATABASE_URL": url, "BACKUP": backup, "RESTORED_URL": restored}
+            await asyncio.to_thread(run, "restore", **where)
+            variables = {
+                "RESTORED_URL": restored,
+                "DRILL": str(place / "drill"),
+                "REDIS_URL": "redis://production",
+                "LANGGRAPH_WEBHOOKS": '{"url": {"require_https": false, "disable_loopback": false}}',
+                "HEARTBEAT_SECONDS": "0.2",
+                "LEASE_SECONDS": "2",
+            }
+
+            with started_by(["bash", "-euc", COMMANDS["drill"]], variables) as copy:
+                async with httpx.AsyncClient(base_url=copy.url) as http:
+                    answer = await http.get(f"/threads/{thread_id}")
+                    assert answer.json()["thread_id"] == thread_id
+                    await asyncio.to_thread(beaten, restored, times=5)
+                    assert (await http.get("/ok?check_db=1")).status_code == 200
+            assert receiver.heard == []
+            assert left_to_do(restored) == [(1, 1, 0)]
+
+            # It was due: a server that works does it at once.
+            working = COMMANDS["drill"].replace("--workers 0", "")
+            with started_by(["bash", "-euc", working], variables):
+                [told] = await receiver.told()
+            assert told["run_id"] == thread_id
+
+
+async def make_due(url: str, receiver: str) -> None:
+    """A webhook that is to be sent, and a cron that is to begin."""
+    run_id = said(url)[0]
+    agent = SystemAssistant(
+        assistant_id=system_assistant_id("agent"), graph_id="agent", name="agent", description=None
+    )
+    ran = {"run_id": run_id, "kwargs": {}, "created_at": "2026-11-27T00:00:00+00:00"}
+    async with open_database(url) as db:
+        await assistants.register_system(db, [agent])
+        async with db.transaction() as tx:
+            await jobs.enqueue(tx, webhooks.KIND, {"url": receiver, "run": ran})
+        await crons.create(
+            db,
+            NewCron(
+                cron_id=str(uuid4()), assistant_id=agent.assistant_id, thread_id=None, user_id="",
+                schedule="* * * * *", timezone=None, end_time=None, enabled=True,
+                on_run_completed="delete", payload={}, metadata={}, injected={},
+                visible_threads=[{}], visible_assistants=[{}],
+                next_run_at=datetime(2026, 11, 27, tzinfo=UTC),
+            ),
+        )  # fmt: skip
+
+
+def left_to_do(url: str) -> list[tuple[int, ...]]:
+    """The jobs that nobody has tried, the crons that are due, and the runs that were made."""
+    with psycopg.connect(url) as connection:
+        return connection.execute(
+            "SELECT (SELECT count(*) FROM job WHERE attempt = 0),"
+            " (SELECT count(*) FROM cron WHERE next_run_at = '2026-11-27T00:00:00Z'),"
+            " (SELECT count(*) FROM run)"
+        ).fetchall()
+
+
+def beaten(url: str, *, times: int) -> None:
+    """Return when the process on a database has shown so often that it lives."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    seen = set[object]()
+    with psycopg.connect(url, autocommit=True) as connection:
+        while len(seen) <= times:
+            assert time.monotonic() < deadline, "it does not beat"
+            seen |= set(connection.execute("SELECT max(last_seen_at) FROM worker").fetchall())
+            time.sleep(0.02)
 
 
 def test_every_command_of_the_page_is_run_here() -> None:

@@ -288,6 +288,77 @@ async def test_a_graph_that_fails_is_named_and_the_others_are_served(
         await registry.schemas("bad")
 
 
+#: Projects whose own packages have our names, and where that shows.
+CLASHES = {
+    "a module of its own": ("from graph.nodes import plan", "agents.py:1 imports `graph.nodes`"),
+    "a module that is ours as well": ("import store", "agents.py:1 imports `store`"),
+    "a package": ("from api import tools", "agents.py:1 imports `api`"),
+    "in what it imports": ("import mine.tools", "tools.py:1 imports `store`"),
+    "in what that imports of its package": ("from mine import flow", "__init__.py:3 imports `graph.nodes`"),
+    "not before it runs": (
+        "def plan(state):\n    from graph import nodes", "agents.py:2 imports `graph`"
+    ),
+}  # fmt: skip
+#: And projects that have them and import no module of theirs by our names.
+NO_CLASHES = {
+    "nothing": "",
+    "what is ours and not theirs": "from graph.attachments import Inflating",
+    "if it is not there": "try:\n    import graph.nodes\nexcept ImportError:\n    pass",
+    "for a type checker": (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from graph.nodes import plan"
+    ),
+}
+
+
+@pytest.fixture
+def clashing(tmp_path: Path, project: Project) -> Project:
+    """A project with modules of our names, whose `agents.py` begins with this code."""
+    files = {
+        "graph/nodes.py": "def plan(): ...",
+        "store.py": "connect = None",
+        "api/__init__.py": "",
+        "mine/__init__.py": "",
+        "mine/tools.py": "import store",
+        "mine/flow.py": "\n\nfrom .deep import reached",
+        "mine/deep/__init__.py": "\n\nimport graph.nodes\nreached = None",
+    }
+    for name, code in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(code)
+
+    def make(code: str, **config: Any) -> Path:
+        path = project(**config)
+        (tmp_path / "agents.py").write_text(f"{code}\n{STATIC}\ngraph = build()")
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("kind", CLASHES)
+async def test_a_graph_that_imports_a_module_of_its_own_by_our_name_is_told_what_to_do(
+    clashing: Project, kind: str
+) -> None:
+    code, where = CLASHES[kind]
+    registry = await Registry.load(load_config(clashing(code)))
+    assert where in registry.failures["agent"]
+    assert "of Threadwell, not " in registry.failures["agent"]
+    assert "Rename yours" in registry.failures["agent"]
+    assert "mine" not in sys.modules
+
+
+async def test_a_graph_in_a_module_of_our_name_is_told_what_to_do(clashing: Project) -> None:
+    path = clashing("", graphs={"agent": "graph.nodes:plan"})
+    registry = await Registry.load(load_config(path))
+    assert "langgraph.json names `graph.nodes`" in registry.failures["agent"]
+
+
+@pytest.mark.parametrize("kind", NO_CLASHES)
+async def test_a_project_with_our_names_that_does_not_import_by_them_is_served(
+    clashing: Project, kind: str
+) -> None:
+    assert await _nodes(clashing(NO_CLASHES[kind])) == ["node"]
+
+
 async def test_a_factory_that_makes_no_graph_fails_when_it_is_opened(project: Project) -> None:
     registry = await Registry.load(load_config(project("def graph(): return 7")))
     with pytest.raises(InvalidGraphError, match="found int"):

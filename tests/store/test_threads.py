@@ -255,6 +255,17 @@ async def test_a_copy_is_as_its_source_was(db: Database) -> None:
     ) == []  # fmt: skip
 
 
+async def test_a_copy_of_a_deleted_session_is_there(db: Database) -> None:
+    source = await a_thread(db)
+    for was, kept in (("archived", {"status": "archived"}), ("deleted", {})):
+        target, changes = str(uuid.uuid4()), {"status": was}
+        await threads.update(db, source, metadata=changes, access=EVERYTHING, keep_seconds=60)
+
+        await threads.copy(db, source, target, metadata={}, access=EVERYTHING)
+
+        assert (await thread(db, target)).metadata == kept
+
+
 async def test_a_copy_of_a_running_thread_is_one_that_was_stopped(db: Database) -> None:
     source, worker_id = await a_thread(db), await a_worker(db)
     claimed = await begin(db, source, worker_id)
