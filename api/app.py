@@ -20,6 +20,7 @@ from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.description import describe
 from api.http.headers import TRACING, HeaderFilter
 from api.http.languages import Languages
+from api.http.problems import Problems
 from api.identity.auth import Authentication, is_open
 from api.identity.openapi import secure
 from api.limits import HEADERS, IdentityLimits
@@ -250,6 +251,7 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         *([Middleware(MountPrefix, prefix=prefix)] if prefix else []),
         *([Middleware(TracedRequests, tracing=tracing)] if tracing else []),
         Middleware(Languages, everywhere=services.settings.translate_everything),
+        Middleware(Problems),
         Middleware(LastResort),
         Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
         Middleware(WithoutContext),

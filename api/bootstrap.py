@@ -18,6 +18,7 @@ from api.http.fresh import Fresh
 from api.identity.authority import Authority, load_authority
 from api.identity.owners import open_owners
 from api.limits import Limits, open_limits
+from api.new_sessions import NewSessions
 from api.observability.health import Health
 from api.observability.http_meter import HttpMeter
 from api.observability.traces import open_tracing
@@ -99,7 +100,9 @@ class Services:
     branches: Branches
     value_search: ValueSearch
     importer: Importer
+    #: Of runs, and those that users register.
     webhooks: Webhooks
+    event_webhooks: Webhooks
     changes: Changes
     presence: Presence
     crons: Crons
@@ -108,6 +111,7 @@ class Services:
     prices: Prices
     limits: Limits | None
     quotas: Quotas
+    new_sessions: NewSessions
     health: Health
     #: The queue of all processes.
     queue_stats: Fresh[Stats]
@@ -132,99 +136,200 @@ async def open_services(
         ConflictError: The store's index has vectors of another length.
         UnavailableError: PostgreSQL does not answer.
     """
+    async with _opened(settings, database_url=database_url, redis_url=redis_url) as ground:
+        yield _services(ground, _engine(ground))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ground:
+    """What has to be opened and closed; everything else is made of it."""
+
+    settings: Settings
+    graphs: GraphConfig
+    registry: Registry
+    timing: Timing
+    db: Database
+    events: EventLog
+    heartbeat: Heartbeat
+    authority: Authority | None
+    tracing: Tracing | None
+    place: Place
+    backing: Backing
+    webhooks: Webhooks
+    event_webhooks: Webhooks
+    presence: Presence
+    limits: Limits | None
+
+
+@asynccontextmanager
+async def _opened(
+    settings: Settings, *, database_url: str, redis_url: str
+) -> AsyncIterator[_Ground]:
+    """Each after what it needs; they close in the reverse order."""
     graphs, registry = await load_graphs(settings)
     timing = _timing(settings, graphs)
     await _add_indexes(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(admitted(settings, graphs, database_url))
+        enter = stack.enter_async_context
+        db = await enter(admitted(settings, graphs, database_url))
         await _register_graphs(db, registry)
-        events = await stack.enter_async_context(_event_log(settings, redis_url, db.cipher))
-        heartbeat = await stack.enter_async_context(
-            registered(db, slots=settings.slots, timing=timing)
-        )
-        cache = await stack.enter_async_context(open_cache(redis_url, cipher=db.cipher))
+        events = await enter(_event_log(settings, redis_url, db.cipher))
+        heartbeat = await enter(registered(db, slots=settings.slots, timing=timing))
+        # Before `auth` and the graphs, whose code may use it.
+        cache = await enter(open_cache(redis_url, cipher=db.cipher))
         stack.enter_context(sdk_cache.serving(cache))
-        authority = await stack.enter_async_context(_authority(settings, graphs, db, cache))
-        tracing = await stack.enter_async_context(open_tracing(settings))
-        place = await stack.enter_async_context(
+        authority = await enter(_authority(settings, graphs, db, cache))
+        tracing = await enter(open_tracing(settings))
+        place = await enter(
             open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url, db.cipher))
         )
-        backing = await stack.enter_async_context(_backing_beside(db, graphs, place))
-        executor = _executor(
-            settings, db, registry, place, backing, events, heartbeat, tracing=tracing
+        backing = await enter(_backing_beside(db, graphs, place))
+        webhooks, event_webhooks = await enter(
+            _webhooks(graphs, callers_are_known=authority is not None)
         )
-        endings = Endings(db)
-        webhooks = await stack.enter_async_context(
-            open_webhooks(graphs.webhooks, environment=environment(), post_here=loopback.post)
-        )
-        urgency, room = _shares(settings, graphs, db)
-        titles = Titles(db=db, place=place, model=_title_model(graphs))
-        runs = Runs(
-            db=db, registry=registry, executor=executor, events=events, endings=endings,
-            heartbeat=heartbeat, webhooks=webhooks, life=graphs.ttl.life, titles=titles.has_model,
-            priorities=urgency, room=room, tracing=tracing,
+        presence = await enter(open_presence(await enter(open_rooms(redis_url, cipher=db.cipher))))
+        limits = await enter(open_limits(settings, redis_url))
+        yield _Ground(
+            settings=settings, graphs=graphs, registry=registry, timing=timing, db=db, events=events,
+            heartbeat=heartbeat, authority=authority, tracing=tracing, place=place, backing=backing,
+            webhooks=webhooks, event_webhooks=event_webhooks, presence=presence, limits=limits,
         )  # fmt: skip
-        crons = Crons(db=db, runs=runs, decode=cron_request)
-        states = States(registry=registry, db=db, events=events, backing=backing, place=place)
-        importer = Importer(
-            db=db, registry=registry, states=states, runs=runs, life=graphs.ttl.life,
-            quotas=(quotas := _quotas(settings, db)),
-        )  # fmt: skip
-        jobs = Jobs(
-            db=db,
-            kinds={
-                # Whatever else is to be done beside runs is one more kind.
-                WEBHOOK: webhooks.kind(settings.webhook_retry_seconds),
-                EVENT_WEBHOOK: Deliveries(db, webhooks).kind(settings.webhook_retry_seconds),
-                IMPORT: ImportJobs(db=db, importer=importer, authority=authority).kind(),
-                TITLE_JOB: titles.kind(),
-                **_of_users(settings, db, runs, states, executor, backing),
-            },
-        )
-        changes = Changes(
-            db=db, place=place, endings=endings,
-            keep_count=settings.events_keep_count, keep_seconds=3600 * settings.events_keep_hours,
-        )  # fmt: skip
-        worker = Worker(
-            db=db, executor=executor, runs=runs, endings=endings, events=events,
-            heartbeat=heartbeat, retention=executor.retention, crons=crons, jobs=jobs, changes=changes,
-            timing=timing, by_priority=urgency is not None,
-            most_running=settings.limit_runs or None,
-        )  # fmt: skip
-        presence = await stack.enter_async_context(
-            open_presence(await stack.enter_async_context(open_rooms(redis_url, cipher=db.cipher)))
-        )
-        histories = Histories(db=db, registry=registry, runs=runs, states=states)
-        yield Services(
-            settings=settings,
-            graphs=graphs,
-            db=db,
-            registry=registry,
-            place=place,
-            items=backing.items,
-            events=events,
-            runs=runs,
-            states=states,
-            histories=histories,
-            imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
-            threads=Threads(db=db, runs=runs, states=states, retention=executor.retention),
-            titles=titles,
-            branches=Branches(db=db, states=states, executor=executor),
-            value_search=ValueSearch(db, states),
-            importer=importer,
-            webhooks=webhooks,
-            changes=changes,
-            presence=presence,
-            crons=crons,
-            worker=worker,
-            authority=authority,
-            prices=prices.load(settings.prices),
-            quotas=quotas,
-            limits=await stack.enter_async_context(open_limits(settings, redis_url)),
-            health=Health(db=db, events=events, place=place, worker=worker),
-            tracing=tracing,
-            queue_stats=Fresh(partial(queue.stats, db)),
-        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Engine:
+    """What runs graphs, and keeps what they leave."""
+
+    endings: Endings
+    executor: Executor
+    titles: Titles
+    runs: Runs
+    states: States
+    threads: Threads
+    is_by_priority: bool
+
+
+def _engine(ground: _Ground) -> _Engine:
+    settings, graphs, db, place = ground.settings, ground.graphs, ground.db, ground.place
+    registry, events = ground.registry, ground.events
+    endings, executor = Endings(db), _executor(ground)
+    urgency, room = _shares(settings, graphs, db)
+    titles = Titles(db=db, place=place, model=_title_model(graphs))
+    runs = Runs(
+        db=db, registry=registry, executor=executor, events=events, endings=endings,
+        heartbeat=ground.heartbeat, webhooks=ground.webhooks, life=graphs.ttl.life,
+        titles=titles.has_model, priorities=urgency, room=room, tracing=ground.tracing,
+    )  # fmt: skip
+    states = States(registry=registry, db=db, events=events, backing=ground.backing, place=place)
+    return _Engine(
+        endings=endings,
+        executor=executor,
+        titles=titles,
+        runs=runs,
+        states=states,
+        threads=Threads(db=db, runs=runs, states=states, retention=executor.retention),
+        is_by_priority=urgency is not None,
+    )
+
+
+def _services(ground: _Ground, engine: _Engine) -> Services:
+    settings, graphs, db, place = ground.settings, ground.graphs, ground.db, ground.place
+    registry, runs, states = ground.registry, engine.runs, engine.states
+    quotas = _quotas(settings, db)
+    new_sessions = NewSessions(db, quotas, graphs.ttl.life)
+    importer = Importer(
+        db=db, registry=registry, states=states, runs=runs, new_sessions=new_sessions
+    )
+    crons = Crons(db=db, runs=runs, decode=cron_request, most_sessions=settings.limit_sessions)
+    changes = Changes(
+        db=db, place=place, endings=engine.endings,
+        keep_count=settings.events_keep_count, keep_seconds=3600 * settings.events_keep_hours,
+    )  # fmt: skip
+    worker = _worker(ground, engine, crons, _jobs(ground, engine, importer), changes)
+    histories = Histories(db=db, registry=registry, runs=runs, states=states)
+    return Services(
+        settings=settings,
+        graphs=graphs,
+        db=db,
+        registry=registry,
+        place=place,
+        items=ground.backing.items,
+        events=ground.events,
+        runs=runs,
+        states=states,
+        histories=histories,
+        imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
+        threads=engine.threads,
+        titles=engine.titles,
+        branches=Branches(db=db, states=states, executor=engine.executor),
+        value_search=ValueSearch(db, states),
+        importer=importer,
+        webhooks=ground.webhooks,
+        event_webhooks=ground.event_webhooks,
+        changes=changes,
+        presence=ground.presence,
+        crons=crons,
+        worker=worker,
+        authority=ground.authority,
+        prices=prices.load(settings.prices),
+        quotas=quotas,
+        new_sessions=new_sessions,
+        limits=ground.limits,
+        health=Health(db=db, events=ground.events, place=place, worker=worker),
+        tracing=ground.tracing,
+        queue_stats=Fresh(partial(queue.stats, db)),
+    )
+
+
+def _jobs(ground: _Ground, engine: _Engine, importer: Importer) -> Jobs:
+    """Whatever else is to be done beside runs is one more kind."""
+    db, webhooks, retry = ground.db, ground.webhooks, ground.settings.webhook_retry_seconds
+    return Jobs(
+        db=db,
+        kinds={
+            WEBHOOK: webhooks.kind(retry),
+            EVENT_WEBHOOK: Deliveries(db, ground.event_webhooks).kind(retry),
+            IMPORT: ImportJobs(db=db, importer=importer, authority=ground.authority).kind(),
+            TITLE_JOB: engine.titles.kind(),
+            **_of_users(ground, engine),
+        },
+    )
+
+
+def _of_users(ground: _Ground, engine: _Engine) -> dict[str, Kind]:
+    """The jobs that are about all that is a user's."""
+    db, namespaces = ground.db, ground.settings.user_namespaces
+    erasures = Erasures(
+        db=db, runs=engine.runs, threads=engine.threads, retention=engine.executor.retention,
+        namespaces=namespaces,
+    )  # fmt: skip
+    exports = UserExports(db=db, items=ground.backing.items, namespaces=namespaces)
+    return {USER_JOBS["erasure"]: erasures.kind(), USER_JOBS["export"]: exports.kind()}
+
+
+def _worker(ground: _Ground, engine: _Engine, crons: Crons, jobs: Jobs, changes: Changes) -> Worker:
+    executor = engine.executor
+    return Worker(
+        db=ground.db, executor=executor, runs=engine.runs, endings=engine.endings,
+        events=ground.events, heartbeat=ground.heartbeat, retention=executor.retention, crons=crons,
+        jobs=jobs, changes=changes, timing=ground.timing, by_priority=engine.is_by_priority,
+        most_running=ground.settings.limit_runs or None,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def _webhooks(
+    graphs: GraphConfig, *, callers_are_known: bool
+) -> AsyncIterator[tuple[Webhooks, Webhooks]]:
+    """Those of runs, and those that users register."""
+    registered = graphs.webhooks.for_registered(callers_are_known=callers_are_known)
+    async with (
+        open_webhooks(
+            graphs.webhooks, environment=environment(), post_here=loopback.post
+        ) as of_runs,
+        open_webhooks(registered, environment=environment()) as of_events,
+    ):
+        yield of_runs, of_events
 
 
 async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: str) -> None:
@@ -263,54 +368,26 @@ def _shares(
     return (FairShares(db, most_running=running) if is_fair else None), room
 
 
-def _executor(
-    settings: Settings,
-    db: Database,
-    registry: Registry,
-    place: Place,
-    backing: Backing,
-    events: EventLog,
-    heartbeat: Heartbeat,
-    *,
-    tracing: Tracing | None,
-) -> Executor:
-    own = backing.saver if isinstance(backing.saver, CustomSaver) else None
+def _executor(ground: _Ground) -> Executor:
+    settings, db, saver = ground.settings, ground.db, ground.backing.saver
     retention = Retention(
-        db=db, registry=registry, place=place, events=events,
-        keep=settings.keep_checkpoints, custom=own,
+        db=db, registry=ground.registry, place=ground.place, events=ground.events,
+        keep=settings.keep_checkpoints, custom=saver if isinstance(saver, CustomSaver) else None,
         audit_seconds=86_400 * settings.audit_keep_days,
     )  # fmt: skip
     return Executor(
         db=db,
-        registry=registry,
-        backing=backing,
-        place=place,
-        events=events,
+        registry=ground.registry,
+        backing=ground.backing,
+        place=ground.place,
+        events=ground.events,
         retention=retention,
         slots=settings.slots,
         run_timeout_seconds=settings.run_timeout_seconds,
-        alive=heartbeat.alive,
-        tracing=tracing,
+        alive=ground.heartbeat.alive,
+        tracing=ground.tracing,
         file_bytes=settings.model_files_bytes,
     )
-
-
-def _of_users(
-    settings: Settings,
-    db: Database,
-    runs: Runs,
-    states: States,
-    executor: Executor,
-    backing: Backing,
-) -> dict[str, Kind]:
-    """The jobs that are about all that is a user's."""
-    threads = Threads(db=db, runs=runs, states=states, retention=executor.retention)
-    erasures = Erasures(
-        db=db, runs=runs, threads=threads, retention=executor.retention,
-        namespaces=settings.user_namespaces,
-    )  # fmt: skip
-    exports = UserExports(db=db, items=backing.items, namespaces=settings.user_namespaces)
-    return {USER_JOBS["erasure"]: erasures.kind(), USER_JOBS["export"]: exports.kind()}
 
 
 def _title_model(graphs: GraphConfig) -> Callable[[], BaseChatModel | None] | None:

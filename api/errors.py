@@ -1,5 +1,6 @@
 """
-What clients see of an error: a status, and ``{"detail", "code"}`` to read and to program against.
+What clients see of an error: a status, and ``{"detail", "code"}`` to read and to program against, or
+what `api.http.problems` makes of that.
 
 Every error of `store.errors` gets its status here and nowhere else. What a client sent is not
 repeated, and what went wrong inside is logged, never told.
@@ -18,6 +19,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Match
 from starlette.websockets import WebSocketState
 
+from api.http import problems
 from api.http.languages import told
 from graph.factory import InvalidGraphError
 from store.errors import (
@@ -28,6 +30,7 @@ from store.errors import (
     EmbeddingError,
     Error,
     GoneError,
+    InDoubtError,
     InvalidInputError,
     LimitedError,
     NotFoundError,
@@ -51,6 +54,8 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     ConflictError: HTTPStatus.CONFLICT,
     EmbeddingError: HTTPStatus.BAD_GATEWAY,
     GoneError: HTTPStatus.GONE,
+    # Official SDKs repeat 503 by themselves, and would make it twice.
+    InDoubtError: HTTPStatus.CONFLICT,
     InvalidGraphError: HTTPStatus.FAILED_DEPENDENCY,
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     LimitedError: HTTPStatus.TOO_MANY_REQUESTS,
@@ -100,6 +105,11 @@ class BrokenOffError(Exception):
     The connection is dropped: after an answer that ends like a whole one no client comes back.
     """
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        #: Our own words, for the log.
+        self.message = message
+
 
 #: What a program is told of a status that is not of an error of ours.
 _CODES = {
@@ -124,9 +134,11 @@ def error_response(
 ) -> Response:
     """The answer to a request that failed."""
     detail, language = told(detail, code)
-    content = orjson.dumps({"detail": detail, "code": code})
     headers = {**(headers or {}), **language}
-    return Response(content, int(status), headers, media_type="application/json")
+    content, media_type = {"detail": detail, "code": code}, "application/json"
+    if problems.is_wanted():
+        content, media_type = problems.problem(int(status), detail, code), problems.MEDIA_TYPE
+    return Response(orjson.dumps(content), int(status), headers, media_type=media_type)
 
 
 def response_to(error: Error) -> Response:
@@ -143,8 +155,7 @@ def _retry_after(error: Error, status: int) -> int:
     """In how many seconds a machine may ask again; 0 if it should not by itself."""
     if isinstance(error, LimitedError):
         return max(RETRY_AFTER_SECONDS, ceil(error.retry_in_seconds))
-    # What may have been done is not to be repeated by a machine.
-    return RETRY_AFTER_SECONDS if status == 503 and error.code != "in_doubt" else 0
+    return RETRY_AFTER_SECONDS if status == 503 else 0
 
 
 def internal_error_response() -> Response:

@@ -186,7 +186,7 @@ class LastResort:
             log.debug("client left", path=_shown(scope["path"]))
         except BrokenOffError as exc:
             # Not completed: the server drops the connection.
-            log.info("answer broken off", path=_shown(scope["path"]), reason=str(exc))
+            log.info("answer broken off", path=_shown(scope["path"]), reason=exc.message)
         except Exception:
             if scope["type"] != "http" or started:
                 # Too late to say anything: the server logs it and drops the connection.

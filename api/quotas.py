@@ -31,10 +31,8 @@ class Quotas:
         """
         if not (self.sessions and count):
             return
-        # One with more than may be had is not counted to the end.
         owner = caller.identity or None
-        if await threads.count_owned(self.db, owner, most=self.sessions) + count > self.sessions:
-            raise QuotaError(f"You may have {self.sessions} sessions")
+        await threads.require_room(self.db, owner, most=self.sessions, count=count)
 
     async def require_cron(self, caller: Caller) -> None:
         """
@@ -46,9 +44,12 @@ class Quotas:
         if self.crons and await crons.count_of_user(self.db, caller.identity) >= self.crons:
             raise QuotaError(f"You may have {self.crons} crons")
 
-    async def file_bytes_left(self, caller: Caller) -> int | None:
+    async def file_bytes_left(self, caller: Caller, count: int = 1) -> int | None:
         """
-        How many bytes the next attachment of a caller may have; None for any number.
+        How many bytes the next attachments of a caller may have together; None for any number.
+
+        Args:
+            count: How many there are to be.
 
         Raises:
             QuotaError: They have as many attachments as they may.
@@ -56,7 +57,7 @@ class Quotas:
         if not (self.files or self.file_bytes):
             return None
         usage = await files.usage(self.db, caller.identity)
-        if self.files and usage.count >= self.files:
+        if self.files and usage.count + count > self.files:
             raise QuotaError(f"You may have {self.files} files")
         return max(0, self.file_bytes - usage.bytes) if self.file_bytes else None
 

@@ -148,10 +148,16 @@ def _of_updates(updates: JsonObject, times: JsonObject) -> Iterator[Part]:
             for asked in update:
                 yield "interrupt", {"id": asked.get("id"), "value": asked.get("value")}
             continue
-        found = update.get("messages") if isinstance(update, dict) else None
-        for message in found if isinstance(found, list) else [found]:
-            if isinstance(message, dict):
-                yield from _of_message(message, times.get(str(message.get("id")), {}))
+        # A list of them, if the node returned several.
+        for one in update if isinstance(update, list) else [update]:
+            yield from _of_update(one, times)
+
+
+def _of_update(update: Any, times: JsonObject) -> Iterator[Part]:
+    found = update.get("messages") if isinstance(update, dict) else None
+    for message in found if isinstance(found, list) else [found]:
+        if isinstance(message, dict):
+            yield from _of_message(message, times.get(str(message.get("id")), {}))
 
 
 def _of_message(message: JsonObject, times: JsonObject) -> Iterator[Part]:

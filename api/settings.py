@@ -182,6 +182,13 @@ class Settings(BaseSettings):
         about="Bytes of the largest request body, then 413.",
         ge=1,
     )
+    json_body_max_bytes: int = _env(
+        "HTTP_MAX_JSON_BODY_BYTES",
+        default=64 * 1024 * 1024,
+        about="Bytes of the largest body that is read whole, as all JSON is, then 413; files and imports "
+        "that are sent as such are not. A file in JSON takes four thirds of its size.",
+        ge=1,
+    )
     translate_everything: bool = _env(
         "TRANSLATE_EVERYTHING",
         default=False,
@@ -587,8 +594,8 @@ class Settings(BaseSettings):
     metrics_token: SecretStr | None = _env(
         "METRICS_TOKEN",
         default=None,
-        about="What a collector sends as `Authorization: Bearer` to read `/metrics`; at least 16 "
-        "characters.",
+        about="What a collector sends as `Authorization: Bearer` to read `/metrics` where callers have "
+        "to say who they are, and at METRICS_PORT; at least 16 characters.",
         repr=False,
         min_length=16,
     )

@@ -27,8 +27,9 @@ from api.identity import auth
 from api.session_events import Part, SessionReader, whole_message
 from graph.encode import dumps
 from graph.executor import Result
+from graph.following import ENDED
 from graph.protocol_run import PREFIX
-from graph.runs import ENDED, Submitted
+from graph.runs import Submitted
 from graph.stream import ASIDE
 from store import messages, runs, threads
 from store.access import EVERYTHING, Access
@@ -255,9 +256,9 @@ class RunStream:
         Everything up to the run's end, then nothing more.
 
         Raises:
-            BrokenOffError: This process goes before the run ends.
+            BrokenOffError: This process goes before the client has been told all of the run.
         """
-        follow = self._services.runs.follow(self._submitted, after=self._after)
+        follow = self._services.runs.follow(self._submitted.run, after=self._after)
         try:
             async with aclosing(follow):
                 async for batch in follow:
@@ -310,7 +311,8 @@ class RunStream:
         run = await services.runs.patiently(
             lambda: runs.find(services.db, run_id, access=EVERYTHING)
         )
-        if run is not None and run.status not in ENDED:
+        # Also where it has ended: what the client has not read yet is there when it comes back.
+        if services.runs.leaving or (run is not None and run.status not in ENDED):
             raise BrokenOffError(GOES_ON)
         self._ended = True
         return await self._ending(run)

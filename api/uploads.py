@@ -1,7 +1,9 @@
 """Files on their way in: of what kind they are is read from what is in them."""
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -25,14 +27,10 @@ async def keep_file(services: Services, caller: Caller, given: UploadFile) -> Fi
         TooLargeError: It is larger than files may be.
         QuotaError: The caller's would be more, or larger together, than they may be.
     """
-    settings, upload = services.settings, Upload(services.db)
+    upload = Upload(services.db)
     left = await services.quotas.file_bytes_left(caller)
-    max_bytes = settings.file_max_bytes
-    beyond: Error = too_large(max_bytes)
-    if left is not None and left < max_bytes:
-        max_bytes, beyond = left, services.quotas.full_of_bytes()
     try:
-        mime_type = await _keep(given, upload, max_bytes, beyond, settings.file_types)
+        mime_type = await _keep(services, given, upload, left)
         return await upload.finish(
             name=_name(given.filename), owner=caller.identity, mime_type=mime_type
         )
@@ -42,10 +40,45 @@ async def keep_file(services: Services, caller: Caller, given: UploadFile) -> Fi
         raise
 
 
+async def require_files(services: Services, caller: Caller, given: Sequence[UploadFile]) -> None:
+    """
+    See that all of some files would be kept, ahead of what is made for them; they are to be read again.
+
+    Raises: as `keep_file`.
+    """
+    if not given:
+        return
+    left = await services.quotas.file_bytes_left(caller, count=len(given))
+    for file in given:
+        scale = _Scale()
+        await _keep(services, file, scale, left)
+        await file.seek(0)
+        left = None if left is None else left - scale.size_bytes
+
+
+@dataclass(slots=True)
+class _Scale:
+    """An upload of which nothing is kept."""
+
+    size_bytes: int = 0
+
+    async def append(self, data: bytes) -> None:
+        self.size_bytes += len(data)
+
+
 async def _keep(
-    given: UploadFile, upload: Upload, max_bytes: int, beyond: Error, types: tuple[str, ...]
+    services: Services, given: UploadFile, upload: Upload | _Scale, left: int | None
 ) -> str:
-    """Keep a file piece by piece; its type, if that is one that is taken."""
+    """
+    Keep a file piece by piece; its type, if that is one that is taken.
+
+    Args:
+        left: How many bytes the caller may have; None for any number.
+    """
+    max_bytes, types = services.settings.file_max_bytes, services.settings.file_types
+    beyond: Error = too_large(max_bytes)
+    if left is not None and left < max_bytes:
+        max_bytes, beyond = left, services.quotas.full_of_bytes()
     piece = await given.read(CHUNK_BYTES)
     mime_type = media.sniff(piece[: media.HEAD_BYTES]) if piece else None
     if mime_type is None:

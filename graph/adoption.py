@@ -22,8 +22,9 @@ from langgraph.constants import END, START
 from langgraph.errors import InvalidUpdateError
 
 from graph.factory import AnyGraph
+from graph.message_json import REFUSALS
 from graph.schema import ending_node
-from store.errors import CONTENT_ERRORS, BadRequestError
+from store.errors import CONTENT_ERRORS, InvalidInputError
 from store.models import JsonObject
 
 _CLASSES: dict[str, type[BaseMessage]] = {
@@ -67,7 +68,7 @@ def message_of(fields: JsonObject) -> BaseMessage:
     A message of LangChain, made of plain fields.
 
     Raises:
-        BadRequestError: They make none.
+        InvalidInputError: They make none.
     """
     role = fields["role"]
     kept = {name: fields[name] for name in _FIELDS[role] if fields.get(name) is not None}
@@ -75,8 +76,8 @@ def message_of(fields: JsonObject) -> BaseMessage:
         kept.setdefault("tool_call_id", "")
     try:
         return _CLASSES[role](content=fields["content"], id=fields["id"], **kept)
-    except (TypeError, ValueError) as exc:
-        raise BadRequestError(
+    except REFUSALS as exc:
+        raise InvalidInputError(
             f"Message {fields['id']} is not one that a graph takes", code="invalid_message"
         ) from exc
 

@@ -4,13 +4,14 @@ A conversation changed by its reader: gone back, corrected, cut out of, copied u
 All of it is new checkpoints, by the graph itself: LangGraph and Studio show the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from langchain_core.messages import RemoveMessage
 from langchain_core.runnables import RunnableConfig
 
+from graph.adoption import end_with
 from graph.executor import Executor
 from graph.factory import AnyGraph
 from graph.schema import messages_channel
@@ -27,6 +28,8 @@ from store.threads import NewThread
 
 #: Of a list of messages, what is to be given to the graph to change it.
 Change = Callable[[dict[str, Any]], list[Any]]
+#: Messages that are read at a time.
+_PAGE = 500
 
 
 class Branches:
@@ -144,19 +147,20 @@ class Branches:
         found = await messages.get(self._db, thread_id, message_id, access=access)
         if found.role == "tool":
             raise InvalidInputError("A tool's answer goes with the message that called the tool")
-        calls = {call.get("id") for call in found.meta_data.get("tool_calls", ())}
-        gone = [message_id]
+        calls = _calls(found.meta_data)
+        gone = {message_id, *await self._answers_since(found, calls)}
 
         def change(listed: dict[str, Any]) -> list[Any]:
             _own(listed, message_id)
-            answers = (id_ for id_, m in listed.items() if _read(m, "tool_call_id") in calls)
-            gone.extend(answers if calls else ())
-            return [RemoveMessage(id_) for id_ in gone]
+            after = list(listed.items())[list(listed).index(message_id) + 1 :]
+            going = [message_id, *_answers(calls, after)]
+            gone.update(going)
+            return [RemoveMessage(id_) for id_ in going]
 
         if found.in_context:
             await self._change(thread_id, change, access)
         # After the change: whoever asks again, because it was not heard, is not shown it either.
-        await messages.delete(self._db, thread_id, gone, access=access)
+        await messages.delete(self._db, thread_id, list(gone), access=access)
 
     async def fork(
         self, thread_id: str, message_id: str | None, new: NewThread, *, access: Access
@@ -196,6 +200,19 @@ class Branches:
         with suppress(ThreadBusyError):  # somebody talks there already: their run settles it
             await self._states.settle(new.thread_id, access=EVERYTHING)
 
+    async def _answers_since(self, found: Message, calls: set[str]) -> list[str]:
+        """The answers to a message's calls in the whole history, whether or not the model sees them."""
+        answers: list[str] = []
+        seq, has_more = found.seq, bool(calls)
+        while has_more:
+            page, has_more = await messages.list_page(
+                self._db, found.conversation_id, limit=_PAGE, after_seq=seq, branch="all"
+            )
+            answers += _answers(calls, ((row.id, row.meta_data) for row in page))
+            has_more = has_more and not any(calls & _calls(row.meta_data) for row in page)
+            seq = page[-1].seq if page else seq
+        return answers
+
     async def _change(self, thread_id: str, change: Change, access: Access) -> None:
         async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
             channel = _channel(graph)
@@ -210,6 +227,9 @@ class Branches:
                     for id_, (message, _) in identified(snapshot.values.get(channel)).items()
                 }
             )
+            if not snapshot.next:
+                # A node that LangGraph guesses may lead on, or there may be none to guess.
+                return await end_with(graph, config, {channel: changes})
             return await graph.aupdate_state(config, {channel: changes})
 
         await self._states.change(thread_id, apply, access=access)
@@ -243,6 +263,23 @@ def _own(listed: dict[str, Any], message_id: str) -> Any:
     if _read(message, "id") != message_id:
         raise UnsupportedError("A message that its graph gave no id cannot be changed")
     return message
+
+
+def _calls(message: Any) -> set[str]:
+    """The ids of the tool calls that a message makes."""
+    found = (_read(message, key) for key in ("tool_calls", "invalid_tool_calls"))
+    calls = (call for listed in found if isinstance(listed, list) for call in listed)
+    return {str(call.get("id") or "") for call in calls if isinstance(call, dict)}
+
+
+def _answers(calls: set[str], after: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    """The tools' answers to calls among later messages, up to other calls by the same ids."""
+    for id_, message in after:
+        if calls & _calls(message):
+            return
+        answered = _read(message, "tool_call_id")
+        if answered is not None and str(answered) in calls:
+            yield id_
 
 
 def _read(message: Any, key: str) -> Any:

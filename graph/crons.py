@@ -12,7 +12,7 @@ import structlog
 from graph.requests import RunRequest
 from graph.runs import Runs
 from graph.schedule import next_time
-from store import crons
+from store import crons, threads
 from store.access import Access
 from store.crons import Cron
 from store.database import Database
@@ -39,6 +39,7 @@ class Crons:
     Args:
         runs: Where the runs are made, as those of requests are.
         decode: What a cron asks for when it is due. Raises InvalidInputError.
+        most_sessions: How many threads the user of a cron may have; 0 for any number.
         clock: For tests.
     """
 
@@ -48,11 +49,13 @@ class Crons:
         db: Database,
         runs: Runs,
         decode: Callable[[Cron], RunRequest],
+        most_sessions: int = 0,
         clock: Clock = lambda: None,
     ) -> None:
         self._db = db
         self._runs = runs
         self._decode = decode
+        self._most_sessions = most_sessions
         self._clock = clock
         self._changed = asyncio.Event()
 
@@ -124,6 +127,9 @@ class Crons:
             access=Access(tuple(cron.visible_threads)),
             assistant_access=Access(tuple(cron.visible_assistants)),
         )
+        if self._most_sessions and prepared.thread and not prepared.thread.temporary:
+            owner = cron.user_id or None
+            await threads.require_room(self._db, owner, most=self._most_sessions)
         return await crons.fire(
             self._db, cron, prepared.run, prepared.thread, next_run_at=following(cron, now)
         )

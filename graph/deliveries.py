@@ -68,7 +68,7 @@ class Deliveries:
                 "webhook_id": TO_WEBHOOK_AT_ONCE,
                 "webhook_owner": OF_USER_AT_ONCE,
             },
-            apart="webhook_owner",
+            is_apart=True,
         )
 
     async def deliver(self, job: Job) -> None:

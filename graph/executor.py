@@ -7,8 +7,8 @@ writes that down, fenced by the lease, and only then tells those who follow.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, nullcontext, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from graph.files import RunFiles
 from graph.loop import STOP_SECONDS, Backing, Here, Outbox, Place
 from graph.meters import RunMeter
 from graph.registry import Registry
-from graph.requests import answered_ids, graph_input
+from graph.requests import answered_ids, fork_of, graph_input
 from graph.retention import Retention
 from graph.snapshots import interrupts_of, status_of
 from graph.stopped import Speeches, answer_calls, keep_speech
@@ -38,7 +38,13 @@ from graph.webhooks import told_of
 from store import messages, queue, sessions, threads
 from store.checkpoints import Saver
 from store.database import Database
-from store.errors import LeaseLostError, UnavailableError
+from store.errors import (
+    CONTENT_ERRORS,
+    LeaseLostError,
+    NotFoundError,
+    UnavailableError,
+    UnreadableError,
+)
 from store.events import EventLog, ThreadWriter
 from store.finisher import Finisher
 from store.models import JsonObject, RunStatus, ThreadStatus
@@ -176,6 +182,7 @@ class Executor:
         self.on_free = on_free
         self.slots = slots
         self._reserved = 0
+        self._asking = set[object]()
         #: Stops of runs that are not here; one may be of a run whose claim is being answered.
         self._early: dict[str, StopReason] = {}
         # A run can be here twice for a while: given up, and taken up again before it has stopped.
@@ -202,6 +209,25 @@ class Executor:
             self._early.clear()
         self._reserved += slots
         return True
+
+    @contextmanager
+    def ask(self) -> Iterator[None]:
+        """
+        Ask PostgreSQL for runs, and start them, within this.
+
+        They may be ours by the database long before its answer is here.
+        """
+        request = object()
+        self._asking.add(request)
+        try:
+            yield
+        finally:
+            self._asking.discard(request)
+
+    @property
+    def asking(self) -> frozenset[object]:
+        """What was asked for by `ask` and is not answered yet."""
+        return frozenset(self._asking)
 
     def release(self, slots: int = 1) -> None:
         """Give reserved slots back unused."""
@@ -247,6 +273,17 @@ class Executor:
             execution.stop("drain")
         await self._wait(STOP_SECONDS + SETTLE_SECONDS)
 
+    async def require_checkpoint(self, thread_id: str, checkpoint_id: str) -> None:
+        """
+        Check that a thread has a checkpoint, of its graph itself, that a run is to begin from.
+
+        Raises:
+            NotFoundError: It has not.
+        """
+        # One that cannot be read is there: its run will tell what is wrong with it.
+        with suppress(UnreadableError, *CONTENT_ERRORS):
+            await _require_checkpoint(self._saver, thread_id, checkpoint_id)
+
     async def project(self, thread_id: str) -> None:
         """Make the messages of a thread again, from the checkpoints that it has left."""
         if not isinstance(self._saver, Saver):
@@ -270,8 +307,7 @@ class Executor:
         """
         if not await queue.undo(self._db, held):
             return False
-        if self.retention.custom:
-            await self.retention.custom.forget_run(held.run_id)
+        await self.retention.forget_run(held.run_id)
         # While the thread is still ours: the next run projects onto what is there.
         await self.project(held.thread_id)
         return await queue.discard(self._db, held)
@@ -379,6 +415,9 @@ class Executor:
         self._require_lease(execution)
         if resumes:
             config = _at_head(config)
+        elif fork := fork_of(run.kwargs):
+            # Deleted while the run waited, by the end of another.
+            await _require_checkpoint(backing.saver, run.thread_id, fork)
         async with self._registry.open(
             graph_id,
             config,
@@ -405,11 +444,10 @@ class Executor:
 
     async def _input(self, claim: Claim, graph: AnyGraph, config: Any) -> Any:
         """What the graph is given; with it, what the last run of the thread was stopped in."""
-        given, configurable = graph_input(claim.run.kwargs), config["configurable"]
-        is_fork = "checkpoint_id" in configurable and not configurable.get("checkpoint_ns")
+        given, is_fork = graph_input(claim.run.kwargs), fork_of(claim.run.kwargs) is not None
         if claim.run.temporary or not (is_fork or claim.lease.settled_status != "idle"):
             return given
-        channel = self._registry.messages_channel(configurable["graph_id"])
+        channel = self._registry.messages_channel(config["configurable"]["graph_id"])
         return await answer_calls(graph, config, given, channel=channel)
 
     def _leased(self, saver: AnySaver, execution: Execution, graph_id: str) -> AnySaver:
@@ -639,6 +677,13 @@ async def _resumes(saver: AnySaver, claim: Claim) -> bool:
     head: RunnableConfig = {"configurable": {"thread_id": run.thread_id, "checkpoint_ns": ""}}
     found = await saver.aget_tuple(head)
     return found is not None and found.metadata.get("run_id") == run.run_id
+
+
+async def _require_checkpoint(saver: AnySaver, thread_id: str, checkpoint_id: str) -> None:
+    """LangGraph would take a missing one for the beginning of a new history."""
+    at = {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": checkpoint_id}
+    if await saver.aget_tuple({"configurable": at}) is None:
+        raise NotFoundError(f"Checkpoint {checkpoint_id} not found")
 
 
 def _at_head(config: Any) -> Any:

@@ -100,7 +100,9 @@ class UrlRules:
     allowed_ports: tuple[int, ...] = ()
     max_url_length: int = 2048
     disable_loopback: bool = True
-    disable_private_ips: bool = False
+    #: None where langgraph.json does not say: refused of webhooks that users register, if anybody is asked
+    #: who they are; not of those that runs name, as on the reference.
+    disable_private_ips: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

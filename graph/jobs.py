@@ -70,10 +70,11 @@ class Kind:
     #: How many a process does at once; None for as many as there are slots. Kinds that wait for strangers
     #: leave some to the others.
     most: int | None = None
-    #: How many at once of those that are alike in a key of their payloads, by the key; it needs `apart`.
+    #: How many at once of those that are alike in a key of their payloads, by the key; it needs `is_apart`.
+    #: Those that have nothing there are not alike.
     most_alike: Mapping[str, int] = field(default_factory=dict)
-    #: The key of their payloads that says whose they are: each in turn.
-    apart: str | None = None
+    #: Whether users have their turns, by `webhook_owner` of the payloads.
+    is_apart: bool = False
 
 
 class Jobs:
@@ -149,15 +150,19 @@ class Jobs:
         assert kind.most is not None
         lease, looks = self._leases[name], LOOKS
         while looks and (room := min(self._free, kind.most - self._alike(name)[""])) > 0:
-            if kind.apart is None:
+            if not kind.is_apart:
                 self._begin(await jobs.claim(self._db, {name: lease}, slots=room))
                 return
             full = {
-                key: [value for value, count in self._alike(name, key).items() if count >= most]
+                key: [
+                    value
+                    for value, count in self._alike(name, key).items()
+                    if value and count >= most
+                ]
                 for key, most in kind.most_alike.items()
             }
             claimed = await jobs.claim_apart(
-                self._db, name, lease_seconds=lease, apart=kind.apart, full=full, slots=room
+                self._db, name, lease_seconds=lease, full=full, slots=room
             )
             if claimed is None:
                 return

@@ -21,7 +21,7 @@ _TYPES: dict[str, type[BaseMessage]] = {
     "tool": ToolMessage,
 }
 #: What LangChain's classes raise of what is no message.
-_REFUSALS = (AttributeError, KeyError, TypeError, ValueError)
+REFUSALS = (AttributeError, KeyError, TypeError, ValueError)
 
 
 def decode(message: Mapping[str, Any]) -> BaseMessage:
@@ -37,6 +37,6 @@ def decode(message: Mapping[str, Any]) -> BaseMessage:
             return kind.model_validate(dict(message))
         if "role" in message:
             return convert_to_messages([dict(message)])[0]
-    except _REFUSALS as exc:
+    except REFUSALS as exc:
         raise InvalidInputError(f"This is no message of type {kind or message['role']}") from exc
     raise InvalidInputError(f"A message has a `type`, one of {', '.join(_TYPES)}, or a `role`")

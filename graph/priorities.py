@@ -66,7 +66,7 @@ class Priorities:
         except UnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - a user's function raises anything
-            log.warning("the priority of a thread was not decided", reason=reason(error))
+            log.warning("the priority of a thread was not decided", error=error)
             return new
         return replace(new, priority=settings)
 

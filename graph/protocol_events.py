@@ -40,7 +40,8 @@ class Numbering:
     """
     How the events of one thread are numbered.
 
-    Epochs begin at the time that the thread was made at, in milliseconds; numbers begin there too.
+    Epochs begin at the time that the thread was made at, in milliseconds; numbers begin there too, also
+    of a thread whose `created_at` an import has set back.
     """
 
     base: int = 0
@@ -48,6 +49,8 @@ class Numbering:
     @classmethod
     def of(cls, thread: Thread) -> "Numbering":
         """That of a thread."""
+        if thread.base_epoch is not None:
+            return cls(thread.base_epoch)
         return cls((thread.created_at - _UNIX) // timedelta(milliseconds=1) - 1)
 
     def seq(self, place: EventId, part: int) -> int:

@@ -235,6 +235,12 @@ def _plain(config: JsonObject) -> JsonObject:
     return {key: config[key] for key in _PASSED_ON if config.get(key) is not None}
 
 
+def fork_of(kwargs: JsonObject) -> str | None:
+    """The checkpoint of its thread that a run begins from; None if that is the newest."""
+    configurable = kwargs["config"]["configurable"]
+    return None if configurable.get("checkpoint_ns") else configurable.get("checkpoint_id")
+
+
 def _checkpoint(checkpoint: JsonObject | None) -> JsonObject:
     keys = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
     return {key: checkpoint[key] for key in keys if checkpoint and checkpoint.get(key) is not None}

@@ -71,7 +71,7 @@ class Retention:
             await saver.trim(keep=self._keep)
         except (Error, *CONTENT_ERRORS) as exc:
             # The run itself has ended well.
-            log.warning("thread was not pruned", reason=repr(exc))
+            log.warning("thread was not pruned", error=exc)
 
     async def sweep(self, *, limit: int) -> int:
         """
@@ -117,6 +117,26 @@ class Retention:
                 done += 1
         await sessions.forget_tombstones(self._db)
         return done
+
+    def require_taking_back(self) -> None:
+        """
+        See that what a run wrote can be deleted.
+
+        Raises:
+            UnsupportedError: The checkpointer is the user's own and cannot.
+        """
+        if self.custom:
+            self.custom.require("adelete_for_runs", "Taking back a run")
+
+    async def forget_run(self, run_id: str) -> None:
+        """
+        Delete what a checkpointer of the user's own has of a run that is taken back.
+
+        Raises:
+            UnsupportedError: It cannot.
+        """
+        if self.custom:
+            await self.custom.forget_run(run_id)
 
     async def forget(self, thread_id: str) -> None:
         """
@@ -231,7 +251,7 @@ class Retention:
         return saver
 
     async def _delete(self, lease: Lease) -> bool:
-        if not await threads.delete_leased(self._db, lease):
+        if not await threads.delete_leased(self._db, lease, has_ended=True):
             return False
         await self.forget(lease.thread_id)
         return True

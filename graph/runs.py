@@ -1,33 +1,30 @@
-"""Commands on runs: submit, follow, join, cancel."""
+"""Commands on runs: submit, join, cancel, delete."""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, aclosing, suppress
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
 from uuid import UUID
 
-import orjson
 import structlog
-from langgraph.types import Interrupt
 from uuid_utils.compat import uuid7
 
-from graph.encode import dumps
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
 from graph.fairness import FairShares, Room
 from graph.first_words import SOURCE, TITLE, begun
+from graph.following import Follower
 from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import (
     RunRequest,
     compose,
+    fork_of,
     metadata_of,
     system_assistant_id,
     thread_config,
 )
-from graph.snapshots import open_interrupts
 from graph.tracing import TRACEPARENT, Tracing
 from graph.webhooks import Webhooks
 from store import queue, runs, sessions, threads
@@ -39,42 +36,23 @@ from store.errors import (
     NotFoundError,
     UnavailableError,
 )
-from store.events import START, Event, EventId, EventLog, Gap
+from store.events import EventLog
 from store.heartbeat import Heartbeat
-from store.models import CancelAction, JsonObject, Lease, Run, RunStatus
-from store.queue import NewRun
+from store.models import CancelAction, Lease, Run, RunStatus
+from store.queue import Claim, NewRun
 from store.retention import Life
 from store.runs import Setting
 from store.threads import NewThread
 
 log = structlog.get_logger(__name__)
 
-#: The events that tell what a run came to, and the key under which two of them tell what it asks.
-_TELLING = frozenset({"values", "updates", "error", "end"})
-_INTERRUPT = "__interrupt__"
-
-#: Statuses after which a run never changes.
-ENDED = frozenset({"success", "error", "timeout", "interrupted"})
-
 #: With how many threads of many something is done at the same time, each on a connection.
 THREADS_AT_ONCE = 8
 
 MISSING = "Thread or assistant not found."
 
-#: What those get who waited for a stateless run whose log is lost.
-RESULT_LOST: JsonObject = {
-    "error": "ResultLost",
-    "message": "The run has ended, and what it came to is not known any more",
-}
-
-#: How long after PostgreSQL did not answer somebody who waits asks again.
-RETRY_SECONDS = 0.5
-
-T = TypeVar("T")
-
-
-#: How long the log of a followed thread is quiet before PostgreSQL is asked for its run's end.
-QUIET_SECONDS = 5.0
+#: Of the thread of a stateless run, if something fails before the run is there.
+ORPHAN_LIFE = Life(ttl_minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +77,7 @@ class Prepared:
     thread: NewThread | None
 
 
-class Runs:
+class Runs(Follower):
     """
     The one way to run a graph; every door submits here.
 
@@ -129,15 +107,14 @@ class Runs:
         room: Room | None = None,
         tracing: Tracing | None = None,
     ) -> None:
+        super().__init__(db, events, endings)
         self._tracing = tracing
         self._room = room
         self._priorities = priorities
-        self._db = db
         self._titles = titles
         self._registry = registry
-        self._events = events
         self._executor = executor
-        self._endings = endings
+        self._retention = executor.retention
         self._heartbeat = heartbeat
         self._webhooks = webhooks
         self._life = life
@@ -178,9 +155,10 @@ class Runs:
         new, thread = prepared.run, prepared.thread
         if thread is not None:
             await self._make(thread, access)
-        if attached and (execution := await self._start(new)):
-            return Submitted(execution.claim.run, execution, access)
-        return Submitted(await queue.enqueue(self._db, new), None, access)
+        started = await self._start(new) if attached else None
+        if isinstance(started, Execution):
+            return Submitted(started.claim.run, started, access)
+        return Submitted(started or await queue.enqueue(self._db, new), None, access)
 
     async def admit(
         self,
@@ -218,11 +196,13 @@ class Runs:
         Args: As for `submit`, which raises the same.
         """
         if request.multitask_strategy == "rollback":
-            self._require_taking_back()
+            self._retention.require_taking_back()
         new_thread = thread_id is None
         thread_id = thread_id or str(uuid7())
         setting = await self._setting(request, thread_id, access, assistant_access)
         new = self._new_run(request, setting, thread_id, access)
+        if (checkpoint_id := fork_of(new.kwargs)) is not None:
+            await self._executor.require_checkpoint(thread_id, checkpoint_id)
         if self._priorities is not None:
             new = await self._priorities.decided(new, request, setting, is_named=not new_thread)
         thread = None
@@ -233,7 +213,8 @@ class Runs:
                 thread_id=thread_id,
                 # Among it what says whose it is.
                 metadata=metadata_of(request),
-                life=None if request.temporary else self._life,
+                # A stateless one goes with its run; by this if that is never taken in.
+                life=ORPHAN_LIFE if request.temporary else self._life,
                 temporary=request.temporary,
             )
             new = replace(new, access=EVERYTHING)
@@ -246,6 +227,11 @@ class Runs:
         if self._tracing is not None and (parent := self._tracing.traceparent()):
             new.kwargs[TRACEPARENT] = parent
         return new
+
+    @property
+    def leaving(self) -> bool:
+        """Whether those who follow are let go, because this process goes."""
+        return self._endings.closed
 
     def is_system(self, assistant_id: str) -> bool:
         """Whether it is the assistant that a graph has: those are everybody's."""
@@ -328,23 +314,27 @@ class Runs:
                 f"- One of the registered graphs: {names}"
             ) from None
 
-    async def _start(self, new: NewRun) -> Execution | None:
+    async def _start(self, new: NewRun) -> Execution | Run | None:
+        """The execution; or the run, if it is there and not here; None if it is to be queued."""
         if self.draining or new.after_seconds > 0 or not self._heartbeat.alive():
             return None
         if not self._executor.reserve():
             return None
-        try:
-            if self._priorities is not None and not await self._priorities.may_start(new):
+        with self._executor.ask():
+            try:
+                started = await self._granted(new)
+            except BaseException:
                 self._executor.release()
-                return None
-            claim = await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
-        except BaseException:
+                raise
+            if isinstance(started, Claim):
+                return self._executor.start(started)
             self._executor.release()
-            raise
-        if claim is None:
-            self._executor.release()
+            return started
+
+    async def _granted(self, new: NewRun) -> Claim | Run | None:
+        if self._priorities is not None and not await self._priorities.may_start(new):
             return None
-        return self._executor.start(claim)
+        return await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
 
     async def attach(
         self, run_id: str, *, thread_id: str | None = None, access: Access
@@ -358,172 +348,6 @@ class Runs:
         run = await runs.get(self._db, run_id, thread_id=thread_id, access=access)
         return Submitted(run, self._executor.running.get(run_id))
 
-    async def follow(
-        self, submitted: Submitted, *, after: tuple[int, int] | None = None
-    ) -> AsyncGenerator[list[Event] | Gap, None]:
-        """
-        Yield the events of a run after a position, in order, none missing and none twice.
-
-        Ends with the run, or when this process goes. Events come in lists: all that there were at
-        a time. A `Gap` says that the log does not reach back so far any more. Close it when done.
-
-        Args:
-            after: The last event that the client has; None for all of them.
-        """
-        run = submitted.run
-        position = max(after or (0, 0), (run.log_epoch, 0))
-        # Where the run is in the log, once it has begun; and what was skipped since.
-        place = position if run.first_epoch is not None else None
-        skipped = START
-        with self._endings.watch(run.run_id, ended=run.status in ENDED) as stop:
-            # From here on its end is noticed; it may have been cancelled in the queue before.
-            if run.status == "pending" and not await self.patiently(
-                lambda: self._has_log(run.run_id)
-            ):
-                return
-            events = self._events.follow(run.thread_id, position, stop=stop)
-            async with aclosing(events):
-                async for batch in events:
-                    ours = [] if isinstance(batch, Gap) else _of_run(batch, run.run_id)
-                    gap = await self._missed(run.run_id, batch) if isinstance(batch, Gap) else None
-                    if found := gap or ours:
-                        yield found
-                    if isinstance(batch, Gap):
-                        skipped = batch.resume_at
-                        continue
-                    if self._endings.closed or _is_over(ours, stopped=stop.is_set()):
-                        return
-                    place = ours[-1].position if ours else place
-                    lost = (
-                        await self._lost_end(run.run_id, place, skipped)
-                        if place is not None and batch[-1].epoch != place[0]
-                        else []
-                    )
-                    for item in lost:
-                        yield item
-                    if lost:
-                        return
-
-    async def _missed(self, run_id: str, gap: Gap) -> Gap | None:
-        """A gap, unless nothing of a run is in it: it begins after it, or has yet to."""
-        run = await self.patiently(lambda: runs.find(self._db, run_id, access=EVERYTHING))
-        if run and (run.first_epoch is None or gap.resume_at <= (run.first_epoch, 0)):
-            return None
-        return gap
-
-    async def tail(self, thread_id: str, *, access: Access) -> EventId:
-        """
-        Where the log of a thread ends now: `follow_thread` from there gives what comes next.
-
-        Raises:
-            NotFoundError: There is no such thread that is visible.
-            UnavailableError: Redis, or PostgreSQL, does not answer.
-        """
-        await threads.get(self._db, thread_id, access=access)
-        return await self._events.tail(thread_id)
-
-    async def retained(self, thread_id: str) -> list[Event]:
-        """
-        What the log of a thread has now, from wherever it begins; nothing of who may see it.
-
-        If Redis does not answer, what is in memory here.
-        """
-        now = asyncio.Event()
-        now.set()
-        found: list[Event] = []
-        async with aclosing(self._events.follow(thread_id, START, stop=now)) as batches:
-            async for batch in batches:
-                found += [] if isinstance(batch, Gap) else batch
-        return found
-
-    async def end_of_log(self, thread_id: str) -> EventId:
-        """
-        Where the log of a thread ends now, START if there is none; nothing of who may see it.
-
-        Raises:
-            UnavailableError: The thread's run is not here, and Redis does not answer.
-        """
-        return await self._events.tail(thread_id)
-
-    def watch_queued(self, thread_id: str) -> AbstractContextManager["asyncio.Queue[str]"]:
-        """The ids of a thread's runs that end while they are queued, which its log never tells."""
-        return self._endings.watch_queued(thread_id)
-
-    async def follow_thread(
-        self, thread_id: str, *, after: EventId
-    ) -> AsyncGenerator[list[Event] | Gap, None]:
-        """
-        Yield the events of all runs of a thread after a position, and then whatever comes.
-
-        In order, none missing and none twice, until this process goes. Of every run that begins
-        the end is told too, before the next one begins or soon, though its log has lost it.
-        """
-        events = self._events.follow(
-            thread_id, after, idle_seconds=QUIET_SECONDS, stop=self._endings.leaving
-        )
-        # Of a run that was not seen to end.
-        last: Event | None = None
-        async with aclosing(events):
-            async for batch in events:
-                if isinstance(batch, Gap):
-                    last = None
-                    yield batch
-                    continue
-                found, last = await self._with_ends(batch, last)
-                for item in found:
-                    yield item
-
-    async def _with_ends(
-        self, batch: list[Event], last: Event | None
-    ) -> tuple[list[list[Event] | Gap], Event | None]:
-        """Events with the ends that their log has lost, and the last one of a run still open."""
-        if not batch and last:
-            ending = await self._lost_end(last.run_id, last.position)
-            return ending, None if ending else last
-        found: list[list[Event] | Gap] = []
-        told: list[Event] = []
-        for event in batch:
-            if last and event.run_id not in ("", last.run_id):
-                found += [told, *await self._lost_end(last.run_id, last.position)]
-                told = []
-            if event.run_id:
-                last = None if event.name == "end" else event
-            told.append(event)
-        return [item for item in [*found, told] if item], last
-
-    async def _has_log(self, run_id: str) -> bool:
-        """Whether the run has logged something, or will."""
-        run = await runs.find(self._db, run_id, access=EVERYTHING)
-        return run is not None and (run.status not in ENDED or run.first_epoch is not None)
-
-    async def _lost_end(
-        self, run_id: str, place: EventId, skipped: EventId = START
-    ) -> list[list[Event] | Gap]:
-        """
-        The end of a run that the next one of its thread overtook in the log.
-
-        A run's end is told after it is written down, and from then on another process may begin
-        the thread's next run: its first event closes the log to those of the epochs before it. If
-        Redis is slower than that, more than the end is lost.
-
-        Args:
-            place: Its last event that was there.
-            skipped: Where the last gap that was told of ends.
-        """
-        run = await self.patiently(lambda: runs.ending(self._db, run_id))
-        if run is not None and run.status not in ENDED:
-            return []
-        content: JsonObject = {"error": run.error} if run and run.error else {}
-        content["end"] = {"run_id": run_id, "status": run.status if run else "interrupted"}
-        epoch, seq = max(place, skipped)
-        told = [
-            Event(epoch, seq + number, run_id, name, dumps(data))
-            for number, (name, data) in enumerate(content.items(), 1)
-        ]
-        had = run.told if run is not None and run.epoch == epoch else None
-        is_known = skipped > place or (had is not None and had <= seq)
-        return [told] if is_known else [Gap(place), told]
-
     async def join(self, submitted: Submitted) -> Result:
         """
         Wait for a run to end, wherever it is executed.
@@ -536,46 +360,7 @@ class Runs:
             await execution.ended.wait()
             if execution.result is not None:
                 return execution.result
-        # Of each kind the last one.
-        heard: dict[str, bytes] = {}
-        whole = True
-        async with aclosing(self.follow(submitted)) as batches:
-            async for batch in batches:
-                whole = whole and not isinstance(batch, Gap)
-                heard |= {} if isinstance(batch, Gap) else {e.name: e.data for e in batch}
-        if whole and "end" in heard:
-            return _result(heard)
-        return await self.patiently(lambda: self._stored_result(submitted.run))
-
-    async def _stored_result(self, run: Run) -> Result:
-        ended = await runs.find(self._db, run.run_id, access=EVERYTHING)
-        if ended is None:
-            # A stateless run that came to something took it along.
-            return Result(status="interrupted", error=RESULT_LOST if run.temporary else None)
-        if ended.status not in ENDED:
-            raise UnavailableError("The run goes on in another process")
-        thread = await threads.get(self._db, ended.thread_id, access=EVERYTHING)
-        return Result(
-            status=ended.status,
-            interrupted=thread.status == "interrupted",
-            interrupts=open_interrupts(thread.interrupts),
-            error=ended.error,
-        )
-
-    async def patiently(self, read: Callable[[], Awaitable[T]]) -> T:
-        """
-        Ask PostgreSQL until it answers: for those who wait for a run anyway.
-
-        Raises:
-            UnavailableError: It does not answer, and this process goes.
-        """
-        while True:
-            try:
-                return await read()
-            except UnavailableError:
-                if self._endings.closed:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
+        return await self.result(submitted.run)
 
     async def cancel(
         self, thread_id: str, run_ids: list[str] | None, *, action: CancelAction, access: Access
@@ -590,7 +375,7 @@ class Runs:
             NotFoundError: There is no such thread that is visible.
         """
         if action == "rollback":
-            self._require_taking_back()
+            self._retention.require_taking_back()
         stopped = await queue.cancel(self._db, thread_id, run_ids, action=action, access=access)
         for run_id in stopped:
             # The signal would reach us too; this is sooner.
@@ -601,14 +386,16 @@ class Runs:
         self, statuses: list[RunStatus], *, action: CancelAction, access: Access
     ) -> bool:
         """
-        Stop the runs with one of these statuses on visible threads, the oldest 1000 at the most.
+        Stop the runs with one of these statuses on visible threads, the oldest first.
 
         Returns:
             Whether there were any.
         """
-        found = await runs.in_flight(self._db, statuses, access=access)
-        await self.cancel_each(found, action=action)
-        return bool(found)
+        are_any = False
+        async for page in runs.in_flight(self._db, statuses, access=access):
+            are_any = True
+            await self.cancel_each(page, action=action)
+        return are_any
 
     async def cancel_each(self, found: Sequence[tuple[str, str]], *, action: CancelAction) -> None:
         """Stop runs that were found by somebody who may: pairs of run id and thread id."""
@@ -648,11 +435,10 @@ class Runs:
             ConflictError: A run is in flight on the thread.
         """
         await runs.get(self._db, run_id, thread_id=thread_id, access=access)
-        await self._executor.retention.detach(thread_id, run_id)
-        self._require_taking_back()
+        await self._retention.detach(thread_id, run_id)
+        self._retention.require_taking_back()
         await queue.forget(self._db, thread_id, run_id, access=access)
-        if self._executor.retention.custom:
-            await self._executor.retention.custom.forget_run(run_id)
+        await self._retention.forget_run(run_id)
         await self._executor.project(thread_id)
         await queue.delete(self._db, thread_id, run_id)
 
@@ -669,13 +455,13 @@ class Runs:
             NotFoundError: There is no such thread that is visible.
         """
         await threads.delete(self._db, thread_id, actor=actor, access=access)
-        await self._executor.retention.forget(thread_id)
+        await self._retention.forget(thread_id)
 
     async def delete_leased(self, lease: Lease) -> bool:
         """As `delete_thread`, unless somebody took the thread since the lease; whether it was deleted."""
         if not await threads.delete_leased(self._db, lease):
             return False
-        await self._executor.retention.forget(lease.thread_id)
+        await self._retention.forget(lease.thread_id)
         return True
 
     async def purge_session(self, session_id: str, *, actor: str, access: Access) -> None:
@@ -686,17 +472,7 @@ class Runs:
             NotFoundError: There is no such session that is visible.
         """
         await sessions.purge(self._db, session_id, actor=actor, access=access)
-        await self._executor.retention.forget(session_id)
-
-    def _require_taking_back(self) -> None:
-        """
-        See that what a run wrote can be deleted.
-
-        Raises:
-            UnsupportedError: The checkpointer is the user's own and cannot.
-        """
-        if self._executor.retention.custom:
-            self._executor.retention.custom.require("adelete_for_runs", "Taking back a run")
+        await self._retention.forget(session_id)
 
 
 async def few_at_once(thread_ids: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
@@ -737,31 +513,4 @@ def _new_run(
         access=access,
         temporary=request.temporary,
         after_seconds=request.after_seconds,
-    )
-
-
-def _of_run(batch: list[Event], run_id: str) -> list[Event]:
-    return [event for event in batch if event.run_id == run_id]
-
-
-def _is_over(found: list[Event], *, stopped: bool) -> bool:
-    """Whether nothing more of a run comes, after what was just found of it."""
-    return found[-1].name == "end" if found else stopped
-
-
-def _result(heard: dict[str, bytes]) -> Result:
-    """What a run came to, by the last events of its log."""
-    last = {name: orjson.loads(data) for name, data in heard.items() if name in _TELLING}
-    values, asked = last.get("values"), last.get("updates", {}).get(_INTERRUPT)
-    if isinstance(values, dict) and _INTERRUPT in values:
-        asked = values.pop(_INTERRUPT)
-    return Result(
-        status=last["end"]["status"],
-        interrupted=asked is not None,
-        values=values or None,
-        interrupts=tuple(
-            Interrupt(found["value"], id=found["id"], response_schema=found.get("response_schema"))
-            for found in asked or ()
-        ),
-        error=last.get("error"),
     )

@@ -72,11 +72,13 @@ def interrupts_of(snapshot: StateSnapshot) -> JsonObject:
 
 def open_interrupts(found: JsonObject) -> tuple[Interrupt, ...]:
     """What `interrupts_of` found, read back from a thread's row."""
-    return tuple(
-        Interrupt(value=asked["value"], id=asked["id"])
-        for of_task in found.values()
-        for asked in of_task
-    )
+    return tuple(interrupt_of(asked) for of_task in found.values() for asked in of_task)
+
+
+def interrupt_of(asked: JsonObject) -> Interrupt:
+    """An interrupt, of its JSON."""
+    schema = asked.get("response_schema")
+    return Interrupt(value=asked["value"], id=asked["id"], response_schema=schema)
 
 
 def _task_json(task: PregelTask) -> JsonObject:

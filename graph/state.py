@@ -503,7 +503,7 @@ class States:
             async for found in own:
                 return found
         except CONTENT_ERRORS as exc:
-            log.warning("state cannot be read", thread_id=run.thread_id, error=repr(exc))
+            log.warning("state cannot be read", thread_id=run.thread_id, error=exc)
             return None
         heads = await self._readable_head(run.thread_id)
         # Asked after it was read: until a run ends nobody else writes to its thread.
@@ -527,7 +527,7 @@ class States:
         except UnknownGraphError:
             return None
         except (InvalidGraphError, OSError, RuntimeError, *CONTENT_ERRORS) as exc:
-            log.warning("graph cannot be opened", graph_id=_graph_id(thread), error=repr(exc))
+            log.warning("graph cannot be opened", graph_id=_graph_id(thread), error=exc)
             return None
 
     async def _read_output(self, thread: Thread, backing: Backing) -> _Output:
@@ -554,7 +554,7 @@ class States:
         try:
             return await self._saver.heads([thread_id])
         except CONTENT_ERRORS as exc:
-            log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
+            log.warning("state cannot be read", thread_id=thread_id, error=exc)
             return []
 
     async def _require(self, config: RunnableConfig) -> None:
@@ -624,7 +624,7 @@ def _listed(thread_id: str) -> Iterator[None]:
     try:
         yield
     except CONTENT_ERRORS as exc:
-        log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
+        log.warning("state cannot be read", thread_id=thread_id, error=exc)
 
 
 @contextmanager
@@ -633,7 +633,7 @@ def _readable(thread_id: str) -> Iterator[None]:
     try:
         yield
     except CONTENT_ERRORS as exc:
-        log.warning("state cannot be read", thread_id=thread_id, error=repr(exc))
+        log.warning("state cannot be read", thread_id=thread_id, error=exc)
         raise ConflictError(
             f"The state of thread {thread_id} cannot be read", code="unreadable_state"
         ) from exc

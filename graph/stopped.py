@@ -135,7 +135,7 @@ async def keep_speech(
         await graph.aupdate_state(config, update, as_node=task.name)
         return await graph.aget_state(config)
     except _REFUSALS as exc:
-        log.warning("what was said of an answer is not kept", error=repr(exc))
+        log.warning("what was said of an answer is not kept", error=exc)
         return snapshot
 
 

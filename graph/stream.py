@@ -210,11 +210,13 @@ def _times(updates: Any, outcome: Outcome) -> dict[str, Any]:
 
 
 def _answers(updates: Any) -> Iterator[tuple[str, AIMessage]]:
-    for node, update in updates.items() if isinstance(updates, Mapping) else ():
-        said = update.get("messages") if isinstance(update, Mapping) else None
-        for message in said if isinstance(said, list) else [said]:
-            if isinstance(message, AIMessage):
-                yield node, message
+    for node, found in updates.items() if isinstance(updates, Mapping) else ():
+        # A list of them, if the node returned several.
+        for update in found if isinstance(found, list) else [found]:
+            said = update.get("messages") if isinstance(update, Mapping) else None
+            for message in said if isinstance(said, list) else [said]:
+                if isinstance(message, AIMessage):
+                    yield node, message
 
 
 async def _parts(

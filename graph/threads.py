@@ -87,11 +87,16 @@ class Threads:
                     await self._runs.delete_thread(copy_id, access=EVERYTHING)
                 raise
 
-    async def prune(self, thread_ids: Sequence[str], *, strategy: Strategy, access: Access) -> int:
+    async def prune(
+        self, thread_ids: Sequence[str], *, strategy: Strategy, actor: str, access: Access
+    ) -> int:
         """
         Delete threads, or all of their checkpoints but the newest.
 
         The latter leaves a thread alone that has a run in flight, which makes new ones.
+
+        Args:
+            actor: Who asked for it: the audit log has every thread that is deleted.
 
         Returns:
             How many were deleted or pruned; those that are not visible are not there.
@@ -101,7 +106,7 @@ class Threads:
         async def prune(thread_id: str) -> None:
             with suppress(NotFoundError, ConflictError):
                 if strategy == "delete":
-                    await self._runs.delete_thread(thread_id, access=access)
+                    await self._runs.delete_thread(thread_id, actor=actor, access=access)
                 else:
                     lease = await threads.lease(self._db, thread_id, access=access)
                     await self._retention.prune(lease)
@@ -111,7 +116,12 @@ class Threads:
         return len(pruned)
 
     async def delete_assistant(
-        self, assistant_id: str, *, access: Access, thread_access: Access | None
+        self,
+        assistant_id: str,
+        *,
+        actor: str | None = None,
+        access: Access,
+        thread_access: Access | None,
     ) -> None:
         """
         Delete an assistant: its runs in flight are stopped, the others deleted with it.
@@ -119,6 +129,7 @@ class Threads:
         It goes last, so that whoever was interrupted may ask again.
 
         Args:
+            actor: Who asked for it: the audit log has every thread that is deleted.
             access: Which assistants may be deleted.
             thread_access: Which of its threads are to be deleted too; None for none.
 
@@ -127,14 +138,14 @@ class Threads:
         """
         await assistants.require(self._db, assistant_id, access=access)
         if thread_access is not None:
-            await self._delete_threads(assistant_id, thread_access)
+            await self._delete_threads(assistant_id, actor, thread_access)
         await self._stop_runs(assistant_id)
         await assistants.delete(self._db, assistant_id, access=access)
 
-    async def _delete_threads(self, assistant_id: str, access: Access) -> None:
+    async def _delete_threads(self, assistant_id: str, actor: str | None, access: Access) -> None:
         async def delete(thread_id: str) -> None:
             with suppress(NotFoundError):
-                await self._runs.delete_thread(thread_id, access=access)
+                await self._runs.delete_thread(thread_id, actor=actor, access=access)
 
         while page := await threads.of_assistant(self._db, assistant_id, limit=PAGE, access=access):
             await few_at_once(page, delete)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from graph.guard import UrlRules
@@ -17,6 +17,8 @@ _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 #: Ours to say.
 _RESERVED: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 _KEYS: Final = frozenset({"env_prefix", "url", "headers", "allowed_fields"})
+#: The rules that are numbers: all others that are no lists are true or false.
+_NUMBERS: Final = frozenset({"max_url_length"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +32,15 @@ class WebhookConfig:
     allowed_fields: frozenset[str] | None = None
     #: `http.disable_webhooks`: runs may name one, and nothing is sent.
     is_disabled: bool = False
+
+    def for_registered(self, *, callers_are_known: bool) -> "WebhookConfig":
+        """
+        What holds for the webhooks that users register: into private networks they lead only where
+        langgraph.json says so, or where nobody is asked who they are.
+        """
+        if self.rules.disable_private_ips is not None:
+            return self
+        return replace(self, rules=replace(self.rules, disable_private_ips=callers_are_known))
 
     def resolved_headers(self, environment: Mapping[str, str]) -> dict[str, str]:
         """
@@ -85,8 +96,7 @@ def read_webhooks(webhooks: Any, *, is_disabled: bool = False) -> WebhookConfig:
 def _rules(url: Any) -> UrlRules:
     if url is None:
         return UrlRules()
-    kinds = {rule.name: rule.default for rule in fields(UrlRules)}
-    section = _object(url, "webhooks.url", frozenset(kinds))
+    section = _object(url, "webhooks.url", frozenset(rule.name for rule in fields(UrlRules)))
     # Whoever makes rules means this one too, as on the reference.
     rules: dict[str, Any] = {"require_https": True}
     for name, value in section.items():
@@ -96,7 +106,7 @@ def _rules(url: Any) -> UrlRules:
             rules[name] = tuple(_texts(value, f"url.{name}"))
         elif name == "allowed_ports":
             rules[name] = tuple(_ports(value))
-        elif isinstance(value, bool) is isinstance(kinds[name], bool) and isinstance(value, int):
+        elif isinstance(value, bool) is (name not in _NUMBERS) and isinstance(value, int):
             rules[name] = value
         else:
             raise InvalidInputError(f"`webhooks.url.{name}` has the wrong type")

@@ -26,8 +26,10 @@ CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 30.0
 #: Connections at once to all receivers of a process.
 CONNECTIONS: Final = 32
-#: Runs whose webhooks a process tells at once: what else is to be done has some slots of its own.
+#: Runs whose webhooks a process tells at once: what else is to be done has some slots of its own. And of
+#: those how many of one user: a receiver may never answer.
 AT_ONCE: Final = SLOTS * 3 // 8
+OF_USER_AT_ONCE: Final = AT_ONCE // 2
 #: Values are told up to this size; in place of larger ones null.
 VALUES_MAX_BYTES: Final = 16 * 1024 * 1024
 #: What every request says of itself.
@@ -107,6 +109,8 @@ class Webhooks:
             timeout_seconds=REQUEST_SECONDS + CONNECT_SECONDS,
             pauses_seconds=pauses_seconds,
             most=AT_ONCE,
+            most_alike={"webhook_owner": OF_USER_AT_ONCE},
+            is_apart=True,
         )
 
     async def deliver(self, job: Job) -> None:

@@ -132,7 +132,8 @@ class Worker:
         self._heartbeat = heartbeat
         self._timing = timing
         self._ready = asyncio.Event()
-        self._strays: set[Held] = set()
+        #: Runs that nobody here executes, with what was not answered yet when each was first seen.
+        self._strays: dict[Held, frozenset[object]] = {}
         self._drained = False
         self._recount_at = 0.0
         # There may be more runs due than there were slots for: then a slot that comes free is news.
@@ -263,13 +264,14 @@ class Worker:
             self._is_short = True
             return False
         claims = []
-        try:
-            claims = await self._claimed(slots)
-        finally:
-            readable = [claim for claim in claims if claim.unreadable is None]
-            self._executor.release(slots - len(readable))
-        for claim in readable:
-            self._executor.start(claim)
+        with self._executor.ask():
+            try:
+                claims = await self._claimed(slots)
+            finally:
+                readable = [claim for claim in claims if claim.unreadable is None]
+                self._executor.release(slots - len(readable))
+            for claim in readable:
+                self._executor.start(claim)
         self._is_short = len(claims) == slots
         for claim in claims:
             if claim.unreadable is not None:
@@ -359,6 +361,9 @@ class Worker:
                 # What it wrote cannot be taken back, or not now, which is tried again: the others
                 # are not to wait for it.
                 log.warning("run not rolled back", run_id=given_up.run_id, reason=exc.message)
+            except Exception:
+                # One run, by a checkpointer of the user's own.
+                log.exception("run not rolled back", run_id=given_up.run_id)
         if self._by_priority and await priorities.adopt(self._db):
             self._ready.set()
 
@@ -406,11 +411,17 @@ class Worker:
     async def _find_strays(self) -> list[Held]:
         """The runs that are ours by the database and that nobody here executes."""
         owned = await queue.owned(self._db, self._heartbeat.worker_id)
-        running = self._executor.running
-        strays = {held for held in owned if held.run_id not in running}
-        # Twice in a row: one that is just being started is no stray.
-        before, self._strays = self._strays, strays
-        return list(strays & before)
+        running, asking, before = self._executor.running, self._executor.asking, self._strays
+        self._strays = {
+            held: before.get(held, asking) for held in owned if held.run_id not in running
+        }
+        # Twice in a row, and not before every answer has come that may be about it: one that is
+        # just being started is no stray, however slow its connection is.
+        return [
+            held
+            for held, unanswered in self._strays.items()
+            if held in before and not unanswered & asking
+        ]
 
     async def _follow_up(self, given_up: GivenUp) -> None:
         """Do for a run that was lost what its owner did not: tell those who follow of its end."""

@@ -28,6 +28,7 @@ Act = Literal[
     "member.added",
     "member.removed",
     "webhook.created",
+    "webhook.updated",
     "webhook.deleted",
     "session.purged",
     "sessions.exported",

@@ -104,6 +104,11 @@ class Cipher:
     #: Whether anything is sealed; only to leave out work, never to decide what is right.
     is_on: ClassVar[bool] = False
 
+    @property
+    def key_id(self) -> str | None:
+        """Of the key that it seals with, if it does; it tells nothing of it."""
+        return None
+
     def seal(self, data: bytes, place: bytes) -> bytes:
         """Seal bytes, as different ones each time."""
         return data
@@ -277,6 +282,11 @@ class KeyRing(Cipher):
     def ids(self) -> list[str]:
         """Of the keys, the newest first; they tell nothing of them."""
         return [key_id.hex() for key_id in self._keys]
+
+    @property
+    def key_id(self) -> str:
+        """Of the key that it seals with; it tells nothing of it."""
+        return self.ids[0]
 
     def seal(self, data: bytes, place: bytes) -> bytes:
         """Seal bytes, as different ones each time."""

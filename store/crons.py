@@ -11,10 +11,16 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from store import queue, threads
-from store.access import Access
+from store.access import EVERYTHING, Access
 from store.cipher import Cipher, at
-from store.database import Database, Transaction
-from store.errors import ConflictError, NotFoundError, UnreadableError
+from store.database import Database, Transaction, in_doubt
+from store.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    ConnectionLostError,
+    NotFoundError,
+    UnreadableError,
+)
 from store.json import dump_json
 from store.models import JsonObject, Run
 from store.ordering import Order, ordered
@@ -92,8 +98,18 @@ async def create(db: Database, new: NewCron) -> Cron:
 
     Raises:
         NotFoundError: Its assistant or thread has just been deleted.
+        InDoubtError: It may have been created.
     """
-    created = await db.one(Cron, SQL["create"], _row(db.cipher, new))
+    row = _row(db.cipher, new)
+    try:
+        created = await db.one(Cron, SQL["create"], row)
+    except ConnectionLostError:
+        with in_doubt("the cron"):
+            try:
+                created = await db.one(Cron, SQL["create"], row)
+            except AlreadyExistsError:  # by the first try
+                known = {"cron_id": new.cron_id, "visible": EVERYTHING.array}
+                created = await db.one(Cron, SQL["get"], known)
     assert created is not None
     return _opened(db.cipher, created)
 

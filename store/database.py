@@ -29,6 +29,7 @@ from store.errors import (
     ConflictError,
     ConnectionLostError,
     Error,
+    InDoubtError,
     InvalidInputError,
     LockedError,
     NotFoundError,
@@ -76,6 +77,7 @@ _SHARED_SECONDS: Final = 3.0
 CONSTRAINTS: dict[str, tuple[type[Error], str]] = {
     "assistant_pkey": (AlreadyExistsError, "The assistant exists already"),
     "thread_pkey": (AlreadyExistsError, "The thread exists already"),
+    "cron_pkey": (AlreadyExistsError, "The cron is there already"),
     "run_pkey": (AlreadyExistsError, "The run exists already"),
     "run_one_running": (ConflictError, "Another run of the thread is running"),
     "run_thread_id_fkey": (NotFoundError, "The thread does not exist"),
@@ -186,6 +188,25 @@ async def repeated(operation: Callable[[], Awaitable[T]]) -> T:
         return await operation()
     except ConnectionLostError:
         return await operation()
+
+
+@contextmanager
+def in_doubt(what: str) -> Iterator[None]:
+    """
+    Find out whether something was made whose answer was lost, or say that nobody knows.
+
+    Args:
+        what: What was to be made, as ``the run``.
+
+    Raises:
+        InDoubtError: PostgreSQL is not there to tell.
+    """
+    try:
+        yield
+    except UnavailableError as exc:
+        raise InDoubtError(
+            f"The database was lost while it took {what} in: it may have it, or not"
+        ) from exc
 
 
 def _cancellations() -> int:

@@ -25,7 +25,8 @@ Every error raised on purpose, in one tree.
     ├─ UnreadableError         what is at rest cannot be decrypted, or should have been encrypted
     ├─ UnavailableError        PostgreSQL or Redis did not answer; safe to retry
     │  ├─ OverloadedError      this server has as much to do as it takes
-    │  └─ ConnectionLostError  gone in the middle: what was asked may have been done
+    │  ├─ ConnectionLostError  gone in the middle: what was asked may have been done
+    │  └─ InDoubtError         the same, and it could not be found out: not safe to retry
     └─ RunError                never an HTTP answer: stored on the run, sent as its `error` event
 
 HTTP statuses are known to `api/errors.py` alone.
@@ -204,6 +205,12 @@ class LockedError(UnavailableError):
 
 class ConnectionLostError(UnavailableError):
     """The connection was lost before the answer: what was asked may or may not have been done."""
+
+
+class InDoubtError(UnavailableError):
+    """Something may have been made or not, and nobody can tell now: look before asking again."""
+
+    default_code = "in_doubt"
 
 
 class RunError(Error):

@@ -126,7 +126,7 @@ class Flusher:
                         self._behind_since, self._sending_since, *self._due.values()
                     )
                     if not delay:
-                        logger.warning("event streams are behind", reason=str(exc.__cause__ or exc))
+                        logger.warning("event streams are behind", error=exc.__cause__ or exc)
                     self._doubt(rings())
                     # What the name stands for may be another server by now.
                     await self._streams.disconnect()

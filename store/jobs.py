@@ -76,7 +76,6 @@ async def claim_apart(
     kind: str,
     *,
     lease_seconds: float,
-    apart: str,
     full: Mapping[str, Collection[str]],
     slots: int,
 ) -> list[Job] | None:
@@ -85,7 +84,6 @@ async def claim_apart(
 
     Args:
         lease_seconds: How long each may take.
-        apart: The key of their payloads that says whose they are.
         full: By keys of their payloads: those with one of these values are left.
         slots: Jobs at the most.
 
@@ -94,7 +92,6 @@ async def claim_apart(
     """
     params = {
         "kind": kind,
-        "apart": apart,
         "full": {key: list(values) for key, values in full.items()},
         "look": LOOK,
         "slots": slots,

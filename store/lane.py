@@ -39,7 +39,8 @@ _RETRY_SECONDS: Final = 0.2
 #: How often statements are sent again that the connection has forgotten, or knows already.
 PREPARED_ANEW: Final = 2
 
-Rows = list[tuple[Any, ...]]
+#: Tuples, unless a statement says otherwise.
+Rows = list[Any]
 Params = Mapping[str, Any]
 
 
@@ -57,10 +58,12 @@ class Statement:
 
     Args:
         query: With parameters as ``%(name)s``, each of a type that PostgreSQL can tell.
+        row: What a row is made, of its columns by their names; None for a tuple.
     """
 
-    def __init__(self, query: LiteralString) -> None:
+    def __init__(self, query: LiteralString, row: Callable[..., Any] | None = None) -> None:
         self.query = query
+        self.row = row
         self._names: dict[str, int] = {}
         self.text = _PARAMETER.sub(self._number, query).encode()
         # The same in every process, so that a pooler may share it.
@@ -341,16 +344,24 @@ class _Transaction:
             self.fail(self.error)
         elif not self.done.done():
             try:
-                self.done.set_result([self._rows(result) for result in self.results])
+                given = zip(self.calls, self.results, strict=True)
+                self.done.set_result([self._rows(call[0], result) for call, result in given])
             except Exception as exc:  # noqa: BLE001 - a value that cannot be read fails its caller
                 self.fail(exc)
 
-    def _rows(self, result: PGresult) -> Rows:
+    def _rows(self, statement: Statement, result: PGresult) -> Rows:
         if not result.ntuples:
             return []
         transformer = self._transformer
         transformer.set_pgresult(result)
-        return transformer.load_rows(0, result.ntuples, tuple)
+        return transformer.load_rows(0, result.ntuples, _maker(statement.row, result))
+
+
+def _maker(row: Callable[..., Any] | None, result: PGresult) -> Callable[[Sequence[Any]], Any]:
+    if row is None:
+        return tuple
+    names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
+    return lambda values: row(**dict(zip(names, values, strict=True)))
 
 
 def _encoded(value: Any) -> bytes | None:

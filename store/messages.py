@@ -108,7 +108,7 @@ async def list_page(
 
 
 async def of_run(db: Database, conversation_id: str, run_id: str) -> list[Message]:
-    """The messages that a run first brought into the conversation, in their order."""
+    """The messages that a run first brought into the conversation and that were not deleted, in their order."""
     params = {"conversation_id": conversation_id, "run_id": run_id}
     return await db.all(Message, _SQL["of_run"], params)
 
@@ -209,7 +209,7 @@ async def rebuild(
         try:
             history = await _rebuild_thread(db, replay, id_)
         except CONTENT_ERRORS as exc:
-            log.warning("messages cannot be made again", thread_id=id_, error=repr(exc))
+            log.warning("messages cannot be made again", thread_id=id_, error=exc)
             done = _plus(done, unreadable=1)
             continue
         if history is None:

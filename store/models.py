@@ -91,7 +91,13 @@ class AssistantVersion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thread:
-    """A conversation. Its values are not here: the newest checkpoint has them."""
+    """
+    A conversation. Its values are not here: the newest checkpoint has them.
+
+    Args:
+        base_epoch: All its leases have an epoch above this one; read by `get` and `find` alone, and None
+            for a thread that was made before this was kept.
+    """
 
     thread_id: str
     status: ThreadStatus
@@ -102,6 +108,7 @@ class Thread:
     created_at: datetime
     updated_at: datetime
     state_updated_at: datetime
+    base_epoch: int | None = None
 
     def opened(self, cipher: Cipher) -> Self:
         """The row without its seals."""
@@ -230,5 +237,5 @@ class Session:
 def _named(metadata: JsonObject) -> str | None:
     """What ``session_name`` of the database says of metadata; None if it has no name."""
     found = (metadata.get(key) for key in ("name", "generated_title"))
-    name = next((name for name in found if name is not None), None)
+    name = next((name for name in found if name not in (None, "")), None)
     return name if name is None or isinstance(name, str) else dump_json(name).decode()

@@ -41,6 +41,8 @@ NAMES: Final = (
     "message.created",
     "message.updated",
     "message.deleted",
+    "feedback.given",
+    "feedback.withdrawn",
     "run.started",
     "run.ended",
 )

@@ -7,20 +7,22 @@ row lock, by the run's epoch, and in the end by the index that allows one runnin
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Self, TypeVar
 
 import structlog
 
 from store import jobs, priorities, runs, tallies, webhooks
 from store.access import EVERYTHING, Access
 from store.cipher import Cipher, at
-from store.database import Database, Transaction
+from store.database import Database, Transaction, in_doubt
 from store.errors import (
+    AlreadyExistsError,
     ConflictError,
     ConnectionLostError,
     Error,
+    InDoubtError,
     LockedError,
     NotFoundError,
     ThreadBusyError,
@@ -47,10 +49,14 @@ from store.threads import not_found
 
 SQL = load("queue")
 log = structlog.get_logger(__name__)
+Noun = TypeVar("Noun", Run, Lease)
 #: What every run does.
-_START, _ENQUEUE, _LOCK_ALL, _FINISH = (
-    Statement(SQL[name]) for name in ("start", "enqueue", "lock_all_at_once", "finish")
+_ENQUEUE, _LOCK_ALL, _FINISH = (
+    Statement(SQL[name]) for name in ("enqueue", "lock_all_at_once", "finish")
 )
+
+#: How long a lost run waits for its thread's lock: others wait behind it.
+_HURRY = "500ms"
 
 BUSY = (
     "Thread is already running a task. Wait for it to finish or choose a different "
@@ -207,69 +213,108 @@ class GivenUp:
         return Held(run_id=self.run_id, thread_id=self.thread_id, epoch=self.epoch)
 
 
-@dataclass(frozen=True, slots=True)
-class _Started:
-    thread_id: str
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Started(Lease):
+    """What `start` gives: the lease, and when the run was created."""
+
+    created_at: datetime
+
+    def claim(self, new: NewRun) -> Claim:
+        run = new.run(self.created_at, epoch=self.epoch, begun=True)
+        return Claim(run=run, lease=_narrowed(self, Lease))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Claimed(Run):
+    """What `claim` gives: the run, and beside it what its lease has."""
+
     epoch: int
     head_checkpoint_id: str | None
     projected_checkpoint_id: str | None
     settled_status: ThreadStatus
     head_is_newest: bool
     checkpoint_count: int
-    created_at: datetime
+    fairness_group: str | None
+    unreadable: UnreadableError | None = None
 
-    def claim(self, new: NewRun) -> Claim:
-        lease = Lease(
-            thread_id=self.thread_id,
-            epoch=self.epoch,
-            head_checkpoint_id=self.head_checkpoint_id,
-            projected_checkpoint_id=self.projected_checkpoint_id,
-            settled_status=self.settled_status,
-            head_is_newest=self.head_is_newest,
-            checkpoint_count=self.checkpoint_count,
+    def opened(self, cipher: Cipher) -> Self:
+        """The row without its seals; as it lies, with the reason, if it cannot be read."""
+        try:
+            # By name: zero-argument super() is lost in a class with slots.
+            return super(_Claimed, self).opened(cipher)
+        except UnreadableError as error:
+            # It is ours already, and so are those beside it.
+            return replace(self, unreadable=error)
+
+    def claim(self) -> Claim:
+        return Claim(
+            run=_narrowed(self, Run),
+            lease=_narrowed(self, Lease),
+            fairness_group=self.fairness_group,
+            unreadable=self.unreadable,
         )
-        run = new.run(self.created_at, epoch=self.epoch, begun=True)
-        return Claim(run=run, lease=lease)
 
 
-async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
+def _narrowed(row: Any, kind: type[Noun]) -> Noun:
+    """What a row has of a noun, by the names of its columns."""
+    return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})
+
+
+_START = Statement(SQL["start"], _Started)
+
+
+async def start(db: Database, new: NewRun, *, worker_id: str) -> Claim | Run | None:
     """
     Start the run at once on a thread that has none in flight; the caller executes it.
 
     Returns:
-        The claim; None if the thread is busy or missing, or the worker: then `enqueue` decides.
+        The claim; None if the thread is busy or missing, or the worker: then `enqueue` decides. The
+        run, if the answer was lost and it is not the caller's to execute: then it is queued, or
+        whatever others made of it meanwhile.
 
     Raises:
-        UnavailableError: With the code ``in_doubt`` if the run may have been started all the same;
-            then it is executed like one that lost its worker.
+        InDoubtError: The run may have been started; then it is executed like one that lost its
+            worker.
+        ThreadBusyError: After a lost answer, as for `enqueue`; so is NotFoundError.
     """
     row = new.row(db.cipher, worker_id=worker_id)
     if new.priority is not None and not new.priority.is_of_run:
         await priorities.keep(db, new.thread_id, new.priority)
     try:
-        rows = (await db.at_once((_START, row)))[0]
-        started = _Started(*rows[0]) if rows else None
+        [rows] = await db.at_once((_START, row))
+        return rows[0].claim(new) if rows else None
     except LockedError:
         return None
     except ConnectionLostError:
+        with _in_doubt(new):
+            return await _start_again(db, new, row)
+
+
+async def _start_again(db: Database, new: NewRun, row: JsonObject) -> Claim | Run:
+    """Start a run that may have been started by a first try; if it is not ours, queue or find it."""
+    # It has ended already, if it is there and its thread is idle.
+    with suppress(AlreadyExistsError):
         # Either it was done, or it is done now: on a busy thread nothing is started, and whatever
         # of the first try is still under way finds it busy too.
-        with _in_doubt():
-            started = await db.one(_Started, SQL["start"], row)
-            started = started or await db.one(_Started, SQL["started"], row)
-    return started.claim(new) if started else None
+        started = await db.one(_Started, SQL["start"], row)
+        started = started or await db.one(_Started, SQL["started"], row)
+        if started:
+            return started.claim(new)
+    # It was taken from us meanwhile, or the thread is busy with another one, behind which the first
+    # try may still be waiting.
+    return await _enqueue(db, new, again=True)
 
 
 @contextmanager
-def _in_doubt() -> Iterator[None]:
-    """Say that nobody knows whether a run was taken in, if that cannot be found out now."""
-    try:
-        yield
-    except UnavailableError as exc:
-        raise UnavailableError(
-            "The database was lost while it took the run in: it may have it, or not",
-            code="in_doubt",
-        ) from exc
+def _in_doubt(new: NewRun) -> Iterator[None]:
+    with in_doubt("the run"):
+        try:
+            yield
+        except NotFoundError as exc:
+            if not new.temporary:
+                raise
+            # It has ended, and took its thread along.
+            raise UnavailableError(exc.message) from exc
 
 
 async def enqueue(db: Database, new: NewRun) -> Run:
@@ -282,12 +327,12 @@ async def enqueue(db: Database, new: NewRun) -> Run:
     Raises:
         NotFoundError: There is no such thread.
         ThreadBusyError: The strategy is ``reject`` and a run is in flight.
-        UnavailableError: With the code ``in_doubt`` if the run may have been queued all the same.
+        InDoubtError: The run may have been queued.
     """
     try:
         return await _enqueue(db, new)
     except ConnectionLostError:
-        with _in_doubt():
+        with _in_doubt(new):
             return await _enqueue(db, new, again=True)
 
 
@@ -350,7 +395,28 @@ async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None
 
     Raises:
         AlreadyExistsError: One of the threads is there.
+        InDoubtError: They may have been queued.
     """
+    try:
+        rows = await _enqueue_new(db, runs, life)
+    except ConnectionLostError:
+        with in_doubt("the runs"):
+            try:
+                rows = await _enqueue_new(db, runs, life)
+            except AlreadyExistsError:  # by the first try
+                rows = await db.tuples(SQL["queued"], {"run_ids": [new.run_id for new in runs]})
+    queued = {run_id: (created_at, epoch) for run_id, created_at, epoch, *_ in rows}
+    if len(queued) < len(runs):
+        # Stateless ones, which have ended by now.
+        raise InDoubtError("The runs were taken in, and some of them are gone already")
+    return [
+        new.run(created_at, epoch=epoch, begun=False)
+        for new in runs
+        for created_at, epoch in [queued[new.run_id]]
+    ]
+
+
+async def _enqueue_new(db: Database, runs: Sequence[NewRun], life: Life | None) -> Rows:
     asked = [new.row(db.cipher, after_seconds=new.after_seconds, visible=None) for new in runs]
     params = {
         "runs": dump_json(asked).decode(),
@@ -362,14 +428,8 @@ async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None
         async with db.transaction() as tx:
             rows = await tx.tuples(SQL["enqueue_new"], params)
             await _mark(tx, runs)
-    else:
-        rows = await db.tuples(SQL["enqueue_new"], params)
-    queued = {run_id: (created_at, epoch) for run_id, created_at, epoch, _ in rows}
-    return [
-        new.run(created_at, epoch=epoch, begun=False)
-        for new in runs
-        for created_at, epoch in [queued[new.run_id]]
-    ]
+            return rows
+    return await db.tuples(SQL["enqueue_new"], params)
 
 
 async def _make_way(tx: Transaction, new: NewRun) -> None:
@@ -413,38 +473,8 @@ async def claim(
     for _ in range(CLAIM_ATTEMPTS):
         # Another process may take up a run of one of the threads while we wait for its row.
         with suppress(ConflictError):
-            return [_claimed(row, db.cipher) for row in await db.tuples(query, params)]
+            return [row.claim() for row in await db.all(_Claimed, query, params)]
     return []
-
-
-def _claimed(row: tuple[Any, ...], cipher: Cipher) -> Claim:
-    run_columns = tuple(Run.__dataclass_fields__)
-    run = Run(**dict(zip(run_columns, row[: len(run_columns)], strict=True)))
-    epoch, head, projected, settled, head_is_newest, checkpoint_count, *group = row[
-        len(run_columns) :
-    ]
-    lease = Lease(
-        thread_id=run.thread_id,
-        epoch=epoch,
-        head_checkpoint_id=head,
-        projected_checkpoint_id=projected,
-        settled_status=settled,
-        head_is_newest=head_is_newest,
-        checkpoint_count=checkpoint_count,
-    )
-    unreadable = None
-    if cipher.is_on:
-        try:
-            run = run.opened(cipher)
-        except UnreadableError as error:
-            # It is ours already, and so are those beside it.
-            unreadable = error
-    return Claim(
-        run=run,
-        lease=lease,
-        fairness_group=group[0] if group else None,
-        unreadable=unreadable,
-    )
 
 
 async def refuse(db: Database, claimed: Claim, error: JsonObject) -> bool:
@@ -729,12 +759,20 @@ async def reap(
     if lease_seconds is not None:
         await db.execute(SQL["bury"], {"lease_seconds": lease_seconds, "worker_id": worker_id})
     lost = [*strays, *await db.all(Held, SQL["lost"], {})]
-    reaped = []
+    reaped: list[GivenUp] = []
     for held in lost:
         try:
             given_up = await _give_up(db, held, worker_id=worker_id, max_attempts=max_attempts)
-        except UnavailableError:
-            raise
+        except LockedError as error:
+            # Somebody keeps its thread locked: the others are not to wait for that.
+            log.warning("run not given up", run_id=held.run_id, reason=error.message)
+            continue
+        except UnavailableError as error:
+            if not reaped:
+                raise
+            # The caller has to end what was given up so far; the rest is found by the next sweep.
+            log.warning("runs not given up", reason=error.message)
+            break
         except Error as error:
             # One run, which the next one to ask may have better luck with.
             log.warning("run not given up", run_id=held.run_id, reason=error.message)
@@ -757,6 +795,7 @@ async def _give_up(
         "visible": EVERYTHING.array,
     }
     async with db.transaction() as tx:
+        await tx.tuples(SQL["hurry"], {"lock_timeout": _HURRY})
         await tx.execute(SQL["lock"], params)
         rows = await tx.tuples(SQL["give_up"], params)
         if not rows:
@@ -816,11 +855,16 @@ def _opened(cipher: Cipher, run: JsonObject) -> JsonObject:
 async def register(
     db: Database, *, worker_id: str, host: str, pid: int, version: str, slots: int
 ) -> None:
-    """Announce a worker; from now on it must beat."""
-    await db.execute(
-        SQL["register"],
-        {"worker_id": worker_id, "host": host, "pid": pid, "version": version, "slots": slots},
-    )
+    """Announce a worker, and the key that its process seals with; from now on it must beat."""
+    params = {
+        "worker_id": worker_id,
+        "host": host,
+        "pid": pid,
+        "version": version,
+        "slots": slots,
+        "key_id": db.cipher.key_id,
+    }
+    await db.execute(SQL["register"], params)
 
 
 async def drain(db: Database, worker_id: str) -> None:

@@ -6,7 +6,7 @@ holds and what it is bound to is in `store.sealing`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, LiteralString, cast
 
 from psycopg.sql import SQL, Composed, Identifier
@@ -44,10 +44,16 @@ _SQL: Final = load("resealing")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sealed:
-    """How many rows were sealed anew, and how many values there are that cannot be opened."""
+    """
+    How many rows were sealed anew, and how many values there are that cannot be opened.
+
+    Args:
+        older_keys: How many keys beside the newest are still needed; told of the database as a whole.
+    """
 
     rows: int = 0
     unreadable: int = 0
+    older_keys: int = 0
 
     def __add__(self, other: "Sealed") -> "Sealed":
         return Sealed(rows=self.rows + other.rows, unreadable=self.unreadable + other.unreadable)
@@ -107,7 +113,8 @@ async def encrypt(
     """
     Encrypt all that a database has by the newest key, beside running servers that have it too.
 
-    Stopped, it goes on where it was when it is called again: what is done is passed over.
+    Stopped, it goes on where it was when it is called again: what is done is passed over. A key that a
+    process which lives seals with stays one that is needed, though nothing that it sealed is left.
 
     Args:
         tell: Is told of each table that is done.
@@ -134,11 +141,12 @@ async def encrypt(
     await _hide_hashes(db)
     await _begin_index_anew(db)
     async with db.transaction() as tx:
+        await tx.execute(_SQL["lock"], {})
         complete = {"key_id": ring.ids[0], "is_all": is_all}
-        await tx.execute(_SQL["complete"], complete)
+        [(older_keys,)] = await tx.tuples(_SQL["complete"], complete)
         await _record(tx, "encryption.rotated", ring, rows=done.rows, unreadable=done.unreadable)
     ring.accepts_clear = False
-    return done
+    return replace(done, older_keys=older_keys)
 
 
 async def _sealed_whole(db: Database, tell: Callable[[str, Sealed], None]) -> tuple[Sealed, bool]:

@@ -1,7 +1,8 @@
 """Runs as they are read. Their status is written by `store.queue` alone."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Final, Self
 
 from store.access import Access
 from store.cipher import Cipher, at
@@ -12,7 +13,8 @@ from store.models import CONFIG, JsonObject, Run, RunStatus, opened_assistant
 from store.sql import load
 
 SQL = load("runs")
-_SETTING = Statement(SQL["assistant_and_thread"])
+#: How many runs are looked at together.
+PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,9 @@ class Setting:
             thread_config=cipher.open_values(self.thread_config, CONFIG),
             thread_metadata=cipher.open_values(self.thread_metadata),
         )
+
+
+_SETTING = Statement(SQL["assistant_and_thread"], Setting)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,10 +81,8 @@ async def setting(
         "assistant_visible": assistant_access.array,
     }
     [rows] = await repeated(lambda: db.at_once((_SETTING, params)))
-    if not rows:
-        return None
-    found = Setting(*rows[0])
-    return found.opened(db.cipher) if db.cipher.is_on else found
+    found: Setting | None = rows[0] if rows else None
+    return found.opened(db.cipher) if found and db.cipher.is_on else found
 
 
 async def find(
@@ -130,11 +133,16 @@ async def list_of_thread(
 
 async def in_flight(
     db: Database, statuses: list[RunStatus], *, access: Access
-) -> list[tuple[str, str]]:
-    """Up to 1000 pairs of run id and thread id, oldest first, of threads that are visible."""
-    params = {"statuses": statuses, "visible": access.array}
-    rows = await db.tuples(SQL["in_flight"], params)
-    return [(run_id, thread_id) for run_id, thread_id in rows]
+) -> AsyncIterator[list[tuple[str, str]]]:
+    """Pages of pairs of run id and thread id, oldest first, of threads that are visible."""
+    after, page = 0, list[tuple[Any, ...]]()
+    while not after or len(page) == PAGE:
+        params = {"statuses": statuses, "after": after, "limit": PAGE, "visible": access.array}
+        page = await db.tuples(SQL["in_flight"], params)
+        if not page:
+            return
+        yield [(run_id, thread_id) for run_id, thread_id, _ in page]
+        after = page[-1][2]
 
 
 async def ended(db: Database, run_ids: list[str]) -> list[str]:

@@ -83,6 +83,12 @@ class Changes:
     secret: bytes | None = None
     enabled: bool | None = None
 
+    def fields(self) -> list[str]:
+        """The names of what is to be changed."""
+        named = ("url", "events", "secret", "enabled")
+        changed = [name for name in named if getattr(self, name) is not None]
+        return [*changed, "description"] if self.describes else changed
+
 
 def not_found(webhook_id: str) -> NotFoundError:
     """The error for a webhook that is not there, or not the caller's."""
@@ -161,10 +167,14 @@ async def list_all(db: Database, *, identity: str) -> list[Webhook]:
 
 
 async def update(
-    db: Database, webhook_id: str, changes: Changes, *, identity: str, access: Access
+    db: Database, webhook_id: str, changes: Changes, *, identity: str, actor: str, access: Access
 ) -> Webhook:
     """
     Change a webhook; from now on it is told of the threads that the user may see now.
+
+    Args:
+        identity: Whose it must be.
+        actor: Who asks for it, for the audit log.
 
     Raises:
         NotFoundError: There is none with this id that is the user's.
@@ -178,9 +188,18 @@ async def update(
         "describes": changes.describes,
         "enabled": changes.enabled,
     }
-    updated = await db.one(Webhook, SQL["update"], params)
-    if updated is None:
-        raise not_found(webhook_id)
+    async with db.transaction() as tx:
+        updated = await tx.one(Webhook, SQL["update"], params)
+        if updated is None:
+            raise not_found(webhook_id)
+        await audit.record(
+            tx,
+            "webhook.updated",
+            actor=actor,
+            owner=identity,
+            subject=f"webhook:{webhook_id}",
+            details={"fields": changes.fields()},
+        )
     return _opened(db.cipher, updated)
 
 

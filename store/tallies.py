@@ -53,7 +53,7 @@ async def count_settled(db: Database, *, settle_seconds: float = SETTLE_SECONDS)
             if not taken:
                 raise
             if len(taken) == 1:
-                log.warning("thread not counted", thread_id=taken[0], reason=str(error))
+                log.warning("thread not counted", thread_id=taken[0], error=error)
                 aside = {"thread_id": taken[0], "retry_seconds": _RETRY_SECONDS}
                 await db.execute(_SQL["set_aside"], aside)
                 return True

@@ -12,6 +12,7 @@ from store.errors import (
     AlreadyExistsError,
     ConnectionLostError,
     NotFoundError,
+    QuotaError,
     ThreadBusyError,
 )
 from store.models import CONFIG, JsonObject, Lease, Thread, ThreadStatus
@@ -148,6 +149,19 @@ async def epoch(db: Database, thread_id: str) -> int:
     return int(rows[0][0]) if rows else 0
 
 
+async def base_epoch(db: Database, thread_id: str) -> int:
+    """
+    The epoch that all leases of a thread are above; asks nobody who may know.
+
+    What the event log has of this epoch and of those below is of another thread, that had the id before.
+
+    Returns:
+        0 if the thread is not there, or was made before this was kept.
+    """
+    rows = await db.tuples(SQL["base_epoch"], {"thread_id": thread_id})
+    return int(rows[0][0]) if rows else 0
+
+
 async def search(
     db: Database,
     *,
@@ -211,6 +225,22 @@ async def count_owned(db: Database, owner: str | None, *, most: int) -> int:
     """
     params = {"owned": {} if owner is None else {"owner": owner}, "most": most}
     return int((await db.tuples(SQL["count_owned"], params, prepare=False))[0][0])
+
+
+async def require_room(db: Database, owner: str | None, *, most: int, count: int = 1) -> None:
+    """
+    See that somebody may have so many threads more, before they are made.
+
+    Args:
+        owner: As for `count_owned`.
+        most: How many they may have.
+
+    Raises:
+        QuotaError: They would have more.
+    """
+    # One with more than may be had is not counted to the end.
+    if await count_owned(db, owner, most=most) + count > most:
+        raise QuotaError(f"You may have {most} sessions")
 
 
 async def update(
@@ -283,9 +313,12 @@ async def delete_within(tx: Transaction, thread_id: str) -> None:
         await notify_ended(tx, run_id)
 
 
-async def delete_leased(db: Database, lease: Lease) -> bool:
+async def delete_leased(db: Database, lease: Lease, *, has_ended: bool = False) -> bool:
     """
     Delete a thread as `delete` does, unless somebody took it since the lease.
+
+    Args:
+        has_ended: Its life has, so the audit log has it as the server's act; else it is none.
 
     Returns:
         Whether it was deleted.
@@ -297,6 +330,8 @@ async def delete_leased(db: Database, lease: Lease) -> bool:
         # A run that was queued since has not raised the epoch yet.
         if await tx.tuples(SQL["in_flight"], {"thread_id": lease.thread_id}):
             return False
+        if has_ended:
+            await audit.record_of_thread(tx, "session.purged", lease.thread_id, actor=None)
         await tx.execute(SQL["delete"], {"thread_id": lease.thread_id})
         return True
 

@@ -27,7 +27,7 @@ def delivery(
     run: Mapping[str, Any], *, status: Status, error: JsonObject | None, values: Any
 ) -> JsonObject:
     """
-    The payload of the job: where the run's webhook is, and what it is told.
+    The payload of the job: where the run's webhook is, whose the run is, and what it is told.
 
     When the run began is added by whoever enqueues it; when it ended is when the job was made, in
     the transaction of the end.
@@ -51,4 +51,7 @@ def delivery(
     }
     if error is not None:
         told["error"] = error
-    return {"url": kwargs["webhook"], "run": told}
+    payload: JsonObject = {"url": kwargs["webhook"], "run": told}
+    if asked_by := (config.get("configurable") or {}).get("langgraph_auth_user_id"):
+        payload["webhook_owner"] = asked_by
+    return payload

@@ -41,6 +41,8 @@ class Reply:
     """Any other is the whole answer, with an error for its body."""
     stops_after: int | None = None
     """Say nothing more after so many tokens."""
+    counts: bool = True
+    """Say how many tokens it took; FastChat does not."""
 
 
 @dataclass
@@ -152,7 +154,7 @@ async def _stream(body: dict[str, Any], reply: Reply) -> AsyncIterator[str]:
         for piece in (text[: len(text) // 2], text[len(text) // 2 :]):
             yield _calls(body, {"index": index, "function": {"arguments": piece}})
     yield _chunk(body, {}, "tool_calls" if reply.tool_calls else "stop")
-    if (body.get("stream_options") or {}).get("include_usage"):
+    if reply.counts and (body.get("stream_options") or {}).get("include_usage"):
         yield _chunk(body, None, usage=_usage(reply))
     yield "data: [DONE]\n\n"
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from api.bootstrap import Services
 from api.identity.auth import Caller
-from api.routes.sessions import create_session
 from api.schemas.sessions import MessageSend, SessionCreate
 from api.session_events import MODES
+from api.sessions import records
 from api.sessions.runs import ask
 from api.submissions import submit
 from graph.requests import RunRequest
@@ -31,12 +31,11 @@ async def ask_in_session(
 
     Args:
         chat_type: Kept with the question: which of its modes a graph is to answer in.
-        model: ``configurable.model`` of the graph, unless it is a graph's name.
+        model: ``configurable.model`` of the graph, unless it is a graph's name; empty for none.
         create: Make the session if it is not there: the client has made its id up.
     """
-    body = MessageSend(
-        query=query, chat_type=chat_type, model=None if _is_graph(services, model) else model
-    )
+    named = None if _is_graph(services, model) else model or None
+    body = MessageSend(query=query, chat_type=chat_type, model=named)
     try:
         return await ask(services, caller, session_id, body)
     except NotFoundError:
@@ -45,7 +44,7 @@ async def ask_in_session(
     assistant_id = model if _is_graph(services, model) else None
     new = SessionCreate(id=session_id, chat_type=chat_type, assistant_id=assistant_id)
     with suppress(AlreadyExistsError):  # somebody else has made it meanwhile
-        await create_session(new, caller, services)
+        await records.create(services, caller, new)
     return await ask(services, caller, session_id, body)
 
 

@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid4
 
 from api.bootstrap import Services
 from api.compat.asking import ask_in_session, ask_without_session, history_messages
-from api.compat.pairs import judge
+from api.compat.judgements import judge
 from api.compat.streams import Encoder, Heard, Plain, one_frame, respond, said_by
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.http.bodies import JsonRoute

@@ -2,16 +2,15 @@
 
 from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.http.bodies import JsonRoute
 from api.http.responses import json_response
-from api.routes.sessions import create_session, delete_session, list_sessions, update_session
 from api.schemas.common import Payload, Text
-from api.schemas.sessions import Label, SessionCreate, SessionList, SessionUpdate
+from api.schemas.sessions import Label, SessionCreate, SessionList, SessionUpdate, session_json
+from api.sessions import records
 from store import pairs, sessions
 from store.models import JsonObject
 
@@ -45,8 +44,8 @@ async def create_conversation(
     """Create a conversation; one without a name is named by what is said first."""
     named: JsonObject = {} if body.name in ("", *UNNAMED) else {"name": body.name[:MAX_NAME]}
     new = SessionCreate(user_id=body.user_id, chat_type=body.chat_type, **named)
-    created = orjson.loads((await create_session(new, caller, services)).body)
-    return json_response({"status": 200, "id": created["id"]})
+    created = await records.create(services, caller, new)
+    return json_response({"status": 200, "id": created.id})
 
 
 @router.get("/users/{user_id}/conversations")
@@ -63,10 +62,9 @@ async def list_conversations(
         asked = SessionList(
             user_id=user_id, chat_type=chat_types, pinned_first=False, limit=100, cursor=cursor
         )
-        answer = await list_sessions(services, caller, asked)
-        page = orjson.loads(answer.body)
-        found += page["data"]
-        cursor = page["next_cursor"]
+        page = await records.list_page(services, caller, asked)
+        found += map(session_json, page.sessions)
+        cursor = page.next_cursor
         if cursor is None:
             break
     shown = ("id", "name", "chat_type", "create_time")
@@ -79,7 +77,7 @@ async def delete_conversation(
     conversation_id: SessionId, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Delete a conversation."""
-    await delete_session(conversation_id, caller, services)
+    await records.delete(services, caller, conversation_id, purge=False)
     return json_response({"status": 200})
 
 
@@ -88,7 +86,7 @@ async def update_name(
     conversation_id: SessionId, body: NameUpdate, caller: CallerDep, services: ServicesDep
 ) -> Response:
     """Rename a conversation."""
-    await update_session(conversation_id, SessionUpdate(name=body.name), caller, services)
+    await records.update(services, caller, conversation_id, SessionUpdate(name=body.name))
     return json_response({"status": 200, "message": "Conversation name updated successfully"})
 
 

@@ -5,17 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 
-from api.bootstrap import Services
+from api.compat.judgements import find, judge
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.http.bodies import JsonRoute
 from api.http.responses import json_response
-from api.identity.auth import Caller
-from api.routes.sessions import put_feedback
 from api.schemas.common import Payload, Text
-from api.schemas.sessions import FeedbackPut
 from store import pairs, sessions
-from store.old_rows import question_id
-from store.pairs import Pair
 
 router = APIRouter(prefix="/api/pairs", tags=["pairs"], route_class=JsonRoute)
 
@@ -27,29 +22,6 @@ class Judgement(Payload):
 
     score: Annotated[int, Field(ge=0, le=100)] = Field(examples=[100])
     reason: Annotated[str, Field(max_length=255)] = ""
-
-
-async def find(services: Services, caller: Caller, message_id: str) -> Pair:
-    """
-    The pair of a message, wherever it is.
-
-    Raises:
-        NotFoundError: There is none that the caller may see.
-    """
-    access = await caller.may("threads", "search", {"metadata": {}, "limit": 1, "offset": 0})
-    found = await pairs.get(services.db, message_id, question_id(message_id), access=access)
-    access = await caller.may("threads", "read", {"thread_id": found.conversation_id})
-    await sessions.get(services.db, found.conversation_id, access=access)
-    return found
-
-
-async def judge(
-    services: Services, caller: Caller, message_id: str, score: int, reason: str
-) -> None:
-    """Keep what the caller thinks of an answer."""
-    found = await find(services, caller, message_id)
-    said = FeedbackPut(score=score, reason=reason or None)
-    await put_feedback(found.conversation_id, found.id, said, caller, services)
 
 
 @router.get("")

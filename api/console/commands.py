@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -54,6 +54,7 @@ from graph.config import GraphConfig, load_config
 from store import audit as audit_log, messages, resealing
 from store.audit import Filter
 from store.checkpoints import open_saver
+from store.cipher import KeyRing
 from store.database import open_database
 from store.errors import Error, InvalidInputError
 from store.messages import Rebuilt
@@ -114,12 +115,15 @@ def serve(settings: Settings) -> None:
     prefix = mount_prefix(settings, graphs)
     with _servers(settings) as servers:
         _run(migrate_database(servers.database_url))
-        access = access_of(settings, graphs, servers)
+        told = {
+            "Access": access_of(settings, graphs, servers),
+            "Encryption": encryption_of(settings, graphs),
+        }
         if settings.workers > 1:
-            status = _serve_by_many(settings, servers, prefix, access)
+            status = _serve_by_many(settings, servers, prefix, told)
         else:
             status = 0
-            on_start = partial(_print_addresses, settings.host, prefix, servers, access)
+            on_start = partial(_print_addresses, settings.host, prefix, servers, told)
             _run(_serve(settings, servers, on_start))
     if status:
         sys.exit(status)
@@ -151,6 +155,16 @@ def access_of(settings: Settings, graphs: GraphConfig, servers: Servers) -> str:
     )
 
 
+def encryption_of(settings: Settings, graphs: GraphConfig) -> str:
+    """Whether what is at rest is sealed, and under which key, for people."""
+    if graphs.encryption:
+        return f"on, {graphs.encryption} keeps the keys"
+    cipher = cipher_of(settings)
+    if isinstance(cipher, KeyRing):
+        return f"on, key {cipher.ids[0]}"
+    return "off: LANGGRAPH_AES_KEY is not set, see docs/encryption.md"
+
+
 async def _kinds(settings: Settings, servers: Servers) -> frozenset[str]:
     async with open_database(servers.database_url) as db:
         return await identity_kinds(settings, db)
@@ -164,11 +178,13 @@ def is_loopback_host(host: str) -> bool:
         return False
 
 
-def _serve_by_many(settings: Settings, servers: Servers, prefix: str, access: str) -> int:
+def _serve_by_many(
+    settings: Settings, servers: Servers, prefix: str, told: Mapping[str, str]
+) -> int:
     try:
         listeners = listen(settings.host, settings.port, settings.workers)
     except OSError as exc:
-        log.error("cannot listen", host=settings.host, port=settings.port, reason=str(exc))  # noqa: TRY400
+        log.error("cannot listen", host=settings.host, port=settings.port, reason=exc.strerror)  # noqa: TRY400
         return 1
     port = listeners[0].getsockname()[1]
 
@@ -176,7 +192,7 @@ def _serve_by_many(settings: Settings, servers: Servers, prefix: str, access: st
         with TemporaryDirectory(prefix="threadwell-") as directory:
             serve = partial(_serve_as_one_of_many, settings, Path(directory))
             return await Supervisor(serve, listeners).run(
-                partial(_print_addresses, settings.host, prefix, servers, access, port)
+                partial(_print_addresses, settings.host, prefix, servers, told, port)
             )
 
     return int(_run(supervise()))
@@ -366,6 +382,10 @@ def encrypt(settings: Settings, *, accept_clear: bool = False) -> None:
     with _servers(settings, valkey=False) as servers:
         done = _run(_encrypt(settings, servers, accept_clear=accept_clear))
     print(f"{done.rows} rows encrypted, {done.unreadable} values cannot be read")  # noqa: T201
+    if done.older_keys:
+        print(  # noqa: T201
+            f"{done.older_keys} older keys are still needed: restart what seals by them, then call this again"
+        )
     if done.unreadable:
         raise InvalidInputError(
             "Some values cannot be decrypted with any of the keys: they stay as they are"
@@ -487,8 +507,10 @@ def _report_config(graphs: GraphConfig) -> None:
         log.warning("a dependency in langgraph.json is not installed", dependency=name)
 
 
-def _print_addresses(host: str, prefix: str, servers: Servers, access: str, port: int) -> None:
-    """Say where everything is."""
+def _print_addresses(
+    host: str, prefix: str, servers: Servers, told: Mapping[str, str], port: int
+) -> None:
+    """Say where everything is, and what else is told at the start."""
     # Nothing is bound here.
     every = "0.0.0.0"  # nosec B104
     everywhere = host in (every, "::")
@@ -498,7 +520,7 @@ def _print_addresses(host: str, prefix: str, servers: Servers, access: str, port
         "Docs": f"{base}/docs",
         "Studio": f"https://smith.langchain.com/studio/?baseUrl={quote(base, safe=':/')}",
         "Database": without_password(servers.database_url),
-        "Access": access,
+        **told,
     }
-    text = "\n".join(f"  {name:<9} {value}" for name, value in lines.items())
+    text = "\n".join(f"  {name:<10} {value}" for name, value in lines.items())
     print(f"\n{text}\n", flush=True)  # noqa: T201 - what the one who started it waits for

@@ -15,17 +15,16 @@ import orjson
 from uuid_utils.compat import uuid7
 
 from api.bootstrap import Services
-from api.doors.files import has_files, with_files_kept
+from api.doors.files import has_files, require_keepable, with_files_kept
 from api.doors.history import Step, kept, reconcile, sent
 from api.identity.auth import Caller
 from api.schemas.common import UUID_FORM
 from api.session_events import MODES, text_of
+from api.sessions.once import busy, claim, known_run, made_or_found
 from api.sessions.runs import (
     begin_anew,
-    claim,
     first_graph,
     is_next,
-    known_run,
     named,
     require_speaker,
     stop,
@@ -167,23 +166,43 @@ async def begin(services: Services, caller: Caller, asked: Asked) -> Submitted:
             "Conversations that are kept: not with the checkpointer that langgraph.json names"
         )
     session_id = session_id_of(asked.session_id, caller)
-    session = await opened(services, caller, session_id, _attributes(asked, session_id))
+    session = await _session(services, caller, asked, session_id)
     run_id = await _claim(services, caller, session, asked)
-    for attempt in range(ATTEMPTS):
+    return await _answer(services, caller, session, asked, run_id)
+
+
+async def _answer(
+    services: Services, caller: Caller, session: Session, asked: Asked, run_id: str | None
+) -> Submitted:
+    """The run that answers, once what else is answered in the session is stopped."""
+
+    async def make() -> Submitted:
+        request = await _request(services, caller, session, asked, run_id)
+        return await submit(services, caller, request, thread_id=session.id, attached=True)
+
+    for left in reversed(range(ATTEMPTS if asked.on_busy == "interrupt" else 1)):
         is_busy = await _is_busy(services, session.id)
         # Asked after that: what it is busy with may be this very request, which came twice at once.
-        if known := await known_run(services, session, run_id, EVERYTHING):
+        if known := await known_run(services, session, run_id):
             return known
         if is_busy:
             await _free(services, caller, session, asked.on_busy)
         try:
-            request = await _request(services, caller, session, asked, run_id)
-            return await submit(services, caller, request, thread_id=session_id, attached=True)
-        except (ThreadBusyError, AlreadyExistsError):
-            # By somebody who came meanwhile, or with this very run.
-            if attempt == ATTEMPTS - 1 or (asked.on_busy == "reject" and run_id is None):
-                raise _busy() from None
-    raise _busy()
+            return await made_or_found(services, session, run_id, make)
+        except ThreadBusyError:
+            # By somebody who came meanwhile.
+            if not left:
+                raise
+    raise busy()
+
+
+async def _session(services: Services, caller: Caller, asked: Asked, session_id: str) -> Session:
+    if asked.answers:
+        # One that is made for this has asked nothing.
+        access = await caller.may("threads", "read", {"thread_id": session_id})
+        return await sessions.get(services.db, session_id, access=access)
+    attributes = _attributes(asked, session_id)
+    return await opened(services, caller, session_id, attributes, said=asked.messages)
 
 
 def _require_words(asked: Asked) -> None:
@@ -223,31 +242,32 @@ def _attributes(asked: Asked, session_id: str) -> JsonObject:
 
 
 async def opened(
-    services: Services, caller: Caller, session_id: str, attributes: JsonObject
+    services: Services,
+    caller: Caller,
+    session_id: str,
+    attributes: JsonObject,
+    *,
+    said: Sequence[JsonObject] = (),
 ) -> Session:
     """
     Find a session, or make it.
 
+    Args:
+        said: What it is to begin with: it is not made for files that are refused.
+
     Raises:
         NotFoundError: It is not the caller's.
+        Error: Of its files, as `with_files_kept`.
     """
     readable = await caller.may("threads", "read", {"thread_id": session_id})
     with suppress(NotFoundError):
         return await sessions.get(services.db, session_id, access=readable)
     if model := attributes.get("assistant_id"):
         await _require_model(services, caller, model)
-    value: JsonObject = {"thread_id": session_id, "metadata": attributes, "if_exists": "raise"}
-    access = await caller.may("threads", "create", value)
-    await services.quotas.require_session(caller)
+    await require_keepable(services, caller, said)
     # Made by somebody else meanwhile, it is found now; not theirs, it is not.
     with suppress(AlreadyExistsError):
-        return await sessions.create(
-            services.db,
-            session_id,
-            metadata=value.get("metadata") or {},
-            life=services.graphs.ttl.life,
-            access=access,
-        )
+        return await services.new_sessions.make(caller, session_id, attributes)
     return await sessions.get(services.db, session_id, access=readable)
 
 
@@ -267,7 +287,7 @@ async def _is_busy(services: Services, session_id: str) -> bool:
 async def _free(services: Services, caller: Caller, session: Session, on_busy: OnBusy) -> None:
     """Stop what is answered in a session: only then what was said is settled."""
     if on_busy == "reject":
-        raise _busy()
+        raise busy()
     value = {"thread_id": session.id, "action": "interrupt"}
     access = await caller.may("threads", "update", value)
     try:
@@ -276,11 +296,7 @@ async def _free(services: Services, caller: Caller, session: Session, on_busy: O
     except (ConflictError, NotFoundError):
         return  # it has ended by itself, or was taken back
     except TimeoutError:
-        raise _busy() from None
-
-
-def _busy() -> ThreadBusyError:
-    return ThreadBusyError("The session is still being answered", code="session_busy")
+        raise busy() from None
 
 
 async def _request(

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 
 from api.errors import invalid_text, response_to, status_of
 from api.http.bodies import JsonRoute
+from api.http.languages import told
 from api.http.responses import json_response
 from store.errors import Error, InvalidInputError
 from store.models import JsonObject
@@ -36,11 +37,11 @@ def openai_response(error: Error, *, param: str | None = None) -> Response:
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         status = HTTPStatus.BAD_REQUEST
     kind = "server_error" if status >= 500 else "invalid_request_error"
+    detail, language = told(error.message, error.code)
     content = error_json(
-        error.message, error.code, type_=_TYPES.get(HTTPStatus(status), kind), param=param
+        detail, error.code, type_=_TYPES.get(HTTPStatus(status), kind), param=param
     )
-    answer = json_response(content)
-    answer.status_code = status
+    answer = json_response(content, headers=language, status_code=status)
     for name in ("retry-after", "www-authenticate"):
         if name in found.headers:
             answer.headers[name] = found.headers[name]

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
 
@@ -10,7 +11,7 @@ from starlette.datastructures import UploadFile
 from api.bootstrap import Services
 from api.identity.auth import Caller
 from api.schemas.sessions import attachment_block
-from api.uploads import keep_file
+from api.uploads import keep_file, require_files
 from store import files
 from store.access import Access
 from store.errors import InvalidInputError
@@ -39,11 +40,10 @@ async def with_files_kept(
         return message
     blocks = []
     for block in content:
-        data = _data(block)
-        if data is None:
+        given = _file(block)
+        if given is None:
             blocks.append(block)
             continue
-        given = UploadFile(BytesIO(data), filename=_filename(block))
         file = await keep_file(services, caller, given)
         sender = caller.identity
         await files.send(services.db, [file.file_id], session_id, owner=sender, access=access)
@@ -52,21 +52,38 @@ async def with_files_kept(
     return message
 
 
+async def require_keepable(
+    services: Services, caller: Caller, messages: Iterable[JsonObject]
+) -> None:
+    """
+    See that the files of all these messages would be kept, before a session is made for them.
+
+    Raises: as `with_files_kept`.
+    """
+    blocks = (block for message in messages for block in _blocks(message))
+    await require_files(services, caller, [file for block in blocks if (file := _file(block))])
+
+
 def has_files(message: JsonObject) -> bool:
     """Whether there is a file within a message."""
+    return any(_encoded(block) is not None for block in _blocks(message))
+
+
+def _blocks(message: JsonObject) -> list[JsonObject]:
     content = message["content"]
-    return isinstance(content, list) and any(_encoded(block) is not None for block in content)
+    return content if isinstance(content, list) else []
 
 
-def _data(block: JsonObject) -> bytes | None:
-    """What a block holds of a file; None of one that does not, or names it by a URL."""
+def _file(block: JsonObject) -> UploadFile | None:
+    """The file that a block holds; None of one that holds none, or names it by a URL."""
     text = _encoded(block)
     if text is None:
         return None
     try:
-        return base64.b64decode(text, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as exc:
         raise InvalidInputError("A file within a message must be in base64") from exc
+    return UploadFile(BytesIO(data), filename=_filename(block))
 
 
 def _encoded(block: JsonObject) -> str | None:

@@ -200,7 +200,11 @@ class ChatAnswer(Door):
         self._include_usage = include_usage
         self._begun = False
         self._last: str | None = None
-        self._texts: list[str] = []
+        #: What was said, by its messages; which of them are whole; and which are of no account, if
+        #: they are not: attempts that were lost began them.
+        self._texts: dict[str, str] = {}
+        self._whole: set[str] = set()
+        self._lost: set[str] = set()
         self._finish = "stop"
         self._error: JsonObject | None = None
 
@@ -212,6 +216,7 @@ class ChatAnswer(Door):
 
     def on_run_start(self, data: JsonObject) -> list[JsonObject]:
         """The answer begins; another attempt of its run is no other answer."""
+        self._lost.update(self._texts)
         if self._begun:
             return []
         self._begun = True
@@ -229,7 +234,9 @@ class ChatAnswer(Door):
         """What a graph asks is said: the next message answers it."""
         value = data["value"]
         text = value if isinstance(value, str) else dumps(value).decode()
-        return self._said(f"interrupt {data['id']}", text)
+        message_id = f"interrupt {data['id']}"
+        self._whole.add(message_id)
+        return self._said(message_id, text)
 
     def on_error(self, data: JsonObject) -> list[JsonObject]:
         """The run has failed."""
@@ -242,7 +249,7 @@ class ChatAnswer(Door):
             return []
         between = SEPARATOR if self._last not in (None, message_id) else ""
         self._last = message_id
-        self._texts.append(between + text)
+        self._texts[message_id] = self._texts.get(message_id, "") + text
         return [self._delta({"content": between + text})]
 
     def on_message_end(self, data: JsonObject) -> list[JsonObject]:
@@ -252,7 +259,11 @@ class ChatAnswer(Door):
             return []
         self._usage.add(data)
         self._finish = _FINISHES.get(str(data.get("finish_reason")), "stop")
-        return self._said(str(data["message_id"]), rest)
+        message_id = str(data["message_id"])
+        told = self._said(message_id, rest)
+        self._whole.add(message_id)
+        self._texts[message_id] = str(data["content"])
+        return told
 
     def on_run_end(self, data: JsonObject) -> list[JsonObject]:
         """The answer is whole, or as whole as it gets."""
@@ -260,6 +271,9 @@ class ChatAnswer(Door):
             return []
         if data["status"] != "success":
             self._finish = "length"
+        elif any(self._texts.get(message_id) for message_id in self._whole):
+            # What is not whole now never will be.
+            self._lost.update(self._texts)
         chunks = [self._delta({}, finish_reason=self._finish)]
         if self._include_usage:
             chunks.append({**self._completion([]), "usage": self._usage_json()})
@@ -287,7 +301,7 @@ class ChatAnswer(Door):
             pass
         if self._error is not None:
             raise RunFailedError(self._error["error"]["message"])
-        message = {"role": "assistant", "content": "".join(self._texts), "refusal": None}
+        message = {"role": "assistant", "content": self._content(), "refusal": None}
         choice = {
             "index": 0,
             "message": message,
@@ -300,6 +314,11 @@ class ChatAnswer(Door):
             "choices": [choice],
             "usage": self._usage_json() if self._usage.is_known else None,
         }
+
+    def _content(self) -> str:
+        """What is kept of the answer; a client that sends it back is understood."""
+        kept = (i for i in self._texts if i in self._whole or i not in self._lost)
+        return SEPARATOR.join(text for i in kept if (text := self._texts[i]))
 
 
 def _frame(content: JsonObject) -> bytes:

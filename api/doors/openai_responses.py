@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.bootstrap import Services
@@ -86,7 +86,14 @@ def _block(part: JsonObject) -> JsonObject | None:
     return media_block(url, "image/*" if kind == "input_image" else None, part.get("filename"))
 
 
-Items = Annotated[list[Item], Field(max_length=1000)]
+def _without_thoughts(given: Any) -> Any:
+    """Clients send back all that a response has; what the model thought was for them alone."""
+    if not isinstance(given, list):
+        return given
+    return [one for one in given if not (isinstance(one, dict) and one.get("type") == "reasoning")]
+
+
+Items = Annotated[list[Item], BeforeValidator(_without_thoughts), Field(max_length=1000)]
 
 
 class ConversationName(Payload):
@@ -356,6 +363,9 @@ class ResponseAnswer(Door):
         self._begun = False
         self._output: list[JsonObject] = []
         self._places: dict[str, int] = {}
+        #: What is being thought ahead of a message, and what the next answer goes by.
+        self._thoughts: dict[str, JsonObject] = {}
+        self._documents: list[JsonObject] = []
         self._incomplete: str | None = None
         self._error: JsonObject | None = None
         self.response: JsonObject | None = None
@@ -385,9 +395,42 @@ class ResponseAnswer(Door):
         """A piece of an answer."""
         return self._text(data["message_id"], self._spoken.delta(data))
 
+    def on_reasoning_delta(self, data: JsonObject) -> list[JsonObject]:
+        """A piece of what the model thinks: an item of its own, until the model speaks."""
+        message_id, delta = str(data["message_id"]), str(data["delta"])
+        begun = [] if message_id in self._thoughts else self._think(message_id)
+        item = self._thoughts[message_id]
+        item["content"][0]["text"] += delta
+        at = self._at(item["id"])
+        return [*begun, {"type": "response.reasoning_text.delta", **at, "delta": delta}]
+
+    def _think(self, message_id: str) -> list[JsonObject]:
+        item = _reasoning(f"{message_id}/reasoning/{len(self._output)}")
+        self._thoughts[message_id] = item
+        return self._begin(item, {"type": "reasoning_text", "text": ""})
+
+    def _conclude(self, *message_ids: str, status: str = "completed") -> list[JsonObject]:
+        """The ends of what is thought ahead of messages, of all unless they are named."""
+        told = []
+        for message_id in [id_ for id_ in self._thoughts if not message_ids or id_ in message_ids]:
+            item = self._thoughts.pop(message_id)
+            item["status"] = status
+            at, [part] = self._at(item["id"]), item["content"]
+            told += [
+                {"type": "response.reasoning_text.done", **at, "text": part["text"]},
+                {"type": "response.content_part.done", **at, "part": part},
+                self._done(at, item),
+            ]
+        return told
+
+    def on_source(self, data: JsonObject) -> list[JsonObject]:
+        """What the graph goes by: told with the answer that follows."""
+        self._documents += data["documents"]
+        return []
+
     def on_tool_start(self, data: JsonObject) -> list[JsonObject]:
         """A call of a tool, by the graph."""
-        return self._item(_call(data["message_id"], data))
+        return [*self._conclude(), *self._item(_call(data["message_id"], data))]
 
     def on_tool_end(self, data: JsonObject) -> list[JsonObject]:
         """What the tool gave."""
@@ -414,29 +457,29 @@ class ResponseAnswer(Door):
     def _text(self, message_id: str, text: str) -> list[JsonObject]:
         if not text:
             return []
-        begun: list[JsonObject] = []
+        begun = self._conclude(message_id)
         if message_id not in self._places:
-            begun = self._open(message_id)
+            begun += self._begin(_message(message_id, [], "in_progress"), _output_text(""))
         delta = {"delta": text, "logprobs": []}
         return [*begun, {"type": "response.output_text.delta", **self._at(message_id), **delta}]
 
-    def _open(self, message_id: str) -> list[JsonObject]:
-        self._places[message_id] = len(self._output)
-        item = _message(message_id, [], "in_progress")
+    def _begin(self, item: JsonObject, part: JsonObject) -> list[JsonObject]:
+        """An item whose one part comes piece by piece."""
+        self._places[item["id"]] = len(self._output)
         self._output.append(item)
-        index = {"output_index": self._places[message_id]}
+        at = self._at(item["id"])
+        added = {"output_index": at["output_index"], "item": {**item, "content": []}}
         return [
-            {"type": "response.output_item.added", **index, "item": item},
-            {
-                "type": "response.content_part.added",
-                **self._at(message_id),
-                "part": _output_text(""),
-            },
+            {"type": "response.output_item.added", **added},
+            {"type": "response.content_part.added", **at, "part": part},
         ]
 
-    def _at(self, message_id: str) -> JsonObject:
-        index = self._places[message_id]
-        return {"item_id": message_id, "output_index": index, "content_index": 0}
+    def _at(self, item_id: str) -> JsonObject:
+        return {"item_id": item_id, "output_index": self._places[item_id], "content_index": 0}
+
+    def _done(self, at: JsonObject, item: JsonObject) -> JsonObject:
+        index = {"output_index": at["output_index"]}
+        return {"type": "response.output_item.done", **index, "item": item}
 
     def on_message_end(self, data: JsonObject) -> list[JsonObject]:
         """An answer is whole."""
@@ -446,7 +489,9 @@ class ResponseAnswer(Door):
         self._usage.add(data)
         self._incomplete = _INCOMPLETE.get(str(data.get("finish_reason")))
         status = "incomplete" if self._incomplete else "completed"
-        return self._close(data["message_id"], data["content"], rest, status=status)
+        message_id = str(data["message_id"])
+        concluded = self._conclude(message_id)
+        return [*concluded, *self._close(message_id, data["content"], rest, status=status)]
 
     def _close(
         self, message_id: str, content: str, rest: str, *, status: str = "completed"
@@ -455,21 +500,31 @@ class ResponseAnswer(Door):
         if message_id not in self._places:
             return told
         at, part = self._at(message_id), _output_text(content)
+        told += self._cited(at, part)
         item = _message(message_id, [part], status)
         self._output[at["output_index"]] = item
-        index = {"output_index": at["output_index"]}
         return [
             *told,
             {"type": "response.output_text.done", **at, "text": content, "logprobs": []},
             {"type": "response.content_part.done", **at, "part": part},
-            {"type": "response.output_item.done", **index, "item": item},
+            self._done(at, item),
+        ]
+
+    def _cited(self, at: JsonObject, part: JsonObject) -> list[JsonObject]:
+        """What an answer goes by, as annotations of its text; it is put there."""
+        found, self._documents = self._documents, []
+        part["annotations"] = [_citation(document, part["text"]) for document in found]
+        kind = "response.output_text.annotation.added"
+        return [
+            {"type": kind, **at, "annotation_index": place, "annotation": annotation}
+            for place, annotation in enumerate(part["annotations"])
         ]
 
     def on_interrupt(self, data: JsonObject) -> list[JsonObject]:
         """What a graph asks is said as a message: the next input answers it."""
         value = data["value"]
         text = value if isinstance(value, str) else dumps(value).decode()
-        return self._close(f"interrupt_{data['id']}", text, text)
+        return [*self._conclude(), *self._close(f"interrupt_{data['id']}", text, text)]
 
     def _item(self, item: JsonObject) -> list[JsonObject]:
         """An item that is whole at once."""
@@ -488,7 +543,7 @@ class ResponseAnswer(Door):
 
     def on_run_end(self, data: JsonObject) -> list[JsonObject]:
         """The response is whole, or as whole as it gets."""
-        started = self._start()
+        started = [*self._start(), *self._conclude(status="incomplete")]
         for message_id, text in self._spoken.unfinished().items():
             started += self._close(message_id, text, "", status="incomplete")
         status, more = _STATUSES.get(data["status"], "cancelled"), {}
@@ -523,3 +578,19 @@ class ResponseAnswer(Door):
 
 def _output_text(text: str) -> JsonObject:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _reasoning(item_id: str) -> JsonObject:
+    content = [{"type": "reasoning_text", "text": ""}]
+    about = {"id": item_id, "type": "reasoning", "status": "in_progress"}
+    return {**about, "summary": [], "content": content}
+
+
+def _citation(document: JsonObject, text: str) -> JsonObject:
+    """A document as an annotation of all of a text: which words go by it nobody says."""
+    title = document["title"] or ""
+    if document["url"]:
+        place = {"start_index": 0, "end_index": len(text)}
+        return {"type": "url_citation", "url": document["url"], "title": title, **place}
+    about = {"file_id": document["id"], "filename": title}
+    return {"type": "file_citation", **about, "index": len(text)}

@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 from api.exchange.files import Entry
 from api.exchange.transcript import Transcript, derived
 from api.identity.auth import Caller
-from api.quotas import Quotas
+from api.new_sessions import NewSessions, new_value
 from api.schemas.common import UUID_FORM
 from api.schemas.sessions import SessionCreate
 from graph.adoption import Stretch, message_of
@@ -40,7 +40,6 @@ from store.errors import (
 )
 from store.models import JsonObject, Thread
 from store.projection import plain_text
-from store.retention import Life
 
 Outcome = Literal["created", "updated", "skipped"]
 
@@ -117,8 +116,7 @@ class Importer:
     Takes conversations in; one for each process.
 
     Args:
-        life: How long sessions live unused, that are given no other.
-        quotas: How many sessions each may have.
+        new_sessions: Makes them.
     """
 
     def __init__(
@@ -128,15 +126,13 @@ class Importer:
         registry: Registry,
         states: States,
         runs: Runs,
-        life: Life | None,
-        quotas: Quotas,
+        new_sessions: NewSessions,
     ) -> None:
-        self._quotas = quotas
         self._db = db
         self._registry = registry
         self._states = states
         self._runs = runs
-        self._life = life
+        self._new_sessions = new_sessions
 
     async def take(self, caller: Caller, entry: Entry, report: Report, *, dry_run: bool) -> None:
         """
@@ -259,25 +255,16 @@ class Importer:
             raise _being_imported(session_id) from exc
 
     async def _create(self, session_id: str, plan: "_Plan") -> Outcome:
-        value: JsonObject = {
-            "thread_id": session_id,
-            "metadata": dict(plan.metadata),
-            "if_exists": "raise",
-        }
-        access = await plan.caller.may("threads", "create", value)
+        attributes = dict(plan.metadata)
         if plan.dry_run:
+            value = new_value(session_id, attributes)
+            await self._new_sessions.allow(plan.caller, value, counts=False)
             if await threads.exists(self._db, session_id):
                 raise AlreadyExistsError("It is somebody else's")
             return "created"
-        await self._quotas.require_session(plan.caller)
         mark = str(uuid7())
-        await sessions.create(
-            self._db,
-            session_id,
-            metadata={**(value.get("metadata") or {}), UNDER_WAY: mark},
-            life=self._life,
-            access=access,
-        )
+        marks = {UNDER_WAY: mark}
+        await self._new_sessions.make(plan.caller, session_id, attributes, marks=marks)
         try:
             await self._fill(session_id, plan, EVERYTHING, mark)
         except (ConflictError, UnavailableError):
@@ -317,7 +304,7 @@ class Importer:
             times,
             created_at=transcript.created_at,
             # What lives for a time lives from now on.
-            updated_at=transcript.updated_at if is_new and not self._life else None,
+            updated_at=transcript.updated_at if is_new and not self._new_sessions.life else None,
             mark=mark,
         )
 

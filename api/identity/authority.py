@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-import orjson
 import structlog
 from langgraph_sdk import Auth
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 
 from api.errors import RefusedError
+from api.http.bodies import parse
 from api.identity import filters
 from api.identity.identities import Known, user_from
 from graph.config import AuthEntry, Cache
@@ -348,10 +348,20 @@ def _wanted(authenticate: Callable[..., Any]) -> frozenset[str]:
 
 
 async def _body(connection: HTTPConnection) -> Any:
-    """The body of a request if it is JSON, whatever it calls itself."""
+    """
+    The body of a request if it is JSON, whatever it calls itself.
+
+    Raises:
+        InvalidInputError: It is nested too deep for any route.
+        TooLargeError: It has more values than any route takes.
+    """
+    if not isinstance(connection, Request):
+        return None
     try:
-        return orjson.loads(await connection.body()) if isinstance(connection, Request) else None
-    except orjson.JSONDecodeError:
+        return parse(await connection.body())
+    except InvalidInputError as exc:
+        if exc.code != "invalid_json":
+            raise
         return None
 
 

@@ -3,6 +3,7 @@
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -35,8 +36,9 @@ def configure(*, level: str, json: bool, pid: int | None = None, error_texts: bo
 
         pid: Added to every event, if given: where several processes write to one stderr.
 
-        error_texts: Whether the texts of exceptions are written. Without them nothing that users
-            said is, unless code of the user's logs it.
+        error_texts: Whether the texts of exceptions are written: of a traceback, and of exceptions that
+            are values of an event (`error=exc`). Without them nothing that users said is, unless code
+            of the user's logs it.
     """
     shared: list[Processor] = [
         *([] if pid is None else [partial(_with_pid, pid)]),
@@ -49,6 +51,7 @@ def configure(*, level: str, json: bool, pid: int | None = None, error_texts: bo
         structlog.processors.StackInfoRenderer(),
         # Before the secrets are taken out: the text of an error may have one.
         _exceptions(texts=error_texts),
+        _exceptions_as_values(texts=error_texts),
         _without_secrets,
     ]
     structlog.configure(
@@ -111,10 +114,25 @@ def _without_texts(exc_info: tuple[type[BaseException], BaseException, Any]) -> 
     exc: BaseException | None = exc_info[1]
     while exc is not None and len(chain) < MAX_CHAIN:
         frames = "".join(traceback.format_tb(exc.__traceback__))
-        kind = f"{type(exc).__module__}.{type(exc).__qualname__}".removeprefix("builtins.")
-        chain.append(f"Traceback (most recent call last):\n{frames}{kind}")
+        chain.append(f"Traceback (most recent call last):\n{frames}{_kind(exc)}")
         exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
     return "\n\n".join(reversed(chain))
+
+
+def _kind(exc: BaseException) -> str:
+    return f"{type(exc).__module__}.{type(exc).__qualname__}".removeprefix("builtins.")
+
+
+def _exceptions_as_values(*, texts: bool) -> Processor:
+    written: Callable[[BaseException], str] = repr if texts else _kind
+
+    def write(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        for key, value in event.items():
+            if isinstance(value, BaseException):
+                event[key] = written(value)
+        return event
+
+    return write
 
 
 def _with_pid(pid: int, _: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api import limits
 from api.errors import BrokenOffError, refuse
 from api.http.bodies import parse
+from api.http.languages import told
 from api.identity import auth
 from api.protocol.commands import CommandError, envelope, failure
 from graph.encode import dumps
@@ -29,7 +30,13 @@ GOES_ON, FAILED = 1012, 1011
 def is_welcome(websocket: WebSocket) -> bool:
     """Whether a page that opens a socket may: browsers ask no leave for those, as CORS has them do."""
     origin = websocket.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc == websocket.headers.get("host"):
+    if origin is None:
+        return True
+    try:
+        is_same = urlsplit(origin).netloc == websocket.headers.get("host")
+    except ValueError:  # it is no origin
+        return False
+    if is_same:
         return True
     for middleware in websocket.app.user_middleware:
         if middleware.cls is CORSMiddleware:
@@ -139,7 +146,7 @@ class CommandSocket(ABC):
         except CommandError as exc:
             answer = failure(number, exc.code, str(exc))
         except Error as exc:
-            answer = failure(number, self.code(exc), exc.message)
+            answer = failure(number, self.code(exc), told(exc.message, exc.code)[0])
         if answer is not None:
             await self.send(answer)
 

@@ -134,7 +134,9 @@ async def delete(
         if delete_threads
         else None
     )
-    await services.threads.delete_assistant(assistant_id, access=access, thread_access=of_threads)
+    await services.threads.delete_assistant(
+        assistant_id, actor=caller.actor, access=access, thread_access=of_threads
+    )
 
 
 @router.post("/{assistant_id}/versions")

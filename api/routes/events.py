@@ -134,9 +134,9 @@ async def create_webhook(
 
 
 async def _check(services: Services, url: str) -> None:
-    if services.webhooks.is_disabled:
+    if services.event_webhooks.is_disabled:
         raise UnsupportedError("Webhooks are switched off in langgraph.json")
-    await services.webhooks.check_elsewhere(url)
+    await services.event_webhooks.check_elsewhere(url)
 
 
 @router.get("/webhooks")
@@ -173,7 +173,12 @@ async def update_webhook(
         await _check(services, body.url)
     await services.changes.head()
     changed = await subscriptions.update(
-        services.db, webhook_id, body.changes(), identity=caller.identity, access=access
+        services.db,
+        webhook_id,
+        body.changes(),
+        identity=caller.identity,
+        actor=caller.actor,
+        access=access,
     )
     services.changes.hurry()
     return json_response(webhook_json(changed))

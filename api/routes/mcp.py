@@ -14,7 +14,7 @@ from api import __version__
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep
 from api.errors import error_response
-from api.http.bodies import described
+from api.http.bodies import bounded, described
 from api.http.jsonrpc import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
@@ -69,7 +69,7 @@ async def call(
     if not _JSON.search(accept):
         raise BadRequestError("Accept must include application/json or text/event-stream")
     try:
-        asked = parse(await request.body())
+        asked = parse(await bounded(request).body())
     except RpcError as exc:
         raise BadRequestError(exc.message) from exc
     if asked.id is None or asked.method is None:

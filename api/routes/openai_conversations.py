@@ -21,7 +21,8 @@ from api.doors.openai_responses import (
 )
 from api.http.responses import json_response
 from api.schemas.common import Text
-from api.sessions.runs import delete, session_busy
+from api.sessions.once import session_busy
+from api.sessions.runs import delete
 from graph.message_json import decode
 from store import messages, sessions
 from store.access import EVERYTHING
@@ -39,9 +40,11 @@ async def create_conversation(
 ) -> Response:
     """Create a conversation: a session, which may begin with messages."""
     attributes = {**(body.metadata or {}), **owner(caller)}
-    session = await opened(services, caller, str(uuid7()), attributes)
-    if body.items:
-        await _add(services, caller, session.id, body.items)
+    items = body.items or []
+    said = [item.given() for item in items]
+    session = await opened(services, caller, str(uuid7()), attributes, said=said)
+    if items:
+        await _add(services, caller, session.id, items)
     return json_response(conversation_json(session))
 
 

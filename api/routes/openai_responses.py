@@ -13,7 +13,8 @@ from api.doors.errors import OpenAIRoute
 from api.doors.openai_responses import RESPONSE, ResponseAnswer, ResponseCreate, response_json
 from api.http.responses import json_response
 from api.sse import stream_of_run
-from graph.runs import ENDED, Submitted
+from graph.following import ENDED
+from graph.runs import Submitted
 from store import messages, sessions
 from store.access import EVERYTHING
 

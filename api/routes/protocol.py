@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep, ThreadId
 from api.errors import refuse
-from api.http.bodies import described, parse
+from api.http.bodies import bounded, described, parse
 from api.http.responses import json_response
 from api.identity.auth import Caller
 from api.protocol.commands import Commands, envelope, failure
@@ -37,7 +37,7 @@ async def _parsed(request: Request) -> Any:
         BadRequestError: It is no JSON.
     """
     try:
-        return parse(await request.body())
+        return parse(await bounded(request).body())
     except InvalidInputError as exc:
         raise BadRequestError(exc.message, code=exc.code) from None
 

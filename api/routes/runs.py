@@ -7,6 +7,7 @@ import orjson
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
+from api import limits
 from api.deps import CallerDep, LastEventId, RunId, ServicesDep, ThreadId
 from api.http.bodies import JsonRoute
 from api.http.responses import json_response, selected
@@ -215,6 +216,7 @@ async def join_run(
     except NotFoundError:
         # The reference says so in the body, because its answer has begun by then.
         return Response(dumps({"__error__": _missing()}), media_type="application/json")
+    await limits.follow()
     return _wait(
         services, submitted, on_disconnect="cancel" if cancel_on_disconnect else "continue"
     )

@@ -22,12 +22,12 @@ from api.schemas.sessions import (
     message_json,
     session_json,
 )
+from api.sessions.once import session_busy
 from api.sessions.runs import (
     answer,
     ask,
     regenerate,
     send_files,
-    session_busy,
     stop,
     under_way,
 )
@@ -158,7 +158,7 @@ async def edit_message(
     await send_files(services, caller, session_id, [body.content], access=access)
     with session_busy():
         edited = await services.branches.edit(session_id, message_id, body.content, access=access)
-    [message], _ = await messages.list_page(
+    page, _ = await messages.list_page(
         services.db,
         session_id,
         limit=1,
@@ -166,7 +166,10 @@ async def edit_message(
         before_seq=edited.seq + 1,
         branch="all",
     )
-    return json_response(message_json(message))
+    if not page:
+        # Purged meanwhile, or the run that brought it was taken back.
+        raise NotFoundError(f"Message {message_id} not found")
+    return json_response(message_json(page[0]))
 
 
 @router.delete("/messages/{message_id}", status_code=204)
@@ -202,11 +205,8 @@ async def fork_session(
     fork_id = value["thread_id"]
     if caller.user is not None:
         value["metadata"]["user_id"] = caller.user.identity
-    await caller.may("threads", "create", value)
-    await services.quotas.require_session(caller)
-    new = NewThread(
-        thread_id=fork_id, metadata=value.get("metadata") or {}, life=services.graphs.ttl.life
-    )
+    allowed = await services.new_sessions.allow(caller, value)
+    new = NewThread(thread_id=fork_id, metadata=allowed.metadata, life=services.new_sessions.life)
     await services.branches.fork(session_id, body.message_id, new, access=access)
     return json_response(session_json(await sessions.get(services.db, fork_id, access=EVERYTHING)))
 

@@ -1,16 +1,12 @@
 """Sessions: conversations for people who do not think in runs."""
 
-import re
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Response
-from uuid_utils.compat import uuid7
 
-from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep, SessionId
 from api.http.bodies import JsonRoute
 from api.http.responses import json_response
-from api.identity.auth import Caller
 from api.schemas.common import Text
 from api.schemas.sessions import (
     FeedbackPut,
@@ -18,40 +14,20 @@ from api.schemas.sessions import (
     SessionList,
     SessionUpdate,
     counts_json,
-    encode_cursor,
     feedback_json,
-    is_pinned,
-    session_cursor,
     session_json,
 )
-from api.sessions.runs import delete
-from store import feedback, search, sessions, terms
-from store.access import Access
-from store.errors import PermissionDeniedError
+from api.sessions import records
+from store import feedback, sessions
 from store.models import JsonObject, Session
-from store.sessions import SortBy
 
 router = APIRouter(prefix="/api/sessions", tags=["sessions"], route_class=JsonRoute)
 
-
 MessagePath = Annotated[Text, Path(max_length=255)]
-
-#: Words of a question, as for /api/search.
-MAX_TERMS = 32
-SECONDS_OF_A_DAY = 86400.0
-#: A strong validator of HTTP; a weak one never matches.
-_ETAG = re.compile(r'(?<!W/)"([^"]*)"')
 
 
 def _answer(session: Session) -> Response:
     return json_response(session_json(session), headers={"ETag": f'"{session.etag}"'})
-
-
-def _own(caller: Caller, metadata: JsonObject) -> None:
-    """See that nobody gives a session to, or takes it from, somebody else by its ``user_id``."""
-    named = metadata.get("user_id")
-    if caller.user is not None and named not in (None, caller.user.identity):
-        raise PermissionDeniedError("user_id is not yours")
 
 
 @router.post("")
@@ -61,23 +37,7 @@ async def create_session(body: SessionCreate, caller: CallerDep, services: Servi
 
     Where users are known, `user_id` is the caller's.
     """
-    session_id = body.id or str(uuid7())
-    attributes = body.attributes()
-    _own(caller, attributes)
-    if caller.user is not None:
-        attributes["user_id"] = caller.user.identity
-    value: JsonObject = {"thread_id": session_id, "metadata": attributes, "if_exists": "raise"}
-    access = await caller.may("threads", "create", value)
-    await services.quotas.require_session(caller)
-    created = await sessions.create(
-        services.db,
-        session_id,
-        metadata=value.get("metadata") or {},
-        expires_at=body.expires_at,
-        life=services.graphs.ttl.life,
-        access=access,
-    )
-    return _answer(created)
+    return _answer(await records.create(services, caller, body))
 
 
 @router.get("")
@@ -93,49 +53,15 @@ async def list_sessions(
     other orders than the usual one, or among what is archived or deleted, unless `pinned_first` says
     so. `counts=true` adds how many sessions the user has.
     """
-    place = session_cursor(asked.cursor)
-    value: JsonObject = {"metadata": {}, "limit": asked.limit, "offset": 0}
-    access = await caller.may("threads", "search", value, shared=asked.shared is not False)
-    if asked.shared:
-        access = Access.of_memberships(caller.identity)
-    snippets = await _said(services, asked.q, access) if asked.q else {}
-    which, sort_by = asked.filter(snippets), asked.sort_by()
-    page, more = await sessions.list_page(
-        services.db,
-        which,
-        sort_by=sort_by,
-        order="desc" if asked.sort.startswith("-") else "asc",
-        pinned_first=asked.begins_with_pinned(),
-        after=place,
-        limit=asked.limit,
-        access=access,
-    )
+    page = await records.list_page(services, caller, asked)
     answer: JsonObject = {
-        "data": [session_json(session, snippets.get(session.id)) for session in page],
-        "next_cursor": _following(page[-1], sort_by) if more else None,
-        "has_more": more,
+        "data": [session_json(session, page.snippets.get(session.id)) for session in page.sessions],
+        "next_cursor": page.next_cursor,
+        "has_more": page.next_cursor is not None,
     }
-    if asked.counts:
-        answer["counts"] = counts_json(await sessions.counts(services.db, which, access=access))
+    if page.counts is not None:
+        answer["counts"] = counts_json(page.counts)
     return json_response(answer)
-
-
-async def _said(services: Services, q: str, access: Access) -> dict[str, str | None]:
-    """The sessions in which these words were said, each with the place; None if in the name alone."""
-    question = terms.query(q)
-    if services.graphs.checkpointer is not None or question.size > MAX_TERMS:
-        return {}  # names are all that is looked at
-    # A name is found by any part of it; one that is encrypted, by its words.
-    names = services.db.cipher.is_on
-    found = await search.sessions(services.db, question, names=names, access=access)
-    return {
-        hit.session_id: None if hit.message_id is None else terms.snippet(hit.content, question)
-        for hit in found
-    }
-
-
-def _following(last: Session, sort_by: SortBy) -> str:
-    return encode_cursor(is_pinned(last), getattr(last, sort_by), last.id)
 
 
 @router.get("/{session_id}")
@@ -178,20 +104,7 @@ async def update_session(
 
     With `If-Match` only if its `ETag` is still the one that is given there: 412 otherwise.
     """
-    changes = body.changes()
-    _own(caller, changes)
-    value: JsonObject = {"thread_id": session_id, "metadata": changes}
-    access = await caller.may("threads", "update", value)
-    is_any = if_match is None or if_match.strip() == "*"
-    changed = await sessions.update(
-        services.db,
-        session_id,
-        changes=value.get("metadata") or {},
-        removed=body.removed(),
-        expiry=body.expiry(),
-        etags=None if is_any else _ETAG.findall(if_match or ""),
-        access=access,
-    )
+    changed = await records.update(services, caller, session_id, body, if_match=if_match)
     return _answer(changed)
 
 
@@ -204,11 +117,7 @@ async def delete_session(
 
     An answer that is still coming is stopped.
     """
-    access = await caller.may("threads", "delete", {"thread_id": session_id})
-    if purge:
-        await services.runs.purge_session(session_id, actor=caller.actor, access=access)
-        return Response(status_code=204)
-    await delete(services, session_id, access=access)
+    await records.delete(services, caller, session_id, purge=purge)
     return Response(status_code=204)
 
 
@@ -245,18 +154,7 @@ async def put_feedback(
     services: ServicesDep,
 ) -> Response:
     """Say what one thinks of a message: a score from 0 to 100, or whether one likes it."""
-    value: JsonObject = {"thread_id": session_id, "message_id": message_id}
-    access = await caller.may("threads", "update", value)
-    kept = await feedback.put(
-        services.db,
-        session_id,
-        message_id,
-        user_id=caller.identity,
-        score=body.points(),
-        reason=body.reason,
-        tags=body.tags,
-        access=access,
-    )
+    kept = await records.judge(services, caller, session_id, message_id, body)
     return json_response(feedback_json(kept))
 
 

@@ -35,13 +35,12 @@ async def create(services: ServicesDep, caller: CallerDep, body: ThreadCreate) -
         "ttl": body.ttl.model_dump() if body.ttl else None,
     }
     thread_id = str(value["thread_id"])
-    access = await caller.may("threads", "create", value)
-    await services.quotas.require_session(caller)
+    allowed = await services.new_sessions.allow(caller, value)
     about: JsonObject = {
-        "metadata": value.get("metadata") or {},
+        "metadata": allowed.metadata,
         "if_exists": body.if_exists,
-        "life": body.ttl.life() if body.ttl else services.graphs.ttl.life,
-        "access": access,
+        "life": body.ttl.life() if body.ttl else services.new_sessions.life,
+        "access": allowed.access,
     }
     if not body.supersteps:
         created = await threads.create(services.db, thread_id, **about)
@@ -124,7 +123,9 @@ async def prune(services: ServicesDep, caller: CallerDep, body: ThreadsPrune) ->
     """Delete threads, or all of their checkpoints but the newest; tell how many there were."""
     value: JsonObject = {"thread_ids": body.thread_ids, "strategy": body.strategy}
     access = await caller.may("threads", "delete" if body.strategy == "delete" else "update", value)
-    pruned = await services.threads.prune(body.thread_ids, strategy=body.strategy, access=access)
+    pruned = await services.threads.prune(
+        body.thread_ids, strategy=body.strategy, actor=caller.actor, access=access
+    )
     return json_response({"pruned_count": pruned})
 
 
@@ -180,10 +181,8 @@ async def copy(services: ServicesDep, caller: CallerDep, thread_id: ThreadId) ->
     access = await caller.may("threads", "read", {"thread_id": thread_id})
     value: JsonObject = {"thread_id": str(uuid7()), "metadata": {}}
     copy_id = value["thread_id"]
-    await caller.may("threads", "create", value)
-    await services.quotas.require_session(caller)
-    metadata = value.get("metadata") or {}
-    await services.threads.copy(thread_id, copy_id, metadata=metadata, access=access)
+    allowed = await services.new_sessions.allow(caller, value)
+    await services.threads.copy(thread_id, copy_id, metadata=allowed.metadata, access=access)
     return await _thread_response(
         services, await threads.get(services.db, copy_id, access=EVERYTHING)
     )
@@ -233,7 +232,8 @@ async def stream(
     asked = [*(stream_mode or ()), *(stream_modes or ())] or ["run_modes"]
     modes = modes_of(asked)
     access = await caller.may("threads", "read", {"thread_id": thread_id})
-    tail = await services.runs.tail(thread_id, access=access)
+    await threads.get(services.db, thread_id, access=access)
+    tail = await services.runs.end_of_log(thread_id)
     after = parse_event_id(last_event_id) if last_event_id else tail
     location = f"/threads/{thread_id}/stream?stream_mode={','.join(sorted(modes))}"
     return EventStream(

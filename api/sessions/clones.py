@@ -36,24 +36,8 @@ async def adopt_shared(services: Services, caller: Caller, shared: Shared) -> Se
     session_id = str(uuid7())
     user_id = caller.user.identity if caller.user else None
     attributes = SessionCreate(name=shared.name[:255], user_id=user_id).attributes()
-    value: JsonObject = {
-        "thread_id": session_id,
-        "metadata": {
-            **attributes,
-            "graph_id": graph_id,
-            "assistant_id": system_assistant_id(graph_id),
-        },
-        "if_exists": "raise",
-    }
-    access = await caller.may("threads", "create", value)
-    await services.quotas.require_session(caller)
-    await sessions.create(
-        services.db,
-        session_id,
-        metadata=value.get("metadata") or {},
-        life=services.graphs.ttl.life,
-        access=access,
-    )
+    answers = {"graph_id": graph_id, "assistant_id": system_assistant_id(graph_id)}
+    await services.new_sessions.make(caller, session_id, {**attributes, **answers})
     try:
         messages = [_message(session_id, message) for message in said]
         await services.states.adopt(session_id, [Stretch(messages)], access=EVERYTHING)

@@ -5,11 +5,10 @@ How a session's message becomes a run, and a run an answer: the one way, for eve
 with `api.sse.SessionStream`. With an idempotency key two requests are one: see decision 20.
 """
 
-import asyncio
-import hashlib
-from collections.abc import Awaitable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -21,30 +20,27 @@ from api.bootstrap import Services
 from api.identity.auth import Caller
 from api.schemas.sessions import MessageSend, Regenerate, attachment_block
 from api.session_events import MODES
+from api.sessions.once import claim, known_run, made_or_found, once
 from api.submissions import allow, submit
 from graph.branches import no_state
+from graph.following import ENDED
 from graph.requests import RunRequest
-from graph.runs import ENDED, Submitted
-from store import branches, files, idempotency, messages, runs, sessions
+from graph.runs import Submitted
+from store import branches, files, messages, runs, sessions
 from store.access import EVERYTHING, Access
 from store.errors import (
     AlreadyExistsError,
     ConflictError,
     InvalidInputError,
-    LeaseLostError,
     NotFoundError,
     RunFailedError,
     RunTimeoutError,
-    ThreadBusyError,
 )
 from store.events import EventId
 from store.models import JsonObject, Message, Run, Session
 
 #: How an answer ended that the model's server broke off, and the status of a run with one.
 INCOMPLETE: Final = "incomplete"
-#: How often, and after how many seconds each time, it is looked for the run that a twin is to make.
-TWIN_LOOKS: Final = 10
-TWIN_SECONDS: Final = 0.1
 #: Of the ids of runs that answer messages to which clients gave ids.
 _RUN_OF_MESSAGE: Final = UUID("6e1c2f0a-8f43-4c0d-9a55-3f7f0b1f6a21")
 #: How many runs may have ended without the message that they were to answer, of one id.
@@ -74,11 +70,8 @@ async def ask(
     access = await caller.may("threads", "read", {"thread_id": session_id})
     session = await sessions.get(services.db, session_id, access=access)
     key = await claim(services, caller, session, idempotency_key, _payload(body), access=access)
-    if known := await known_run(services, session, key, access):
-        return known
-    return await _once(
-        services, session, key, access, _say(services, caller, session, body, key, access)
-    )
+    saying = partial(_say, services, caller, session, body, key, access)
+    return await once(services, session, key, saying)
 
 
 async def _say(
@@ -104,7 +97,7 @@ async def _say(
             request = replace(request, checkpoint=checkpoint)
         if body.id is not None and key is None:
             return await _submit_once(services, caller, session, request, body.id)
-    return await _submit(services, caller, session, request)
+    return await submit(services, caller, request, thread_id=session.id, attached=True)
 
 
 async def regenerate(
@@ -130,10 +123,8 @@ async def regenerate(
     session = await sessions.get(services.db, session_id, access=access)
     payload = _payload(body, message_id)
     key = await claim(services, caller, session, idempotency_key, payload, access=access)
-    if known := await known_run(services, session, key, access):
-        return known
-    answering = _say_again(services, caller, session, message_id, body, key, access)
-    return await _once(services, session, key, access, answering)
+    answering = partial(_say_again, services, caller, session, message_id, body, key, access)
+    return await once(services, session, key, answering)
 
 
 async def _say_again(
@@ -159,7 +150,7 @@ async def _say_again(
         await begin_anew(services, caller, session, request, question, is_answered=False)
     else:
         request = replace(request, checkpoint={"checkpoint_id": place.checkpoint_id})
-    return await _submit(services, caller, session, request)
+    return await submit(services, caller, request, thread_id=session.id, attached=True)
 
 
 async def is_next(
@@ -339,6 +330,12 @@ async def begin_anew(
     Go back to where no checkpoint is kept, ahead of a run that the caller may create and will follow.
 
     Whatever would refuse the run does so now: without it the conversation would be left without its end.
+
+    Raises:
+        AlreadyExistsError: Another request has made the run meanwhile.
+        LeaseLostError: Somebody else writes to the session: perhaps another request, that is about to
+            make the run.
+        Error: What else refuses the run.
     """
     await limits.follow()
     allowed = await allow(services, caller, request, thread_id=session.id)
@@ -348,101 +345,20 @@ async def begin_anew(
         access=allowed.access,
         assistant_access=allowed.assistant_access,
     )
-    try:
-        if await known_run(services, session, request.run_id, EVERYTHING):
-            raise AlreadyExistsError(f"Run {request.run_id} exists already")
-        with session_busy():
-            await services.branches.begin_anew(
-                session.id, message_id, is_answered=is_answered, access=allowed.access
-            )
-    except ThreadBusyError:
-        # Perhaps by another request with the same key, that is about to make this run.
-        for _ in range(TWIN_LOOKS if request.run_id else 0):
-            if await known_run(services, session, request.run_id, EVERYTHING):
-                break
-            await asyncio.sleep(TWIN_SECONDS)
-        raise
+    if await known_run(services, session, request.run_id):
+        raise AlreadyExistsError(f"Run {request.run_id} exists already")
+    await services.branches.begin_anew(
+        session.id, message_id, is_answered=is_answered, access=allowed.access
+    )
 
 
 # --------------------------------------------------------------------------- once only
-
-
-async def claim(
-    services: Services,
-    caller: Caller,
-    session: Session,
-    key: str | None,
-    payload: bytes,
-    *,
-    access: Access,
-) -> str | None:
-    """
-    The id of the run that the key of a request stands for, in a session; None without a key.
-
-    Args:
-        payload: What is asked: another one with the same key is refused.
-
-    Raises:
-        ConflictError: The key came with another payload.
-    """
-    if key is None:
-        return None
-    return await idempotency.claim(
-        services.db,
-        session.id,
-        caller=caller.identity,
-        key=key,
-        payload_hash=hashlib.sha256(payload).digest(),
-        run_id=str(uuid7()),
-        access=access,
-    )
 
 
 def _payload(body: MessageSend | Regenerate, *asked_of: str) -> bytes:
     # In which form the answer comes is no part of what is asked.
     asked = body.model_dump(exclude={"stream"}, exclude_unset=True)
     return orjson.dumps([asked_of, asked], option=orjson.OPT_SORT_KEYS)
-
-
-async def known_run(
-    services: Services, session: Session, run_id: str | None, access: Access
-) -> Submitted | None:
-    """The run that a key stands for, if somebody has made it."""
-    if run_id is None:
-        return None
-    try:
-        return await services.runs.attach(run_id, thread_id=session.id, access=access)
-    except NotFoundError:
-        return None
-
-
-async def _once(
-    services: Services,
-    session: Session,
-    run_id: str | None,
-    access: Access,
-    making: Awaitable[Submitted],
-) -> Submitted:
-    """The run that is made; where another request with its key has made it meanwhile, that one."""
-    try:
-        return await making
-    except (ThreadBusyError, AlreadyExistsError):
-        if known := await known_run(services, session, run_id, access):
-            return known
-        raise
-
-
-async def _submit(
-    services: Services,
-    caller: Caller,
-    session: Session,
-    request: RunRequest,
-) -> Submitted:
-    try:
-        return await submit(services, caller, request, thread_id=session.id, attached=True)
-    except (ThreadBusyError, AlreadyExistsError) as exc:
-        # Perhaps with this very run.
-        raise ThreadBusyError("The session is still being answered", code="session_busy") from exc
 
 
 async def _submit_once(
@@ -456,38 +372,21 @@ async def _submit_once(
     """
     run_id = str(uuid5(_RUN_OF_MESSAGE, f"{session.id}\n{message_id}"))
     for _ in range(_ATTEMPTS):
-        found = await _submitted(services, caller, session, replace(request, run_id=run_id))
-        if isinstance(found, Submitted):
+        asked = replace(request, run_id=run_id)
+        making = partial(submit, services, caller, asked, thread_id=session.id, attached=True)
+        found = await made_or_found(services, session, run_id, making)
+        if found.access is not None:
             return found
+        # Another request has made it.
         is_said = await messages.find_seq(services.db, session.id, message_id) is not None
-        if is_said or found.status not in ENDED:
+        if is_said or found.run.status not in ENDED:
             break
         # It ended before the message was anywhere: this is another attempt.
         run_id = str(uuid5(UUID(run_id), message_id))
     raise AlreadyExistsError(f"Message {message_id} exists already")
 
 
-async def _submitted(
-    services: Services, caller: Caller, session: Session, request: RunRequest
-) -> Submitted | Run:
-    """The run, submitted; or that which is there by its id."""
-    with session_busy():
-        try:
-            return await submit(services, caller, request, thread_id=session.id, attached=True)
-        except (ThreadBusyError, AlreadyExistsError):
-            known = await known_run(services, session, request.run_id, EVERYTHING)
-            if known is None:
-                raise
-            return known.run
-
-
-@contextmanager
-def session_busy() -> Iterator[None]:
-    """Say that an answer is coming, or came meanwhile, in a session's own words."""
-    try:
-        yield
-    except (ThreadBusyError, LeaseLostError) as exc:
-        raise ThreadBusyError("The session is still being answered", code="session_busy") from exc
+# --------------------------------------------------------------------------- under way
 
 
 async def stop(services: Services, session_id: str, *, access: Access) -> JsonObject:

@@ -62,22 +62,26 @@ class Outgoing:
         self._some = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        #: Of each message how many pieces were left out.
-        self._dropped: dict[str, int] = {}
+        #: Of each message of a session how many pieces were left out.
+        self._dropped: dict[tuple[str, str], int] = {}
 
-    def piece(self, message_id: str, event: bytes) -> None:
+    def piece(self, session_id: str, message_id: str, event: bytes) -> None:
         """Add a piece of a message, if there is room, and nothing of the message was left out yet."""
-        if message_id in self._dropped or self._bytes > SOFT_BYTES or self._is_long:
-            self._dropped[message_id] = self._dropped.get(message_id, 0) + 1
+        key = (session_id, message_id)
+        if key in self._dropped or self._bytes > SOFT_BYTES or self._is_long:
+            self._dropped[key] = self._dropped.get(key, 0) + 1
             if len(self._dropped) > MAX_DROPPED:
-                # Of a message that was never whole: its run was stopped, or failed.
                 del self._dropped[next(iter(self._dropped))]
             return
         self._add(event)
 
-    def dropped(self, message_id: str) -> int:
+    def dropped(self, session_id: str, message_id: str) -> int:
         """How many pieces of a message were left out; it is whole now."""
-        return self._dropped.pop(message_id, 0)
+        return self._dropped.pop((session_id, message_id), 0)
+
+    def unfinished(self, session_id: str) -> list[str]:
+        """The messages of a session of which pieces were left out, and that are not whole yet."""
+        return [message_id for of, message_id in self._dropped if of == session_id]
 
     async def put(self, event: bytes) -> None:
         """Add what must not be left out; waits for room."""
@@ -171,18 +175,16 @@ class SessionTape:
         Raises:
             BrokenOffError: This process goes.
             NotFoundError: The session is not the client's to read any more.
+            UnavailableError: PostgreSQL or the log does not answer.
         """
         every = self._services.runs
-        try:
-            with every.watch_queued(self._session_id) as queued:
-                follow = every.follow_thread(self._session_id, after=after)
-                async with aclosing(with_queued(follow, queued)) as batches:
-                    async for batch in batches:
-                        for part, event_id, number in await self._made(batch):
-                            if number > seq or not number:
-                                yield part, event_id, number
-        except UnavailableError as exc:
-            raise BrokenOffError(exc.message) from exc
+        with every.watch_queued(self._session_id) as queued:
+            follow = every.follow_thread(self._session_id, after=after)
+            async with aclosing(with_queued(follow, queued)) as batches:
+                async for batch in batches:
+                    for part, event_id, number in await self._made(batch):
+                        if number > seq or not number:
+                            yield part, event_id, number
         raise BrokenOffError(GOES_ON)
 
     async def _made(self, batch: list[Event] | Gap | str) -> list[tuple[Part, str, int]]:
@@ -212,17 +214,20 @@ class SessionTape:
         told: list[tuple[Part, str, int]] = [
             (("gap", {"session_id": self._session_id}), gap.event_id, word)
         ]
+        return [*told, *((part, gap.event_id, instead) for part in await self.newest_answer())]
+
+    async def newest_answer(self) -> list[Part]:
+        """The newest message of the session, if it is an answer."""
         rows, _ = await self._services.runs.patiently(
             lambda: messages.list_page(
                 self._services.db, self._session_id, limit=1, order="desc",
             )
         )  # fmt: skip
-        told += [
-            (("message.end", {"message_id": m.id, "content": m.content}), gap.event_id, instead)
+        return [
+            ("message.end", {"message_id": m.id, "content": m.content})
             for m in rows
             if m.role == "assistant"
         ]
-        return told
 
     async def look(self, *, at_once: bool = False) -> None:
         """
@@ -384,11 +389,26 @@ class SessionSocket(CommandSocket):
         try:
             async with aclosing(tape.told(after, seq)) as told:
                 async for (method, params), event_id, number in told:
+                    # Only what the log has ends the run that is followed: others end in the queue.
+                    if method == "run.end" and event_id:
+                        await self._make_up(session_id, tape)
                     await self._push(session_id, method, params, event_id, number)
         except NotFoundError:
             self._subscriptions.pop(session_id, None)
             self._tapes.pop(session_id, None)
             await self._gone(session_id)
+        except UnavailableError as exc:
+            raise BrokenOffError(exc.message) from exc
+
+    async def _make_up(self, session_id: str, tape: SessionTape) -> None:
+        """Tell that pieces are missing of answers that end without being whole."""
+        if not self._outgoing.unfinished(session_id):
+            return
+        await self._push(session_id, "gap", {}, "", 0)
+        for method, params in await tape.newest_answer():
+            await self._push(session_id, method, params, "", 0)
+        for message_id in self._outgoing.unfinished(session_id):
+            self._outgoing.dropped(session_id, message_id)
 
     async def _look_again(self) -> None:
         """Ask from time to time also about sessions of which nothing comes but who is there."""
@@ -413,9 +433,9 @@ class SessionSocket(CommandSocket):
         event = _event(method, {"session_id": session_id, **params}, event_id, number)
         message_id = str(params.get("message_id"))
         if method == "message.delta":
-            self._outgoing.piece(message_id, event)
+            self._outgoing.piece(session_id, message_id, event)
             return
-        if method == "message.end" and (dropped := self._outgoing.dropped(message_id)):
+        if method == "message.end" and (dropped := self._outgoing.dropped(session_id, message_id)):
             told = {"session_id": session_id, **params}
             event = _event(method, told, event_id, number, dropped=dropped)
         await self._outgoing.put(event)

@@ -16,16 +16,18 @@ TITLE_MODEL         the model that gives conversations their titles; default: th
 import ast
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, cast
 from zoneinfo import ZoneInfo
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AnyMessage, SystemMessage
+from langchain_core.messages import AnyMessage, BaseMessage, SystemMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import tool
+from langchain_core.tools import BaseTool, tool
 from langchain_openai import ChatOpenAI
 from langgraph.channels import DeltaChannel
 from langgraph.graph import START, StateGraph
@@ -79,6 +81,7 @@ class State(TypedDict):
 
 
 TOOLS = [current_time, calculate]
+_Tools = list[BaseTool | dict[str, Any]]
 
 
 def _value(node: ast.AST) -> float:
@@ -102,12 +105,23 @@ async def call_model(state: State, config: RunnableConfig) -> dict[str, Any]:
     messages = [SystemMessage(request.get("system") or PROMPT), *state["messages"]]
     if isinstance(model, OfflineModel):
         return {"messages": [await model.ainvoke(messages)]}
-    bound = model if os.environ.get("MODEL_TOOLS") == "off" else model.bind_tools(TOOLS)
+    tools: _Tools = [] if os.environ.get("MODEL_TOOLS") == "off" else [*TOOLS]
+    bound = model.bind_tools(tools) if tools else model
     answer = await bound.bind(**_options(request)).ainvoke(messages)
     if not answer.response_metadata.get("finish_reason"):
         # So FastChat ends a stream in which the model has failed: as if all were well.
         answer.response_metadata["finish_reason"] = "incomplete"
+    if answer.usage_metadata is None:
+        answer.usage_metadata = _estimated(messages, answer, tools)
     return {"messages": [answer]}
+
+
+def _estimated(asked: Sequence[BaseMessage], answer: BaseMessage, tools: _Tools) -> UsageMetadata:
+    """The tokens of an answer whose server counts none, about; marked as that."""
+    taken = count_tokens_approximately(asked, tools=tools)
+    given = count_tokens_approximately([answer])
+    usage = {"input_tokens": taken, "output_tokens": given, "total_tokens": taken + given}
+    return cast("UsageMetadata", {**usage, "estimated": True})
 
 
 def _options(request: dict[str, Any]) -> dict[str, Any]:

@@ -23,20 +23,23 @@ WHERE job.job_id = next.job_id
 RETURNING job.job_id, kind, payload, attempt, created_at;
 
 -- name: due_apart
--- Of one kind: the one that is due longest of each user, by a key of the payloads. What is alike with as
--- many under way as there may be is passed over, and costs no more than that. One look goes so far, and
--- whoever is found has no more room in the next one than now.
+-- Of one kind: the one that is due longest of each user. What is alike with as many under way as there
+-- may be is passed over, and costs no more than that: no payload is read for `webhook_owner`, as one may
+-- have all values of a run. One look goes so far, and whoever is found has no more room in the next one
+-- than now.
 SELECT job_id
 FROM (
     SELECT DISTINCT ON (of) job_id, due_at
     FROM (
-        SELECT job_id, due_at, coalesce(payload ->> %(apart)s::text, '') AS of
+        SELECT job_id, due_at, coalesce(owner, '') AS of
         FROM job
         WHERE due_at <= now() AND kind = %(kind)s
             AND NOT EXISTS (
                 SELECT
                 FROM jsonb_each(%(full)s::jsonb) AS f (key, values)
-                WHERE f.values ? coalesce(payload ->> f.key, '')
+                WHERE f.values ? coalesce(
+                    CASE f.key WHEN 'webhook_owner' THEN owner ELSE payload ->> f.key END, ''
+                )
             )
         ORDER BY due_at, job_id
         LIMIT %(look)s

@@ -102,8 +102,12 @@ WHERE m.conversation_id = %(conversation_id)s AND m.id = %(id)s
 -- name: of_run
 SELECT id, conversation_id, seq, role, content, message_type, meta_data, run_id, in_context,
     on_branch, create_time, update_time
-FROM message
+FROM message AS m
 WHERE conversation_id = %(conversation_id)s AND run_id = %(run_id)s::uuid
+    AND NOT EXISTS (
+        SELECT FROM message_deletion AS d
+        WHERE d.conversation_id = m.conversation_id AND d.message_id = m.id
+    )
 ORDER BY seq
 
 -- name: known_ids

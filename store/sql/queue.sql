@@ -131,27 +131,19 @@ FROM pending
 JOIN made ON made.thread_id = pending.thread_id
 JOIN asked ON asked.run_id = pending.run_id;
 
--- name: claim
--- The runs that are due longest and whose threads are free. What it read may be stale by the time it
--- holds the row's lock; then the index run_one_running refuses, and the caller asks again.
-WITH next AS MATERIALIZED (
-    SELECT r.run_id, r.thread_id,
-        jsonb_strip_nulls(jsonb_build_object(
-            'graph_id', r.metadata -> 'graph_id', 'assistant_id', r.metadata -> 'assistant_id'
-        )) AS of_run
-    FROM run r
-    JOIN thread t ON t.thread_id = r.thread_id
-    WHERE r.status = 'pending' AND r.not_before <= now()
-        AND EXISTS (SELECT FROM worker WHERE worker_id = %(worker_id)s::uuid)
-        AND NOT EXISTS (
-            SELECT FROM run o
-            WHERE o.thread_id = r.thread_id AND o.status IN ('pending', 'running')
-                AND (o.status = 'running' OR (o.not_before, o.seq) < (r.not_before, r.seq))
-        )
-    ORDER BY r.not_before, r.seq
-    LIMIT %(slots)s
-    FOR NO KEY UPDATE OF t, r SKIP LOCKED
-), leased AS (
+-- name: hurry
+SELECT set_config('lock_timeout', %(lock_timeout)s, true);
+
+-- name: queued
+-- Runs that are there, as `enqueue_new` tells of them.
+SELECT r.run_id, r.created_at, coalesce(r.first_epoch, t.epoch + 1)
+FROM run r
+JOIN thread t ON t.thread_id = r.thread_id
+WHERE r.run_id = ANY(%(run_ids)s::uuid[]);
+
+-- part: lease
+-- What a claim makes of the runs in `next`: their rows are locked, and those of their threads.
+leased AS (
     UPDATE thread t
     SET epoch = epoch + 1, status = 'busy', metadata = t.metadata || next.of_run
     FROM next
@@ -173,7 +165,7 @@ WITH next AS MATERIALIZED (
     WHERE r.run_id = next.run_id
     RETURNING r.run_id, r.thread_id, r.assistant_id, r.status, r.multitask_strategy, r.metadata,
         r.kwargs, r.attempt, r.first_epoch, r.first_epoch AS log_epoch, r.temporary, r.error,
-        r.created_at, r.updated_at
+        r.created_at, r.updated_at, r.fairness_group
 ), told AS (
     INSERT INTO outbox (name, thread_id, run_id, data)
     SELECT 'run.started', thread_id, run_id,
@@ -185,9 +177,32 @@ SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
     claimed.multitask_strategy, claimed.metadata, claimed.kwargs, claimed.attempt,
     claimed.first_epoch, claimed.log_epoch, claimed.temporary, claimed.error, claimed.created_at,
     claimed.updated_at, leased.epoch, leased.head_checkpoint_id, leased.projected_checkpoint_id,
-    leased.settled_status, leased.head_is_newest, leased.checkpoint_count
+    leased.settled_status, leased.head_is_newest, leased.checkpoint_count, claimed.fairness_group
 FROM claimed
 JOIN leased ON leased.thread_id = claimed.thread_id;
+
+-- name: claim
+-- The runs that are due longest and whose threads are free. What it read may be stale by the time it
+-- holds the row's lock; then the index run_one_running refuses, and the caller asks again.
+WITH next AS MATERIALIZED (
+    SELECT r.run_id, r.thread_id,
+        jsonb_strip_nulls(jsonb_build_object(
+            'graph_id', r.metadata -> 'graph_id', 'assistant_id', r.metadata -> 'assistant_id'
+        )) AS of_run
+    FROM run r
+    JOIN thread t ON t.thread_id = r.thread_id
+    WHERE r.status = 'pending' AND r.not_before <= now()
+        AND EXISTS (SELECT FROM worker WHERE worker_id = %(worker_id)s::uuid)
+        AND NOT EXISTS (
+            SELECT FROM run o
+            WHERE o.thread_id = r.thread_id AND o.status IN ('pending', 'running')
+                AND (o.status = 'running' OR (o.not_before, o.seq) < (r.not_before, r.seq))
+        )
+    ORDER BY r.not_before, r.seq
+    LIMIT %(slots)s
+    FOR NO KEY UPDATE OF t, r SKIP LOCKED
+),
+{lease}
 
 -- name: claim_by_priority
 -- As `claim`, in another order: for processes whose langgraph.json has `priority`. Of every line, that
@@ -195,7 +210,6 @@ JOIN leased ON leased.thread_id = claimed.thread_id;
 -- by and by, so that nobody waits for ever; and of those equally urgent the group comes first that has
 -- the fewest running, each that is taken counted, and then the one that the caller served longest ago.
 -- A group may have `most_running` under way, in all processes.
--- From `leased` on it is `claim`.
 WITH line AS MATERIALIZED (
     SELECT priority, fairness_group FROM run_line
 ), busy AS MATERIALIZED (
@@ -231,13 +245,13 @@ WITH line AS MATERIALIZED (
     FROM head
     LEFT JOIN busy ON busy.fairness_group = head.fairness_group
 ), ranked AS (
-    SELECT run_id, not_before, seq, urgency, fairness_group, served, turn
+    SELECT run_id, not_before, seq, urgency, served, turn
     FROM turned
     WHERE turn <= coalesce(%(most_running)s::bigint, turn)
     ORDER BY urgency, turn, served NULLS FIRST, not_before, seq
     LIMIT %(slots)s + 32
 ), next AS MATERIALIZED (
-    SELECT r.run_id, r.thread_id, ranked.fairness_group,
+    SELECT r.run_id, r.thread_id,
         jsonb_strip_nulls(jsonb_build_object(
             'graph_id', r.metadata -> 'graph_id', 'assistant_id', r.metadata -> 'assistant_id'
         )) AS of_run
@@ -250,44 +264,8 @@ WITH line AS MATERIALIZED (
         ranked.seq
     LIMIT %(slots)s
     FOR NO KEY UPDATE OF t, r SKIP LOCKED
-), leased AS (
-    UPDATE thread t
-    SET epoch = epoch + 1, status = 'busy', metadata = t.metadata || next.of_run
-    FROM next
-    WHERE t.thread_id = next.thread_id
-    RETURNING t.thread_id, t.epoch, t.head_checkpoint_id, t.projected_checkpoint_id,
-        t.settled_status, t.checkpoint_count,
-        NOT EXISTS (
-            SELECT FROM checkpoints AS c
-            WHERE c.thread_id = t.thread_id AND c.checkpoint_ns = ''
-                AND c.checkpoint_id > coalesce(t.head_checkpoint_id, '')
-        ) AS head_is_newest
-), claimed AS (
-    UPDATE run r
-    SET status = 'running', worker_id = %(worker_id)s::uuid, attempt = attempt + 1,
-        epoch = leased.epoch, first_epoch = coalesce(r.first_epoch, leased.epoch),
-        started_at = coalesce(r.started_at, now()), updated_at = now()
-    FROM next
-    JOIN leased ON leased.thread_id = next.thread_id
-    WHERE r.run_id = next.run_id
-    RETURNING r.run_id, r.thread_id, r.assistant_id, r.status, r.multitask_strategy, r.metadata,
-        r.kwargs, r.attempt, r.first_epoch, r.first_epoch AS log_epoch, r.temporary, r.error,
-        r.created_at, r.updated_at
-), told AS (
-    INSERT INTO outbox (name, thread_id, run_id, data)
-    SELECT 'run.started', thread_id, run_id,
-        CASE WHEN attempt > 1 THEN jsonb_build_object('attempt', attempt) END
-    FROM claimed
-    WHERE NOT temporary
-)
-SELECT claimed.run_id, claimed.thread_id, claimed.assistant_id, claimed.status,
-    claimed.multitask_strategy, claimed.metadata, claimed.kwargs, claimed.attempt,
-    claimed.first_epoch, claimed.log_epoch, claimed.temporary, claimed.error, claimed.created_at,
-    claimed.updated_at, leased.epoch, leased.head_checkpoint_id, leased.projected_checkpoint_id,
-    leased.settled_status, leased.head_is_newest, leased.checkpoint_count, next.fairness_group
-FROM claimed
-JOIN leased ON leased.thread_id = claimed.thread_id
-JOIN next ON next.run_id = claimed.run_id;
+),
+{lease}
 
 -- name: lock_all
 -- In one order, so that two who lock several do not wait for each other.
@@ -538,8 +516,18 @@ SET epoch = epoch + 1,
 WHERE thread_id = %(thread_id)s;
 
 -- name: register
-INSERT INTO worker (worker_id, host, pid, version, slots)
-VALUES (%(worker_id)s::uuid, %(host)s, %(pid)s, %(version)s, %(slots)s);
+-- Its key is in use from here on. The row is written even if that says so already: whoever ends a change
+-- of keys has locked it, and comes before or after.
+WITH used AS (
+    UPDATE encryption
+    SET key_ids = CASE
+            WHEN %(key_id)s::text = ANY(key_ids) THEN key_ids
+            ELSE key_ids || %(key_id)s::text
+        END
+    WHERE %(key_id)s::text IS NOT NULL
+)
+INSERT INTO worker (worker_id, host, pid, version, slots, key_id)
+VALUES (%(worker_id)s::uuid, %(host)s, %(pid)s, %(version)s, %(slots)s, %(key_id)s::text);
 
 -- name: drain
 UPDATE worker SET draining = true WHERE worker_id = %(worker_id)s::uuid;

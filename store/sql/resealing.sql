@@ -10,10 +10,21 @@ ON CONFLICT (is_only) DO NOTHING;
 UPDATE encryption SET key_ids = key_ids || %(key_id)s::text, changed_at = now()
 WHERE NOT %(key_id)s::text = ANY(key_ids);
 
+-- name: lock
+SELECT FROM encryption FOR UPDATE;
+
 -- name: complete
+-- After `lock`, so that it sees every worker that is there. One that lives and seals by another key, or
+-- by nobody knows which, as those of the version before, may have written nothing for a while.
 UPDATE encryption
 SET is_complete = true, changed_at = now(),
-    key_ids = CASE WHEN %(is_all)s THEN ARRAY[%(key_id)s::text] ELSE key_ids END;
+    key_ids = CASE
+        WHEN %(is_all)s AND NOT EXISTS (
+            SELECT FROM worker WHERE key_id IS DISTINCT FROM %(key_id)s::text
+        ) THEN ARRAY[%(key_id)s::text]
+        ELSE key_ids
+    END
+RETURNING cardinality(key_ids) - 1;
 
 -- name: plain_files
 SELECT content_id::text, sha256

@@ -26,15 +26,16 @@ ORDER BY r.created_at DESC, r.seq DESC
 LIMIT %(limit)s OFFSET %(offset)s;
 
 -- name: in_flight
-SELECT r.run_id, r.thread_id
+SELECT r.run_id, r.thread_id, r.seq
 FROM run r
 WHERE r.status IN ('pending', 'running') AND r.status = ANY(%(statuses)s::text[])
+    AND r.seq > %(after)s
     AND EXISTS (
         SELECT FROM thread t
         WHERE t.thread_id = r.thread_id AND t.metadata @> ANY(%(visible)s::jsonb[])
     )
 ORDER BY r.seq
-LIMIT 1000;
+LIMIT %(limit)s;
 
 -- name: assistant_and_thread
 -- All that a new run is made of, in one round trip.

@@ -1,5 +1,5 @@
 -- A session is a thread; its attributes are keys of the thread's metadata. What is said of it in one
--- place (session_name, session_status, session_is_there, session_etag) is in migration 0012.
+-- place (session_name, session_status, session_is_there, session_etag) is in migrations 0012 and 0043.
 
 -- name: get
 SELECT thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metadata) AS name,
@@ -166,7 +166,7 @@ WITH changed AS (
     UPDATE thread
     SET metadata = metadata || jsonb_build_object('generated_title', %(title)s::text,
         'title_source', 'model')
-    WHERE thread_id = %(id)s AND NOT metadata ? 'name'
+    WHERE thread_id = %(id)s AND coalesce(metadata ->> 'name', '') = ''
         AND metadata ->> 'title_source' IS DISTINCT FROM 'model'
     RETURNING thread_id
 ), told AS (

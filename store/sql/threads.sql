@@ -52,7 +52,7 @@ FROM created;
 
 -- name: get
 SELECT thread_id, status, metadata, config, interrupts, error,
-    created_at, updated_at, state_updated_at
+    created_at, updated_at, state_updated_at, base_epoch
 FROM thread
 WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]);
 
@@ -214,8 +214,11 @@ WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running');
 WITH copied AS (
     INSERT INTO thread (thread_id, metadata, config, interrupts, error, status, settled_status,
         epoch, checkpoint_count)
-    -- whom the one is shared with has nothing to do with the copy
-    SELECT %(target)s, s.metadata - ARRAY['members', 'import_under_way'] || %(metadata)s::jsonb, s.config,
+    -- whom the one is shared with has nothing to do with the copy, nor has that it is deleted
+    SELECT %(target)s,
+        CASE WHEN s.metadata @> '{"status": "deleted"}' THEN s.metadata - 'status' ELSE s.metadata END
+            - ARRAY['members', 'import_under_way', 'deleted_at'] || %(metadata)s::jsonb,
+        s.config,
         CASE WHEN going.has_written THEN '{}' ELSE s.interrupts END,
         CASE WHEN going.has_written THEN NULL ELSE s.error END,
         left_in.status, left_in.status,
@@ -304,6 +307,9 @@ WHERE w.thread_id = %(thread_id)s;
 
 -- name: epoch
 SELECT epoch FROM thread WHERE thread_id = %(thread_id)s;
+
+-- name: base_epoch
+SELECT coalesce(base_epoch, 0) FROM thread WHERE thread_id = %(thread_id)s;
 
 -- name: count_owned
 SELECT count(*)

@@ -45,6 +45,7 @@ GRAPHS = (
     "tells",
     "transforming",
     "choir",
+    "duet",
     "ask_in_chat",
     "adds",
     "finds",

@@ -354,6 +354,15 @@ async def _answer_twice(state: MessagesState) -> dict[str, Any]:
     return {"messages": await asyncio.gather(*(Echo().ainvoke(state["messages"]) for _ in "12"))}
 
 
+def _duet() -> Any:
+    """Two nodes that answer in the last step."""
+    builder = StateGraph(MessagesState)
+    for name in ("left", "right"):
+        builder.add_node(name, lambda state, name=name: {"messages": [("ai", name)]})
+        builder.add_edge(START, name)
+    return builder.compile()
+
+
 class Finding(MessagesState, total=False):
     topic: str
     steps: Annotated[list[str], operator.add]
@@ -397,3 +406,4 @@ transforming = _transforming()
 adds = _calculator()
 ask_in_chat = _chain(MessagesState, ("ask", _ask_in_chat))
 choir = _chain(MessagesState, ("both", _answer_twice))
+duet = _duet()

@@ -191,8 +191,82 @@ async def test_the_answers_of_tools_go_with_what_called_them(
 
     assert (refused.status_code, deleted.status_code) == (422, 204)
     assert texts(await said(http, session_id)) == ["sum", "It is 3"]
-    values = (await client.threads.get_state(session_id))["values"]
-    assert contents(values) == ["sum", "It is 3"]
+    state = await client.threads.get_state(session_id)
+    assert (contents(state["values"]), state["next"]) == (["sum", "It is 3"], [])
+    # Without the answer the tool's is the last word, which a model would be asked to go on from.
+    session_id = await session(http, assistant_id="adds")
+    answered = (await ask(http, session_id, "sum")).json()
+    await http.delete(f"/api/sessions/{session_id}/messages/{answered['id']}")
+    state = await client.threads.get_state(session_id)
+    assert (contents(state["values"]), state["next"]) == (["sum", "Let me see.", "5"], [])
+
+
+async def test_the_answers_of_tools_go_also_where_the_model_does_not_see_them(
+    http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = (await client.threads.create(graph_id="chat"))["thread_id"]
+    call = {"name": "add", "args": {}, "id": "call_0", "type": "tool_call"}
+    given = [
+        message
+        for n in (1, 2)
+        for message in (
+            {"type": "human", "content": f"sum {n}", "id": f"q{n}"},
+            # There are models that count their calls anew each time.
+            {"type": "ai", "content": "", "id": f"c{n}", "tool_calls": [call]},
+            {"type": "tool", "content": f"is {n}", "id": f"t{n}", "tool_call_id": "call_0"},
+        )
+    ]
+    await client.threads.update_state(session_id, {"messages": given}, as_node="model")
+    summarised = [{"type": "remove", "content": "", "id": id_} for id_ in ("q1", "c1", "t1")]
+    await client.threads.update_state(session_id, {"messages": summarised}, as_node="model")
+    path = f"/api/sessions/{session_id}/messages"
+
+    first = await http.delete(f"{path}/c1")
+    left = await said(http, session_id)
+    second = await http.delete(f"{path}/c2")
+
+    assert (first.status_code, second.status_code) == (204, 204)
+    assert [row["id"] for row in left] == ["q1", "q2", "c2", "t2"]
+    assert texts(await said(http, session_id)) == ["sum 1", "sum 2"]
+    assert contents((await client.threads.get_state(session_id))["values"]) == ["sum 2"]
+
+
+async def test_nothing_is_next_after_a_change_whichever_node_spoke_last(
+    http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    file = {
+        "format": "threadwell",
+        "version": 1,
+        "session": {"graph_id": "chat", "name": "From a file"},
+        "messages": [
+            {"id": "question", "role": "user", "content": "one"},
+            {"id": "answer", "role": "assistant", "content": "eins"},
+        ],
+    }
+    report = (await http.post("/api/sessions/import", json=file)).json()
+    imported = report["sessions"][0]["id"]
+    sung = await session(http, assistant_id="duet")
+    await ask(http, sung, "sing")
+    [asked, left, right] = await said(http, sung)
+
+    changes = [
+        await http.delete(f"/api/sessions/{imported}/messages/answer"),
+        await http.patch(f"/api/sessions/{imported}/messages/question", json={"content": "two"}),
+        await http.patch(f"/api/sessions/{sung}/messages/{asked['id']}", json={"content": "hum"}),
+        await http.delete(f"/api/sessions/{sung}/messages/{left['id']}"),
+    ]
+
+    assert [change.status_code for change in changes] == [204, 200, 200, 204], changes
+    assert right["content"] == "right"
+    for session_id, line in ((imported, ["two"]), (sung, ["hum", "right"])):
+        state = await client.threads.get_state(session_id)
+        assert (contents(state["values"]), state["next"]) == (line, [])
+        assert texts(await said(http, session_id)) == line
+        shown = (await http.get(f"/api/sessions/{session_id}")).json()
+        assert shown["thread_status"] == "idle"
+        resumed = await http.post(f"/api/sessions/{session_id}/messages", json={"resume": 1})
+        assert (resumed.status_code, resumed.json()["code"]) == (409, "not_interrupted")
+    assert (await ask(http, imported, "three")).json()["response"] == "(2) three"
 
 
 async def test_while_the_graph_waits_for_an_answer_nothing_is_corrected(

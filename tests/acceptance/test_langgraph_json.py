@@ -59,9 +59,9 @@ def test_a_project_is_served_and_what_of_it_is_not_is_said(
     assert refused.status_code == 424
     assert status == 0
     printed = {
-        f"API       {server.url}/my\n",
-        f"Docs      {server.url}/my/docs\n",
-        f"Studio    https://smith.langchain.com/studio/?baseUrl={server.url}/my\n",
+        f"API        {server.url}/my\n",
+        f"Docs       {server.url}/my/docs\n",
+        f"Studio     https://smith.langchain.com/studio/?baseUrl={server.url}/my\n",
         "site started",
         "site stopped",
         "names=['DATABASE_URL']",

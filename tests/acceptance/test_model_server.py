@@ -133,6 +133,27 @@ async def test_a_session_streams_its_tools_and_its_answer(
     ]
 
 
+async def test_tokens_that_the_models_server_does_not_count_are_estimated(
+    http: httpx.AsyncClient, model: OpenAIServer
+) -> None:
+    model.replies.append(Reply(tokens=("word ",) * 20, counts=False))
+    session = (await http.post("/api/sessions", json={"assistant_id": "agent"})).json()
+    path = f"/api/sessions/{session['id']}/messages"
+    events = await collect(http, "POST", path, json={"query": "x" * 400, "stream": True})
+    counted = (await http.post(path, json={"query": "hello"})).json()["usage"]
+    rows = (await http.get(path)).json()["data"]
+    stats = (await http.get("/api/stats", params={"group_by": "day"})).json()["data"]
+
+    usage = events[-2].data["usage"]
+    assert usage["estimated"] is True
+    assert usage["input_tokens"] > 100
+    assert usage["output_tokens"] >= 25
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+    assert rows[1]["meta_data"]["usage_metadata"] == usage
+    assert "estimated" not in counted
+    assert sum(day["tokens"]["output"] for day in stats) >= usage["output_tokens"]
+
+
 async def test_a_model_that_refuses_is_a_502(http: httpx.AsyncClient, model: OpenAIServer) -> None:
     model.replies.append(Reply(status=400))
     session = (await http.post("/api/sessions", json={"assistant_id": "agent"})).json()

@@ -23,10 +23,10 @@ START_SECONDS = 10.0
 MAIN = """
 daemon off;
 pid {directory}/nginx.pid;
-error_log stderr warn;
+error_log {directory}/error.log warn;
 events {{ worker_connections 512; }}
 http {{
-    access_log off;
+    access_log {directory}/access.log;
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
@@ -49,12 +49,16 @@ def _installed() -> str:
 
 
 @pytest.fixture(scope="module")
-def nginx(
-    replicas: tuple[ServerProcess, ServerProcess], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where nginx has its files."""
+    return tmp_path_factory.mktemp("nginx")
+
+
+@pytest.fixture(scope="module")
+def nginx(replicas: tuple[ServerProcess, ServerProcess], directory: Path) -> Iterator[str]:
     """The URL of nginx before both replicas, and a third one that is down."""
     program = _installed()
-    directory, port = tmp_path_factory.mktemp("nginx"), free_port()
+    port = free_port()
     text = (ROOT / "deploy/nginx.conf").read_text("utf-8")
     for line, replica in zip(UPSTREAMS, replicas, strict=True):
         assert line in text
@@ -166,6 +170,24 @@ async def test_a_large_attachment_passes_and_what_is_too_large_is_told_by_the_se
     refused = await proxied.post("/api/files", files={"file": ("b.txt", whole * 8)})
     assert refused.status_code == 413
     assert set(refused.json()) == {"detail", "code"}
+
+
+async def test_a_link_to_a_session_is_in_no_log_of_nginx(
+    proxied: httpx.AsyncClient, directory: Path
+) -> None:
+    session = (await proxied.post("/api/sessions", json={})).json()["id"]
+    shared = await proxied.post(f"/api/sessions/{session}/shares", json={"mode": "live"})
+    link = shared.json()["url"]
+    token = link.rpartition("/")[2]
+    assert (await proxied.get(link)).status_code == 200
+    # nginx writes a line once it has answered: when the last one is there, those before are.
+    for number in range(3):
+        await proxied.get(f"/ok?after={number}")
+
+    written = "".join((directory / name).read_text() for name in ("access.log", "error.log"))
+    assert "/ok?after=1" in written
+    assert f"/api/sessions/{session}/shares" in written
+    assert token not in written
 
 
 async def test_metrics_are_not_shown_to_those_outside(proxied: httpx.AsyncClient) -> None:

@@ -186,3 +186,23 @@ async def test_what_fails_and_what_is_not_supported(ai: AsyncOpenAI) -> None:
         await ai.responses.retrieve(str(uuid.uuid4()))
     with pytest.raises(openai.NotFoundError):
         await ai.responses.create(model="chat", input="x", conversation=str(uuid.uuid4()))
+
+
+async def test_what_a_model_thinks_and_what_an_answer_goes_by_come_with_the_response(
+    ai: AsyncOpenAI,
+) -> None:
+    async with ai.responses.stream(model="chat", input="think hm so") as stream:
+        heard = await events(stream)
+        thought = await stream.get_final_response()
+    found = await ai.responses.create(model="finds", input="Which rivers?")
+    more: Any = [*(item.to_dict() for item in thought.output), {"role": "user", "content": "and?"}]
+    again = await ai.responses.create(model="chat", input=more, store=False)
+
+    deltas = [event.delta for event in heard if event.type == "response.reasoning_text.delta"]
+    assert [item.type for item in thought.output] == ["reasoning", "message"]
+    assert "".join(deltas) == text_of(thought.output[0]) == "hmso"
+    cited: Any = found.output[0]
+    assert [note.type for note in cited.content[0].annotations] == [
+        "url_citation", "file_citation",
+    ]  # fmt: skip
+    assert again.output_text == "(2) and?"

@@ -26,10 +26,10 @@ from api.identity.auth import OPEN_PATHS
 from api.routes import unsupported
 from api.settings import Settings
 from graph.requests import system_assistant_id
-from store import runs
 from store.access import EVERYTHING
 from tests.api.issuers import AUDIENCE, Issuer, make_key
 from tests.api.test_threads import UNKNOWN
+from tests.store.queues import in_flight
 
 #: In everything that is the first user's, and in nothing else.
 MARK = "belongs-to-ada"
@@ -819,7 +819,7 @@ async def test_others_get_and_change_nothing_of_the_first_ones(
                 faults.append((route, case, *told_bob))
     assert not faults, "\n".join(map(str, faults))
     assert await _all_of_ada(http, world) == before
-    pending = await runs.in_flight(services.db, ["pending", "running"], access=EVERYTHING)
+    pending = await in_flight(services.db, ["pending", "running"], access=EVERYTHING)
     of_ada = [("pending", "busy"), ("late", "waiting")]
     assert pending == [(world.ids[run], world.ids[thread]) for run, thread in of_ada]
 

@@ -174,6 +174,13 @@ async def test_what_fails_or_is_wrong_is_said_and_never_a_fault(http: httpx.Asyn
     failed = await lines(http, "/api/chat", {"query": "fail please", "conversation_id": id_})
     unknown = await http.post("/api/chat", json={"query": "x", "conversation_id": str(uuid4())})
     odd = await http.post("/chat/chat", json={"query": "x", "conversation_id": "odd"})
+    said = [{"role": "user", "content": "x"}]
+    nameless = [
+        await http.post("/chat/chat", json={"query": "x", "conversation_id": id_, "model": ""}),
+        await http.post(
+            "/chat/chat/completions", json={"messages": said, "conversation_id": id_, "model": ""}
+        ),
+    ]
     whole = await http.post("/chat/chat/completions", json={
         "messages": [{"role": "user", "content": "fail please"}], "conversation_id": id_,
     })  # fmt: skip
@@ -184,6 +191,7 @@ async def test_what_fails_or_is_wrong_is_said_and_never_a_fault(http: httpx.Asyn
     strange = await http.post("/chat/feedback", json={"message_id": "nothing"})
 
     assert failed[-1] == {"error": "the model broke down"}
+    assert [answer.status_code for answer in nameless] == [200, 200], "an empty model is none"
     assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
     assert (whole.status_code, whole.json()["code"]) == (502, "run_failed")
     for refused, status in ((odd, 422), (unsaid, 422), (empty, 422), (strange, 404)):
@@ -245,6 +253,33 @@ async def test_chatchat_03_speaks_openai_with_a_conversation(http: httpx.AsyncCl
     assert tools[1]["docs"] == ["42"]
     [call] = tools[1]["choices"][0]["delta"]["tool_calls"]
     assert (call["function"]["name"], call["tool_output"]) == ("calculate", "42")
+
+
+async def test_what_is_deleted_is_in_no_pair(http: httpx.AsyncClient, database_url: str) -> None:
+    id_ = await conversation(http)
+    for query in ("one", "two", "three"):
+        await lines(http, "/api/chat", {"query": query, "conversation_id": id_})
+    history = (await http.get(f"/api/sessions/{id_}/messages")).json()["data"]
+    [question, its_answer, _, answer, *_] = [row["id"] for row in history]
+    for gone in (question, answer):
+        removed = await http.delete(f"/api/sessions/{id_}/messages/{gone}")
+        assert removed.status_code == 204, removed.text
+    shown = (await http.get(f"/api/conversations/{id_}/messages")).json()["data"]
+    listed = (await http.get("/api/pairs", params={"conversation_id": id_})).json()["data"]
+    with psycopg.connect(database_url) as connection:
+        said = connection.execute(
+            "SELECT query, response FROM message_pair ORDER BY seq"
+        ).fetchall()
+    of_each = [await http.get(f"/api/pairs/{gone}") for gone in (question, its_answer, answer)]
+    judged = [
+        await http.put(f"/api/pairs/{answer}/feedback", json={"score": 1}),
+        await http.put(f"/api/sessions/{id_}/messages/{answer}/feedback", json={"score": 1}),
+    ]
+
+    assert said == [("two", ""), ("three", "(5) three")]
+    assert [(pair["query"], pair["response"]) for pair in shown] == said
+    assert [(pair["query"], pair["response"]) for pair in listed] == said[1:]
+    assert [answer.status_code for answer in (*of_each, *judged)] == [404] * 5
 
 
 async def test_passwords_are_kept_as_hashes_only(

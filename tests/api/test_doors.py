@@ -1,6 +1,8 @@
 """What doors make of conversations and events that no client can be made to send or to meet."""
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -16,12 +18,13 @@ from api.doors.agui import AgentEvents, RunAgentInput, _delta
 from api.doors.ai_sdk import UIMessageStream
 from api.doors.history import Step, Turn, kept, reconcile, sent
 from api.doors.openai_chat import ChatAnswer
-from api.doors.openai_responses import ResponseAnswer
+from api.doors.openai_responses import ResponseAnswer, ResponseCreate
 from api.doors.spoken import Door
 from api.session_events import Part, SessionReader
-from api.sessions import runs as session_runs
+from api.sessions import once
 from api.settings import Settings
 from graph.runs import Submitted
+from store import threads
 from store.access import EVERYTHING
 from store.errors import ThreadBusyError
 from store.events import Event
@@ -253,6 +256,47 @@ def test_another_attempt_begins_the_answer_again_in_a_message_of_its_own() -> No
     ]  # fmt: skip
 
 
+class Over(ChatAnswer):
+    """One whose run is over, and was told."""
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        more: list[bytes] = []
+        for frame in more:
+            yield frame
+
+
+async def test_a_whole_completion_has_what_is_kept_and_no_beginnings_that_were_lost() -> None:
+    asks: Part = ("interrupt", {"id": "i", "value": "Sure?"})
+    stopped: Part = ("run.end", {"run_id": "r", "status": "interrupted"})
+    step = whole("Let me see.", "m1")
+    for told, content in (
+        ((delta("Hel", "m1"), START, delta("Hello", "m2"), whole("Hello", "m2"), END), "Hello"),
+        # The node was tried again, or another model was asked.
+        ((step, delta("Hel", "m2"), delta("Hello", "m3"), whole("Hello", "m3"), END),
+         "Let me see.\n\nHello"),
+        ((delta("a", "m1"), delta("b", "m2"), delta("a", "m1"), whole("aa", "m1"),
+          whole("b", "m2"), END), "aa\n\nb"),
+        # A graph that keeps no messages.
+        ((delta("Hel", "m1"), START, delta("Hello", "m2"), END), "Hello"),
+        ((whole("", "m1"), delta("Hel", "m2"), delta("lo", "m2"), END), "Hello"),
+        # Stopped.
+        ((step, delta("Hel", "m2"), START, delta("He", "m3"), stopped), "Let me see.\n\nHe"),
+        ((step, asks, stopped), "Let me see.\n\nSure?"),
+    ):  # fmt: skip
+        answer = Over(NONE, SUBMITTED, model="chat")
+        Told(answer).tell(START, *told)
+        assert (await answer.whole())["choices"][0]["message"]["content"] == content
+
+
+def test_a_node_that_returns_several_updates_tells_of_all_of_them() -> None:
+    answer = {"type": "ai", "id": "m", "content": "Hello"}
+    tool = {"type": "tool", "id": "t", "tool_call_id": "c", "name": "add", "content": "5"}
+    updates = {"tools": [{"messages": [tool]}, None, {"messages": answer}, {"seen": 1}]}
+    event = Event(1, 1, "r", "updates", json.dumps(updates).encode())
+
+    assert [name for name, _ in SessionReader("t").read(event)] == ["tool.end", "message.end"]
+
+
 def test_a_response_whose_log_is_lost_ends_all_the_same() -> None:
     answer = Told(ResponseAnswer(NONE, SUBMITTED, after=40))
 
@@ -318,6 +362,63 @@ def test_what_a_model_thinks_is_one_part_until_it_speaks_calls_a_tool_or_ends() 
     ]  # fmt: skip
 
 
+def test_a_response_has_what_a_model_thinks_as_items_ahead_of_what_it_says() -> None:
+    call = {"message_id": "m1", "call_id": "c", "name": "add", "args": {}}
+    told = Told(ResponseAnswer(NONE, SUBMITTED)).tell(
+        START, thought("h", "m1"), thought("m", "m1"), ("tool.start", call), thought("so"),
+        delta("Hi"), thought("more"), whole("Hi"), thought("left", "m2"), END,
+    )  # fmt: skip
+
+    thinks = [
+        "output_item.added", "content_part.added", "reasoning_text.delta",
+        "reasoning_text.done", "content_part.done", "output_item.done",
+    ]  # fmt: skip
+    twice = [*thinks[:3], *thinks[2:]]
+    calls = ["output_item.added", "function_call_arguments.done", "output_item.done"]
+    says = ["output_item.added", "content_part.added", "output_text.delta"]
+    said = ["output_text.done", "content_part.done", "output_item.done"]
+    assert [name.removeprefix("response.") for name in told.types()] == [
+        "created", "in_progress", *twice, *calls, *thinks, *says, *thinks, *said, *thinks,
+        "completed",
+    ]  # fmt: skip
+    output = told.frames[-1]["response"]["output"]
+    assert [(item["type"], item["status"]) for item in output] == [
+        ("reasoning", "completed"), ("function_call", "completed"), ("reasoning", "completed"),
+        ("message", "completed"), ("reasoning", "completed"), ("reasoning", "incomplete"),
+    ]  # fmt: skip
+    texts = [item["content"][0]["text"] for item in output if item["type"] == "reasoning"]
+    assert texts == ["hm", "so", "more", "left"]
+    assert len({item["id"] for item in output}) == len(output)
+    # A client that keeps its own history sends all of it back.
+    sent_back = ResponseCreate.model_validate({"input": [*output[2:5], INPUT_ITEM]})
+    assert sent_back.messages() == [
+        {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "and?"},
+    ]  # fmt: skip
+
+
+INPUT_ITEM = {"role": "user", "content": "and?"}
+
+
+def test_an_answer_of_a_response_is_annotated_with_what_it_goes_by() -> None:
+    page = {"id": "1-1-0", "title": "Rivers", "url": "https://example.com/r", "content": "x"}
+    note = {"id": "n1", "title": None, "url": None, "content": "y"}
+    told = Told(ResponseAnswer(NONE, SUBMITTED)).tell(
+        START, ("source", {"documents": [page]}), delta("Do"), ("source", {"documents": [note]}),
+        whole("Down"), whole("More", "m2"), END,
+    )  # fmt: skip
+
+    annotations = [
+        {"type": "url_citation", "url": page["url"], "title": "Rivers", "start_index": 0,
+         "end_index": 4},
+        {"type": "file_citation", "file_id": "n1", "filename": "", "index": 4},
+    ]  # fmt: skip
+    added = [f for f in told.frames if f["type"] == "response.output_text.annotation.added"]
+    assert [(f["annotation_index"], f["annotation"]) for f in added] == [*enumerate(annotations)]
+    first, second = told.frames[-1]["response"]["output"]
+    assert first["content"][0]["annotations"] == annotations
+    assert second["content"][0]["annotations"] == []
+
+
 def test_what_is_open_ends_with_its_step() -> None:
     told = (
         START,
@@ -356,6 +457,58 @@ async def test_bad_input_makes_no_session(http: httpx.AsyncClient) -> None:
     assert (await http.get("/api/sessions")).json()["data"] == []
 
 
+async def test_a_file_or_an_answer_that_is_refused_makes_no_session(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    new = str(uuid4())
+    odd, broken = (f"data:image/gif;base64,{text}" for text in ("AAEC", "?"))
+    image = {"type": "image_url", "image_url": {"url": odd}}
+    part = {"type": "file", "mediaType": "image/gif", "url": broken}
+    item = {"role": "user", "content": [{"type": "input_image", "image_url": odd}]}
+    source = {"type": "data", "value": "?", "mimeType": "image/gif"}
+    said = {"id": "m", "role": "user", "content": [{"type": "image", "source": source}]}
+    agents = {"threadId": new, "runId": "r", "messages": [said]}
+    resume = [{"interruptId": "i", "status": "resolved", "payload": 1}]
+    refused = [
+        await http.post(path, json=body)
+        for path, body in (
+            ("/v1/chat/completions", {
+                "model": "chat", "conversation_id": new,
+                "messages": [{"role": "user", "content": [image]}],
+            }),
+            ("/api/ai/chat", {"id": new, "messages": [{"id": "m", "role": "user", "parts": [part]}]}),
+            ("/agui", agents),
+            ("/agui", {**agents, "messages": [], "resume": resume}),
+            ("/v1/responses", {"model": "chat", "input": [item]}),
+            ("/v1/conversations", {"items": [item]}),
+        )
+    ]  # fmt: skip
+
+    assert [answer.status_code for answer in refused] == [415, 422, 422, 404, 415, 415]
+    assert await services.db.tuples("SELECT FROM thread", {}) == []
+    assert await services.db.tuples("SELECT FROM outbox", {}) == []
+
+
+class TestOfFewFiles:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"limit_files": 1})
+
+    async def test_those_that_are_too_many_make_no_session(
+        self, http: httpx.AsyncClient, services: Services
+    ) -> None:
+        image = {"type": "input_image", "image_url": "data:image/gif;base64,R0lGODlh"}
+        asked = [
+            {"input": [{"role": "user", "content": [image] * count}], "model": "chat"}
+            for count in (2, 1)
+        ]
+        refused, taken = [await http.post("/v1/responses", json=body) for body in asked]
+
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "quota_exceeded")
+        assert taken.status_code == 200, taken.text
+        assert len(await services.db.tuples("SELECT FROM thread", {})) == 1
+
+
 KEY = {"idempotency-key": "k"}
 
 
@@ -363,7 +516,7 @@ def twin(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
 ) -> list[Any]:
     """Have the response that is asked for next made by another request, right after it was looked for."""
-    find, firsts = session_runs.known_run, list[Any]()
+    find, firsts = once.known_run, list[Any]()
 
     async def find_early(*given: Any) -> Submitted | None:
         found = await find(*given)
@@ -419,6 +572,39 @@ async def test_of_edits_with_one_key_one_begins_anew_and_the_other_is_it(
     told = [message["content"].split(" 你好")[0] for message in shown]
     assert told[:2] == ["one", "You said: one"]
     assert model == "endless" or told[2:] == ["deux", "You said: deux"]
+
+
+async def test_who_loses_its_lease_to_a_request_with_its_key_waits_for_the_run_of_that(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    session_id = (await http.post("/api/sessions", json={"assistant_id": "chat"})).json()["id"]
+    path = f"/api/sessions/{session_id}/messages"
+    first = (await http.post(path, json={"query": "one"})).json()
+    await http.post(path, json={"query": "two"})
+    keep = {"thread_ids": [session_id], "strategy": "keep_latest"}
+    assert (await http.post("/threads/prune", json=keep)).status_code == 200
+    edit = {"query": "deux", "parent_id": first["id"]}
+    before = await threads.epoch(services.db, session_id)
+
+    async with services.db.transaction() as no_run:
+        await no_run.execute("LOCK TABLE run IN SHARE MODE", {})
+        async with services.db.transaction() as no_checkpoint:
+            await no_checkpoint.execute("LOCK TABLE checkpoints IN SHARE MODE", {})
+            asking = [
+                asyncio.create_task(http.post(path, json=edit, headers=KEY)) for _ in range(2)
+            ]
+            async with asyncio.timeout(20):
+                while await threads.epoch(services.db, session_id) < before + 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        # Both have gone back; one of them for nothing, as the other took the lease from it.
+        done, _ = await asyncio.wait(asking, timeout=1.5)
+    answers = [await task for task in asking]
+
+    assert not done
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    assert answers[0].json() == answers[1].json()
+    shown = (await http.get(path)).json()["data"]
+    assert [message["content"] for message in shown][2:] == ["deux", answers[0].json()["response"]]
 
 
 async def test_a_key_does_not_stand_for_what_follows_another_message(

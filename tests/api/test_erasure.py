@@ -379,6 +379,55 @@ async def test_who_may_erases_another_one(
     assert (await eve.ask("GET", "/api/audit?act=erasure.done"))["data"] == []
 
 
+async def in_the_log(who: Somebody) -> list[dict[str, Any]]:
+    """All that somebody sees of the audit log, page by page."""
+    entries: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        page = await who.ask("GET", f"/api/audit?limit=3{cursor}")
+        entries += page["data"]
+        if not page["has_more"]:
+            return entries
+        cursor = f"&cursor={page['next_cursor']}"
+
+
+async def test_threads_that_are_deleted_many_at_a_time_are_each_in_the_log(ada: Somebody) -> None:
+    pruned = [(await ada.ask("POST", "/threads", json={}))["thread_id"] for _ in range(2)]
+    everything = {"thread_ids": pruned, "strategy": "delete"}
+    assert await ada.ask("POST", "/threads/prune", json=everything) == {"pruned_count": 2}
+    assistant = await ada.ask("POST", "/assistants", json={"graph_id": "chat", "metadata": {}})
+    thread = (await ada.ask("POST", "/threads", json={}))["thread_id"]
+    run = {"assistant_id": assistant["assistant_id"], "input": {"messages": []}}
+    await ada.ask("POST", f"/threads/{thread}/runs/wait", json=run)
+    about = f"/assistants/{assistant['assistant_id']}"
+    await ada.ask("DELETE", f"{about}?delete_threads=true", status=204)
+
+    entries = await in_the_log(ada)
+    assert {entry["subject"] for entry in entries} == {
+        f"session:{id_}" for id_ in (*pruned, thread)
+    }
+    told = [(entry["act"], entry["actor"], entry["owner"]) for entry in entries]
+    assert told == [("session.purged", ada.name, ada.name)] * 3
+
+
+async def test_who_changes_where_a_webhook_leads_is_in_the_log_and_not_where(
+    ada: Somebody, eve: Somebody
+) -> None:
+    hook = await ada.ask("POST", "/api/webhooks", json={"url": "https://1.1.1.1/hidden-place"})
+    path, elsewhere = f"/api/webhooks/{hook['id']}", {"url": "https://1.1.1.1/hidden-too"}
+    await ada.ask("PATCH", path, json={**elsewhere, "secret": None, "description": None})
+    await eve.ask("PATCH", path, json=elsewhere, status=404)
+    await ada.ask("DELETE", path, status=204)
+
+    entries = await in_the_log(ada)
+    assert [entry["act"].removeprefix("webhook.") for entry in entries] == [
+        "deleted", "updated", "created",
+    ]  # fmt: skip
+    assert entries[1]["details"] == {"fields": ["url", "description"]}
+    assert "hidden" not in json.dumps(entries)
+    assert await in_the_log(eve) == []
+
+
 async def test_what_matters_to_security_is_in_the_log_and_read_page_by_page(
     ada: Somebody, eve: Somebody
 ) -> None:
@@ -396,20 +445,13 @@ async def test_what_matters_to_security_is_in_the_log_and_read_page_by_page(
     thread = (await ada.ask("POST", "/threads", json={}))["thread_id"]
     await ada.ask("DELETE", f"/threads/{thread}", status=204)
 
-    acts: list[str] = []
-    text, cursor = "", ""
-    while True:
-        page = await ada.ask("GET", f"/api/audit?limit=3{cursor}")
-        acts += [entry["act"] for entry in page["data"]]
-        text += json.dumps(page)
-        if not page["has_more"]:
-            break
-        cursor = f"&cursor={page['next_cursor']}"
+    entries = await in_the_log(ada)
 
-    assert acts == [
+    assert [entry["act"] for entry in entries] == [
         "session.purged", "session.purged", "sessions.exported", "share.revoked", "share.revoked",
         "member.removed", "member.added", "share.created",
     ]  # fmt: skip
+    text = json.dumps(entries)
     assert not any(word in text for word in ("secret name", "pass-word", link["url"]))
     assert (await eve.ask("GET", f"/api/audit?subject=session:{session}"))["data"] == []
     for wrong in ("cursor=x", "limit=0", "from=yesterday", "to=0.5", "limit=1001"):

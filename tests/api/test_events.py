@@ -177,6 +177,28 @@ async def test_what_is_changed_of_messages_forked_and_shared_is_told_and_no_copy
     assert told[3]["data"]["share_id"] == told[4]["data"]["share_id"] == shared.json()["id"]
 
 
+async def test_that_somebody_thinks_something_of_a_message_is_told_and_not_what(
+    http: httpx.AsyncClient,
+) -> None:
+    path = f"/api/sessions/{(session_id := await a_session(http))}/messages"
+    answer = (await http.post(path, json={"query": "say a"}, headers=ADA)).json()
+    opinion = f"{path}/{answer['id']}/feedback"
+    async with listening(http, types="feedback.*") as mine:
+        for status, asked in (
+            (200, http.put(opinion, json={"score": 1, "reason": "no"}, headers=ADA)),
+            (404, http.put(f"{path}/none/feedback", json={"score": 1}, headers=ADA)),
+            (204, http.delete(opinion, headers=ADA)),
+            (404, http.delete(opinion, headers=ADA)),
+        ):
+            assert (await asked).status_code == status
+        await http.put(opinion, json={"rating": "like"}, headers=ADA)
+        found = await mine.until("feedback.given", 2)
+
+    assert mine.names == ["feedback.given", "feedback.withdrawn", "feedback.given"]
+    data = {"session_id": session_id, "message_id": answer["id"]}
+    assert [event["data"] for event in found] == [data] * 3
+
+
 async def test_messages_in_the_place_of_those_of_a_run_that_was_taken_back_are_told_too(
     http: httpx.AsyncClient,
 ) -> None:
@@ -365,6 +387,26 @@ async def test_a_webhook_is_its_owners_and_shows_its_secret_once(http: httpx.Asy
         for body, status in refused:
             answer = await http.post("/api/webhooks", json=body, headers=ADA)
             assert (answer.status_code, set(answer.json())) == (status, {"detail", "code"}), body
+
+
+async def test_a_webhook_leads_into_no_private_network_unless_that_is_said(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    inside = {"url": "http://10.0.0.5:9200/_search", "enabled": False}
+    refused = await http.post("/api/webhooks", json=inside, headers=ADA)
+    assert refused.status_code == 422
+    assert "private IP range" in refused.json()["detail"]
+    async with receiving() as receiver:
+        hook = await a_webhook(http, receiver.url, events=["session.created"])
+    moved = await http.patch(f"/api/webhooks/{hook['id']}", json=inside, headers=ADA)
+    assert moved.status_code == 422
+
+    # One of before, or whose name has come to lead there.
+    await services.db.execute("UPDATE webhook SET url = 'http://10.0.0.5:9200/'", {})
+    await a_session(http)
+    [dead] = await _deliveries(http, hook, "dead")
+    assert (dead["attempts"], dead["last_status"]) == (1, None)
+    assert "private IP range" in dead["last_error"]
 
 
 async def test_listeners_are_told_at_least_once_and_one_that_fails_disturbs_nobody(

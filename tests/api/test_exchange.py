@@ -557,6 +557,8 @@ async def test_what_cannot_be_read_is_told_and_the_rest_comes_in(http: httpx.Asy
     deep: Any = "x"
     for _ in range(80):
         deep = [deep]
+    called = {"id": "a", "role": "assistant", "content": "x", "meta_data": {"tool_calls": ["x"]}}
+    no_calls = {"format": "threadwell", "version": 1, "session": {}, "messages": [called]}
     bad = [
         5,
         {"a": 1},
@@ -570,6 +572,7 @@ async def test_what_cannot_be_read_is_told_and_the_rest_comes_in(http: httpx.Asy
         {"format": "threadwell", "version": 9, "session": {}, "messages": []},
         {"format": "threadwell", "session": {"name": "x", "status": "odd"}, "messages": [{"id": "a", "role": "user", "content": "x"}]},
         {"type": "constructor", "id": ["langchain", "schema", "messages", "HumanMessage"], "lc": 1, "kwargs": {"content": "x"}},
+        no_calls,
     ]  # fmt: skip
     report = await imported(http, json.dumps([good, *bad]))
 
@@ -585,6 +588,7 @@ async def test_what_cannot_be_read_is_told_and_the_rest_comes_in(http: httpx.Asy
         (b"PK\x03\x04zip", 422, "unknown_format"),
         (b"\xff\xfe", 422, "unknown_format"),
         ("x" * (5 * 2**20), 413, "too_large"),
+        (json.dumps(no_calls), 422, "invalid_message"),
     ):
         refused = await http.post("/api/sessions/import", content=content, headers=ADA)
         assert (refused.status_code, refused.json()["code"]) == (status, code), content[:9]

@@ -8,12 +8,13 @@ import zipfile
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from api.exchange import markdown, native
 from api.exchange.archives import is_archive, unpack
 from api.exchange.files import Entry, Form, entries
 from api.exchange.transcript import Transcript, Utterance, checked
+from graph.adoption import message_of
 from store.errors import InvalidInputError, TooLargeError
 
 FORMS: list[Form] = [
@@ -57,15 +58,29 @@ def conversations(found: list[Entry]) -> list[Transcript]:
     """Those that could be read, which all hold together."""
     for entry in found:
         if entry.transcript is not None:
-            entry.transcript.stretches()
+            stretches, _ = entry.transcript.stretches()
+            for message in (message for stretch in stretches for message in stretch.messages):
+                with contextlib.suppress(InvalidInputError):
+                    message_of(message)
             assert len(entry.transcript.line) <= len(entry.transcript.utterances)
         else:
             assert isinstance(entry.fault, InvalidInputError | TooLargeError)
     return [entry.transcript for entry in found if entry.transcript]
 
 
+#: What LangChain takes for calls of tools that are none.
+NO_CALLS = {
+    "format": "threadwell", "version": 1, "session": {},
+    "messages": [
+        {"id": "a", "role": "assistant", "content": "x", "meta_data": {"tool_calls": ["x"]}},
+        {"id": "b", "role": "assistant", "content": "x", "meta_data": {"invalid_tool_calls": [1]}},
+    ],
+}  # fmt: skip
+
+
 @QUICK
 @given(VALUES, st.sampled_from(FORMS))
+@example(NO_CALLS, "native")
 def test_no_json_leads_to_anything_but_our_errors(value: Any, form: Form) -> None:
     content = json.dumps(value).encode()
 

@@ -170,6 +170,24 @@ async def test_an_unknown_route_is_answered_like_any_error(
     assert (answer.status_code, answer.json()) == (status, body)
 
 
+@pytest.mark.parametrize("path", ["/nothing", "/api/sessions/{0}", "/threads/{0}", "/v1/models/x"])
+async def test_an_error_is_a_problem_for_who_asks_for_that(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    path = path.format("00000000-0000-7000-8000-000000000000")
+    plain = await http.get(path, headers={"Accept": "application/json"})
+    accept = {"Accept": "application/json, application/problem+json;q=0.9"}
+    asked = await http.get(path, headers=accept)
+
+    assert plain.headers["content-type"] == "application/json"
+    if path.startswith("/v1"):
+        assert (asked.json(), asked.headers["content-type"]) == (plain.json(), "application/json")
+        return
+    assert asked.headers["content-type"] == "application/problem+json"
+    about = {"type": "about:blank", "title": "Not Found", "status": 404}
+    assert asked.json() == {**about, **plain.json()}
+
+
 class _BrokenStates:
     """Stands for a fault of ours."""
 

@@ -18,13 +18,14 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from openai import AsyncOpenAI, AuthenticationError as RefusedByOpenAI
 from redis.asyncio import Redis
+from starlette.requests import HTTPConnection
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.app import create_app
 from api.bootstrap import Services, open_services
 from api.identity.keys import KNOWN_SECONDS, Keys, issue
-from api.identity.owners import Owners
+from api.identity.owners import Owners, _address
 from api.processes.embedded import Servers
 from api.settings import Settings
 from graph.user import label_of
@@ -538,6 +539,16 @@ async def test_the_description_says_how_to_say_who_one_is(doors: Doors) -> None:
     schema = (await doors.http.get("/openapi.json")).json()
     assert schema["security"] == [{"bearer": []}, {"api_key": []}]
     assert set(schema["components"]["securitySchemes"]) == {"bearer", "api_key"}
+
+
+def test_ipv4_is_told_apart_where_a_proxy_writes_it_as_ipv6() -> None:
+    def of(host: str) -> str:
+        return _address(HTTPConnection({"type": "http", "client": (host, 1)}))
+
+    assert of("::ffff:192.0.2.1") == of("192.0.2.1") == "192.0.2.1"
+    assert of("::ffff:192.0.2.1") != of("::ffff:192.0.2.2")
+    assert of("2001:db8::1") == of("2001:db8::2") == "2001:db8::/64"
+    assert of("a.sock") == "elsewhere"
 
 
 @pytest.mark.parametrize("redis", [True, False])

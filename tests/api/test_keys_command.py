@@ -1,6 +1,7 @@
 """`threadwell keys`, and who may be served where nobody has one."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -102,6 +103,22 @@ def test_the_command_makes_a_key_and_a_server_for_all_machines_then_asks_for_it(
     named = Servers(database_url, servers.redis_url)
     graphs = load_config(config)
     assert commands.access_of(Settings(host="0.0.0.0"), graphs, named) == "API keys"
+
+
+def test_whether_what_is_at_rest_is_encrypted_is_said_at_the_start(tmp_path: Path) -> None:
+    config = tmp_path / "langgraph.json"
+    sections: dict[str, Any] = {"graphs": {"chat": "tests.graph.sample_graphs:chat"}}
+    config.write_text(json.dumps(sections))
+    plain, key = load_config(config), "0123456789abcdef"
+    config.write_text(json.dumps({**sections, "encryption": {"path": "./keys.py:encryption"}}))
+    own = load_config(config)
+
+    assert commands.encryption_of(Settings(aes_key=None), plain).startswith("off: ")
+    told = commands.encryption_of(Settings(aes_key=key), plain)
+    assert re.fullmatch("on, key [0-9a-f]{8}", told)
+    changed = Settings(aes_key="fedcba9876543210", encryption_old_keys=(key,))
+    assert commands.encryption_of(changed, plain) not in (told, "off")
+    assert "./keys.py:encryption" in commands.encryption_of(Settings(aes_key=key), own)
 
 
 def test_who_may_call_is_said_at_the_start(

@@ -200,6 +200,16 @@ class TestEverywhere:
 
         assert answer.json() == {"detail": f"找不到线程 {thread}", "code": "not_found"}
 
+    async def test_also_in_openais_form(self, http: httpx.AsyncClient) -> None:
+        unknown = await http.get("/v1/models/x", headers=ZH)
+        wrong = await http.post("/v1/chat/completions", json={"model": 1}, headers=ZH)
+
+        assert unknown.json()["error"]["message"] == "找不到模型（There is no such model）"
+        assert wrong.json()["error"]["message"].startswith("model：应为字符串")
+        for answer in (unknown, wrong):
+            assert answer.headers["content-language"] == "zh"
+            assert "Accept-Language" in answer.headers["vary"]
+
 
 WORDS = "张三 🙂 ß e\u0301 \U0001f468\u200d\U0001f469\u200d\U0001f467 العربية"
 

@@ -22,6 +22,8 @@ from api.bootstrap import Services, open_services
 from api.limits import IdentityLimits
 from api.processes.embedded import Servers
 from api.settings import Settings
+from store import crons
+from store.access import EVERYTHING
 from tests.acceptance.process import serving as serving_processes
 from tests.api.test_session_socket import connected
 from tests.serving import serving
@@ -96,6 +98,17 @@ async def has_room(process: Process, who: dict[str, str]) -> None:
             async with process.stream(who) as response:
                 if response.status_code == 200:
                     return
+            await asyncio.sleep(0.01)
+
+
+async def streams_are(process: Process, count: int) -> None:
+    """Return once a process has so many streams open."""
+    limits = process.services.limits
+    assert limits is not None
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            if limits.streams == count:
+                return
             await asyncio.sleep(0.01)
 
 
@@ -217,14 +230,33 @@ async def test_requests_under_way_are_counted_apart_from_streams(
         thread = "0197f2a4-7c1e-7d53-9f0a-3c1f6f0c2b11"
         run = (await one.http.post(f"/threads/{thread}/runs", json=body, headers=ada)).json()
         path = f"/threads/{thread}/runs/{run['run_id']}"
-        joining = asyncio.create_task(one.http.get(f"{path}/join", headers=ada))
+        sent = asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield b"{"
+            await sent.wait()
+            yield b"}"
+
+        as_json = {**ada, "content-type": "application/json"}
+        sending = asyncio.create_task(one.http.post("/threads", content=slowly(), headers=as_json))
         answer = await answered(other.http, path, ada, but=200)
         assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
         assert (await other.http.get(path, headers=eve)).status_code == 404
+        sent.set()
+        assert (await sending).status_code == 200
+
+        # Who joins a run waits as long as it goes on: a stream, and no request.
+        joining = asyncio.create_task(one.http.get(f"{path}/join", headers=ada))
+        await streams_are(one, 1)
+        # As a stream it has given its place as a request back.
+        assert (await answered(other.http, path, ada, but=429)).status_code == 200
+        for method, asked in (("GET", f"{path}/join"), ("POST", "/runs/wait")):
+            answer = await other.http.request(method, asked, json=ASK, headers=ada)
+            assert (answer.status_code, answer.json()["code"]) == (429, "too_many_streams")
         joining.cancel()
         await asyncio.gather(joining, return_exceptions=True)
 
-        assert (await answered(other.http, path, ada, but=429)).status_code == 200
+        await has_room(other, ada)
         async with other.http.stream("GET", f"{path}/stream", headers=ada) as streaming:
             assert streaming.status_code == 200
             # It is a stream by now, and no request.
@@ -324,6 +356,15 @@ async def test_who_has_as_many_crons_as_they_may_makes_no_more(
         assert (await one.http.post("/runs/crons", json=cron, headers=ada)).status_code == 200
 
 
+async def fired(one: Process, cron: dict[str, Any], who: dict[str, str]) -> str | None:
+    """Why a cron of somebody's makes no run when it is due; None if it does."""
+    made = (await one.http.post("/runs/crons", json=cron, headers=who)).json()
+    due = await crons.get(one.services.db, made["cron_id"], access=EVERYTHING)
+    assert await one.services.crons.fire(due, now=await one.services.crons.now())
+    error = (await crons.get(one.services.db, made["cron_id"], access=EVERYTHING)).error
+    return str(error["error"]) if error else None
+
+
 async def test_who_has_as_many_sessions_as_they_may_makes_no_more_by_any_way(
     config: Path, servers: Servers, database_url: str
 ) -> None:
@@ -356,14 +397,17 @@ async def test_who_has_as_many_sessions_as_they_may_makes_no_more_by_any_way(
             answer = await one.http.post(path, json=body, headers=ada)
             assert (answer.status_code, "quota_exceeded" in answer.text) == (403, True), path
             assert "retry-after" not in answer.headers
+        cron = {**ASK, "assistant_id": "chat", "schedule": "0 0 1 1 *"}
+        assert await fired(one, {**cron, "on_run_completed": "keep"}, ada) == "quota_exceeded"
         [(threads,)] = await one.services.db.tuples("SELECT count(*) FROM thread", {})
         assert threads == 2
-        # What they have goes on, and so does who has less.
+        # What they have goes on, a cron whose threads do not stay too, and so does who has less.
         again = {**run, "if_not_exists": "create"}
         assert (
             await one.http.post(f"/threads/{mine}/runs/wait", json=again, headers=ada)
         ).status_code == 200
         assert (await one.http.post("/runs/wait", json=run, headers=ada)).status_code == 200
+        assert await fired(one, cron, ada) is None
         assert (await one.http.post("/api/sessions", json={}, headers=eve)).status_code == 200
         # One that is deleted counts until it is purged.
         path = f"/api/sessions/{session}"

@@ -1,5 +1,7 @@
 """The console script: help, and flag over environment over default."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,16 @@ from typing import Any
 import pytest
 
 from api import __main__
-from api.console import commands
+from api.console.table import COMMANDS
 from api.processes.embedded import EmbeddedServerError
 from api.settings import Settings
 from store.errors import UnavailableError
+
+
+def run_instead(
+    monkeypatch: pytest.MonkeyPatch, command: str, function: Callable[..., None]
+) -> None:
+    monkeypatch.setitem(COMMANDS, command, replace(COMMANDS[command], run=function))
 
 
 class Recorder:
@@ -19,9 +27,8 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.settings = Settings()
         self.options: dict[str, Any] = {}
-        for name in __main__.COMMANDS:
-            function = "import_" if name == "import" else name
-            monkeypatch.setattr(commands, function, self.record)
+        for name in COMMANDS:
+            run_instead(monkeypatch, name, self.record)
         monkeypatch.setattr("api.observability.logs.configure", lambda **_: None)
 
     def record(self, settings: Settings, **options: Any) -> None:
@@ -36,7 +43,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return Recorder(monkeypatch)
 
 
-@pytest.mark.parametrize("command", __main__.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help_with_the_defaults(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +143,7 @@ def test_a_failure_is_told_in_words(
     def fail(_: Settings) -> None:
         raise error("the server went down")
 
-    monkeypatch.setattr(commands, "migrate", fail)
+    run_instead(monkeypatch, "migrate", fail)
     assert __main__.main(["migrate"]) == 1
     assert capsys.readouterr().err == "threadwell: the server went down\n"
 

@@ -33,7 +33,7 @@ def settings(tmp_path: Path) -> Settings:
     config = tmp_path / "langgraph.json"
     graphs = {
         name: f"tests.graph.sample_graphs:{name}"
-        for name in ("chat", "tools", "ask_user", "endless")
+        for name in ("chat", "tools", "ask_user", "endless", "halting")
     }
     graphs["flood"] = "tests.graph.flood:flood"
     sections = {"graphs": graphs, "auth": {"path": "tests.api.auths:owners"}}
@@ -215,12 +215,16 @@ async def test_what_is_not_understood_or_not_the_callers_is_answered_and_the_soc
         ):  # fmt: skip
             answer = await client.ask(method, **params)
             assert (answer["type"], answer["error"]) == ("error", code), (method, params, answer)
+            assert answer["message"].isascii()
         for raw in ("{", "[]", '{"id": "x", "method": "ping"}', b"\xff"):
             await client.socket.send(raw)
             told = json.loads(await client.socket.recv())
             assert (told["type"], told["id"]) == ("error", None)
         await client.socket.send(json.dumps({"id": 1, "method": "ping", "params": "x" * (1 << 16)}))
         assert json.loads(await client.socket.recv())["error"] == "too_large"
+    async with connected(url, {**ADA, "Accept-Language": "zh"}) as client:
+        answer = await client.ask("session.subscribe", session_id=UNKNOWN)
+        assert (answer["error"], answer["message"]) == ("not_found", f"找不到会话 {UNKNOWN}")
 
 
 async def test_a_socket_says_who_it_is_in_its_subprotocol_or_first_frame_or_is_closed(
@@ -376,3 +380,41 @@ async def test_a_client_that_does_not_keep_up_loses_pieces_and_no_whole(
     assert 0 < pieces < PIECES
     assert pieces + whole["dropped"] == PIECES
     assert max(waiting) <= session_socket.SOFT_BYTES + 16 * 1024
+
+
+async def test_a_client_that_does_not_keep_up_learns_that_a_stopped_answer_is_not_whole(
+    http: httpx.AsyncClient, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if there was never room for a piece.
+    monkeypatch.setattr(session_socket, "SOFT_BYTES", -1)
+    said = asyncio.Event()
+    piece = session_socket.Outgoing.piece
+
+    def heard(outgoing: session_socket.Outgoing, *said_in: Any) -> None:
+        piece(outgoing, *said_in)
+        if outgoing.unfinished(session_id):
+            said.set()
+
+    monkeypatch.setattr(session_socket.Outgoing, "piece", heard)
+    session_id, other = await a_session(http, "halting"), await a_session(http)
+    async with connected(url) as client:
+        await client.do("session.subscribe", session_id=session_id)
+        await client.do("session.subscribe", session_id=other)
+        await client.do("message.send", session_id=session_id, query="hello")
+        await client.do("message.send", session_id=other, query="hello")
+        await client.until("run.end")
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await said.wait()
+        stopped = await client.do("run.stop", session_id=session_id)
+        await client.until("run.end", 2)
+
+    told = [e for e in client.events if e["params"]["session_id"] == session_id]
+    gap, whole, end = [e for e in told if e["method"] not in ("presence", "run.start")][-3:]
+    history = await http.get(f"/api/sessions/{session_id}/messages", headers=ADA)
+    kept = history.json()["data"][-1]
+    assert (gap["method"], whole["method"], end["method"]) == ("gap", "message.end", "run.end")
+    assert whole["params"]["message_id"] == kept["id"] == stopped["message_id"]
+    assert whole["params"]["content"] == kept["content"] != ""
+    assert whole["dropped"] >= 1
+    # Nothing is missing of the other one, whose answer was told whole.
+    assert [e["session_id"] for e in client.of("gap")] == [session_id]

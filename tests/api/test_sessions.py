@@ -16,6 +16,7 @@ from store.access import EVERYTHING
 from store.checkpoints import open_saver
 from store.database import Database
 from store.errors import UnavailableError
+from store.models import Message
 from tests.acceptance.talk import says
 
 WRONG: list[dict[str, Any]] = [
@@ -414,6 +415,39 @@ async def test_an_opinion_of_a_message_is_kept_through_a_rebuild(
         assert (await http.put(opinion, json=wrong)).status_code == 422
     unknown = await http.put(f"{path}/none/feedback", json={"score": 1})
     assert unknown.status_code == 404
+
+
+async def test_what_is_deleted_of_an_answer_is_not_told_to_who_asks_again(
+    http: httpx.AsyncClient,
+) -> None:
+    path = f"/api/sessions/{(await created(http))['id']}/messages"
+    key, asked = {"Idempotency-Key": "k"}, {"query": "hello"}
+    first = (await http.post(path, json=asked, headers=key)).json()
+    await http.delete(f"{path}/{first['id']}")
+    again = (await http.post(path, json=asked, headers=key)).json()
+
+    assert first["response"]
+    assert (again["run_id"], again["id"], again["response"]) == (first["run_id"], None, "")
+    assert again["user_message_id"] == first["user_message_id"]
+
+
+async def test_a_message_that_is_purged_as_it_is_corrected_is_not_found(
+    http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = f"/api/sessions/{(await created(http))['id']}"
+    answer = (await http.post(f"{session}/messages", json={"query": "hello"})).json()
+    edit = services.branches.edit
+
+    async def edit_and_purge(*args: Any, **more: Any) -> Message:
+        edited = await edit(*args, **more)
+        await http.delete(session, params={"purge": "true"})
+        return edited
+
+    monkeypatch.setattr(services.branches, "edit", edit_and_purge)
+    message = f"{session}/messages/{answer['id']}"
+    corrected = await http.patch(message, json={"content": "x"})
+
+    assert (corrected.status_code, corrected.json()["code"]) == (404, "not_found")
 
 
 class TestARunThatTakesTooLong:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from api.__main__ import main
 from api.settings import Settings, environment_names, without_password
 from api.settings_reading import read_settings
 from store.errors import InvalidInputError
@@ -105,6 +106,30 @@ def test_a_password_is_in_no_repr_and_in_no_error(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValidationError) as refused:
         Settings()
     assert PASSWORD not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        f"100%{PASSWORD}",
+        f"{PASSWORD} x",
+        f"[{PASSWORD}]",
+        f"a@{PASSWORD}",
+        f"{PASSWORD}/a",
+        f"a/{PASSWORD}",
+    ],
+)
+def test_a_url_whose_password_is_not_encoded_is_refused_without_a_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], password: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://ada:{password}@127.0.0.1:1/threadwell")
+    monkeypatch.setenv("DATABASE_POOL_TIMEOUT_SECONDS", "0.1")
+    status = main(["migrate"])
+    said = capsys.readouterr()
+
+    # Brackets are libpq's to read: then there is nothing wrong but that nobody listens.
+    assert (status, "percent-encoded" in said.err) == ((1, False) if "[" in password else (2, True))
+    assert PASSWORD not in said.err + said.out
 
 
 @pytest.mark.parametrize(

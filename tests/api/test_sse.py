@@ -4,8 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 import httpx
+import pytest
 
-from api.sse import HEARTBEAT, EventStream
+from api.bootstrap import Services
+from api.errors import BrokenOffError
+from api.sse import HEARTBEAT, EventStream, RunStream
+from graph.requests import RunRequest
+from store.access import EVERYTHING
 from tests.serving import serving
 
 SECONDS = 10
@@ -62,3 +67,30 @@ async def test_a_client_that_leaves_ends_the_stream_wherever_it_waits() -> None:
             await _read_until(answer, lambda read: read == b"first.")
         async with asyncio.timeout(SECONDS):
             await closed.wait()
+
+
+async def test_a_process_that_goes_breaks_off_what_was_not_read_of_a_run_that_has_ended(
+    services: Services,
+) -> None:
+    # Events of which each is sent by itself.
+    request = RunRequest(assistant_id="steps", input={"text": "x" * 1_500_000})
+    submitted = await services.runs.submit(
+        request, thread_id=None, attached=True, access=EVERYTHING, assistant_access=EVERYTHING
+    )
+    assert submitted.execution is not None
+    await submitted.execution.ended.wait()
+    frames = RunStream(services, submitted).frames()
+    chunks = [await anext(frames)]
+
+    async def read_on() -> None:
+        async for chunk in frames:
+            chunks.append(chunk)  # noqa: PERF401 - what came before it is broken off counts
+
+    await services.worker.drain(grace_seconds=0)
+
+    with pytest.raises(BrokenOffError):
+        await read_on()
+    read = b"".join(chunks)
+    assert b"event: metadata" in read
+    assert b"gap" not in read
+    assert b"event: end" not in read

@@ -1,4 +1,5 @@
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -190,6 +191,45 @@ async def test_an_update_of_a_checkpoint_that_is_not_there_is_refused(
         await client.threads.update_state(thread_id, {"log": ["x"]}, checkpoint_id="nothing")
 
     assert (await client.threads.get_state(thread_id))["values"]["log"] == ["first", "second"]  # type: ignore[call-overload]
+
+
+async def test_a_run_from_a_checkpoint_that_is_not_there_is_refused(
+    client: LangGraphClient, run: Run, thread_id: str
+) -> None:
+    await run(thread_id, "steps", {"text": "a"})
+
+    for more in (
+        {"checkpoint_id": str(uuid4())},
+        {"config": {"configurable": {"checkpoint_id": str(uuid4())}}},
+    ):
+        with pytest.raises(NotFoundError):
+            await client.runs.create(thread_id, "steps", input={"text": "b"}, **more)
+
+    assert await client.runs.list(thread_id) == []
+    assert (await client.threads.get_state(thread_id))["values"]["text"] == "a"  # type: ignore[call-overload]
+
+
+async def test_a_run_whose_checkpoint_was_deleted_while_it_waited_fails_and_changes_nothing(
+    client: LangGraphClient, services: Services, run: Run, thread_id: str
+) -> None:
+    await run(thread_id, "steps", {"text": "a"})
+    first = (await client.threads.get_history(thread_id, limit=10))[-1]["checkpoint"]
+    assert first["checkpoint_id"]
+    queued = await client.runs.create(
+        thread_id,
+        "steps",
+        input={"text": "b"},
+        checkpoint_id=first["checkpoint_id"],
+        after_seconds=60,
+    )
+    await services.db.execute(
+        "DELETE FROM checkpoints WHERE checkpoint_id = %(id)s", {"id": first["checkpoint_id"]}
+    )
+    await services.db.execute("UPDATE run SET not_before = now() WHERE true", {})
+    await client.runs.join(thread_id, queued["run_id"])
+
+    assert (await client.runs.get(thread_id, queued["run_id"]))["status"] == "error"
+    assert (await client.threads.get_state(thread_id))["values"]["text"] == "a"  # type: ignore[call-overload]
 
 
 async def test_a_busy_thread_is_not_updated(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from api.__main__ import COMMANDS
+from api.console.table import COMMANDS
 from api.settings import Settings, environment_names
 
 PAGE = (Path(__file__).parents[2] / "docs/settings.md").read_text()
@@ -25,7 +25,7 @@ def shown_default(field: str) -> str:
 def test_a_setting_is_documented_with_its_names_flag_default_and_meaning(field: str) -> None:
     documented, *others = environment_names(field)
     _, _, flag, default, meaning, _ = re.split(r"\s*\|\s*", ROWS[documented])
-    has_flag = any(field in fields for _, fields in COMMANDS.values())
+    has_flag = any(field in command.settings for command in COMMANDS.values())
     assert flag == (f"`--{field.replace('_', '-')}`" if has_flag else "")
     assert default == shown_default(field)
     assert meaning.startswith(str(Settings.model_fields[field].description))

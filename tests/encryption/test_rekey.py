@@ -1,7 +1,7 @@
 """What lies beside runs and messages is encrypted, and its keys changed, with all the rest."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from store import (
     idempotency,
     jobs,
     outbox,
+    queue,
     resealing,
     sealing,
     search,
@@ -37,6 +38,7 @@ from store.search import Filters
 from store.sql import load
 from tests.encryption.hunt import Hunt, in_tables
 from tests.store.graphs import config, create_thread, take_lease, talk
+from tests.store.queues import a_worker
 
 WORD, DENSE = "Qzvorrekeying7718kw", "鸞鶴霰雹"
 MARK = f"{WORD} {DENSE}"
@@ -207,6 +209,40 @@ async def test_a_file_that_is_uploaded_again_while_it_is_encrypted_holds_nothing
             found = await files.get(db, file.file_id, owner="ada", access=Access(()))
             assert found.sha256 == file.sha256
         assert (await _upload(db, "other")).content_id == twice.content_id
+
+
+async def test_a_key_that_a_server_which_runs_seals_with_stays_one_that_is_needed(
+    database_url: str,
+) -> None:
+    def without_it() -> AbstractAsyncContextManager[Database]:
+        return opened(database_url, KeyRing([NEW]))
+
+    async with (
+        opened(database_url, KeyRing([OLD, NEW])) as serving,
+        opened(database_url, KeyRing([NEW, OLD])) as db,
+    ):
+        await resealing.admit(serving)
+        worker_id = await a_worker(serving)
+        done = await resealing.encrypt(db, lambda *_: None)
+        assert (done.rows, done.older_keys) == (0, 1)
+        await _upload(serving, "late")
+        async with without_it() as early:
+            with pytest.raises(InvalidInputError, match="neither LANGGRAPH_AES_KEY nor"):
+                await resealing.admit(early)
+
+        # One of the version before does not say.
+        await db.execute("UPDATE worker SET key_id = NULL", {})
+        assert (await resealing.encrypt(db, lambda *_: None)).older_keys == 1
+        await queue.retire(serving, worker_id)
+        await a_worker(db)
+        assert (await resealing.encrypt(db, lambda *_: None)).older_keys == 0
+        async with without_it() as late:
+            await resealing.admit(late)
+        # And who was counted as dead meanwhile says so when it is there again.
+        await a_worker(serving)
+        async with without_it() as early:
+            with pytest.raises(InvalidInputError, match="neither LANGGRAPH_AES_KEY nor"):
+                await resealing.admit(early)
 
 
 async def test_what_came_into_an_encrypted_database_in_the_clear_is_encrypted_when_told_to(

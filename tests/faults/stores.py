@@ -388,6 +388,20 @@ def open_trio(directory: Path, variables: Sequence[dict[str, str]]) -> Iterator[
         yield trio
 
 
+def lose_answer(network: Network, *words: str, refuse: bool = False) -> None:
+    """Lose PostgreSQL's answer to the next transaction that has all the words in one of its statements."""
+    network.lose_answer(
+        asked=lambda data: all(word.encode() in data for word in words),
+        answered=_is_committed,
+        refuse=refuse,
+    )
+
+
+def _is_committed(data: bytes) -> bool:
+    """Whether PostgreSQL says that it is ready, outside of any transaction."""
+    return data.endswith(b"Z\x00\x00\x00\x05I")
+
+
 @contextmanager
 def open_network(server: Address) -> Iterator[Network]:
     """Open a way to a server, and close it in the end."""

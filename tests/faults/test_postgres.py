@@ -19,7 +19,7 @@ from tests.acceptance.process import BUSY_SECONDS
 from tests.acceptance.talk import says
 from tests.faults.clients import Client, get_json, join, new_thread, start
 from tests.faults.cluster import DEAD
-from tests.faults.stores import Network, Postgres, Trio, open_network, open_trio
+from tests.faults.stores import Network, Postgres, Trio, lose_answer, open_network, open_trio
 from tests.store.event_logs import until
 
 DEADLINE_SECONDS = 50.0
@@ -377,20 +377,6 @@ async def settled(postgres: Postgres) -> None:
     await until(is_settled)
 
 
-def is_committed(data: bytes) -> bool:
-    """Whether PostgreSQL says that it is ready, outside of any transaction."""
-    return data.endswith(b"Z\x00\x00\x00\x05I")
-
-
-def lose_answer(network: Network, *words: str, refuse: bool = False) -> None:
-    """Lose the answer to the next transaction that has all the words in one of its statements."""
-    network.lose_answer(
-        asked=lambda data: all(word.encode() in data for word in words),
-        answered=is_committed,
-        refuse=refuse,
-    )
-
-
 async def run_ids(store: Store, thread_id: str) -> list[str]:
     return [run["run_id"] for run in await get_json(f"{store.urls[0]}/threads/{thread_id}/runs")]
 
@@ -503,6 +489,29 @@ async def test_a_session_that_was_created_and_not_heard_of_is_there_once(store: 
     assert [row["id"] for row in found["data"]] == [body["id"]]
 
 
+@pytest.mark.parametrize("path", ["/runs/batch", "/runs/crons"])
+async def test_what_was_queued_or_planned_and_not_heard_of_is_there_once(
+    store: Store, path: str
+) -> None:
+    lose_answer(store.networks[0], "doubtful-plan")
+    mark = {"plan": f"doubtful-plan {path}"}
+    body: Any = {"assistant_id": "chat", "metadata": mark, "input": says("hi")}
+    if path == "/runs/batch":
+        body = [{**body, "on_completion": "keep"} for _ in range(3)]
+    else:
+        body = {**body, "schedule": "0 0 1 1 *"}
+    async with httpx.AsyncClient(base_url=store.urls[0], timeout=DEADLINE_SECONDS) as http:
+        answer = await http.post(path, json=body)
+        found = "/threads/search" if path == "/runs/batch" else "/runs/crons/search"
+        there = (await http.post(found, json={"metadata": mark})).json()
+
+    assert store.networks[0].has_lost
+    assert answer.status_code == 200
+    made = answer.json() if path == "/runs/batch" else [answer.json()]
+    key = "thread_id" if path == "/runs/batch" else "cron_id"
+    assert sorted(row[key] for row in there) == sorted(row[key] for row in made)
+
+
 async def test_a_run_that_nobody_can_tell_of_is_said_to_be_in_doubt(
     store: Store, gate: Gate
 ) -> None:
@@ -516,9 +525,9 @@ async def test_a_run_that_nobody_can_tell_of_is_said_to_be_in_doubt(
     await gate.arrived("doubtful-run:c")
     await settled(store.postgres)
 
-    assert answer.status_code == 503
+    # No status that an SDK repeats a request for by itself.
+    assert answer.status_code == 409
     assert answer.json()["code"] == "in_doubt"
-    # Nobody is asked to repeat it.
     assert "retry-after" not in answer.headers
     assert gate.seen == [f"doubtful-run:{step}" for step in "abc"]
 

@@ -141,7 +141,7 @@ class Process:
         found: list[Event] = []
         async with (
             asyncio.timeout(DEADLINE_SECONDS),
-            aclosing(self.runs.follow(submitted, after=after)) as batches,
+            aclosing(self.runs.follow(submitted.run, after=after)) as batches,
         ):
             async for batch in batches:
                 assert not isinstance(batch, Gap)

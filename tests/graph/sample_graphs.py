@@ -355,3 +355,27 @@ async def _wait(state: MessagesState) -> dict[str, Any]:
 
 
 endless = _chain(MessagesState, ("wait", _wait)).compile()
+
+
+class HaltingModel(ScriptedModel):
+    """Says a word, and nothing more until it is stopped."""
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        chunk = ChatGenerationChunk(message=AIMessageChunk(content="Well"))
+        if run_manager is not None:
+            await run_manager.on_llm_new_token("Well", chunk=chunk)
+        yield chunk
+        await asyncio.Event().wait()
+
+
+async def _halt(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [await HaltingModel().ainvoke(state["messages"])]}
+
+
+halting = _chain(MessagesState, ("model", _halt)).compile()

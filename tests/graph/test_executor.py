@@ -20,6 +20,7 @@ from store import queue, runs, threads
 from store.access import EVERYTHING
 from store.database import Database
 from store.events import Event
+from store.models import Run
 from store.queue import CANCELLED, Claim, NewRun
 from store.writer import lease_lost
 from tests.graph import sample_graphs
@@ -150,7 +151,7 @@ async def test_a_run_is_stopped_while_it_is_claimed(
 ) -> None:
     start = queue.start
 
-    async def start_and_stop(db: Database, new: NewRun, *, worker_id: str) -> Claim | None:
+    async def start_and_stop(db: Database, new: NewRun, *, worker_id: str) -> Claim | Run | None:
         claim = await start(db, new, worker_id=worker_id)
         one.executor.stop(new.run_id, "interrupt")
         return claim

@@ -4,13 +4,16 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import structlog
 
 from graph.jobs import JobFailedError, Jobs, Kind
-from store import jobs
+from graph.webhook_config import WebhookConfig
+from graph.webhooks import open_webhooks
+from store import jobs, webhooks
 from store.database import Database, open_database
 from store.jobs import Job
 from tests.graph.engines import until
@@ -130,7 +133,7 @@ async def test_a_receiver_that_never_answers_keeps_nobody_elses_job_waiting(db: 
     await due("a", {})
     options: dict[str, Any] = {"timeout_seconds": 60.0, "pauses_seconds": ()}
     bounds: dict[str, Any] = {
-        "most": 8, "most_alike": {"webhook_owner": 4, "webhook_id": 2}, "apart": "webhook_owner",
+        "most": 8, "most_alike": {"webhook_owner": 4, "webhook_id": 2}, "is_apart": True,
     }  # fmt: skip
     process = Jobs(
         db=db, kinds={"send": Kind(work=send, **options, **bounds), "a": Kind(work=told, **options)}
@@ -141,6 +144,45 @@ async def test_a_receiver_that_never_answers_keeps_nobody_elses_job_waiting(db: 
             await came.wait()
         assert sum(hanging.values()) == 4
         assert max(hanging.values()) <= 2
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_of_one_user_some_webhooks_of_runs_are_told_at_once_and_never_all(
+    db: Database,
+) -> None:
+    hanging, others, came = 0, list[str](), asyncio.Event()
+
+    async def send(job: Job) -> None:
+        nonlocal hanging
+        if job.payload.get("webhook_owner") == "eve":
+            hanging += 1
+            await asyncio.Event().wait()
+        others.append(job.payload.get("webhook_owner", "nobody"))
+        if len(others) == 5:
+            came.set()
+
+    of_run = dict.fromkeys(
+        ("run_id", "thread_id", "assistant_id", "metadata", "multitask_strategy", "created_at")
+    )
+    async with db.transaction() as tx:
+        for who in (*["eve"] * 40, "ada", *[""] * 4):
+            configurable = {"langgraph_auth_user_id": who}
+            kwargs = {"webhook": "https://a.example", "config": {"configurable": configurable}}
+            run = {**of_run, "kwargs": kwargs}
+            told = webhooks.delivery(run, status="success", error=None, values={"a": 1})
+            await jobs.enqueue(tx, webhooks.KIND, told)
+    async with open_webhooks(WebhookConfig(), environment={}) as hooks:
+        kind = replace(hooks.kind(()), work=send, timeout_seconds=60.0)
+    process = Jobs(db=db, kinds={webhooks.KIND: kind})
+    task = asyncio.create_task(process.work_forever())
+    try:
+        async with asyncio.timeout(4):  # a job that is looked for anew comes later
+            await came.wait()
+        assert hanging == 3
+        # Those of nobody are not one user's.
+        assert sorted(others) == ["ada", *["nobody"] * 4]
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -117,6 +117,9 @@ async def test_an_expired_thread_is_deleted_with_all_it_has(db: Database, one: P
         await threads.get(db, thread_id, access=EVERYTHING)
     for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes", "message", "run"):
         assert await db.tuples(f"SELECT count(*) FROM {table}", {}) == [(0,)]
+    # As the server's act.
+    acts = await db.tuples("SELECT act, actor, subject FROM audit", {})
+    assert acts == [("session.purged", None, f"session:{thread_id}")]
 
 
 async def _pass(db: Database) -> None:

@@ -9,13 +9,14 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langgraph.graph import StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.types import interrupt
 from uuid_utils.compat import uuid7
 
 from api.processes.embedded import Servers
 from graph.runs import Submitted
-from store import messages, queue, runs, threads
+from store import messages, queue, threads
 from store.access import EVERYTHING
-from store.database import Database
+from store.database import Database, open_database
 from store.errors import (
     BadRequestError,
     InvalidInputError,
@@ -24,8 +25,39 @@ from store.errors import (
     UnavailableError,
 )
 from store.events import START, Gap
+from tests.faults.stores import lose_answer, network_to, through
 from tests.graph import sample_graphs
-from tests.graph.engines import DEADLINE_SECONDS, Gate, Process, gated, process, soon, until
+from tests.graph.engines import (
+    DEADLINE_SECONDS,
+    Gate,
+    Process,
+    Steps,
+    gated,
+    process,
+    soon,
+    until,
+)
+from tests.store.queues import in_flight
+
+
+def side_by_side(gate: Gate) -> Any:
+    """One of two nodes asks at once; the other one waits for the gate, does what it says, and ends."""
+
+    async def ask(state: Steps) -> Steps:
+        interrupt("first?")
+        return {}
+
+    async def wait(state: Steps) -> Steps:
+        await gate.opened.wait()
+        gate.act()
+        return {"log": ["waited"]}
+
+    builder = StateGraph(Steps)
+    builder.add_node("ask", ask)
+    builder.add_node("wait", wait)
+    builder.set_entry_point("ask")
+    builder.set_entry_point("wait")
+    return builder.compile()
 
 
 @pytest.fixture
@@ -34,24 +66,31 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-async def one(db: Database, gate: Gate) -> AsyncIterator[Process]:
-    graphs = {"gated": gated(gate), "ask": sample_graphs.ask, "boom": sample_graphs.boom}
+def graphs(gate: Gate) -> dict[str, Any]:
+    return {
+        "gated": gated(gate),
+        "ask": sample_graphs.ask,
+        "boom": sample_graphs.boom,
+        "side by side": side_by_side(gate),
+    }
+
+
+@pytest.fixture
+async def one(db: Database, graphs: dict[str, Any]) -> AsyncIterator[Process]:
     async with process(db, graphs, poll_seconds=30) as one:
         yield one
 
 
 @pytest.fixture
-async def here(db: Database, servers: Servers, gate: Gate) -> AsyncIterator[Process]:
+async def here(db: Database, servers: Servers, graphs: dict[str, Any]) -> AsyncIterator[Process]:
     """A process that serves and never runs anything."""
-    graphs = {"gated": gated(gate), "ask": sample_graphs.ask, "boom": sample_graphs.boom}
     async with process(db, graphs, redis_url=servers.redis_url, slots=0) as here:
         yield here
 
 
 @pytest.fixture
-async def there(db: Database, servers: Servers, gate: Gate) -> AsyncIterator[Process]:
+async def there(db: Database, servers: Servers, graphs: dict[str, Any]) -> AsyncIterator[Process]:
     """A process that runs what others queue."""
-    graphs = {"gated": gated(gate), "ask": sample_graphs.ask, "boom": sample_graphs.boom}
     async with process(db, graphs, redis_url=servers.redis_url) as there:
         yield there
 
@@ -121,7 +160,7 @@ async def test_what_is_wrong_with_a_request_is_said(one: Process) -> None:
         await one.submit(thread_id, graph=str(uuid.uuid4()))
     with pytest.raises(NotFoundError):
         await one.submit("none")
-    assert await runs.in_flight(one.db, ["pending", "running"], access=EVERYTHING) == []
+    assert await in_flight(one.db, ["pending", "running"], access=EVERYTHING) == []
 
 
 async def test_a_refused_request_leaves_no_thread_behind(one: Process) -> None:
@@ -163,6 +202,32 @@ async def test_many_submitters_of_a_thread_all_get_their_turn(one: Process, gate
     assert {result.status for result in results} == {"success"}
     assert gate.ran == ["first", "wait", "last"] * 6
     await until(lambda: _is_idle(one))
+
+
+async def test_a_run_that_was_started_unheard_and_taken_over_is_followed_there(
+    db: Database, database_url: str, servers: Servers, graphs: dict[str, Any], gate: Gate
+) -> None:
+    run_id, url = str(uuid7()), servers.redis_url
+    with network_to(database_url) as network:
+        async with (
+            open_database(through(network, database_url), cipher=db.cipher) as cut_off,
+            process(cut_off, graphs, redis_url=url) as here,
+            process(db, graphs, redis_url=url, lease_seconds=1.0) as there,
+        ):
+            thread_id = await there.thread()
+            lose_answer(network, run_id, refuse=True)
+            submitting = asyncio.create_task(here.submit(thread_id, run_id=run_id))
+            # It is nobody's until the lease of the one that is cut off has run out.
+            await soon(gate.entered)
+            network.refuses = False
+            submitted = await submitting
+            gate.opened.set()
+            result = await here.runs.join(submitted)
+
+    assert (submitted.run.run_id, submitted.execution) == (run_id, None)
+    assert here.executor.free == here.executor.slots
+    assert result.status == "success"
+    assert gate.ran == ["first", "wait", "last"]
 
 
 # ----------------------------------------------------------------- following
@@ -243,7 +308,7 @@ async def test_a_slow_follower_reads_to_the_end(here: Process, there: Process, g
     names: list[str] = []
     async with (
         asyncio.timeout(DEADLINE_SECONDS),
-        aclosing(here.runs.follow(submitted)) as batches,
+        aclosing(here.runs.follow(submitted.run)) as batches,
     ):
         async for batch in batches:
             assert not isinstance(batch, Gap)
@@ -335,7 +400,7 @@ async def test_a_temporary_run_elsewhere_is_joined_with_its_output(
     assert result.values["log"] == ["first", "wait", "last"]
 
 
-@pytest.mark.parametrize("modes", [["values"], ["updates"]])
+@pytest.mark.parametrize("modes", [["values"], ["updates"], ["custom"]])
 async def test_what_a_run_elsewhere_asks_is_known(
     here: Process, there: Process, modes: list[str]
 ) -> None:
@@ -345,6 +410,50 @@ async def test_what_a_run_elsewhere_asks_is_known(
 
     assert result.interrupted
     assert [found.value for found in result.interrupts] == [{"question": "Go on?"}]
+
+
+@pytest.mark.parametrize("modes", [["values"], ["updates"]])
+@pytest.mark.parametrize("second", [None, "second?"])
+async def test_all_that_a_run_elsewhere_asks_is_known_whatever_its_other_nodes_do_then(
+    here: Process, there: Process, gate: Gate, modes: list[str], second: str | None
+) -> None:
+    gate.act = lambda: second and interrupt(second)
+    submitted = await here.submit(await here.thread(), graph="side by side", stream_modes=modes)
+    async with (
+        asyncio.timeout(DEADLINE_SECONDS),
+        aclosing(here.runs.follow(submitted.run)) as batches,
+    ):
+        async for batch in batches:
+            assert not isinstance(batch, Gap)
+            if any(b"__interrupt__" in event.data for event in batch):
+                break
+    gate.opened.set()
+
+    result = await here.runs.join(submitted)
+
+    assert (result.status, result.interrupted) == ("success", True)
+    asked = ["first?"] if second is None else ["first?", second]
+    assert [found.value for found in result.interrupts] == asked
+    if modes == ["values"]:
+        assert result.values["text"] == "x"
+
+
+async def test_what_an_attempt_asked_that_was_lost_is_not_asked_any_more(here: Process) -> None:
+    submitted = await here.submit(await here.thread())
+    run = submitted.run
+    asked = b'{"__interrupt__":[{"id":"i","value":"?"}]}'
+    for epoch, name, data in (
+        (run.log_epoch, "updates", asked),
+        (run.log_epoch + 1, "end", b'{"status":"success"}'),
+    ):
+        writer = here.events.writer(run.thread_id, epoch, run.run_id)
+        writer.emit("metadata", b"{}")
+        writer.emit(name, data)
+        writer.close()
+
+    result = await here.runs.join(submitted)
+
+    assert (result.status, result.interrupted, result.interrupts) == ("success", False, ())
 
 
 async def test_how_a_run_elsewhere_failed_is_known(here: Process, there: Process) -> None:

@@ -4,14 +4,14 @@ from typing import Any
 
 import orjson
 import pytest
-from langchain_core.messages import AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from graph.factory import AnyGraph
-from graph.stream import STREAM_MODES, Event, Outcome, StreamPlan, stream
+from graph.stream import ASIDE, STREAM_MODES, Event, Outcome, StreamPlan, stream
 from store.errors import InvalidInputError
 from tests.graph import sample_graphs
 from tests.graph.sample_graphs import Notes
@@ -99,6 +99,21 @@ async def test_the_outcome_of_a_failed_run_is_what_it_reached() -> None:
         async for _ in stream(sample_graphs.boom, NOTE, THREAD, NOTHING, outcome=outcome):
             pass
     assert outcome == Outcome(values={"text": "ab", "log": ["in", "first"]})
+
+
+async def test_answers_of_several_updates_of_a_node_have_their_times() -> None:
+    def answer(state: MessagesState) -> Any:
+        updates = [{"messages": [AIMessage(id_, id=id_)]} for id_ in ("one", "two")]
+        return [Command(update=update) for update in updates]
+
+    builder: Any = StateGraph(MessagesState)
+    builder.add_node("answer", answer)
+    builder.add_edge(START, "answer")
+    plan = StreamPlan.parse(["updates"], asides=True)
+    told = stream(builder.compile(), {"messages": []}, THREAD, plan, outcome=Outcome())
+    events = {name: orjson.loads(data) async for name, data in told}
+    assert isinstance(events["updates"]["answer"], list)
+    assert events[ASIDE]["messages"].keys() == {"one", "two"}
 
 
 async def test_durability_without_a_checkpointer_is_ignored() -> None:

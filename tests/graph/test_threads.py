@@ -83,7 +83,7 @@ async def test_what_is_pruned_goes_on_from_its_newest_state(
         for number in range(3):
             await said(one, thread_id, graph, f"turn {number}")
 
-    pruned = await of(one).prune(ids, strategy="keep_latest", access=EVERYTHING)
+    pruned = await of(one).prune(ids, strategy="keep_latest", actor="ada", access=EVERYTHING)
 
     assert pruned == 2
     left = await db.tuples("SELECT thread_id, count(*) FROM checkpoints GROUP BY 1", {})

@@ -99,6 +99,17 @@ async def test_a_title_that_comes_late_is_in_nobodys_way(db: Database) -> None:
         await sessions.get(db, "s", access=EVERYTHING)
 
 
+@pytest.mark.parametrize("name", [None, ""])
+async def test_a_name_that_says_nothing_keeps_no_title_away(db: Database, name: str | None) -> None:
+    await made(db, name=name)
+
+    assert (await sessions.get(db, "s", access=EVERYTHING)).name == "First words"
+    assert await sessions.set_title(db, "s", "Made")
+    assert (await sessions.get(db, "s", access=EVERYTHING)).name == "Made"
+    await sessions.create(db, "t", metadata={"name": name}, access=EVERYTHING)
+    assert (await sessions.get(db, "t", access=EVERYTHING)).name == "新对话"
+
+
 @pytest.mark.parametrize(
     ("meanwhile", "name"), [({"name": "Mine now"}, "Mine now"), ({"pinned": True}, "Made")]
 )

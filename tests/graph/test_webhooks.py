@@ -415,6 +415,22 @@ def test_rules_of_urls_turn_https_on() -> None:
     assert read_webhooks({"url": {"require_https": False}}).rules == UrlRules()
 
 
+@pytest.mark.parametrize(
+    ("said", "registered"),
+    [(None, [True, False]), (True, [True, True]), (False, [False, False])],
+)
+def test_webhooks_that_are_registered_lead_into_private_networks_only_if_that_is_said(
+    said: bool | None, registered: list[bool]
+) -> None:
+    config = read_webhooks({"url": {"disable_private_ips": said}})
+
+    assert config.rules.disable_private_ips is said
+    assert [
+        config.for_registered(callers_are_known=known).rules.disable_private_ips
+        for known in (True, False)
+    ] == registered
+
+
 def test_headers_are_made_of_variables_that_are_meant_for_it() -> None:
     config = read_webhooks(
         {"headers": {"Authorization": "Bearer ${{ env.LG_WEBHOOK_A }}-${{env.LG_WEBHOOK_B}}"}}

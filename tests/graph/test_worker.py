@@ -236,6 +236,57 @@ async def test_a_run_that_nobody_executes_is_taken_up_again(one: Process, gate: 
     assert run.attempt == 2
 
 
+async def test_a_run_is_no_stray_while_the_answer_to_its_claim_is_under_way(
+    one: Process, gate: Gate
+) -> None:
+    gate.opened.set()
+    granted = await one.submit(await one.thread(), attached=False, after_seconds=60)
+    with one.executor.ask():
+        await _own(one, granted)
+        # Each is found after two looks, and the one above would be, too.
+        for _ in range(2):
+            lost = await one.submit(await one.thread(), attached=False, after_seconds=60)
+            gone = await a_worker(one.db)
+            await _own(one, lost, worker_id=gone)
+            await lose(one.db, gone)
+            await until_status(one, lost, "success")
+        assert await one.status(granted) == "running"
+    await until_status(one, granted, "success")
+
+
+async def _own(one: Process, submitted: Submitted, *, worker_id: str | None = None) -> None:
+    """As if a worker had been given the run."""
+    await one.db.execute(
+        "UPDATE run SET status = 'running', epoch = 1, attempt = 1, worker_id = %(id)s::uuid,"
+        " not_before = now() WHERE run_id = %(run_id)s::uuid",
+        {"id": worker_id or one.heartbeat.worker_id, "run_id": submitted.run.run_id},
+    )
+
+
+class _Broken:
+    """A checkpointer of a user's own that fails for one run."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+
+    async def forget_run(self, run_id: str) -> None:
+        if run_id == self.run_id:
+            raise RuntimeError("of the user's own")
+
+
+async def test_a_rollback_that_fails_keeps_no_other_lost_run_waiting(one: Process) -> None:
+    dead = await a_worker(one.db)
+    lost = [await begin(one.db, await one.thread(), dead) for _ in range(2)]
+    one.executor.retention.custom = _Broken(lost[0].run.run_id)  # type: ignore[assignment]
+    for claimed in lost:
+        await queue.cancel(
+            one.db, claimed.run.thread_id, None, action="rollback", access=EVERYTHING
+        )
+    await lose(one.db, dead)
+    await until_status(one, Submitted(lost[1].run, None), None)
+    assert await one.status(Submitted(lost[0].run, None)) == "running"
+
+
 async def test_a_run_that_can_never_settle_ends(one: Process, gate: Gate) -> None:
     """However often it is taken up again, the attempts come to an end."""
     thread_id = await one.thread()

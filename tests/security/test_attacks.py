@@ -8,7 +8,7 @@ import pkgutil
 import re
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -24,10 +24,17 @@ import structlog
 import api
 import graph
 import store
+from api.app import create_app
+from api.bootstrap import open_services
+from api.http.bodies import parse
 from api.observability import logs
+from api.processes.embedded import Servers
+from api.settings import Settings
 from store.checkpoints import open_saver
 from store.database import Database
+from store.errors import TooLargeError
 from tests.receiver import receiving
+from tests.serving import serving
 
 ROOT = Path(__file__).parents[2]
 #: Each would delay, break or widen a statement that it became a part of.
@@ -217,6 +224,43 @@ async def test_a_small_body_stays_small(http: httpx.AsyncClient) -> None:
     ):  # fmt: skip
         refused = await http.post("/threads", content=body)
         assert refused.status_code == 422, refused.text
+
+
+async def test_a_wide_body_is_refused_before_anything_is_made_of_it(
+    settings: Settings, servers: Servers, database_url: str
+) -> None:
+    """Lists, objects, numbers and texts: what is short takes a hundred times as much in memory."""
+    wide = settings.model_copy(
+        update={"request_body_max_bytes": 1 << 25, "json_body_max_bytes": 1 << 24}
+    )
+    async with (
+        open_services(wide, database_url=database_url, redis_url=servers.redis_url) as services,
+        serving(create_app(services)) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
+    ):
+        for value in (b"[],", b"{},", b"1,", b'"",', b'{"a":0},'):
+            raw = b'{"metadata":{"a":[' + value * 1_000_001 + b"1]}}"
+            began = time.process_time()
+            with pytest.raises(TooLargeError):
+                parse(raw)
+            # Nothing but its bytes was looked at.
+            assert time.process_time() - began < 0.5
+            refused = await http.post("/threads", content=raw)
+            assert (refused.status_code, refused.json()["code"]) == (413, "too_large"), value
+
+        # What is long and not wide is taken: a file in JSON, for example; up to a bound of its own.
+        long = b'{"metadata":{"a":"' + b"x" * 15_000_000 + b'"}}'
+        assert (await http.post("/threads", content=long)).status_code == 200
+        longer = b'{"metadata":{"a":"' + b"x" * (1 << 24) + b'"}}'
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield longer[:1000]
+            yield longer[1000:]
+
+        for content in (longer, pieces()):
+            refused = await http.post("/threads", content=content)
+            assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
+            assert refused.json()["detail"] == "The request body is larger than 16777216 bytes"
 
 
 def test_no_expression_of_ours_takes_long_on_any_text() -> None:

@@ -56,6 +56,7 @@ def _requests(chance: random.Random) -> list[bytes]:
             f"{head}Content-Length: -1\r\n\r\n", f"{head}Content-Length: 5\r\n\r\n{{}}",
             f"{head}Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n", f"{head}X: {'a' * 100_000}\r\n\r\n",
             f"{head}Authorization: Bearer \xff\xfe\r\n\r\n", head, f"{head}\r\n\r\n{'b' * 500}",
+            f"{head}Origin: http://[\r\n\r\n", f"{head.replace('Host: x', 'Host: [')}\r\n",
             f"{head}Origin: null\r\nSec-WebSocket-Protocol: ,,,\xe9\r\n\r\n",
             f"GET {path}?since=%ff%00%0d%0a HTTP/1.1\r\nHost: x\r\n{more}\r\n",
             f"GET {path} HTTP/9.9\r\n\r\n", f"GET {path}\r\n\r\n", f"\x16\x03\x01{path}",

@@ -5,9 +5,9 @@ import uuid
 from typing import Any
 
 from store import queue, runs, threads
-from store.access import EVERYTHING
+from store.access import EVERYTHING, Access
 from store.database import Database
-from store.models import Run, Thread
+from store.models import Run, RunStatus, Thread
 from store.queue import Claim, Ending, GivenUp, NewRun
 
 ASSISTANT = str(uuid.uuid4())
@@ -49,7 +49,7 @@ async def put(db: Database, thread_id: str, **more: Any) -> Run:
 
 async def begin(db: Database, thread_id: str, worker_id: str, **more: Any) -> Claim:
     claimed = await queue.start(db, new_run(thread_id, **more), worker_id=worker_id)
-    assert claimed is not None
+    assert isinstance(claimed, Claim)
     return claimed
 
 
@@ -62,6 +62,12 @@ async def end(db: Database, claimed: Claim, **more: Any) -> bool:
     options: dict[str, Any] = {"status": "success", "thread_status": "idle", "interrupts": {}}
     ended = await queue.finish(db, [Ending(claimed=claimed, **{**options, **more})])
     return ended == {claimed.run.run_id}
+
+
+async def in_flight(
+    db: Database, statuses: list[RunStatus], *, access: Access
+) -> list[tuple[str, str]]:
+    return [pair async for page in runs.in_flight(db, statuses, access=access) for pair in page]
 
 
 async def reap(db: Database, worker_id: str, **more: Any) -> list[GivenUp]:

@@ -12,7 +12,7 @@ from store.assistants import SystemAssistant
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError
 from store.sessions import Filter
-from tests.store.queues import a_worker, begin, end, new_run, put
+from tests.store.queues import a_worker, begin, end, in_flight, new_run, put
 
 #: With all that an array of PostgreSQL, and JSON in it, has to quote.
 OWNER = "a\"\\, {}' \u0000é"
@@ -48,7 +48,7 @@ async def test_a_thread_that_is_not_visible_is_not_there(db: Database) -> None:
             with pytest.raises(NotFoundError):
                 await use(access)
     assert await threads.get(db, thread_id, access=EVERYTHING) == before
-    assert await runs.in_flight(db, ["pending"], access=EVERYTHING) == []
+    assert await in_flight(db, ["pending"], access=EVERYTHING) == []
 
     for use in uses[:6]:
         await use(MINE)
@@ -104,13 +104,13 @@ async def test_a_run_is_as_visible_as_its_thread(db: Database) -> None:
     for access in (THEIRS, NOTHING):
         with pytest.raises(NotFoundError):
             await runs.get(db, run_id, access=access)
-        assert await runs.in_flight(db, ["running", "pending"], access=access) == []
+        assert await in_flight(db, ["running", "pending"], access=access) == []
         page = await runs.list_of_thread(
             db, thread_id, status=None, limit=5, offset=0, access=access
         )
         assert page == []
     assert (await runs.get(db, run_id, access=MINE)).run_id == run_id
-    found = await runs.in_flight(db, ["running", "pending"], access=MINE)
+    found = await in_flight(db, ["running", "pending"], access=MINE)
     assert found == [(run_id, thread_id), (queued.run_id, thread_id)]
     await end(db, claimed)
     await queue.cancel(db, thread_id, None, action="interrupt", access=MINE)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -128,7 +129,8 @@ async def test_a_process_that_dies_gives_its_places_back_and_one_that_lives_keep
             [name] = [name async for name in redis.scan_iter(match=f"*{key}*")]
 
             async def first_over() -> float:
-                return min(until for _, until in await redis.zrange(name, 0, -1, withscores=True))
+                found: Any = await redis.zrange(name, 0, -1, withscores=True)
+                return min(float(over_at) for _, over_at in found)
 
             begun = await first_over()
 

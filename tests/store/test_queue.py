@@ -3,7 +3,8 @@
 import asyncio
 import random
 import uuid
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any, get_args
 
 import pytest
@@ -18,9 +19,11 @@ from store.errors import (
     ThreadBusyError,
     UnavailableError,
 )
-from store.models import CancelAction, MultitaskStrategy
-from store.queue import CANCELLED, WORKER_LOST, Ending, Held
+from store.models import CancelAction, MultitaskStrategy, Run
+from store.queue import CANCELLED, WORKER_LOST, Claim, Ending, Held, NewRun
 from store.retention import Life
+from tests.faults.stores import lose_answer, network_to, through
+from tests.store.event_logs import until
 from tests.store.queues import (
     a_thread,
     a_worker,
@@ -28,6 +31,7 @@ from tests.store.queues import (
     checkpoint,
     claim_all,
     end,
+    in_flight,
     lose,
     new_run,
     put,
@@ -97,7 +101,7 @@ async def test_of_many_starters_of_a_thread_one_wins(db: Database) -> None:
     )
 
     assert len([claimed for claimed in claims if claimed]) == 1
-    assert len(await runs.in_flight(db, ["running"], access=EVERYTHING)) == 1
+    assert len(await in_flight(db, ["running"], access=EVERYTHING)) == 1
 
 
 async def test_starters_and_enqueuers_never_make_two_runs_run(db: Database) -> None:
@@ -110,9 +114,74 @@ async def test_starters_and_enqueuers_never_make_two_runs_run(db: Database) -> N
 
     await together(*(submit() for _ in range(8)), *(put(db, thread_id) for _ in range(8)))
 
-    assert len(await runs.in_flight(db, ["running"], access=EVERYTHING)) <= 1
-    assert len(await runs.in_flight(db, ["pending", "running"], access=EVERYTHING)) == 16
+    assert len(await in_flight(db, ["running"], access=EVERYTHING)) <= 1
+    assert len(await in_flight(db, ["pending", "running"], access=EVERYTHING)) == 16
     assert (await thread(db, thread_id)).status == "busy"
+
+
+@asynccontextmanager
+async def doubtful(
+    db: Database, database_url: str, new: NewRun, worker_id: str
+) -> AsyncIterator[asyncio.Task[Claim | Run | None]]:
+    """A start that was done, whose answer was lost, and that finds no server until the block ends."""
+    with network_to(database_url) as network:
+        url = through(network, database_url)
+        async with open_database(url, cipher=db.cipher) as away, asyncio.timeout(20):
+            lose_answer(network, new.run_id, refuse=True)
+            starting = asyncio.create_task(queue.start(away, new, worker_id=worker_id))
+            await until(lambda: network.has_lost)
+            yield starting
+            network.refuses = False
+            await asyncio.wait({starting})
+
+
+@pytest.mark.parametrize("left", ["running", "pending", "taken over", "success"])
+async def test_a_run_that_was_started_unheard_is_found_whatever_others_made_of_it(
+    db: Database, database_url: str, left: str
+) -> None:
+    thread_id, own, other = await a_thread(db), await a_worker(db), await a_worker(db)
+    new = new_run(thread_id)
+    async with doubtful(db, database_url, new, own) as starting:
+        if left != "running":
+            await reap(db, other, strays=await queue.owned(db, own))
+        if left in ("taken over", "success"):
+            [claimed] = await queue.claim(db, worker_id=other, slots=1)
+        if left == "success":
+            assert await end(db, claimed)
+
+    found = starting.result()
+    assert isinstance(found, Claim if left == "running" else Run)
+    run = found.run if isinstance(found, Claim) else found
+    assert (run.run_id, run.status) == (new.run_id, "running" if left == "taken over" else left)
+    assert len(await db.tuples("SELECT FROM run", {})) == 1
+
+
+async def test_a_start_that_was_not_heard_of_on_a_busy_thread_is_queued(
+    db: Database, database_url: str
+) -> None:
+    thread_id, worker_id = await a_thread(db), await a_worker(db)
+    await put(db, thread_id)
+    new = new_run(thread_id)
+    async with doubtful(db, database_url, new, worker_id) as starting:
+        pass
+
+    queued = starting.result()
+    assert isinstance(queued, Run)
+    assert (queued.run_id, queued.status) == (new.run_id, "pending")
+
+
+async def test_a_temporary_run_that_has_come_and_gone_unheard_is_in_doubt(
+    db: Database, database_url: str
+) -> None:
+    thread_id, own, other = await a_thread(db), await a_worker(db), await a_worker(db)
+    async with doubtful(db, database_url, new_run(thread_id, temporary=True), own) as starting:
+        await reap(db, other, strays=await queue.owned(db, own))
+        [claimed] = await queue.claim(db, worker_id=other, slots=1)
+        assert await queue.finish_temporary(db, claimed)
+
+    with pytest.raises(UnavailableError) as caught:
+        starting.result()
+    assert caught.value.code == "in_doubt"
 
 
 # ----------------------------------------------------------------- enqueuing
@@ -729,6 +798,19 @@ async def test_a_temporary_run_that_ends_by_being_lost_takes_its_thread_along(
         await threads.get(db, thread_id, access=EVERYTHING)
 
 
+async def test_a_lost_run_whose_thread_is_locked_keeps_no_other_one_waiting(db: Database) -> None:
+    gone, alive = await a_worker(db), await a_worker(db)
+    locked, free = await a_thread(db), await a_thread(db)
+    for thread_id in (locked, free):
+        await begin(db, thread_id, gone)
+    await lose(db, gone)
+    async with db.transaction() as tx:
+        await tx.execute("SELECT FROM thread WHERE thread_id = %(id)s FOR UPDATE", {"id": locked})
+        reaped = await reap(db, alive)
+    assert [given_up.thread_id for given_up in reaped] == [free]
+    assert [given_up.thread_id for given_up in await reap(db, alive)] == [locked]
+
+
 async def test_nobody_buries_itself(db: Database) -> None:
     thread_id, worker_id = await a_thread(db), await a_worker(db)
     claimed = await begin(db, thread_id, worker_id)
@@ -806,7 +888,7 @@ async def test_chaos_leaves_no_thread_busy_and_no_run_in_flight(db: Database) ->
         for claimed in claims:
             assert await end(db, claimed)
 
-    assert await runs.in_flight(db, ["pending", "running"], access=EVERYTHING) == []
+    assert await in_flight(db, ["pending", "running"], access=EVERYTHING) == []
     assert {(await thread(db, thread_id)).status for thread_id in thread_ids} == {"idle"}
 
 
@@ -876,3 +958,12 @@ async def test_runs_with_threads_of_their_own_are_queued_together_or_not_at_all(
     with pytest.raises(AlreadyExistsError):
         await queue.enqueue_new(db, [new_run(str(uuid.uuid4())), new_run(ids[0])], life=None)
     assert await db.tuples("SELECT count(*) FROM thread", {}) == [(3,)]
+
+
+async def test_runs_in_flight_are_told_page_by_page(db: Database) -> None:
+    asked = [new_run(str(uuid.uuid4())) for _ in range(runs.PAGE + 1)]
+    await queue.enqueue_new(db, asked, life=None)
+    pages = [page async for page in runs.in_flight(db, ["pending"], access=EVERYTHING)]
+    assert [len(page) for page in pages] == [runs.PAGE, 1]
+    found = [pair for page in pages for pair in page]
+    assert found == [(new.run_id, new.thread_id) for new in asked]

@@ -58,7 +58,7 @@ async def _work(db: Database, saver: Saver) -> None:
     thread_id = await a_thread(db)
     run = new_run(thread_id, kwargs={"input": MARKER, "webhook": MARKER}, metadata={"x": MARKER})
     started = await queue.start(db, run, worker_id=worker_id)
-    assert started is not None
+    assert isinstance(started, queue.Claim)
     error = {"error": "ValueError", "message": MARKER}
     ending = queue.Ending(
         claimed=started, status="error", thread_status="error", interrupts={}, error=error,

@@ -19,6 +19,7 @@ from tests.store.queues import (
     checkpoint,
     claim_all,
     end,
+    in_flight,
     put,
     status,
     thread,
@@ -210,9 +211,9 @@ async def test_runs_are_read_by_thread_status_and_page(db: Database) -> None:
     assert await page() == [*newest_first, claimed.run.run_id]
     assert await page(status="running") == [claimed.run.run_id]
     assert await page(limit=1, offset=1) == [queued[1].run_id]
-    assert [
-        row[0] for row in await runs.in_flight(db, ["pending"], access=EVERYTHING)
-    ] == newest_first[::-1]
+    assert [row[0] for row in await in_flight(db, ["pending"], access=EVERYTHING)] == newest_first[
+        ::-1
+    ]
     with pytest.raises(NotFoundError):
         await runs.get(db, queued[0].run_id, thread_id="other", access=EVERYTHING)
     assert await runs.find(db, str(uuid.uuid4()), access=EVERYTHING) is None
@@ -252,6 +253,17 @@ async def test_a_copy_is_as_its_source_was(db: Database) -> None:
     assert await runs.list_of_thread(
         db, target, status=None, limit=9, offset=0, access=EVERYTHING
     ) == []  # fmt: skip
+
+
+async def test_a_copy_of_a_deleted_session_is_there(db: Database) -> None:
+    source = await a_thread(db)
+    for was, kept in (("archived", {"status": "archived"}), ("deleted", {})):
+        target, changes = str(uuid.uuid4()), {"status": was}
+        await threads.update(db, source, metadata=changes, access=EVERYTHING, keep_seconds=60)
+
+        await threads.copy(db, source, target, metadata={}, access=EVERYTHING)
+
+        assert (await thread(db, target)).metadata == kept
 
 
 async def test_a_copy_of_a_running_thread_is_one_that_was_stopped(db: Database) -> None:

@@ -1,5 +1,5 @@
 """
-What A2A says of messages, tasks and agents, and what that is here.
+What A2A says of messages and tasks, and what that is here.
 
 A context is a thread, a task a run of it and those that brought what it asked for. All is made in
 the words of protocol 0.3; `modern` says it in those of 1.0.
@@ -15,7 +15,7 @@ from uuid import uuid4
 from api.http.jsonrpc import INVALID_PARAMS, RpcError
 from graph.encode import plain
 from store.chains import Chain
-from store.models import Assistant, JsonObject, Message, RunStatus
+from store.models import JsonObject, Message, RunStatus
 
 TASK_NOT_FOUND: Final = -32001
 TASK_NOT_CANCELABLE: Final = -32002
@@ -24,7 +24,6 @@ UNSUPPORTED_OPERATION: Final = -32004
 CONTENT_NOT_SUPPORTED: Final = -32005
 
 State = Literal["submitted", "working", "completed", "input-required", "canceled", "failed"]
-HISTORY_SCOPE: Final = "LangGraph-A2A-History-Scope"
 
 _STATES: Final[Mapping[RunStatus, State]] = {
     "pending": "submitted",
@@ -35,7 +34,6 @@ _STATES: Final[Mapping[RunStatus, State]] = {
     "timeout": "failed",
 }
 _ROLES: Final = {"user": "user", "assistant": "agent"}
-_MODES: Final = ["application/json", "text/plain"]
 #: States that a task leaves no more.
 TERMINAL: Final = frozenset({"completed", "canceled", "failed"})
 _MAX_PARTS: Final = 1000
@@ -316,107 +314,6 @@ def older_part(part: JsonObject) -> JsonObject:
         names = {"raw": "bytes", "url": "uri", "mediaType": "mimeType", "filename": "name"}
         file = {names[key]: value for key, value in part.items() if key in names}
     return {"kind": "file", "file": file}
-
-
-#: How 1.0 names the kinds of OpenAPI's security schemes.
-_SCHEMES: Final = {
-    "apiKey": "apiKeySecurityScheme",
-    "http": "httpAuthSecurityScheme",
-    "mutualTLS": "mtlsSecurityScheme",
-    "oauth2": "oauth2SecurityScheme",
-    "openIdConnect": "openIdConnectSecurityScheme",
-}
-
-
-def _security(openapi: Mapping[str, Any]) -> JsonObject:
-    """How to say who one is: as OpenAPI and 0.3 have it, and beside that as 1.0 has it."""
-    schemes: Mapping[str, JsonObject] = openapi.get("securitySchemes") or {}
-    required: Sequence[JsonObject] = openapi.get("security") or []
-    if not schemes:
-        return {}
-    return {
-        "securitySchemes": {name: {**it, **_modern_scheme(it)} for name, it in schemes.items()},
-        "security": list(required),
-        "securityRequirements": [
-            {"schemes": {name: {"list": scopes} for name, scopes in one.items()}}
-            for one in required
-        ],
-    }
-
-
-def _modern_scheme(scheme: JsonObject) -> JsonObject:
-    kind = _SCHEMES.get(str(scheme.get("type")))
-    said = {"location" if name == "in" else name: value for name, value in scheme.items()}
-    said.pop("type", None)
-    return {kind: said} if kind else {}
-
-
-def card(
-    assistant: Assistant,
-    url: str,
-    version: str,
-    fields: Mapping[str, Any],
-    openapi: Mapping[str, Any],
-) -> JsonObject:
-    """
-    The card of an agent, for both generations.
-
-    Args:
-        fields: The graph's input schema.
-        openapi: ``securitySchemes`` and ``security``, if it matters who is calling.
-    """
-    about = assistant.description or f"{assistant.name} assistant"
-    names = list(fields.get("properties", {}))
-    schema = {
-        "required": list(fields.get("required", [])),
-        "properties": names,
-        "supportsA2A": "messages" in names,
-    }
-    return {
-        "name": assistant.name,
-        "description": about,
-        "url": url,
-        "preferredTransport": "JSONRPC",
-        "protocolVersion": "0.3.0",
-        "supportedInterfaces": [
-            {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"},
-            {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": "0.3"},
-        ],
-        "capabilities": {
-            "streaming": True,
-            "pushNotifications": False,
-            "stateTransitionHistory": False,
-            "extensions": [
-                {
-                    "uri": "https://langchain.com/a2a/extensions/history-scope/v1",
-                    "description": "Choose task-only or full-context response history",
-                    "required": False,
-                    "params": {
-                        "header": HISTORY_SCOPE,
-                        "values": ["context", "task"],
-                        "default": "context",
-                        "methods": ["SendMessage", "GetTask", "ListTasks"],
-                    },
-                }
-            ],
-        },
-        "defaultInputModes": _MODES,
-        "defaultOutputModes": _MODES,
-        "skills": [
-            {
-                "id": f"{assistant.assistant_id}-main",
-                "name": f"{assistant.name} Capabilities",
-                "description": about,
-                "tags": ["assistant", "langgraph"],
-                "examples": [],
-                "inputModes": _MODES,
-                "outputModes": _MODES,
-                "metadata": {"inputSchema": schema},
-            }
-        ],
-        "version": version,
-        **_security(openapi),
-    }
 
 
 _TASK: Final = re.compile(r"([0-9a-f-]{32,36}):([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
