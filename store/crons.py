@@ -104,7 +104,7 @@ async def create(db: Database, new: NewCron) -> Cron:
     try:
         created = await db.one(Cron, SQL["create"], row)
     except ConnectionLostError:
-        with in_doubt("the cron"):
+        with in_doubt():
             try:
                 created = await db.one(Cron, SQL["create"], row)
             except AlreadyExistsError:  # by the first try

@@ -191,12 +191,9 @@ async def repeated(operation: Callable[[], Awaitable[T]]) -> T:
 
 
 @contextmanager
-def in_doubt(what: str) -> Iterator[None]:
+def in_doubt() -> Iterator[None]:
     """
     Find out whether something was made whose answer was lost, or say that nobody knows.
-
-    Args:
-        what: What was to be made, as ``the run``.
 
     Raises:
         InDoubtError: PostgreSQL is not there to tell.
@@ -205,7 +202,7 @@ def in_doubt(what: str) -> Iterator[None]:
         yield
     except UnavailableError as exc:
         raise InDoubtError(
-            f"The database was lost while it took {what} in: it may have it, or not"
+            "The database was lost while it took this in: it may have it, or not"
         ) from exc
 
 

@@ -307,7 +307,7 @@ async def _start_again(db: Database, new: NewRun, row: JsonObject) -> Claim | Ru
 
 @contextmanager
 def _in_doubt(new: NewRun) -> Iterator[None]:
-    with in_doubt("the run"):
+    with in_doubt():
         try:
             yield
         except NotFoundError as exc:
@@ -400,7 +400,7 @@ async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None
     try:
         rows = await _enqueue_new(db, runs, life)
     except ConnectionLostError:
-        with in_doubt("the runs"):
+        with in_doubt():
             try:
                 rows = await _enqueue_new(db, runs, life)
             except AlreadyExistsError:  # by the first try
