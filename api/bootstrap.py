@@ -40,6 +40,7 @@ from graph.endings import Endings
 from graph.erasure import Erasures
 from graph.executor import Executor
 from graph.fairness import FairShares, Room
+from graph.following import Follower
 from graph.histories import Histories
 from graph.imports import Imports
 from graph.jobs import Jobs, Kind
@@ -92,6 +93,7 @@ class Services:
     items: BaseStore
     events: EventLog
     runs: Runs
+    follower: Follower
     states: States
     histories: Histories
     imports: Imports
@@ -256,6 +258,7 @@ def _services(ground: _Ground, engine: _Engine) -> Services:
         items=ground.backing.items,
         events=ground.events,
         runs=runs,
+        follower=runs.follower,
         states=states,
         histories=histories,
         imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),

@@ -63,6 +63,11 @@ class Follower:
         self._events = events
         self._endings = endings
 
+    @property
+    def leaving(self) -> bool:
+        """Whether those who follow are let go, because this process goes."""
+        return self._endings.closed
+
     async def follow(
         self, run: Run, *, after: EventId | None = None
     ) -> AsyncGenerator[list[Event] | Gap, None]:

@@ -77,7 +77,7 @@ class Prepared:
     thread: NewThread | None
 
 
-class Runs(Follower):
+class Runs:
     """
     The one way to run a graph; every door submits here.
 
@@ -107,7 +107,9 @@ class Runs(Follower):
         room: Room | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        super().__init__(db, events, endings)
+        #: Reads the logs of those that it takes in.
+        self.follower = Follower(db, events, endings)
+        self._db = db
         self._tracing = tracing
         self._room = room
         self._priorities = priorities
@@ -227,11 +229,6 @@ class Runs(Follower):
         if self._tracing is not None and (parent := self._tracing.traceparent()):
             new.kwargs[TRACEPARENT] = parent
         return new
-
-    @property
-    def leaving(self) -> bool:
-        """Whether those who follow are let go, because this process goes."""
-        return self._endings.closed
 
     def is_system(self, assistant_id: str) -> bool:
         """Whether it is the assistant that a graph has: those are everybody's."""
@@ -360,7 +357,7 @@ class Runs(Follower):
             await execution.ended.wait()
             if execution.result is not None:
                 return execution.result
-        return await self.result(submitted.run)
+        return await self.follower.result(submitted.run)
 
     async def cancel(
         self, thread_id: str, run_ids: list[str] | None, *, action: CancelAction, access: Access

@@ -85,7 +85,7 @@ class BareStream(RunStream):
     async def _missed(self, gap: Gap | None) -> bytes:
         """The answers of the run so far, as far as they were not sent."""
         run, services = self._submitted.run, self._services
-        rows = await services.runs.patiently(
+        rows = await services.follower.patiently(
             lambda: messages.of_run(services.db, run.thread_id, run.run_id)
         )
         ends = ({"message_id": m.id, "content": m.content} for m in rows if m.role == "assistant")

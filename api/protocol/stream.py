@@ -71,9 +71,9 @@ class Tape:
         await self._begin()
         # From the beginning of the epoch: what was under way at that place is known again then.
         after = (self._place[0], 0) if self._since else START
-        every = self._services.runs
-        with every.watch_queued(self._thread_id) as queued:
-            follow = every.follow_thread(self._thread_id, after=after)
+        follower = self._services.follower
+        with follower.watch_queued(self._thread_id) as queued:
+            follow = follower.follow_thread(self._thread_id, after=after)
             async with aclosing(with_queued(follow, queued)) as batches:
                 async for batch in batches:
                     if found := await self._made(batch):
@@ -92,7 +92,7 @@ class Tape:
             NotFoundError: The thread is not the client's to read any more.
         """
         await self._begin()
-        logged = await self._services.runs.retained(self._thread_id)
+        logged = await self._services.follower.retained(self._thread_id)
         if logged and self._since and not _reaches(logged[0].position, self._place):
             first = self._view.numbering.seq(logged[0].position, 0)
             self.gap = {"since": self._since, "min_available_seq": first}
@@ -113,7 +113,7 @@ class Tape:
             self._since = 0
             return
         db = self._services.db
-        newest = await self._services.runs.patiently(lambda: threads.epoch(db, self._thread_id))
+        newest = await self._services.follower.patiently(lambda: threads.epoch(db, self._thread_id))
         if self._place[0] > newest:
             # Of another thread, that was here under this id.
             self._since = 0
@@ -125,7 +125,7 @@ class Tape:
             if not await self._knows_thread():
                 raise not_found(self._thread_id)
             db = self._services.db
-            self._view.graphs |= await self._services.runs.patiently(
+            self._view.graphs |= await self._services.follower.patiently(
                 lambda: runs.graph_ids(db, list(begun))
             )
         now = _now()
@@ -150,7 +150,7 @@ class Tape:
 
     async def _knows_thread(self) -> bool:
         services = self._services
-        thread = await services.runs.patiently(
+        thread = await services.follower.patiently(
             lambda: threads.find(services.db, self._thread_id, access=self._access)
         )
         if thread is not None:
@@ -174,7 +174,7 @@ class Tape:
         if "values" in self._channels:
             services = self._services
             with suppress(NotFoundError):
-                values = await services.runs.patiently(
+                values = await services.follower.patiently(
                     lambda: services.states.values(self._thread_id, access=self._access)
                 )
                 if values is not None:
@@ -208,7 +208,7 @@ async def applied_through(services: Services, thread_id: str) -> int:
         # Tells nobody anything: who may not see the thread gets no answer to go with it.
         thread = await threads.find(services.db, thread_id, access=EVERYTHING)
         if thread is not None:
-            return Numbering.of(thread).tail(await services.runs.end_of_log(thread_id))
+            return Numbering.of(thread).tail(await services.follower.end_of_log(thread_id))
     return 0
 
 

@@ -147,7 +147,7 @@ class SessionTape:
         thread = await threads.get(self._services.db, self._session_id, access=self._access)
         self._numbering = Numbering.of(thread)
         if since is None:
-            tail = await self._services.runs.end_of_log(self._session_id)
+            tail = await self._services.follower.end_of_log(self._session_id)
             return tail, self._numbering.tail(tail)
         after, seq = self._after(since)
         if after[0] > await threads.epoch(self._services.db, self._session_id):
@@ -177,9 +177,9 @@ class SessionTape:
             NotFoundError: The session is not the client's to read any more.
             UnavailableError: PostgreSQL or the log does not answer.
         """
-        every = self._services.runs
-        with every.watch_queued(self._session_id) as queued:
-            follow = every.follow_thread(self._session_id, after=after)
+        follower = self._services.follower
+        with follower.watch_queued(self._session_id) as queued:
+            follow = follower.follow_thread(self._session_id, after=after)
             async with aclosing(with_queued(follow, queued)) as batches:
                 async for batch in batches:
                     for part, event_id, number in await self._made(batch):
@@ -218,7 +218,7 @@ class SessionTape:
 
     async def newest_answer(self) -> list[Part]:
         """The newest message of the session, if it is an answer."""
-        rows, _ = await self._services.runs.patiently(
+        rows, _ = await self._services.follower.patiently(
             lambda: messages.list_page(
                 self._services.db, self._session_id, limit=1, order="desc",
             )
@@ -240,7 +240,7 @@ class SessionTape:
             return
         self._looked_at = time.monotonic()
         services = self._services
-        await services.runs.patiently(
+        await services.follower.patiently(
             lambda: sessions.get(services.db, self._session_id, access=self._access)
         )
 

@@ -147,7 +147,7 @@ class Process:
         found: list[Event] = []
         async with (
             asyncio.timeout(DEADLINE_SECONDS),
-            aclosing(self.runs.follow(submitted.run, after=after)) as batches,
+            aclosing(self.runs.follower.follow(submitted.run, after=after)) as batches,
         ):
             async for batch in batches:
                 assert not isinstance(batch, Gap)
