@@ -45,14 +45,14 @@ _SETTING = Statement(SQL["assistant_and_thread"], Setting)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ending:
-    """How a run stands, and where its log ends: after `told` events of its last epoch."""
+    """How a run stands, and where its log ends: after `event_count` events of its last epoch."""
 
     run_id: str
     status: RunStatus
     error: JsonObject | None
     epoch: int | None
     #: None if it has not ended, or not by itself.
-    told: int | None
+    event_count: int | None
 
     def opened(self, cipher: Cipher) -> Self:
         """The row without its seals."""

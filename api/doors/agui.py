@@ -153,7 +153,7 @@ class AgentEvents(Door):
 
     def encoded(self, parts: Sequence[Part], event_id: str) -> bytes:
         """The events that these are."""
-        return _frames(self.told(parts))
+        return _frames(self.objects(parts))
 
     def _frame(self, event: Event) -> bytes:
         if event.name == "values":

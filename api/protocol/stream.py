@@ -11,7 +11,7 @@ from api.errors import BrokenOffError
 from api.sse import GOES_ON, frame
 from graph.encode import dumps
 from graph.protocol import ProtocolView
-from graph.protocol_events import Numbering, Told, Wanted
+from graph.protocol_events import Numbering, ProtocolEvent, Wanted
 from store import runs, threads
 from store.access import EVERYTHING, Access
 from store.errors import NotFoundError, UnavailableError
@@ -51,7 +51,7 @@ class Tape:
         #: What `retained` found missing after the client's last event.
         self.gap: JsonObject | None = None
 
-    async def told(self) -> AsyncGenerator[list[Told]]:
+    async def events(self) -> AsyncGenerator[list[ProtocolEvent]]:
         """
         Everything after the client's last event, then whatever comes.
 
@@ -60,14 +60,14 @@ class Tape:
             NotFoundError: The thread is not the client's to read any more.
         """
         try:
-            async with aclosing(self._told()) as batches:
+            async with aclosing(self._events()) as batches:
                 async for batch in batches:
                     yield batch
         except UnavailableError as exc:
             raise BrokenOffError(exc.message) from exc
         raise BrokenOffError(GOES_ON)
 
-    async def _told(self) -> AsyncGenerator[list[Told]]:
+    async def _events(self) -> AsyncGenerator[list[ProtocolEvent]]:
         await self._begin()
         # From the beginning of the epoch: what was under way at that place is known again then.
         after = (self._place[0], 0) if self._since else START
@@ -79,12 +79,12 @@ class Tape:
                     if found := await self._made(batch):
                         yield found
 
-    async def _made(self, batch: list[Event] | Gap | str) -> list[Told]:
+    async def _made(self, batch: list[Event] | Gap | str) -> list[ProtocolEvent]:
         if isinstance(batch, str):
             return [replace(self._view.cancelled(batch), at=_now())]
         return await (self._missed(batch) if isinstance(batch, Gap) else self._read(batch))
 
-    async def retained(self) -> list[Told]:
+    async def retained(self) -> list[ProtocolEvent]:
         """
         What there is now after the client's last event.
 
@@ -118,7 +118,7 @@ class Tape:
             # Of another thread, that was here under this id.
             self._since = 0
 
-    async def _read(self, batch: list[Event]) -> list[Told]:
+    async def _read(self, batch: list[Event]) -> list[ProtocolEvent]:
         # Asked again now that a run begins: the thread may have been made since, by whomever.
         begun = {event.run_id for event in batch if event.name == "metadata"}
         if begun:
@@ -161,7 +161,7 @@ class Tape:
                 self._since = 0
         return thread is not None
 
-    async def _missed(self, gap: Gap) -> list[Told]:
+    async def _missed(self, gap: Gap) -> list[ProtocolEvent]:
         """What stands in for events that are gone: word of it, and the thread's values now."""
         # With them the beginning of a run may be gone, at which this is asked.
         await self._may_read()
@@ -170,7 +170,7 @@ class Tape:
         numbering, now = self._view.numbering, _now()
         word, instead = numbering.gap(gap.resume_at)
         missing = {"since": self._since, "min_available_seq": instead + 1}
-        told = [Told(word, f"{gap.event_id}.gap", GAP, (), dumps(missing), now)]
+        told = [ProtocolEvent(word, f"{gap.event_id}.gap", GAP, (), dumps(missing), now)]
         if "values" in self._channels:
             services = self._services
             with suppress(NotFoundError):
@@ -179,7 +179,7 @@ class Tape:
                 )
                 if values is not None:
                     event_id = f"{gap.event_id}.values"
-                    told.append(Told(instead, event_id, "values", (), dumps(values), now))
+                    told.append(ProtocolEvent(instead, event_id, "values", (), dumps(values), now))
         return told
 
 
@@ -191,7 +191,7 @@ async def frames(tape: Tape, wanted: Wanted) -> AsyncGenerator[bytes, None]:
         BrokenOffError: This process goes.
     """
     with suppress(NotFoundError):
-        async with aclosing(tape.told()) as batches:
+        async with aclosing(tape.events()) as batches:
             async for batch in batches:
                 chunk = b"".join(
                     frame(told.method, told.encode(), str(told.seq or ""))

@@ -168,7 +168,7 @@ class SessionTape:
         # right before.
         return (epoch, max(number - 2, 0)), since
 
-    async def told(self, after: EventId, seq: int) -> AsyncGenerator[tuple[Part, str, int]]:
+    async def events(self, after: EventId, seq: int) -> AsyncGenerator[tuple[Part, str, int]]:
         """
         What the client is told: an event, its id if it is the last of one of the log, its number.
 
@@ -387,7 +387,7 @@ class SessionSocket(CommandSocket):
 
     async def _follow(self, session_id: str, tape: SessionTape, after: EventId, seq: int) -> None:
         try:
-            async with aclosing(tape.told(after, seq)) as told:
+            async with aclosing(tape.events(after, seq)) as told:
                 async for (method, params), event_id, number in told:
                     # Only what the log has ends the run that is followed: others end in the queue.
                     if method == "run.end" and event_id:
