@@ -39,7 +39,7 @@ from graph.deliveries import Deliveries
 from graph.endings import Endings
 from graph.erasure import Erasures
 from graph.executor import Executor
-from graph.fairness import FairShares, Room
+from graph.fairness import FairShares, QueueRoom
 from graph.following import Follower
 from graph.histories import Histories
 from graph.imports import Imports
@@ -357,10 +357,10 @@ def _quotas(settings: Settings, db: Database) -> Quotas:
 
 def _shares(
     settings: Settings, graphs: GraphConfig, db: Database
-) -> tuple[Priorities | FairShares | None, Room | None]:
+) -> tuple[Priorities | FairShares | None, QueueRoom | None]:
     """Who decides which runs begin first, and how many may wait."""
     most, all_together = settings.limit_queued_runs, settings.limit_queued_runs_in_all
-    room = Room(db, all_together, most) if most or all_together else None
+    room = QueueRoom(db, all_together, most) if most or all_together else None
     running = settings.limit_runs or None
     if graphs.priority:
         return (

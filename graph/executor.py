@@ -19,7 +19,7 @@ from langgraph.types import StateSnapshot
 from opentelemetry.trace import Span
 
 from graph import breakpoints, protocol_run
-from graph.attachments import PROCESS_BYTES, Room, attach
+from graph.attachments import PROCESS_BYTES, FileRoom, attach
 from graph.checkpointer import AnySaver
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
@@ -187,7 +187,7 @@ class Executor:
         file_bytes: int = PROCESS_BYTES,
     ) -> None:
         self._tracing = tracing
-        self._file_room = Room(file_bytes)
+        self._file_room = FileRoom(file_bytes)
         self._db = db
         self.finisher = Finisher(db)
         self.meter = RunMeter()

@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
-from graph.fairness import FairShares, Room
+from graph.fairness import FairShares, QueueRoom
 from graph.first_words import SOURCE, TITLE, begun
 from graph.following import Follower
 from graph.priorities import Priorities
@@ -104,7 +104,7 @@ class Runs:
         life: Life | None = None,
         titles: bool = False,
         priorities: Priorities | FairShares | None = None,
-        room: Room | None = None,
+        room: QueueRoom | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         #: Reads the logs of those that it takes in.

@@ -99,7 +99,7 @@ class NewRun:
     temporary: bool = False
     after_seconds: float = 0.0
     #: If there are priorities: what was decided for its thread.
-    priority: priorities.Settings | None = None
+    priority: priorities.Urgency | None = None
 
     def row(self, cipher: Cipher, **more: Any) -> JsonObject:
         """Parameters of the statements that insert it."""

@@ -44,7 +44,7 @@ _SETTING = Statement(SQL["assistant_and_thread"], Setting)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
+class LoggedEnd:
     """How a run stands, and where its log ends: after `event_count` events of its last epoch."""
 
     run_id: str
@@ -93,9 +93,9 @@ async def find(
     return await repeated(lambda: db.one(Run, SQL["get"], params))
 
 
-async def ending(db: Database, run_id: str) -> Ending | None:
+async def ending(db: Database, run_id: str) -> LoggedEnd | None:
     """How the run stands, if there is one; for those who follow it already."""
-    return await repeated(lambda: db.one(Ending, SQL["ending"], {"run_id": run_id}))
+    return await repeated(lambda: db.one(LoggedEnd, SQL["ending"], {"run_id": run_id}))
 
 
 async def get(db: Database, run_id: str, *, thread_id: str | None = None, access: Access) -> Run:
