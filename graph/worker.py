@@ -170,6 +170,7 @@ class Worker:
     def _for_who_asks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         return {
             "listen": self._listen_forever,
+            # Whoever cancels a run of a worker that died is not to wait for the next worker.
             "sweep": self._sweep_forever,
             "endings": self._endings.watch_forever,
             "publish": self._changes.publish_forever,
@@ -341,9 +342,6 @@ class Worker:
     async def _sweep(self) -> None:
         if self._heartbeat.buried:
             await self._begin_anew()
-        if not self._executor.slots:
-            # Lost runs, too, are for those who execute runs.
-            return
         lease_seconds = self._timing.lease_seconds
         for run_id, action in await queue.to_stop(self._db, self._heartbeat.worker_id):
             self._executor.stop(run_id, action)
