@@ -258,7 +258,7 @@ class RunStream:
         Raises:
             BrokenOffError: This process goes before the client has been told all of the run.
         """
-        follow = self._services.runs.follow(self._submitted.run, after=self._after)
+        follow = self._services.follower.follow(self._submitted.run, after=self._after)
         try:
             async with aclosing(follow):
                 async for batch in follow:
@@ -301,18 +301,20 @@ class RunStream:
         told = [("metadata", dumps({"run_id": run.run_id, "status": "gap"}))]
         if "values" in run.kwargs["stream_mode"] and self._wanted("values"):
             with suppress(NotFoundError):
-                values = await services.runs.patiently(lambda: services.states.values_of_run(run))
+                values = await services.follower.patiently(
+                    lambda: services.states.values_of_run(run)
+                )
                 told += [("values", dumps(values))] if values is not None else []
         return gap_frames(told, gap)
 
     async def _unheard_end(self) -> bytes:
         """The end of a run whose log does not tell of it: cancelled in the queue, or log lost."""
         services, run_id = self._services, self._submitted.run.run_id
-        run = await services.runs.patiently(
+        run = await services.follower.patiently(
             lambda: runs.find(services.db, run_id, access=EVERYTHING)
         )
         # Also where it has ended: what the client has not read yet is there when it comes back.
-        if services.runs.leaving or (run is not None and run.status not in ENDED):
+        if services.follower.leaving or (run is not None and run.status not in ENDED):
             raise BrokenOffError(GOES_ON)
         self._ended = True
         return await self._ending(run)
@@ -355,7 +357,7 @@ class SessionStream(RunStream):
     async def _missed(self, gap: Gap | None) -> bytes:
         """Word of it, and the answers of the run so far; one that the client has comes again."""
         run, services = self._submitted.run, self._services
-        rows = await services.runs.patiently(
+        rows = await services.follower.patiently(
             lambda: messages.of_run(services.db, run.thread_id, run.run_id)
         )
         said = (whole_message(m) for m in rows if m.role == "assistant")
@@ -398,7 +400,7 @@ async def output_of(services: Services, submitted: Submitted, result: Result) ->
     if values is None and not submitted.run.temporary:
         run = submitted.run
         with suppress(NotFoundError):
-            values = await services.runs.patiently(lambda: services.states.values_of_run(run))
+            values = await services.follower.patiently(lambda: services.states.values_of_run(run))
     if result.interrupts:
         asked = [
             {"value": found.value, "id": found.id, "response_schema": found.response_schema}

@@ -19,7 +19,7 @@ from langgraph.types import StateSnapshot
 from opentelemetry.trace import Span
 
 from graph import breakpoints, protocol_run
-from graph.attachments import PROCESS_BYTES, Room, attach
+from graph.attachments import PROCESS_BYTES, FileRoom, attach
 from graph.checkpointer import AnySaver
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
@@ -34,7 +34,7 @@ from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import ASIDE, Outcome, StreamPlan, stream
 from graph.tracing import Tracing, fail
 from graph.user import user_of
-from graph.webhooks import told_of
+from graph.webhooks import delivery_of
 from store import messages, queue, sessions, threads
 from store.checkpoints import Saver
 from store.database import Database
@@ -187,7 +187,7 @@ class Executor:
         file_bytes: int = PROCESS_BYTES,
     ) -> None:
         self._tracing = tracing
-        self._file_room = Room(file_bytes)
+        self._file_room = FileRoom(file_bytes)
         self._db = db
         self.finisher = Finisher(db)
         self.meter = RunMeter()
@@ -457,7 +457,7 @@ class Executor:
             if steps is not None:
                 config = {**config, "callbacks": [steps]}
             async with aclosing(steps) if steps else nullcontext():
-                await _tell(_events(graph, given, config, kwargs, outcome), outbox, execution)
+                await _forward(_events(graph, given, config, kwargs, outcome), outbox, execution)
             # Where it stopped is told by the checkpoint before, until that is written down.
             if saver is not None and not outcome.interrupted:
                 await self.retention.trim(saver)
@@ -495,7 +495,7 @@ class Executor:
             result = Result(status="interrupted", values=result.values)
             ended = await self._insist(lambda: self._roll_back(claim))
         else:
-            ended = await self._insist(lambda: self._finish(execution, result, writer.told))
+            ended = await self._insist(lambda: self._finish(execution, result, writer.event_count))
             if not ended and await self._insist(lambda: queue.is_to_undo(self._db, claim.held)):
                 # That was said before the end could be written, and counts.
                 execution.stop("rollback")
@@ -508,7 +508,7 @@ class Executor:
                 seconds=execution.age_seconds,
                 first_token_ms=execution.first_token_ms,
             )
-            tell_end(writer, result.status, result.error)
+            emit_end(writer, result.status, result.error)
             log.debug("run ended", status=result.status, seconds=round(execution.age_seconds, 4))
         else:
             self.meter.given_up["handed_back" if reason == "drain" else "lost"] += 1
@@ -537,10 +537,10 @@ class Executor:
             return await self.roll_back(given_up.held)
         return given_up is not None and given_up.status != "pending"
 
-    async def _finish(self, execution: Execution, result: Result, told: int) -> bool:
+    async def _finish(self, execution: Execution, result: Result, event_count: int) -> bool:
         claim = execution.claim
         error = queue.CANCELLED if result.status == "interrupted" else result.error
-        webhook = told_of(claim.run, status=result.status, error=error, values=result.values)
+        webhook = delivery_of(claim.run, status=result.status, error=error, values=result.values)
         if claim.run.temporary:
             return await queue.finish_temporary(self._db, claim, webhook=webhook)
         status, interrupts = await self._thread_state(claim, result)
@@ -555,7 +555,7 @@ class Executor:
                 interrupts=interrupts,
                 error=result.error,
                 thread_error=error,
-                told=told,
+                event_count=event_count,
                 first_token_ms=execution.first_token_ms,
                 webhook=webhook,
             )
@@ -563,7 +563,9 @@ class Executor:
 
     async def _roll_back(self, claim: Claim) -> bool:
         if claim.run.temporary:
-            webhook = told_of(claim.run, status="rollback", error=queue.ROLLED_BACK, values=None)
+            webhook = delivery_of(
+                claim.run, status="rollback", error=queue.ROLLED_BACK, values=None
+            )
             return await queue.finish_temporary(self._db, claim, webhook=webhook)
         return await self.roll_back(claim.held)
 
@@ -618,7 +620,7 @@ async def _at_breakpoint(graph: AnyGraph, config: Any, kwargs: JsonObject) -> St
     return await breakpoints.reached(graph, config, before=before, after=after)
 
 
-async def _tell(
+async def _forward(
     events: AsyncGenerator[tuple[str, bytes]], outbox: Outbox, execution: Execution
 ) -> None:
     """Send on what the graph does, until it has ended or its thread has gone on without it."""
@@ -659,7 +661,7 @@ def _close(span: Span, execution: Execution) -> None:
         fail(span, result.error["error"])
 
 
-def tell_end(writer: ThreadWriter, status: RunStatus, error: JsonObject | None) -> None:
+def emit_end(writer: ThreadWriter, status: RunStatus, error: JsonObject | None) -> None:
     """Log the end of a run, once it is written down."""
     if error is not None:
         writer.emit("error", dumps(error))

@@ -21,7 +21,7 @@ import structlog
 from graph.changes import Changes
 from graph.crons import Crons
 from graph.endings import Endings
-from graph.executor import Executor, tell_end
+from graph.executor import Executor, emit_end
 from graph.jobs import Jobs
 from graph.retention import Retention
 from graph.runs import Runs
@@ -286,7 +286,7 @@ class Worker:
         error: JsonObject = {"error": "UnreadableError", "message": unreadable.message}
         if await queue.refuse(self._db, claim, error):
             writer = self._events.writer(lease.thread_id, lease.epoch, run_id)
-            tell_end(writer, "error", error)
+            emit_end(writer, "error", error)
             writer.close()
 
     def _heed_free_slot(self) -> None:
@@ -432,7 +432,7 @@ class Worker:
             status = "interrupted"
         if status != "pending":
             writer = self._events.writer(given_up.thread_id, given_up.epoch, given_up.run_id)
-            tell_end(writer, status, given_up.error)
+            emit_end(writer, status, given_up.error)
             writer.close()
 
     async def _begin_anew(self) -> None:

@@ -29,9 +29,9 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from store import folds, retention, sealing, whole_threads
 from store.checkpoint_reader import CheckpointReader
 from store.codec import as_bytes, off_loop
-from store.commits import BlobRow, Entry, Head
+from store.commits import BlobRow, Entry, NewHead
 from store.database import Database
-from store.heads import Head as KnownHead, HeadCache, Tip
+from store.heads import Head, HeadCache, Tip
 from store.leased import Leased
 from store.models import Lease
 from store.packed import Packed
@@ -222,7 +222,7 @@ class Saver(CheckpointReader):
         checkpoint: Checkpoint,
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
-    ) -> tuple[Entry, KnownHead | None]:
+    ) -> tuple[Entry, Head | None]:
         """What is to be written, and the thread's head thereafter, if all of it is known."""
         configurable = configurable_of(config)
         entry = self._entry(configurable)
@@ -237,7 +237,7 @@ class Saver(CheckpointReader):
         dumped = await self.codec.dump(values, known, packs=leased is not None)
         new = {name: (str(versions[name]), *blob) for name, blob in dumped.items()}
         body = dump({**checkpoint, "channel_values": inline})
-        made = KnownHead(checkpoint["id"], parent, body, dump(about), new)
+        made = Head(checkpoint["id"], parent, body, dump(about), new)
         self._fill(entry, namespace, made)
         if leased is None or tip is None:
             return entry, None
@@ -249,12 +249,12 @@ class Saver(CheckpointReader):
         change = leased.change(checkpoint, about, parent, packed, new_versions=new_versions)
         upserts = [sealing.message(self.cipher, entry.thread_id, row) for row in change.upserts]
         change.upserts[:] = upserts
-        entry.head = Head(checkpoint["id"], parent, checkpoint["ts"], run_id_of(about), change)
+        entry.head = NewHead(checkpoint["id"], parent, checkpoint["ts"], run_id_of(about), change)
         if before is None:
             return entry, None
         return entry, replace(made, blobs={**before.unchanged(versions), **new}, folded=folded)
 
-    def _fill(self, entry: Entry, namespace: str, made: KnownHead) -> None:
+    def _fill(self, entry: Entry, namespace: str, made: Head) -> None:
         """Put a checkpoint, and the blobs that are new with it, into its entry."""
         key = (entry.thread_id.encode(), entry.epoch, namespace.encode())
         parent = made.parent_checkpoint_id

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from store.lane import Binary, Call, Lane, Statement
-from store.projection import Change
+from store.projection import RowChange
 from store.sql import load
 
 _PREPARED: Final = {name: Statement(query) for name, query in load("commits").items()}
@@ -25,14 +25,14 @@ CheckpointRow = tuple[bytes, int | None, bytes, bytes, bytes | None, bytes, byte
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class NewHead:
     """A new checkpoint of a thread's root namespace, and what it does to the messages."""
 
     checkpoint_id: str
     parent_checkpoint_id: str | None
     at: str
     run_id: str | None
-    change: Change
+    change: RowChange
 
 
 @dataclass(eq=False, slots=True)
@@ -51,7 +51,7 @@ class Entry:
     blobs: Sequence[BlobRow] = ()
     writes: Sequence[WriteRow] = ()
     checkpoint: CheckpointRow | None = None
-    head: Head | None = None
+    head: NewHead | None = None
     size: int = 0
     deadline: float = 0.0
     committed: asyncio.Future[None] = field(init=False)
@@ -104,7 +104,7 @@ def _statements(
 
 
 def _head_statements(
-    heads: Sequence[tuple[bytes, int | None, Head]],
+    heads: Sequence[tuple[bytes, int | None, NewHead]],
 ) -> Iterable[tuple[str, dict[str, type["_Array"]], Sequence[tuple[Any, ...]]]]:
     resets = [
         (thread, epoch, head.checkpoint_id.encode(), _encoded(head.parent_checkpoint_id))

@@ -13,7 +13,7 @@ from store.heads import Tip
 from store.models import Lease
 from store.packed import Packed
 from store.placement import is_between_snapshots
-from store.projection import Change, Projector
+from store.projection import Projector, RowChange
 
 
 @dataclass(eq=False, slots=True)
@@ -69,17 +69,17 @@ class Leased:
         packed: Mapping[str, Packed],
         *,
         new_versions: Collection[str],
-    ) -> Change:
+    ) -> RowChange:
         """What a checkpoint does to the messages of the thread."""
         channel = self.messages_channel
         if channel is None:
-            return Change()
+            return RowChange()
         value: object = checkpoint["channel_values"].get(channel)
         appended = None
         if channel in packed:
             value, appended = packed[channel].messages, packed[channel].appended
         elif value is None and is_between_snapshots(channel, checkpoint, metadata):
-            return Change(is_projected=False)
+            return RowChange(is_projected=False)
         return self.projector.project(
             parent, materialised(value), changed=channel in new_versions, appended=appended
         )

@@ -106,7 +106,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RowChange:
     """
     What one checkpoint of the root namespace does to the rows of its thread.
 
@@ -172,7 +172,7 @@ class Projector:
         *,
         changed: bool,
         appended: int | None = None,
-    ) -> Change:
+    ) -> RowChange:
         """
         Find what a checkpoint changes.
 
@@ -185,15 +185,15 @@ class Projector:
         """
         if self._is_mirrored and parent_checkpoint_id == self._head:
             if not changed:
-                return Change()
+                return RowChange()
             if appended is not None and isinstance(value, list):
                 return _addition(value, appended)
             if self._loads:
                 return self._difference(value)
         rows = [row(id_, *at) for id_, at in identified(value).items()]
-        return Change(reset=True, upserts=rows, seen=Listed(value))
+        return RowChange(reset=True, upserts=rows, seen=Listed(value))
 
-    def committed(self, checkpoint_id: str, change: Change) -> None:
+    def committed(self, checkpoint_id: str, change: RowChange) -> None:
         """Go on from a checkpoint whose change is in the database."""
         self._has_written = True
         self._head, self._is_mirrored = checkpoint_id, change.is_projected
@@ -202,9 +202,9 @@ class Projector:
         elif change.appended or not change.is_projected:
             self._loads = []
 
-    def _difference(self, value: object) -> Change:
+    def _difference(self, value: object) -> RowChange:
         listed = identified(value)
-        change = Change(seen=Listed(value))
+        change = RowChange(seen=Listed(value))
         for id_, (message, position) in listed.items():
             was = self._find(id_, message)
             if was is None:
@@ -219,10 +219,10 @@ class Projector:
         return next((place for place in places if place is not None), None)
 
 
-def _addition(value: list[Any], count: int) -> Change:
+def _addition(value: list[Any], count: int) -> RowChange:
     first = len(value) - count
     rows = [row(id_, m, first + place) for id_, (m, place) in identified(value[first:]).items()]
-    return Change(upserts=rows, appended=count)
+    return RowChange(upserts=rows, appended=count)
 
 
 @dataclass(slots=True)

@@ -165,7 +165,7 @@ class ProtocolSocket(CommandSocket):
     async def _play(self) -> None:
         # They may all be given up by now.
         tape = self._tape(min((one.since for one in self._subscriptions.values()), default=0))
-        async with aclosing(tape.told()) as batches:
+        async with aclosing(tape.events()) as batches:
             async for batch in batches:
                 for told in batch:
                     # Before it goes: what is stopped while it is sent has been sent.

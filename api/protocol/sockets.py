@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api import limits
 from api.errors import BrokenOffError, refuse
 from api.http.bodies import parse
-from api.http.languages import told
+from api.http.languages import translated
 from api.identity import auth
 from api.protocol.commands import CommandError, envelope, failure
 from graph.encode import dumps
@@ -146,7 +146,7 @@ class CommandSocket(ABC):
         except CommandError as exc:
             answer = failure(number, exc.code, str(exc))
         except Error as exc:
-            answer = failure(number, self.code(exc), told(exc.message, exc.code)[0])
+            answer = failure(number, self.code(exc), translated(exc.message, exc.code)[0])
         if answer is not None:
             await self.send(answer)
 

@@ -147,7 +147,7 @@ class SessionTape:
         thread = await threads.get(self._services.db, self._session_id, access=self._access)
         self._numbering = Numbering.of(thread)
         if since is None:
-            tail = await self._services.runs.end_of_log(self._session_id)
+            tail = await self._services.follower.end_of_log(self._session_id)
             return tail, self._numbering.tail(tail)
         after, seq = self._after(since)
         if after[0] > await threads.epoch(self._services.db, self._session_id):
@@ -168,7 +168,7 @@ class SessionTape:
         # right before.
         return (epoch, max(number - 2, 0)), since
 
-    async def told(self, after: EventId, seq: int) -> AsyncGenerator[tuple[Part, str, int]]:
+    async def events(self, after: EventId, seq: int) -> AsyncGenerator[tuple[Part, str, int]]:
         """
         What the client is told: an event, its id if it is the last of one of the log, its number.
 
@@ -177,9 +177,9 @@ class SessionTape:
             NotFoundError: The session is not the client's to read any more.
             UnavailableError: PostgreSQL or the log does not answer.
         """
-        every = self._services.runs
-        with every.watch_queued(self._session_id) as queued:
-            follow = every.follow_thread(self._session_id, after=after)
+        follower = self._services.follower
+        with follower.watch_queued(self._session_id) as queued:
+            follow = follower.follow_thread(self._session_id, after=after)
             async with aclosing(with_queued(follow, queued)) as batches:
                 async for batch in batches:
                     for part, event_id, number in await self._made(batch):
@@ -218,7 +218,7 @@ class SessionTape:
 
     async def newest_answer(self) -> list[Part]:
         """The newest message of the session, if it is an answer."""
-        rows, _ = await self._services.runs.patiently(
+        rows, _ = await self._services.follower.patiently(
             lambda: messages.list_page(
                 self._services.db, self._session_id, limit=1, order="desc",
             )
@@ -240,7 +240,7 @@ class SessionTape:
             return
         self._looked_at = time.monotonic()
         services = self._services
-        await services.runs.patiently(
+        await services.follower.patiently(
             lambda: sessions.get(services.db, self._session_id, access=self._access)
         )
 
@@ -387,7 +387,7 @@ class SessionSocket(CommandSocket):
 
     async def _follow(self, session_id: str, tape: SessionTape, after: EventId, seq: int) -> None:
         try:
-            async with aclosing(tape.told(after, seq)) as told:
+            async with aclosing(tape.events(after, seq)) as told:
                 async for (method, params), event_id, number in told:
                     # Only what the log has ends the run that is followed: others end in the queue.
                     if method == "run.end" and event_id:

@@ -291,11 +291,11 @@ WITH ending AS (
     SELECT *
     FROM jsonb_to_recordset(%(endings)s::jsonb) AS e (
         run_id uuid, epoch bigint, status text, error jsonb, thread_status text, interrupts jsonb,
-        thread_error jsonb, told int, first_token_ms int, webhook jsonb
+        thread_error jsonb, event_count int, first_token_ms int, webhook jsonb
     )
 ), done AS (
     UPDATE run
-    SET status = ending.status, error = ending.error, told = ending.told,
+    SET status = ending.status, error = ending.error, told = ending.event_count,
         first_token_ms = ending.first_token_ms, worker_id = NULL, ended_at = now(),
         updated_at = now()
     FROM ending

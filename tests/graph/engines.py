@@ -16,7 +16,7 @@ from graph.config import GraphEntry
 from graph.crons import Clock, Crons
 from graph.endings import Endings
 from graph.executor import Executor
-from graph.fairness import FairShares, Room
+from graph.fairness import FairShares, QueueRoom
 from graph.guard import Resolve, UrlRules
 from graph.jobs import Jobs
 from graph.loop import Backing, Here
@@ -147,7 +147,7 @@ class Process:
         found: list[Event] = []
         async with (
             asyncio.timeout(DEADLINE_SECONDS),
-            aclosing(self.runs.follow(submitted.run, after=after)) as batches,
+            aclosing(self.runs.follower.follow(submitted.run, after=after)) as batches,
         ):
             async for batch in batches:
                 assert not isinstance(batch, Gap)
@@ -236,7 +236,7 @@ async def process(
         commands = Runs(
             db=db, registry=registry, events=events, executor=executor, endings=endings,
             heartbeat=heartbeat, webhooks=hooks,
-            priorities=urgency, room=Room(db, *room) if room else None,
+            priorities=urgency, room=QueueRoom(db, *room) if room else None,
         )  # fmt: skip
         crons = Crons(db=db, runs=commands, decode=cron_request, clock=clock)
         jobs = Jobs(db=db, kinds={KIND: hooks.kind(pauses_seconds)})
