@@ -24,7 +24,7 @@ ELSEWHERE = re.compile(
     r"|routes/(a2a|mcp|openai\w*|protocol))\.py"
     r"|graph/(agents/\w+|config|crons|custom|encryption|factory|http_section|jobs|persistence|priorities"
     r"|protocol_events|user|webhook_config)\.py"
-    r"|store/(cache|chatchat|events|lane|migrate|rings|vectors|sql/__init__)\.py"
+    r"|store/(cache|chatchat|events|lane|migrate|rings|urls|vectors|sql/__init__)\.py"
 )
 #: Errors that no request is answered with, and texts that are another's.
 UNTOLD = {"JobFailedError", "LeaseLostError", "BrokenOffError"}
