@@ -22,7 +22,7 @@ from store.signals import notify_ended, notify_stop
 from store.sql import load
 
 SQL = load("threads")
-_COPY_CHECKPOINTS = load("checkpoints")["copy_thread"]
+_COPY_CHECKPOINTS = load("whole_threads")["copy_thread"]
 
 SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"]
 
