@@ -88,20 +88,25 @@ class Result:
 
 
 class Execution:
-    """A run under way in this process."""
+    """
+    A run under way in this process.
 
-    def __init__(self, claim: Claim, fenced: asyncio.Event) -> None:
+    Args:
+        fenced: Set when the thread's log has gone on without it.
+        alive: Whether this process still owns its runs.
+    """
+
+    def __init__(self, claim: Claim, *, fenced: asyncio.Event, alive: Callable[[], bool]) -> None:
         self.claim = claim
+        self.fenced = fenced
         self.ended = asyncio.Event()
         self.result: Result | None = None
         self.stop_reason: StopReason | None = None
         self._began_at = time.monotonic()
         #: When its first token was streamed, by the same clock.
         self.first_token_at: float | None = None
-        #: Set when the thread's log has gone on without it.
-        self.fenced = fenced
-        #: Nothing that it writes counts any more.
-        self.is_over = False
+        self._alive = alive
+        self._may_write = True
         self._streaming: asyncio.Task[Any] | None = None
 
     @property
@@ -125,7 +130,22 @@ class Execution:
     def end(self) -> None:
         """From here on the run settles, whatever comes."""
         self._streaming = None
-        self.is_over = True
+        self.close_writes()
+
+    def close_writes(self) -> None:
+        """From here on nothing counts that its graph writes."""
+        self._may_write = False
+
+    def may_write(self) -> bool:
+        """
+        Whether what its graph writes counts; asked on whichever loop it is on.
+
+        If it does not, because the process may have lost its lease, that is for good: also if the
+        lease turns out to be its own still.
+        """
+        if not self._alive():
+            self.close_writes()
+        return self._may_write
 
     def stop(self, reason: StopReason) -> None:
         """Have the graph cancelled, once; of several reasons the gravest counts."""
@@ -241,7 +261,7 @@ class Executor:
         # Before anybody can ask for its events: whoever follows then reads them from memory.
         is_protocol = "protocol" in run.kwargs
         writer = self._events.writer(lease.thread_id, lease.epoch, run.run_id, timed=is_protocol)
-        execution = Execution(claim, writer.fenced)
+        execution = Execution(claim, fenced=writer.fenced, alive=self._alive)
         if (session := run.kwargs.get("session")) is not None:
             writer.emit(ASIDE, dumps(session))
         writer.emit("metadata", dumps({"run_id": run.run_id, "attempt": run.attempt}))
@@ -455,22 +475,13 @@ class Executor:
             execution.claim.lease,
             run_id=execution.claim.run.run_id,
             messages_channel=self._registry.messages_channel(graph_id),
-            alive=lambda: self._owns(execution),
+            alive=execution.may_write,
         )
 
     def _require_lease(self, execution: Execution) -> None:
-        if not self._owns(execution):
+        if not execution.may_write():
             thread_id = execution.claim.run.thread_id
             raise LeaseLostError(f"Thread {thread_id} may belong to another process now")
-
-    def _owns(self, execution: Execution) -> bool:
-        """
-        Whether what the execution writes may still count; asked on whichever loop it is on.
-
-        Once it may not it never may again, also if the lease turns out to be ours still.
-        """
-        execution.is_over |= not self._alive()
-        return not execution.is_over
 
     async def _settle(self, execution: Execution, writer: ThreadWriter, result: Result) -> None:
         """Write the end of the run down, then tell; tell nothing if it is not ours to end."""

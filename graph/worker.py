@@ -60,32 +60,32 @@ COLLECT_FILES = 1000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """The times of a worker, in seconds."""
+    """The times of a worker, in seconds; those that no setting gives have defaults."""
 
     #: A worker that did not beat for so long is dead.
-    lease_seconds: float = 20.0
+    lease_seconds: float
     #: Between two beats.
-    heartbeat_seconds: float = 5.0
+    heartbeat_seconds: float
+    #: Between two looks for what dead workers left.
+    sweep_seconds: float
+    #: How long runs may go on when the process is told to stop.
+    grace_seconds: float
+    #: How often a run may be started.
+    max_attempts: int
+    #: Between two looks for threads whose time has come, and how many are looked at.
+    expiry_seconds: float
+    expiry_limit: int
+    #: Between two looks for items of the long-term memory whose life has ended.
+    item_expiry_seconds: float
+    #: Between two looks for messages that are to be found by search.
+    index_seconds: float
+    #: After which attachments that no session uses are deleted.
+    file_unused_seconds: float
     #: Between two looks for runs that no signal announced: delayed ones, and lost signals.
     poll_seconds: float = 1.0
-    #: Between two looks for what dead workers left.
-    sweep_seconds: float = 5.0
-    #: How long runs may go on when the process is told to stop.
-    grace_seconds: float = 20.0
-    #: How often a run may be started.
-    max_attempts: int = 3
-    #: Between two looks for threads whose time has come, and how many are looked at.
-    expiry_seconds: float = 300.0
-    expiry_limit: int = 1000
-    #: Between two looks for items of the long-term memory whose life has ended.
-    item_expiry_seconds: float = 300.0
-    #: Between two looks for messages that are to be found by search.
-    index_seconds: float = 2.0
     #: Between two looks for threads that analytics have yet to count, and for those that nobody touched.
     tally_seconds: float = 30.0
     recount_seconds: float = 600.0
-    #: After which attachments that no session uses are deleted.
-    file_unused_seconds: float = 86_400.0
 
 
 class Worker:

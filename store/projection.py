@@ -15,7 +15,7 @@ import json
 import math
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -70,20 +70,30 @@ class Listed:
 
     Args:
         value: Anything but a list counts as an empty one.
+        states: Copies of the attributes of its messages, each of which has an id: then it is looked at
+            only if something is asked of it.
     """
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: object, states: Sequence[Mapping[str, Any]] | None = None) -> None:
         self.messages: list[Any] = list(value) if isinstance(value, list) else []
+        self._states = states
+        self._places: dict[str, int] | None = None
+        if states is not None:
+            return
         # Loops of C: it may be a long conversation, of which nothing has changed.
         self._contents = _all(self.messages, "content")
         self._ids = _all(self.messages, "id")
         # A message without an id may get one later, in place.
-        self._places = None if all(self._ids) else _places(self.messages)
+        if not all(self._ids):
+            self._places = _places(self.messages)
 
     @property
     def places(self) -> dict[str, int]:
         """Where each message stands, by its id."""
         if self._places is None:
+            if self._states is not None:
+                self._contents = [state["content"] for state in self._states]
+                self._ids = [state["id"] for state in self._states]
             self._places = {clean(str(id_)): place for place, id_ in enumerate(self._ids)}
         return self._places
 
@@ -136,13 +146,18 @@ class Projector:
         self._is_mirrored = head_checkpoint_id is None
         self._has_written = False
 
-    def learn(self, checkpoint_id: str, value: object) -> None:
-        """Take note of a list that was loaded from the checkpoint that the table mirrors."""
+    def learn(
+        self,
+        checkpoint_id: str,
+        value: object,
+        states: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Take note of a list that was loaded from the checkpoint that the table mirrors; as `Listed`."""
         if self._has_written:
             return
         self.learn_head(checkpoint_id)
         if len(self._loads) < _MAX_LOADS:
-            self._loads.append(Listed(value))
+            self._loads.append(Listed(value, states))
 
     def learn_head(self, checkpoint_id: str) -> None:
         """Take note of which checkpoint the table mirrors, without its list."""

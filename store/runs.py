@@ -128,7 +128,7 @@ async def list_of_thread(
         "offset": offset,
         "visible": access.array,
     }
-    return await db.all(Run, SQL["list"], params)
+    return await db.all(Run, SQL["list"], params, lenient=True)
 
 
 async def in_flight(

@@ -305,8 +305,9 @@ WITH ending AS (
         ending.interrupts, ending.thread_error, ending.webhook
 ), to_tell AS (
     -- Nobody is told of an end that is not one, and every end is told.
-    INSERT INTO job (kind, payload)
-    SELECT 'webhook', webhook || jsonb_build_object('run_started_at', started_at)
+    INSERT INTO job (kind, payload, owner)
+    SELECT 'webhook', webhook || jsonb_build_object('run_started_at', started_at),
+        coalesce(webhook ->> 'webhook_owner', '')
     FROM done
     WHERE webhook IS NOT NULL
     RETURNING pg_notify('threadwell', %(job_signal)s)
@@ -352,8 +353,9 @@ WITH gone AS (
         AND run.epoch = %(epoch)s AND run.status = 'running'
     RETURNING run.run_id, run.started_at
 ), to_tell AS (
-    INSERT INTO job (kind, payload)
-    SELECT 'webhook', %(webhook)s::jsonb || jsonb_build_object('run_started_at', started_at)
+    INSERT INTO job (kind, payload, owner)
+    SELECT 'webhook', %(webhook)s::jsonb || jsonb_build_object('run_started_at', started_at),
+        coalesce(%(webhook)s::jsonb ->> 'webhook_owner', '')
     FROM gone
     WHERE %(webhook)s::jsonb IS NOT NULL
     RETURNING pg_notify('threadwell', %(job_signal)s)

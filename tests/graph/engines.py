@@ -49,6 +49,12 @@ TIMING = Timing(
     poll_seconds=0.1,
     sweep_seconds=0.1,
     grace_seconds=0.0,
+    max_attempts=3,
+    expiry_seconds=300.0,
+    expiry_limit=1000,
+    item_expiry_seconds=300.0,
+    index_seconds=2.0,
+    file_unused_seconds=86_400.0,
 )
 #: Webhooks that stand on this machine.
 HERE = WebhookConfig(rules=UrlRules(disable_loopback=False))

@@ -26,18 +26,6 @@ async def claimed(db: Database, worker_id: str, slots: int = 1) -> list[str]:
     return [each.run.run_id for each in await claim(db, worker_id, slots)]
 
 
-def test_but_for_the_order_it_is_the_claim_of_every_other_server() -> None:
-    plain, ours = (
-        SQL[name].partition("), leased AS (")[2].partition("leased.checkpoint_count\nFROM")[0]
-        for name in ("claim", "claim_by_priority")
-    )
-
-    assert ours.partition("leased.checkpoint_count, next")[0] == plain.removesuffix(
-        "leased.checkpoint_count"
-    )
-    assert plain
-
-
 async def test_the_most_urgent_run_is_claimed_first_and_of_equals_the_oldest(db: Database) -> None:
     worker_id = await a_worker(db)
     least, plain, first, later = [await waiting(db, n) for n in (5, 0, -5, 0)]
