@@ -289,6 +289,22 @@ class Settings(BaseSettings):
         min_length=32,
     )
 
+    caller_look_seconds: float = _env(
+        "CALLER_LOOK_SECONDS",
+        default=60.0,
+        about="Seconds between two looks whether who has a stream or a WebSocket open would still be let in.",
+        gt=0,
+        le=3600,
+    )
+    access_look_seconds: float = _env(
+        "ACCESS_LOOK_SECONDS",
+        default=30.0,
+        about="Seconds between two looks whether what an open stream or WebSocket reads is still its "
+        "client's to read.",
+        gt=0,
+        le=3600,
+    )
+
     # Runs
     config: Path = _env(
         "THREADWELL_CONFIG",

@@ -25,6 +25,7 @@ from api.bootstrap import Services
 from api.errors import BrokenOffError
 from api.identity import auth
 from api.session_events import Part, SessionReader, whole_message
+from api.settings import Settings
 from graph.encode import dumps
 from graph.executor import Result
 from graph.following import ENDED
@@ -38,8 +39,6 @@ from store.events import Event, Gap
 from store.models import Run
 
 HEARTBEAT = b": heartbeat\r\n\r\n"
-#: How often it is asked whether a stream is still its client's to read.
-LOOK_SECONDS = 30.0
 #: Why an answer is broken off by a process that goes.
 GOES_ON = "The run goes on in another process"
 
@@ -80,14 +79,16 @@ class EventStream(EventSourceResponse):
         status_code: int = 200,
         *,
         headers: dict[str, str],
-        keep_alive_seconds: float,
+        settings: Settings,
         caller: auth.Caller | None = None,
         look: Callable[[], Awaitable[None]] | None = None,
         on_refused: Callable[[], None] = lambda: None,
     ) -> None:
+        keep_alive_seconds = settings.sse_heartbeat_seconds
         super().__init__(
             frames, status_code, headers, media_type=self.media_type, ping=keep_alive_seconds
         )
+        self._settings = settings
         self._frames = frames
         self._keep_alive_seconds = keep_alive_seconds
         self._sent_at = 0.0
@@ -157,7 +158,8 @@ class EventStream(EventSourceResponse):
     def _checks(self) -> Mapping[Callable[[], Awaitable[None]], float]:
         """What an open stream has to pass from time to time, however seldom it is kept alive; and how often."""
         again = self._caller.again if self._caller else None
-        every = {again: auth.AGAIN_SECONDS, self._look: LOOK_SECONDS}
+        settings = self._settings
+        every = {again: settings.caller_look_seconds, self._look: settings.access_look_seconds}
         return {check: seconds for check, seconds in every.items() if check is not None}
 
 
@@ -214,7 +216,7 @@ def stream_of_run(
     return EventStream(
         frames,
         headers=headers or {},
-        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        settings=services.settings,
         caller=caller,
         look=look,
         on_refused=on_refused,

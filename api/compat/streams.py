@@ -133,9 +133,7 @@ def one_frame(services: Services) -> Callable[[JsonObject], Response]:
     async def frames(said: JsonObject) -> AsyncGenerator[bytes, None]:
         yield _line(said)
 
-    return lambda said: EventStream(
-        frames(said), headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
-    )
+    return lambda said: EventStream(frames(said), headers={}, settings=services.settings)
 
 
 def _line(said: JsonObject) -> bytes:

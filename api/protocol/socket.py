@@ -64,7 +64,7 @@ class ProtocolSocket(CommandSocket):
         *,
         access: Access,
     ) -> None:
-        super().__init__(socket, max_bytes=services.settings.request_body_max_bytes)
+        super().__init__(socket, settings=services.settings)
         self._services = services
         self._thread_id = thread_id
         self._access = access

@@ -239,7 +239,7 @@ async def stream(
     return EventStream(
         ThreadStream(services, thread_id, after=after, modes=modes, access=access).frames(),
         headers={"Location": location},
-        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        settings=services.settings,
         caller=caller,
         look=reads(services, caller, thread_id),
     )

@@ -47,8 +47,6 @@ MAX_WAITING: Final = 10_000
 MAX_DROPPED: Final = 1_000
 #: How often somebody may say that they type.
 TYPING_SECONDS: Final = 0.5
-#: How often it is asked again whether a session is still the client's to read.
-LOOK_SECONDS: Final = 30.0
 
 _SESSION_ID = TypeAdapter[str](SessionId)
 
@@ -236,7 +234,8 @@ class SessionTape:
         Raises:
             NotFoundError: It is not, any more.
         """
-        if not at_once and time.monotonic() - self._looked_at < LOOK_SECONDS:
+        every = self._services.settings.access_look_seconds
+        if not at_once and time.monotonic() - self._looked_at < every:
             return
         self._looked_at = time.monotonic()
         services = self._services
@@ -249,7 +248,7 @@ class SessionSocket(CommandSocket):
     """One client's WebSocket on sessions; who it is, is known."""
 
     def __init__(self, socket: WebSocket, services: Services, caller: Caller) -> None:
-        super().__init__(socket, max_bytes=services.settings.request_body_max_bytes)
+        super().__init__(socket, settings=services.settings)
         self._services = services
         self._caller = caller
         self._member_id = uuid4().hex
@@ -413,7 +412,7 @@ class SessionSocket(CommandSocket):
     async def _look_again(self) -> None:
         """Ask from time to time also about sessions of which nothing comes but who is there."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(self._services.settings.access_look_seconds)
             for session_id, tape in list(self._tapes.items()):
                 try:
                     await tape.look(at_once=True)

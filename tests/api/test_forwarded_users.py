@@ -55,6 +55,7 @@ def settings(tmp_path: Path) -> Settings:
         auth=("keys",),
         auth_failures_per_minute=2,
         openwebui_jwt_secret=SecretStr(SECRET),
+        caller_look_seconds=0.2,
     )
 
 
@@ -150,7 +151,6 @@ async def test_an_answer_goes_on_when_the_token_is_over_and_ends_when_the_key_is
     webui: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.identity.auth.AGAIN_SECONDS", 0.2)
     owners = services.authority
     assert isinstance(owners, Owners)
 

@@ -52,6 +52,8 @@ def settings(tmp_path: Path, issuer: Issuer) -> Settings:
         jwt_audience=(AUDIENCE,),
         auth_failures_per_minute=0,
         sse_heartbeat_seconds=0.2,
+        caller_look_seconds=0.2,
+        access_look_seconds=0.2,
     )
 
 
@@ -432,10 +434,7 @@ async def test_a_socket_lets_in_who_has_a_key(doors: Doors, url: str) -> None:
         await connect(stream)
 
 
-async def test_what_is_open_ends_soon_after_its_key_is_revoked(
-    doors: Doors, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("api.identity.auth.AGAIN_SECONDS", 0.2)
+async def test_what_is_open_ends_soon_after_its_key_is_revoked(doors: Doors, url: str) -> None:
     key, base = await make_key(doors.services.db, "ada"), url.replace("http", "ws", 1)
     thread_id = (await doors.thread(bearer(key)))["thread_id"]
     paths = ("/api/events", f"/threads/{thread_id}/stream")
@@ -469,10 +468,8 @@ async def test_what_is_open_ends_soon_after_its_key_is_revoked(
 
 
 async def test_who_may_make_runs_and_read_nothing_is_told_what_comes_of_those_that_they_make(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    doors: Doors,
 ) -> None:
-    monkeypatch.setattr("api.sse.LOOK_SECONDS", 0.2)
-    monkeypatch.setattr("api.identity.auth.AGAIN_SECONDS", 0.2)
     whole = await doors.key("ada")
     narrow = await doors.key("ada", permission=["threads:create_run", "assistants:read"])
     run = f"/threads/{(await doors.thread(whole))['thread_id']}/runs"
