@@ -39,7 +39,8 @@ from graph.deliveries import Deliveries
 from graph.endings import Endings
 from graph.erasure import Erasures
 from graph.executor import Executor
-from graph.fairness import FairShares, Room
+from graph.fairness import FairShares, QueueRoom
+from graph.following import Follower
 from graph.histories import Histories
 from graph.imports import Imports
 from graph.jobs import Jobs, Kind
@@ -92,6 +93,7 @@ class Services:
     items: BaseStore
     events: EventLog
     runs: Runs
+    follower: Follower
     states: States
     histories: Histories
     imports: Imports
@@ -256,6 +258,7 @@ def _services(ground: _Ground, engine: _Engine) -> Services:
         items=ground.backing.items,
         events=ground.events,
         runs=runs,
+        follower=runs.follower,
         states=states,
         histories=histories,
         imports=Imports(db=db, histories=histories, states=states, life=graphs.ttl.life),
@@ -354,10 +357,10 @@ def _quotas(settings: Settings, db: Database) -> Quotas:
 
 def _shares(
     settings: Settings, graphs: GraphConfig, db: Database
-) -> tuple[Priorities | FairShares | None, Room | None]:
+) -> tuple[Priorities | FairShares | None, QueueRoom | None]:
     """Who decides which runs begin first, and how many may wait."""
     most, all_together = settings.limit_queued_runs, settings.limit_queued_runs_in_all
-    room = Room(db, all_together, most) if most or all_together else None
+    room = QueueRoom(db, all_together, most) if most or all_together else None
     running = settings.limit_runs or None
     if graphs.priority:
         return (

@@ -20,7 +20,7 @@ from starlette.routing import Match
 from starlette.websockets import WebSocketState
 
 from api.http import problems
-from api.http.languages import told
+from api.http.languages import translated
 from graph.factory import InvalidGraphError
 from store.errors import (
     AuthenticationError,
@@ -133,7 +133,7 @@ def error_response(
     status: int, detail: str, code: str, *, headers: dict[str, str] | None = None
 ) -> Response:
     """The answer to a request that failed."""
-    detail, language = told(detail, code)
+    detail, language = translated(detail, code)
     headers = {**(headers or {}), **language}
     content, media_type = {"detail": detail, "code": code}, "application/json"
     if problems.is_wanted():
@@ -179,7 +179,7 @@ async def refuse(socket: WebSocket, error: Error) -> None:
     if socket.application_state == WebSocketState.CONNECTING:
         await socket.accept()
     # The protocol has room for 123 bytes.
-    reason = told(error.message, error.code)[0].encode()[:120].decode(errors="ignore")
+    reason = translated(error.message, error.code)[0].encode()[:120].decode(errors="ignore")
     await socket.close(4000 + status_of(error), reason)
 
 

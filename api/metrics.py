@@ -109,8 +109,8 @@ def snapshot(services: Services) -> list[Metric]:
     return [*_of_workers(services), *_of_process(services), *_of_python()]
 
 
-def told(services: Services) -> bytes:
-    """The same for another process."""
+def snapshot_json(services: Services) -> bytes:
+    """The same as JSON, for another process."""
     return orjson.dumps(
         [
             [m.name, m.documentation, m.type, [[s.name, s.labels, s.value] for s in m.samples]]

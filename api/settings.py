@@ -296,6 +296,23 @@ class Settings(BaseSettings):
         min_length=32,
     )
 
+    caller_look_seconds: float = _env(
+        "CALLER_LOOK_SECONDS",
+        default=60.0,
+        about="Seconds between two checks whether the caller of an open stream or WebSocket would still be "
+        "authenticated.",
+        gt=0,
+        le=3600,
+    )
+    access_look_seconds: float = _env(
+        "ACCESS_LOOK_SECONDS",
+        default=30.0,
+        about="Seconds between two checks whether the caller of an open stream or WebSocket may still read its "
+        "thread or session.",
+        gt=0,
+        le=3600,
+    )
+
     # Runs
     config: Path = _env(
         "THREADWELL_CONFIG",

@@ -25,6 +25,7 @@ from api.bootstrap import Services
 from api.errors import BrokenOffError
 from api.identity import auth
 from api.session_events import Part, SessionReader, whole_message
+from api.settings import Settings
 from graph.encode import dumps
 from graph.executor import Result
 from graph.following import ENDED
@@ -38,8 +39,6 @@ from store.events import Event, Gap
 from store.models import Run
 
 HEARTBEAT = b": heartbeat\r\n\r\n"
-#: How often it is asked whether a stream is still its client's to read.
-LOOK_SECONDS = 30.0
 #: Why an answer is broken off by a process that goes.
 GOES_ON = "The run goes on in another process"
 
@@ -80,14 +79,16 @@ class EventStream(EventSourceResponse):
         status_code: int = 200,
         *,
         headers: dict[str, str],
-        keep_alive_seconds: float,
+        settings: Settings,
         caller: auth.Caller | None = None,
         look: Callable[[], Awaitable[None]] | None = None,
         on_refused: Callable[[], None] = lambda: None,
     ) -> None:
+        keep_alive_seconds = settings.sse_heartbeat_seconds
         super().__init__(
             frames, status_code, headers, media_type=self.media_type, ping=keep_alive_seconds
         )
+        self._settings = settings
         self._frames = frames
         self._keep_alive_seconds = keep_alive_seconds
         self._sent_at = 0.0
@@ -157,7 +158,8 @@ class EventStream(EventSourceResponse):
     def _checks(self) -> Mapping[Callable[[], Awaitable[None]], float]:
         """What an open stream has to pass from time to time, however seldom it is kept alive; and how often."""
         again = self._caller.again if self._caller else None
-        every = {again: auth.AGAIN_SECONDS, self._look: LOOK_SECONDS}
+        settings = self._settings
+        every = {again: settings.caller_look_seconds, self._look: settings.access_look_seconds}
         return {check: seconds for check, seconds in every.items() if check is not None}
 
 
@@ -214,7 +216,7 @@ def stream_of_run(
     return EventStream(
         frames,
         headers=headers or {},
-        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        settings=services.settings,
         caller=caller,
         look=look,
         on_refused=on_refused,
@@ -258,7 +260,7 @@ class RunStream:
         Raises:
             BrokenOffError: This process goes before the client has been told all of the run.
         """
-        follow = self._services.runs.follow(self._submitted.run, after=self._after)
+        follow = self._services.follower.follow(self._submitted.run, after=self._after)
         try:
             async with aclosing(follow):
                 async for batch in follow:
@@ -301,18 +303,20 @@ class RunStream:
         told = [("metadata", dumps({"run_id": run.run_id, "status": "gap"}))]
         if "values" in run.kwargs["stream_mode"] and self._wanted("values"):
             with suppress(NotFoundError):
-                values = await services.runs.patiently(lambda: services.states.values_of_run(run))
+                values = await services.follower.patiently(
+                    lambda: services.states.values_of_run(run)
+                )
                 told += [("values", dumps(values))] if values is not None else []
         return gap_frames(told, gap)
 
     async def _unheard_end(self) -> bytes:
         """The end of a run whose log does not tell of it: cancelled in the queue, or log lost."""
         services, run_id = self._services, self._submitted.run.run_id
-        run = await services.runs.patiently(
+        run = await services.follower.patiently(
             lambda: runs.find(services.db, run_id, access=EVERYTHING)
         )
         # Also where it has ended: what the client has not read yet is there when it comes back.
-        if services.runs.leaving or (run is not None and run.status not in ENDED):
+        if services.follower.leaving or (run is not None and run.status not in ENDED):
             raise BrokenOffError(GOES_ON)
         self._ended = True
         return await self._ending(run)
@@ -355,7 +359,7 @@ class SessionStream(RunStream):
     async def _missed(self, gap: Gap | None) -> bytes:
         """Word of it, and the answers of the run so far; one that the client has comes again."""
         run, services = self._submitted.run, self._services
-        rows = await services.runs.patiently(
+        rows = await services.follower.patiently(
             lambda: messages.of_run(services.db, run.thread_id, run.run_id)
         )
         said = (whole_message(m) for m in rows if m.role == "assistant")
@@ -398,7 +402,7 @@ async def output_of(services: Services, submitted: Submitted, result: Result) ->
     if values is None and not submitted.run.temporary:
         run = submitted.run
         with suppress(NotFoundError):
-            values = await services.runs.patiently(lambda: services.states.values_of_run(run))
+            values = await services.follower.patiently(lambda: services.states.values_of_run(run))
     if result.interrupts:
         asked = [
             {"value": found.value, "id": found.id, "response_schema": found.response_schema}

@@ -69,7 +69,7 @@ class ThreadStream:
         Raises:
             BrokenOffError: This process goes.
         """
-        follow = self._services.runs.follow_thread(self._thread_id, after=self._after)
+        follow = self._services.follower.follow_thread(self._thread_id, after=self._after)
         async with aclosing(follow):
             async for batch in follow:
                 if not await self._may_follow(batch):
@@ -88,7 +88,7 @@ class ThreadStream:
         if self._access == EVERYTHING or not begins:
             return True
         services = self._services
-        found = await services.runs.patiently(
+        found = await services.follower.patiently(
             lambda: threads.find(services.db, self._thread_id, access=self._access)
         )
         return found is not None
@@ -113,7 +113,7 @@ class ThreadStream:
         """The state that the event names; it may be deleted by now."""
         with suppress(NotFoundError):
             services, checkpoint = self._services, orjson.loads(event.data)
-            state = await services.runs.patiently(
+            state = await services.follower.patiently(
                 lambda: services.states.get(
                     self._thread_id, checkpoint=checkpoint, access=self._access
                 )
@@ -128,7 +128,7 @@ class ThreadStream:
         if "run_modes" in self._modes:
             with suppress(NotFoundError):
                 services = self._services
-                values = await services.runs.patiently(
+                values = await services.follower.patiently(
                     lambda: services.states.values(self._thread_id, access=self._access)
                 )
                 told += [("values", dumps(values))] if values is not None else []

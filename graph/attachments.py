@@ -45,7 +45,7 @@ class Attachment:
 Find = Callable[[Sequence[str]], Awaitable[Mapping[str, Attachment]]]
 
 
-class Room:
+class FileRoom:
     """
     How much all calls of models of a process may hold of files at once; who finds none waits, in turn.
 
@@ -110,7 +110,7 @@ class Room:
 class _Hold:
     """What one who took some of a room holds of it, with all that they started meanwhile."""
 
-    room: Room
+    room: FileRoom
     size_bytes: int = 0
 
 
@@ -119,7 +119,7 @@ class _Files:
     """What a run has of files."""
 
     find: Find
-    room: Room
+    room: FileRoom
 
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -127,7 +127,7 @@ _HOLD: ContextVar[_Hold | None] = ContextVar("hold", default=None)
 _FILES: ContextVar[_Files | None] = ContextVar("files", default=None)
 
 
-def attach(find: Find, room: Room) -> None:
+def attach(find: Find, room: FileRoom) -> None:
     """Let what runs in this context have the files that it may use; all of it on one event loop."""
     _FILES.set(_Files(find, room))
 

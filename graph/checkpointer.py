@@ -21,9 +21,10 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
 )
 
-from store.checkpoints import PUBLIC_CONFIGURABLE, Saver, told_of
+from store.checkpoints import Saver
 from store.errors import LeaseLostError, UnavailableError, UnsupportedError
 from store.models import Lease
+from store.placement import PUBLIC_CONFIGURABLE, kept_writes
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -174,8 +175,8 @@ class CustomSaver(BaseCheckpointSaver[Any]):
     ) -> None:
         """Write what a task of a step has given, under the same condition."""
         self._check()
-        told = told_of(writes)
-        await self._call(lambda inner: inner.aput_writes(_public(config), told, task_id, task_path))
+        kept = kept_writes(writes)
+        await self._call(lambda inner: inner.aput_writes(_public(config), kept, task_id, task_path))
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """As the user's own counts."""

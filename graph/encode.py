@@ -40,7 +40,7 @@ from langgraph.errors import (
 from langgraph.types import Send
 from pydantic import BaseModel
 
-from store.errors import Error, RunError
+from store.errors import Error
 from store.json import without_nul
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
@@ -103,7 +103,7 @@ def error_event(error: BaseException) -> bytes:
 
 
 def _error(error: BaseException) -> dict[str, str]:
-    name = error.kind if isinstance(error, RunError) else type(error).__name__
+    name = type(error).__name__
     shown = isinstance(error, _SHOWN) or name in _SHOWN_NAMES
     return {"error": name, "message": str(error) if shown else "An internal error occurred"}
 

@@ -19,7 +19,7 @@ from langgraph.types import StateSnapshot
 from opentelemetry.trace import Span
 
 from graph import breakpoints, protocol_run
-from graph.attachments import PROCESS_BYTES, Room, attach
+from graph.attachments import PROCESS_BYTES, FileRoom, attach
 from graph.checkpointer import AnySaver
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
@@ -34,7 +34,7 @@ from graph.stopped import Speeches, answer_calls, keep_speech
 from graph.stream import ASIDE, Outcome, StreamPlan, stream
 from graph.tracing import Tracing, fail
 from graph.user import user_of
-from graph.webhooks import told_of
+from graph.webhooks import delivery_of
 from store import messages, queue, sessions, threads
 from store.checkpoints import Saver
 from store.database import Database
@@ -88,20 +88,25 @@ class Result:
 
 
 class Execution:
-    """A run under way in this process."""
+    """
+    A run under way in this process.
 
-    def __init__(self, claim: Claim, fenced: asyncio.Event) -> None:
+    Args:
+        fenced: Set when the thread's log has gone on without it.
+        alive: Whether this process still owns its runs.
+    """
+
+    def __init__(self, claim: Claim, *, fenced: asyncio.Event, alive: Callable[[], bool]) -> None:
         self.claim = claim
+        self.fenced = fenced
         self.ended = asyncio.Event()
         self.result: Result | None = None
         self.stop_reason: StopReason | None = None
         self._began_at = time.monotonic()
         #: When its first token was streamed, by the same clock.
         self.first_token_at: float | None = None
-        #: Set when the thread's log has gone on without it.
-        self.fenced = fenced
-        #: Nothing that it writes counts any more.
-        self.is_over = False
+        self._alive = alive
+        self._may_write = True
         self._streaming: asyncio.Task[Any] | None = None
 
     @property
@@ -125,7 +130,22 @@ class Execution:
     def end(self) -> None:
         """From here on the run settles, whatever comes."""
         self._streaming = None
-        self.is_over = True
+        self.close_writes()
+
+    def close_writes(self) -> None:
+        """From here on nothing counts that its graph writes."""
+        self._may_write = False
+
+    def may_write(self) -> bool:
+        """
+        Whether what its graph writes counts; asked on whichever loop it is on.
+
+        If it does not, because the process may have lost its lease, that is for good: also if the
+        lease turns out to be its own still.
+        """
+        if not self._alive():
+            self.close_writes()
+        return self._may_write
 
     def stop(self, reason: StopReason) -> None:
         """Have the graph cancelled, once; of several reasons the gravest counts."""
@@ -167,7 +187,7 @@ class Executor:
         file_bytes: int = PROCESS_BYTES,
     ) -> None:
         self._tracing = tracing
-        self._file_room = Room(file_bytes)
+        self._file_room = FileRoom(file_bytes)
         self._db = db
         self.finisher = Finisher(db)
         self.meter = RunMeter()
@@ -241,7 +261,7 @@ class Executor:
         # Before anybody can ask for its events: whoever follows then reads them from memory.
         is_protocol = "protocol" in run.kwargs
         writer = self._events.writer(lease.thread_id, lease.epoch, run.run_id, timed=is_protocol)
-        execution = Execution(claim, writer.fenced)
+        execution = Execution(claim, fenced=writer.fenced, alive=self._alive)
         if (session := run.kwargs.get("session")) is not None:
             writer.emit(ASIDE, dumps(session))
         writer.emit("metadata", dumps({"run_id": run.run_id, "attempt": run.attempt}))
@@ -437,7 +457,7 @@ class Executor:
             if steps is not None:
                 config = {**config, "callbacks": [steps]}
             async with aclosing(steps) if steps else nullcontext():
-                await _tell(_events(graph, given, config, kwargs, outcome), outbox, execution)
+                await _forward(_events(graph, given, config, kwargs, outcome), outbox, execution)
             # Where it stopped is told by the checkpoint before, until that is written down.
             if saver is not None and not outcome.interrupted:
                 await self.retention.trim(saver)
@@ -455,22 +475,13 @@ class Executor:
             execution.claim.lease,
             run_id=execution.claim.run.run_id,
             messages_channel=self._registry.messages_channel(graph_id),
-            alive=lambda: self._owns(execution),
+            alive=execution.may_write,
         )
 
     def _require_lease(self, execution: Execution) -> None:
-        if not self._owns(execution):
+        if not execution.may_write():
             thread_id = execution.claim.run.thread_id
             raise LeaseLostError(f"Thread {thread_id} may belong to another process now")
-
-    def _owns(self, execution: Execution) -> bool:
-        """
-        Whether what the execution writes may still count; asked on whichever loop it is on.
-
-        Once it may not it never may again, also if the lease turns out to be ours still.
-        """
-        execution.is_over |= not self._alive()
-        return not execution.is_over
 
     async def _settle(self, execution: Execution, writer: ThreadWriter, result: Result) -> None:
         """Write the end of the run down, then tell; tell nothing if it is not ours to end."""
@@ -484,7 +495,7 @@ class Executor:
             result = Result(status="interrupted", values=result.values)
             ended = await self._insist(lambda: self._roll_back(claim))
         else:
-            ended = await self._insist(lambda: self._finish(execution, result, writer.told))
+            ended = await self._insist(lambda: self._finish(execution, result, writer.event_count))
             if not ended and await self._insist(lambda: queue.is_to_undo(self._db, claim.held)):
                 # That was said before the end could be written, and counts.
                 execution.stop("rollback")
@@ -497,7 +508,7 @@ class Executor:
                 seconds=execution.age_seconds,
                 first_token_ms=execution.first_token_ms,
             )
-            tell_end(writer, result.status, result.error)
+            emit_end(writer, result.status, result.error)
             log.debug("run ended", status=result.status, seconds=round(execution.age_seconds, 4))
         else:
             self.meter.given_up["handed_back" if reason == "drain" else "lost"] += 1
@@ -526,10 +537,10 @@ class Executor:
             return await self.roll_back(given_up.held)
         return given_up is not None and given_up.status != "pending"
 
-    async def _finish(self, execution: Execution, result: Result, told: int) -> bool:
+    async def _finish(self, execution: Execution, result: Result, event_count: int) -> bool:
         claim = execution.claim
         error = queue.CANCELLED if result.status == "interrupted" else result.error
-        webhook = told_of(claim.run, status=result.status, error=error, values=result.values)
+        webhook = delivery_of(claim.run, status=result.status, error=error, values=result.values)
         if claim.run.temporary:
             return await queue.finish_temporary(self._db, claim, webhook=webhook)
         status, interrupts = await self._thread_state(claim, result)
@@ -544,7 +555,7 @@ class Executor:
                 interrupts=interrupts,
                 error=result.error,
                 thread_error=error,
-                told=told,
+                event_count=event_count,
                 first_token_ms=execution.first_token_ms,
                 webhook=webhook,
             )
@@ -552,7 +563,9 @@ class Executor:
 
     async def _roll_back(self, claim: Claim) -> bool:
         if claim.run.temporary:
-            webhook = told_of(claim.run, status="rollback", error=queue.ROLLED_BACK, values=None)
+            webhook = delivery_of(
+                claim.run, status="rollback", error=queue.ROLLED_BACK, values=None
+            )
             return await queue.finish_temporary(self._db, claim, webhook=webhook)
         return await self.roll_back(claim.held)
 
@@ -607,7 +620,7 @@ async def _at_breakpoint(graph: AnyGraph, config: Any, kwargs: JsonObject) -> St
     return await breakpoints.reached(graph, config, before=before, after=after)
 
 
-async def _tell(
+async def _forward(
     events: AsyncGenerator[tuple[str, bytes]], outbox: Outbox, execution: Execution
 ) -> None:
     """Send on what the graph does, until it has ended or its thread has gone on without it."""
@@ -648,7 +661,7 @@ def _close(span: Span, execution: Execution) -> None:
         fail(span, result.error["error"])
 
 
-def tell_end(writer: ThreadWriter, status: RunStatus, error: JsonObject | None) -> None:
+def emit_end(writer: ThreadWriter, status: RunStatus, error: JsonObject | None) -> None:
     """Log the end of a run, once it is written down."""
     if error is not None:
         writer.emit("error", dumps(error))

@@ -9,7 +9,7 @@ from store import priorities
 from store.database import Database
 from store.errors import LimitedError, OverloadedError
 from store.limits import key_of
-from store.priorities import DEFAULT_GROUP, Settings
+from store.priorities import DEFAULT_GROUP, Urgency
 from store.queue import NewRun
 from store.runs import Setting
 
@@ -37,7 +37,7 @@ class FairShares:
     ) -> NewRun:
         """The run, as one of whoever asks for it: on a thread that is shared, too."""
         identity = request.injected.get("langgraph_auth_user_id") or ""
-        return replace(new, priority=Settings(0, key_of(identity), is_of_run=True))
+        return replace(new, priority=Urgency(0, key_of(identity), is_of_run=True))
 
     async def may_start(self, new: NewRun) -> bool:
         """Whether nobody waits whom a run that begins at once would overtake."""
@@ -46,7 +46,7 @@ class FairShares:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class QueueRoom:
     """
     How many runs may wait; 0 for any number.
 

@@ -63,6 +63,11 @@ class Follower:
         self._events = events
         self._endings = endings
 
+    @property
+    def leaving(self) -> bool:
+        """Whether those who follow are let go, because this process goes."""
+        return self._endings.closed
+
     async def follow(
         self, run: Run, *, after: EventId | None = None
     ) -> AsyncGenerator[list[Event] | Gap, None]:
@@ -265,7 +270,7 @@ class Follower:
             Event(epoch, seq + number, run_id, name, dumps(data))
             for number, (name, data) in enumerate(content.items(), 1)
         ]
-        had = run.told if run is not None and run.epoch == epoch else None
+        had = run.event_count if run is not None and run.epoch == epoch else None
         is_known = skipped > place or (had is not None and had <= seq)
         return [end] if is_known else [Gap(place), end]
 

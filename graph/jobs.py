@@ -2,7 +2,8 @@
 Does the durable jobs of `store.jobs`: those kinds of work that a server has beside requests and runs.
 
 A new kind is a `Kind` in `api.bootstrap`, and whoever makes a job of it due: `store.jobs.enqueue` in the
-transaction that does. What it does may happen twice, and in any process.
+transaction that does. What it does may happen twice, and in any process
+that executes runs.
 """
 
 import asyncio

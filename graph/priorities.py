@@ -14,7 +14,7 @@ from graph.user import User, user_of
 from store import priorities
 from store.database import Database
 from store.errors import InvalidInputError, UnavailableError
-from store.priorities import DEFAULT_GROUP, FIRST, GROUP_MAX_LENGTH, LAST, Settings
+from store.priorities import DEFAULT_GROUP, FIRST, GROUP_MAX_LENGTH, LAST, Urgency
 from store.queue import NewRun
 from store.runs import Setting
 
@@ -119,7 +119,7 @@ def _context(
     )
 
 
-def _settings(found: Any) -> Settings:
+def _settings(found: Any) -> Urgency:
     """
     What the function returned, with the defaults.
 
@@ -137,4 +137,4 @@ def _settings(found: Any) -> Settings:
     if not isinstance(group, str | None) or len(group or "") > GROUP_MAX_LENGTH:
         raise ValueError(f"`fairness_group` must be a string of {GROUP_MAX_LENGTH} at the most")
     # PostgreSQL has no place for it in a text.
-    return Settings(priority, (group or "").replace("\0", "�") or DEFAULT_GROUP)
+    return Urgency(priority, (group or "").replace("\0", "�") or DEFAULT_GROUP)

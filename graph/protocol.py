@@ -23,7 +23,7 @@ from graph.protocol_events import (
     STARTS,
     Namespace,
     Numbering,
-    Told,
+    ProtocolEvent,
 )
 from graph.protocol_messages import Speakers
 from graph.protocol_run import BEGIN, PREFIX, REFUSED, checkpoint, request
@@ -75,7 +75,7 @@ class ProtocolView:
         self._graph_id = str(thread.metadata.get("graph_id") or "")
         self.numbering = Numbering.of(thread)
 
-    def read(self, event: Event) -> list[Told]:
+    def read(self, event: Event) -> list[ProtocolEvent]:
         """What an event of the log means."""
         if not event.run_id or event.name == ASIDE:
             return []
@@ -95,10 +95,10 @@ class ProtocolView:
             return self._native(event, name, namespace)
         return list(self._shared(event, name, namespace))
 
-    def cancelled(self, run_id: str) -> Told:
+    def cancelled(self, run_id: str) -> ProtocolEvent:
         """The end of a run that never began."""
         data = {"event": "interrupted", "graph_name": self._graph_id}
-        return Told(0, f"synth:{run_id}:queued", "lifecycle", (), dumps(data), 0)
+        return ProtocolEvent(0, f"synth:{run_id}:queued", "lifecycle", (), dumps(data), 0)
 
     @property
     def tree(self) -> JsonObject:
@@ -121,7 +121,7 @@ class ProtocolView:
         every = {(): self._run.status, **self._run.subgraphs}
         return [{"namespace": name, "status": status} for name, status in every.items()]
 
-    def _native(self, event: Event, name: str, namespace: Namespace) -> list[Told]:
+    def _native(self, event: Event, name: str, namespace: Namespace) -> list[ProtocolEvent]:
         """What goes out as it was logged."""
         run, method = self._run, name.removeprefix(PREFIX)
         run.is_native = True
@@ -138,9 +138,9 @@ class ProtocolView:
         if channel not in self._channels:
             return []
         named = orjson.loads(event.data)["name"] if method == "custom" else ""
-        return [self._told(event, SAYS, method, namespace, event.data, name=named)]
+        return [self._event(event, SAYS, method, namespace, event.data, name=named)]
 
-    def _shared(self, event: Event, name: str, namespace: Namespace) -> Iterator[Told]:
+    def _shared(self, event: Event, name: str, namespace: Namespace) -> Iterator[ProtocolEvent]:
         """What all clients read, in the form that others know."""
         run = self._run
         if name == "error":
@@ -158,7 +158,9 @@ class ProtocolView:
             yield from self._asked(event, namespace, asked or [])
             yield from self._ended(event, name, namespace)
 
-    def _said(self, event: Event, name: str, namespace: Namespace, data: bytes) -> Iterator[Told]:
+    def _said(
+        self, event: Event, name: str, namespace: Namespace, data: bytes
+    ) -> Iterator[ProtocolEvent]:
         if name == "updates":
             nodes = orjson.loads(data).items()
             found = [("", "", dumps({"node": node, "values": values})) for node, values in nodes]
@@ -172,16 +174,18 @@ class ProtocolView:
             found = [(named, "", data)]
         for number, (named, node, told) in enumerate(found):
             part = min(SAYS + number, ASKS - 1)
-            yield self._told(event, part, name, namespace, told, name=named, node=node)
+            yield self._event(event, part, name, namespace, told, name=named, node=node)
 
-    def _asked(self, event: Event, namespace: Namespace, asked: list[Any]) -> Iterator[Told]:
+    def _asked(
+        self, event: Event, namespace: Namespace, asked: list[Any]
+    ) -> Iterator[ProtocolEvent]:
         new = [one for one in asked if one.get("id") not in self._run.asked]
         for number, one in enumerate(new):
             self._run.asked.add(one.get("id"))
             place = min(ASKS + number, ENDS - 1)
-            yield self._told(event, place, "input.requested", namespace, dumps(request(one)))
+            yield self._event(event, place, "input.requested", namespace, dumps(request(one)))
 
-    def _begun(self, event: Event, namespace: Namespace) -> Iterator[Told]:
+    def _begun(self, event: Event, namespace: Namespace) -> Iterator[ProtocolEvent]:
         """The subgraphs around an event that nothing was heard of before."""
         for depth in range(1, len(namespace) + 1):
             inner = namespace[:depth]
@@ -190,7 +194,7 @@ class ProtocolView:
                 data = {"event": "started", "graph_name": node, "trigger_call_id": task_id}
                 yield self._lifecycle(event, min(STARTS + depth, SAYS - 1), inner, data)
 
-    def _ended(self, event: Event, name: str, namespace: Namespace) -> Iterator[Told]:
+    def _ended(self, event: Event, name: str, namespace: Namespace) -> Iterator[ProtocolEvent]:
         """The subgraphs that a task was, which has come to its end."""
         if name != "tasks" or not self._run.subgraphs:
             return
@@ -204,7 +208,7 @@ class ProtocolView:
                     data["error"] = str(task["error"])
                 yield self._lifecycle(event, min(ENDS + number, GAP - 1), inner, data)
 
-    def _end(self, event: Event) -> Iterator[Told]:
+    def _end(self, event: Event) -> Iterator[ProtocolEvent]:
         """The end of a run, and of whatever it left open."""
         run, status = self._run, orjson.loads(event.data)["status"]
         came_to = "completed"
@@ -215,7 +219,7 @@ class ProtocolView:
         heard = run.speakers.end() if "messages" in self._channels else []
         for number, (namespace, node, data) in enumerate(heard):
             place = min(SAYS + number, ASKS - 1)
-            yield self._told(event, place, "messages", namespace, dumps(data), node=node)
+            yield self._event(event, place, "messages", namespace, dumps(data), node=node)
         left = [inner for inner, now in run.subgraphs.items() if now == "started"]
         for number, inner in enumerate(reversed(left)):
             data = {"event": came_to, "graph_name": inner[-1].partition(":")[0]}
@@ -227,15 +231,15 @@ class ProtocolView:
 
     def _lifecycle(
         self, event: Event, part: int, namespace: Namespace, data: dict[str, Any]
-    ) -> Told:
+    ) -> ProtocolEvent:
         if namespace:
             self._run.subgraphs[namespace] = data["event"]
         else:
             self._run.status = data["event"]
             data = {**data, "graph_name": name} if (name := self._graph_name) else data
-        return self._told(event, part, "lifecycle", namespace, dumps(data))
+        return self._event(event, part, "lifecycle", namespace, dumps(data))
 
-    def _told(
+    def _event(
         self,
         event: Event,
         part: int,
@@ -243,12 +247,12 @@ class ProtocolView:
         namespace: Namespace,
         data: bytes,
         **more: str,
-    ) -> Told:
+    ) -> ProtocolEvent:
         event_id = f"{event.id}.{part}"
         if method == "lifecycle" or method.startswith("input."):
             # The form that clients read the run's id from.
             event_id = f"synth:{event.run_id}:{event_id}"
-        return Told(
+        return ProtocolEvent(
             self.numbering.seq(event.position, part),
             event_id,
             method,

@@ -73,7 +73,7 @@ class Numbering:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ProtocolEvent:
     """An event of the protocol; 0 as its number says that it is in no log."""
 
     seq: int
@@ -128,16 +128,16 @@ class Wanted:
     namespaces: tuple[Namespace, ...] | None = None
     depth: int | None = None
 
-    def includes(self, told: Told) -> bool:
+    def includes(self, event: ProtocolEvent) -> bool:
         """Whether an event is to be seen."""
-        channel = told.channel
+        channel = event.channel
         if channel not in self.channels and not (
             channel.startswith(NAMED) and "custom" in self.channels
         ):
             return False
         if not self.namespaces:
             return True
-        return any(self._covers(prefix, told.namespace) for prefix in self.namespaces)
+        return any(self._covers(prefix, event.namespace) for prefix in self.namespaces)
 
     def _covers(self, prefix: Namespace, namespace: Namespace) -> bool:
         deeper = len(namespace) - len(prefix)

@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessageChunk, messages_from_dict
 from langchain_core.messages.base import BaseMessage
 
 Namespace = tuple[str, ...]
-Told = tuple[str, Any]
+Block = tuple[str, Any]
 
 #: Model calls of a run that are kept at the most; a run has few that speak at the same time.
 MAX_SPEAKING = 64
@@ -63,7 +63,7 @@ class Speakers:
     def __init__(self) -> None:
         self._speeches: dict[tuple[Namespace, str], _Speech] = {}
 
-    def hear(self, namespace: Namespace, content: Any) -> list[Told]:
+    def hear(self, namespace: Namespace, content: Any) -> list[Block]:
         """The events of a token or of a whole message, each with its node."""
         message, metadata = content
         node = str(metadata.get("langgraph_node") or "")

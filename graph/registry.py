@@ -18,8 +18,8 @@ from graph import schema
 from graph.config import GraphConfig, GraphEntry
 from graph.factory import AnyGraph, Factory, InvalidGraphError, load, reason
 from graph.user import current_user
-from store.checkpoints import fold_of
 from store.errors import NotFoundError
+from store.folds import fold_of
 from store.heads import Fold
 
 log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 
 from graph.endings import Endings
 from graph.executor import Execution, Executor, Result
-from graph.fairness import FairShares, Room
+from graph.fairness import FairShares, QueueRoom
 from graph.first_words import SOURCE, TITLE, begun
 from graph.following import Follower
 from graph.priorities import Priorities
@@ -77,7 +77,7 @@ class Prepared:
     thread: NewThread | None
 
 
-class Runs(Follower):
+class Runs:
     """
     The one way to run a graph; every door submits here.
 
@@ -104,10 +104,12 @@ class Runs(Follower):
         life: Life | None = None,
         titles: bool = False,
         priorities: Priorities | FairShares | None = None,
-        room: Room | None = None,
+        room: QueueRoom | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        super().__init__(db, events, endings)
+        #: Reads the logs of those that it takes in.
+        self.follower = Follower(db, events, endings)
+        self._db = db
         self._tracing = tracing
         self._room = room
         self._priorities = priorities
@@ -227,11 +229,6 @@ class Runs(Follower):
         if self._tracing is not None and (parent := self._tracing.traceparent()):
             new.kwargs[TRACEPARENT] = parent
         return new
-
-    @property
-    def leaving(self) -> bool:
-        """Whether those who follow are let go, because this process goes."""
-        return self._endings.closed
 
     def is_system(self, assistant_id: str) -> bool:
         """Whether it is the assistant that a graph has: those are everybody's."""
@@ -360,7 +357,7 @@ class Runs(Follower):
             await execution.ended.wait()
             if execution.result is not None:
                 return execution.result
-        return await self.result(submitted.run)
+        return await self.follower.result(submitted.run)
 
     async def cancel(
         self, thread_id: str, run_ids: list[str] | None, *, action: CancelAction, access: Access

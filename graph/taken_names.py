@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from functools import partial
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import Final
 
@@ -86,11 +87,12 @@ def _directories() -> list[Path]:
 def _find(name: str, directories: Sequence[Path]) -> Path | None:
     """The file of a module, or the directory of a package without an `__init__.py`."""
     for path in (directory.joinpath(*name.split(".")) for directory in directories):
-        if (package := path / "__init__.py").is_file():
+        # Not pathlib's, which raise where Python passes by: of a directory that nobody may enter.
+        if isfile(package := path / "__init__.py"):
             return package
-        if (module := path.with_name(f"{path.name}.py")).is_file():
+        if isfile(module := path.with_name(f"{path.name}.py")):
             return module
-        if path.is_dir() and any(path.glob("*.py")):
+        if isdir(path) and any(path.glob("*.py")):
             return path
     return None
 
@@ -100,7 +102,7 @@ def _files(name: str, directories: Sequence[Path]) -> list[Path]:
     parts = name.split(".")
     names = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
     found = map(partial(_find, directories=directories), names)
-    return [path for path in found if path is not None and path.is_file()]
+    return [path for path in found if path is not None and isfile(path)]
 
 
 def _imports(file: Path) -> Iterator[tuple[int, int, str]]:

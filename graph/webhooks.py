@@ -215,10 +215,10 @@ def _iso(time: Any) -> str | None:
     return time.astimezone(UTC).isoformat() if time else None
 
 
-def told_of(
+def delivery_of(
     run: Run, *, status: Status, error: JsonObject | None, values: Any
 ) -> JsonObject | None:
-    """What the webhook of a run is told of its end, if it has one: see `store.webhooks.delivery`."""
+    """What the webhook of a run is sent at its end, if it has one: see `store.webhooks.delivery`."""
     if not run.kwargs.get("webhook"):
         return None
     row = {name: getattr(run, name) for name in Run.__dataclass_fields__}

@@ -21,7 +21,7 @@ import structlog
 from graph.changes import Changes
 from graph.crons import Crons
 from graph.endings import Endings
-from graph.executor import Executor, tell_end
+from graph.executor import Executor, emit_end
 from graph.jobs import Jobs
 from graph.retention import Retention
 from graph.runs import Runs
@@ -60,32 +60,32 @@ COLLECT_FILES = 1000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """The times of a worker, in seconds."""
+    """The times of a worker, in seconds; those that no setting gives have defaults."""
 
     #: A worker that did not beat for so long is dead.
-    lease_seconds: float = 20.0
+    lease_seconds: float
     #: Between two beats.
-    heartbeat_seconds: float = 5.0
+    heartbeat_seconds: float
+    #: Between two looks for what dead workers left.
+    sweep_seconds: float
+    #: How long runs may go on when the process is told to stop.
+    grace_seconds: float
+    #: How often a run may be started.
+    max_attempts: int
+    #: Between two looks for threads whose time has come, and how many are looked at.
+    expiry_seconds: float
+    expiry_limit: int
+    #: Between two looks for items of the long-term memory whose life has ended.
+    item_expiry_seconds: float
+    #: Between two looks for messages that are to be found by search.
+    index_seconds: float
+    #: After which attachments that no session uses are deleted.
+    file_unused_seconds: float
     #: Between two looks for runs that no signal announced: delayed ones, and lost signals.
     poll_seconds: float = 1.0
-    #: Between two looks for what dead workers left.
-    sweep_seconds: float = 5.0
-    #: How long runs may go on when the process is told to stop.
-    grace_seconds: float = 20.0
-    #: How often a run may be started.
-    max_attempts: int = 3
-    #: Between two looks for threads whose time has come, and how many are looked at.
-    expiry_seconds: float = 300.0
-    expiry_limit: int = 1000
-    #: Between two looks for items of the long-term memory whose life has ended.
-    item_expiry_seconds: float = 300.0
-    #: Between two looks for messages that are to be found by search.
-    index_seconds: float = 2.0
     #: Between two looks for threads that analytics have yet to count, and for those that nobody touched.
     tally_seconds: float = 30.0
     recount_seconds: float = 600.0
-    #: After which attachments that no session uses are deleted.
-    file_unused_seconds: float = 86_400.0
 
 
 class Worker:
@@ -170,6 +170,7 @@ class Worker:
     def _for_who_asks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         return {
             "listen": self._listen_forever,
+            # Whoever cancels a run of a worker that died is not to wait for the next worker.
             "sweep": self._sweep_forever,
             "endings": self._endings.watch_forever,
             "publish": self._changes.publish_forever,
@@ -285,7 +286,7 @@ class Worker:
         error: JsonObject = {"error": "UnreadableError", "message": unreadable.message}
         if await queue.refuse(self._db, claim, error):
             writer = self._events.writer(lease.thread_id, lease.epoch, run_id)
-            tell_end(writer, "error", error)
+            emit_end(writer, "error", error)
             writer.close()
 
     def _heed_free_slot(self) -> None:
@@ -341,9 +342,6 @@ class Worker:
     async def _sweep(self) -> None:
         if self._heartbeat.buried:
             await self._begin_anew()
-        if not self._executor.slots:
-            # Lost runs, too, are for those who execute runs.
-            return
         lease_seconds = self._timing.lease_seconds
         for run_id, action in await queue.to_stop(self._db, self._heartbeat.worker_id):
             self._executor.stop(run_id, action)
@@ -434,7 +432,7 @@ class Worker:
             status = "interrupted"
         if status != "pending":
             writer = self._events.writer(given_up.thread_id, given_up.epoch, given_up.run_id)
-            tell_end(writer, status, given_up.error)
+            emit_end(writer, status, given_up.error)
             writer.close()
 
     async def _begin_anew(self) -> None:

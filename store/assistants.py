@@ -68,6 +68,7 @@ async def search(
     offset: int = 0,
     sort_by: SortBy = "created_at",
     order: Order = "desc",
+    lenient: bool = False,
     access: Access,
 ) -> list[Assistant]:
     """
@@ -76,6 +77,7 @@ async def search(
     Args:
         name: A part of the name, in any case.
         limit: Rows at the most.
+        lenient: As for `Database.all`.
     """
     looked_for, query = looking_for(db.cipher, metadata, SQL["search"])
     query = ordered(query, sort_by, order, tie_break="assistant_id")
@@ -90,6 +92,7 @@ async def search(
             "offset": offset,
             "visible": access.array,
         },
+        lenient=lenient,
     )
 
 

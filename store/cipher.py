@@ -187,6 +187,10 @@ class Cipher:
         """What bytes and what text begin with that are sealed by the newest key."""
         return b"", ""
 
+    def lenient(self) -> "Cipher":
+        """One that opens what it can: a text or a JSON value that it cannot is an empty one."""
+        return self
+
 
 #: For a server without keys.
 CLEAR: Final = Cipher()
@@ -375,6 +379,10 @@ class KeyRing(Cipher):
         """What bytes and what text begin with that are sealed by the newest key."""
         return self._newest.head, self._newest.text_head
 
+    def lenient(self) -> Cipher:
+        """One that opens what it can."""
+        return _Lenient(self)
+
     # ------------------------------------------------------------------ parts
 
     def _key(self, key_id: bytes) -> _Key:
@@ -462,6 +470,33 @@ class KeyRing(Cipher):
         if kind is list:
             return [self._values_in_the_clear(item, path) for item in value]
         return value
+
+
+class _Lenient(KeyRing):
+    """A ring as it is now; what it cannot open is told as empty, and never as it lies there."""
+
+    def __init__(self, ring: KeyRing) -> None:
+        vars(self).update(vars(ring))
+
+    def open_text(self, text: str, place: bytes) -> str:
+        try:
+            return super().open_text(text, place)
+        except UnreadableError:
+            return ""
+
+    def open_json(self, value: Any, place: bytes) -> Any:
+        try:
+            return super().open_json(value, place)
+        except UnreadableError:
+            return {}
+
+    def _values(self, value: Any, path: bytes) -> Any:
+        if not isinstance(value, str):
+            return super()._values(value, path)
+        try:
+            return super()._values(value, path)
+        except UnreadableError:
+            return ""
 
 
 def _parts(text: str) -> tuple[bytes, bytes]:

@@ -1,8 +1,9 @@
 """
 The group commit: checkpoints, writes and messages of many threads in one transaction.
 
-A batch is at most nine statements with arrays, in one round trip with one fsync. Its first
-statement locks the threads whose leases hold; every other one writes nothing for the rest.
+A batch is at most nine statements with arrays, and one for each large blob, in one round trip with
+one fsync. Its first statement locks the threads whose leases hold; every other one writes nothing
+for the rest.
 """
 
 import asyncio
@@ -11,25 +12,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from store.lane import Binary, Lane, Statement
-from store.projection import Change
+from store.lane import Binary, Call, Lane, Statement
+from store.projection import RowChange
 from store.sql import load
 
 _PREPARED: Final = {name: Statement(query) for name, query in load("commits").items()}
 BlobRow = tuple[bytes, int | None, bytes, bytes, bytes, bytes, bytes | None]
 WriteRow = tuple[bytes, int | None, bytes, bytes, bytes, bytes, int, bytes, bytes, bytes]
+#: A blob that is as large is no element of an array: PostgreSQL, and we, would copy it more often.
+_LARGE_BYTES: Final = 32 * 1024
 CheckpointRow = tuple[bytes, int | None, bytes, bytes, bytes | None, bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class NewHead:
     """A new checkpoint of a thread's root namespace, and what it does to the messages."""
 
     checkpoint_id: str
     parent_checkpoint_id: str | None
     at: str
     run_id: str | None
-    change: Change
+    change: RowChange
 
 
 @dataclass(eq=False, slots=True)
@@ -48,7 +51,7 @@ class Entry:
     blobs: Sequence[BlobRow] = ()
     writes: Sequence[WriteRow] = ()
     checkpoint: CheckpointRow | None = None
-    head: Head | None = None
+    head: NewHead | None = None
     size: int = 0
     deadline: float = 0.0
     committed: asyncio.Future[None] = field(init=False)
@@ -59,7 +62,13 @@ async def commit(
 ) -> set[tuple[str, int]]:
     """Commit the entries whose lease holds; which leases those are. As `Lane.run`."""
     leases = {(e.thread_id, e.epoch) for e in entries if e.epoch is not None}
-    calls = [
+    calls: list[Call] = [
+        (_PREPARED["blob"], _alone(row))
+        for entry in entries
+        for row in entry.blobs
+        if _is_large(row)
+    ]
+    calls += [
         (_PREPARED[name], _arrays(columns, rows))
         for name, columns, rows in _statements(entries)
         if rows
@@ -86,7 +95,7 @@ def _statements(
                 writes[key] = write
         if entry.checkpoint is not None:
             checkpoints[entry.checkpoint[:4]] = entry.checkpoint
-    yield "blobs", _BLOBS, [row for entry in entries for row in entry.blobs]
+    yield "blobs", _BLOBS, [r for entry in entries for r in entry.blobs if not _is_large(r)]
     yield "writes", _WRITES, list(writes.values())
     yield "checkpoints", _CHECKPOINTS, list(checkpoints.values())
     heads = [(e.thread_id.encode(), e.epoch, e.head) for e in entries if e.head is not None]
@@ -95,7 +104,7 @@ def _statements(
 
 
 def _head_statements(
-    heads: Sequence[tuple[bytes, int | None, Head]],
+    heads: Sequence[tuple[bytes, int | None, NewHead]],
 ) -> Iterable[tuple[str, dict[str, type["_Array"]], Sequence[tuple[Any, ...]]]]:
     resets = [
         (thread, epoch, head.checkpoint_id.encode(), _encoded(head.parent_checkpoint_id))
@@ -151,11 +160,28 @@ def _head_statements(
     )
 
 
+def _is_large(row: BlobRow) -> bool:
+    return len(row[-1] or b"") >= _LARGE_BYTES
+
+
+def _alone(row: BlobRow) -> dict[str, Any]:
+    return {n: _Bytes(v) if isinstance(v, bytes) else v for n, v in zip(_BLOBS, row, strict=True)}
+
+
 def _encoded(text: str | None) -> bytes | None:
     return None if text is None else text.encode()
 
 
 # --------------------------------------------------------------------------- arrays
+
+
+class _Bytes(Binary):
+    """A ``text`` or ``bytea``."""
+
+    __slots__ = ()
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
 class _Array(Binary):

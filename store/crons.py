@@ -1,7 +1,7 @@
 """
 Crons: runs that are to begin by the clock.
 
-Every process looks for those that are due. Which of them makes the run, the cron's row decides: it
+Every process that executes runs looks for those that are due. Which of them makes the run, the cron's row decides: it
 is locked, and the run is made and the row moved on to its next time in one transaction.
 """
 
@@ -104,7 +104,7 @@ async def create(db: Database, new: NewCron) -> Cron:
     try:
         created = await db.one(Cron, SQL["create"], row)
     except ConnectionLostError:
-        with in_doubt("the cron"):
+        with in_doubt():
             try:
                 created = await db.one(Cron, SQL["create"], row)
             except AlreadyExistsError:  # by the first try

@@ -191,12 +191,9 @@ async def repeated(operation: Callable[[], Awaitable[T]]) -> T:
 
 
 @contextmanager
-def in_doubt(what: str) -> Iterator[None]:
+def in_doubt() -> Iterator[None]:
     """
     Find out whether something was made whose answer was lost, or say that nobody knows.
-
-    Args:
-        what: What was to be made, as ``the run``.
 
     Raises:
         InDoubtError: PostgreSQL is not there to tell.
@@ -205,7 +202,7 @@ def in_doubt(what: str) -> Iterator[None]:
         yield
     except UnavailableError as exc:
         raise InDoubtError(
-            f"The database was lost while it took {what} in: it may have it, or not"
+            "The database was lost while it took this in: it may have it, or not"
         ) from exc
 
 
@@ -336,17 +333,28 @@ class Database:
             yield Transaction(connection, self.cipher)
 
     async def all(
-        self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
+        self,
+        row: type[Row],
+        query: LiteralString,
+        params: Params,
+        *,
+        prepare: bool | None = None,
+        lenient: bool = False,
     ) -> list[Row]:
         """
         Every row of a one-statement transaction.
 
         Args:
             prepare: False has the query planned anew, for just these parameters.
+            lenient: For a page that is shown: of a row that cannot be decrypted what can be is told, and the
+                rest as empty, so that the rows beside it are seen.
+
+        Raises:
+            UnreadableError: A row cannot be decrypted, unless `lenient`.
         """
         async with self.connection() as connection:
             return await Transaction(connection, self.cipher).all(
-                row, query, params, prepare=prepare
+                row, query, params, prepare=prepare, lenient=lenient
             )
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
@@ -375,12 +383,18 @@ class Transaction:
         self.cipher = cipher
 
     async def all(
-        self, row: type[Row], query: LiteralString, params: Params, *, prepare: bool | None = None
+        self,
+        row: type[Row],
+        query: LiteralString,
+        params: Params,
+        *,
+        prepare: bool | None = None,
+        lenient: bool = False,
     ) -> list[Row]:
-        """Every row; `prepare` as for `Database.all`."""
+        """Every row; `prepare` and `lenient` as for `Database.all`."""
         async with self.connection.cursor(row_factory=class_row(row)) as cursor:
             await cursor.execute(query, params, prepare=prepare)
-            return self._opened(row, await cursor.fetchall())
+            return self._opened(row, await cursor.fetchall(), lenient=lenient)
 
     async def one(self, row: type[Row], query: LiteralString, params: Params) -> Row | None:
         """The first row, if there is one."""
@@ -389,7 +403,7 @@ class Transaction:
             found = await cursor.fetchone()
         return None if found is None else self._opened(row, [found])[0]
 
-    def _opened(self, row: type[Row], rows: list[Row]) -> list[Row]:
+    def _opened(self, row: type[Row], rows: list[Row], *, lenient: bool = False) -> list[Row]:
         """Rows of a kind that has seals without them."""
         if not self.cipher.is_on or (opened := getattr(row, "opened", None)) is None:
             return rows
@@ -398,10 +412,12 @@ class Transaction:
             try:
                 found.append(opened(one, self.cipher))
             except UnreadableError as error:
-                # It fails what it was read for, a page of a list too: none leaves out what there is.
+                # It fails what it was read for; a page that is shown tells what there is of it.
                 named = {name: getattr(one, name) for name in _IDS if hasattr(one, name)}
                 log.warning("row cannot be read", kind=row.__name__, reason=error.message, **named)
-                raise
+                if not lenient:
+                    raise
+                found.append(opened(one, self.cipher.lenient()))
         return found
 
     async def tuples(

@@ -1,5 +1,5 @@
 """
-Every error raised on purpose, in one tree.
+The errors raised on purpose, in one tree.
 
     Error                      message names the thing: "Thread 7f… is busy"; `code` is for programs
     ├─ NotFoundError           missing, or not the caller's
@@ -23,12 +23,14 @@ Every error raised on purpose, in one tree.
     │  └─ RunTimeoutError      it took too long
     ├─ EmbeddingError          a text could not be embedded, for the store's index
     ├─ UnreadableError         what is at rest cannot be decrypted, or should have been encrypted
-    ├─ UnavailableError        PostgreSQL or Redis did not answer; safe to retry
-    │  ├─ OverloadedError      this server has as much to do as it takes
-    │  ├─ ConnectionLostError  gone in the middle: what was asked may have been done
-    │  └─ InDoubtError         the same, and it could not be found out: not safe to retry
-    └─ RunError                never an HTTP answer: stored on the run, sent as its `error` event
+    └─ UnavailableError        PostgreSQL or Redis did not answer; safe to retry
+       ├─ OverloadedError      this server has as much to do as it takes
+       ├─ LockedError          somebody else holds what is needed
+       ├─ ConnectionLostError  gone in the middle: what was asked may have been done
+       └─ InDoubtError         the same, and it could not be found out: not safe to retry
 
+Some that one module alone raises are beside it: `graph.factory.InvalidGraphError` (an Error),
+`graph.registry.UnknownGraphError` (a NotFoundError), `api.errors.RefusedError` (a PermissionDeniedError).
 HTTP statuses are known to `api/errors.py` alone.
 """
 
@@ -211,21 +213,6 @@ class InDoubtError(UnavailableError):
     """Something may have been made or not, and nobody can tell now: look before asking again."""
 
     default_code = "in_doubt"
-
-
-class RunError(Error):
-    """
-    How a run failed: stored on the run and sent as its `error` event, never an HTTP answer.
-
-    Args:
-        kind: The name of the error as clients see it, e.g. ``ValueError`` or ``WorkerLost``.
-    """
-
-    default_code = "run_failed"
-
-    def __init__(self, message: str, *, kind: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 #: What decoding a checkpoint may raise for its content: the code or the types that it was written

@@ -61,6 +61,10 @@ class Head:
         """Whether nothing was ever written to a channel."""
         return channel not in orjson.loads(self.checkpoint).get("channel_versions", ())
 
+    def unchanged(self, versions: Mapping[str, Any]) -> dict[str, Blob]:
+        """The blobs of the channels that have these versions still."""
+        return {n: blob for n, blob in self.blobs.items() if blob[0] == str(versions.get(n))}
+
     @property
     def size(self) -> int:
         """Bytes of memory, about."""

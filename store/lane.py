@@ -89,8 +89,8 @@ class Lane:
     Args:
         connect: Opens and configures a connection.
         connect_seconds: How long callers wait for a server that is not there.
-        answer_seconds: How long an answer is waited for, a second more for each MiB that was sent,
-            before the server is taken for frozen and the connection is given up.
+        deadline_seconds: How long an answer is waited for, and the extra seconds of its call, before
+            the server is taken for frozen and the connection is given up.
         meter: Told how long transactions take.
     """
 

@@ -231,7 +231,8 @@ class Session:
     def opened(self, cipher: Cipher) -> Self:
         """The row without its seals."""
         metadata = cipher.open_values(self.metadata)
-        return replace(self, metadata=metadata, name=_named(metadata) or self.name)
+        name = _named(metadata)
+        return replace(self, metadata=metadata, name=self.name if name is None else name)
 
 
 def _named(metadata: JsonObject) -> str | None:

@@ -8,8 +8,10 @@ may have changed it in place.
 """
 
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from gc import get_referents
+from itertools import chain
 from operator import is_
 from typing import Any, Final
 
@@ -18,12 +20,83 @@ _MODULES: Final = "langchain_core.messages."
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 #: What a message takes in memory beside its bytes, about: the object and the copy of its attributes.
 _MESSAGE_BYTES: Final = 2048
+#: Of how many parts a list is watched; each step of a conversation adds one.
+_MOST_WATCHES: Final = 32
 
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
 
 
 @dataclass(frozen=True, slots=True)
+class _Watch:
+    """
+    Messages of which a change in place is seen, without comparing each with the copy of its attributes.
+
+    That is half of what a step of a long conversation costs here. A value that was put in place of
+    another is not the same object, and what can be changed itself is compared. What is not the same
+    may be equal still, and then counts as unchanged.
+
+    Attributes:
+        referents: What the messages refer to: their attributes, and those that no class declares.
+        values: What the attributes refer to; `empty` of them, and `filled` that equal `copies`, are
+            what can be changed.
+    """
+
+    messages: Sequence[Any]
+    attributes: Sequence[dict[str, Any]]
+    referents: list[Any]
+    values: list[Any]
+    empty: Sequence[Any]
+    filled: list[Any]
+    copies: list[Any]
+
+    @staticmethod
+    def of(messages: Sequence[Any], states: Sequence[dict[str, Any]]) -> "_Watch":
+        """Watch messages whose attributes are as they were copied."""
+        attributes = [message.__dict__ for message in messages]
+        empty, filled, copies = [], [], []
+        for message, state in zip(messages, states, strict=True):
+            empty.append(message.__pydantic_extra__)
+            for key, value in message.__dict__.items():
+                if type(value) not in _SCALARS and value:
+                    filled.append(value)
+                    copies.append(state[key])
+                elif type(value) not in _SCALARS:
+                    empty.append(value)
+        return _Watch(
+            messages,
+            attributes,
+            get_referents(*messages),
+            get_referents(*attributes),
+            empty,
+            filled,
+            copies,
+        )
+
+    @staticmethod
+    def merged(parts: Sequence["_Watch"]) -> "_Watch":
+        """Watch the messages of some together."""
+        return _Watch(
+            list(chain.from_iterable(part.messages for part in parts)),
+            list(chain.from_iterable(part.attributes for part in parts)),
+            list(chain.from_iterable(part.referents for part in parts)),
+            list(chain.from_iterable(part.values for part in parts)),
+            list(chain.from_iterable(part.empty for part in parts)),
+            list(chain.from_iterable(part.filled for part in parts)),
+            list(chain.from_iterable(part.copies for part in parts)),
+        )
+
+    def is_unchanged(self) -> bool:
+        # Loops of C: a step of a long conversation goes through all of its messages.
+        return (
+            get_referents(*self.messages) == self.referents
+            and get_referents(*self.attributes) == self.values
+            and not any(self.empty)
+            and self.filled == self.copies
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
     """
     Messages with the MessagePack of each, and the attributes that it was made of.
@@ -41,23 +114,28 @@ class Packed:
     decoded: int
     appended: int | None = None
     #: Of its messages and of some that were in the lists before it; shared with those.
-    ids: set[str] = field(default_factory=set)
+    ids: set[str]
+    watches: tuple[_Watch, ...]
+    #: Of `blobs`.
+    byte_count: int
 
     @property
     def size(self) -> int:
         """Bytes of memory, about."""
-        return sum(map(len, self.blobs)) + _MESSAGE_BYTES * len(self.blobs)
+        return self.byte_count + _MESSAGE_BYTES * len(self.blobs)
 
     def blob(self) -> bytes:
         """The whole list as MessagePack, as the serialiser would make it."""
-        return _header(len(self.blobs)) + b"".join(self.blobs)
+        return b"".join([_header(len(self.blobs)), *self.blobs])
 
     def is_unchanged(self) -> bool:
         """Whether no message was changed in place since it was encoded."""
-        # Loops of C: a step of a long conversation goes through all of its messages.
-        return [m.__dict__ for m in self.messages] == self.states and not any(
-            [m.__pydantic_extra__ for m in self.messages]  # noqa: C419
-        )
+        return all(watch.is_unchanged() for watch in self.watches)
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether each message has one."""
+        return self.ids.isdisjoint((None, ""))
 
     def is_equal(self, messages: list[Any]) -> bool:
         """Whether the messages are the same, be they other objects."""
@@ -70,22 +148,31 @@ class Packed:
             return self
         messages = self.messages[:known] + [decode(blob) for blob in self.blobs[known:]]
         states = self.states[:known] + [_state(message) for message in messages[known:]]
-        return replace(self, messages=messages, states=states, decoded=len(messages))
+        watches, place = [], 0
+        for watch in self.watches:
+            if place + len(watch.messages) > known:
+                break
+            watches.append(watch)
+            place += len(watch.messages)
+        return replace(
+            self,
+            messages=messages,
+            states=states,
+            decoded=len(messages),
+            watches=_watched(watches, messages[place:], states[place:]),
+        )
 
     def extended(self, messages: list[Any], encode: Encode) -> "Packed | None":
         """The list with messages that were decoded at its end; None if that is not all they do."""
         new = {message.id for message in messages if message.type != "remove"}
         if len(new) < len(messages) or not all(new) or not self.ids.isdisjoint(new):
             return None
+        try:
+            longer = _followed(self, self.messages + messages, messages, encode)
+        except _NotPlainError:
+            return None
         self.ids.update(new)
-        return Packed(
-            self.messages + messages,
-            self.states + [_state(message) for message in messages],
-            self.blobs + [encode(message) for message in messages],
-            len(self.messages) + len(messages),
-            len(messages),
-            self.ids,
-        )
+        return replace(longer, decoded=len(longer.messages), appended=len(messages))
 
 
 def pack(
@@ -119,7 +206,7 @@ def unpack(blob: bytes, messages: object) -> Packed | None:
         states = [_state(message) for message in messages]
     except _NotPlainError:
         return None
-    return Packed(list(messages), states, blobs, len(messages), ids={m.id for m in messages})
+    return _packed(list(messages), states, blobs, decoded=len(messages))
 
 
 def are_messages(value: list[Any]) -> bool:
@@ -136,15 +223,9 @@ def _pack(value: list[Any], before: Packed | None, encode: Encode) -> Packed:
         new = value[len(before.messages) :]
         ids = {message.id for message in new}
         are_new = len(ids) == len(new) and all(ids) and before.ids.isdisjoint(ids)
+        packed = _followed(before, list(value), new, encode)
         before.ids.update(ids)
-        return Packed(
-            list(value),
-            before.states + [_state(message) for message in new],
-            before.blobs + [encode(message) for message in new],
-            before.decoded,
-            len(new) if are_new else None,
-            before.ids,
-        )
+        return replace(packed, appended=len(new) if are_new else None)
     places = {} if before is None else {id(m): place for place, m in enumerate(before.messages)}
     states, blobs = [], []
     for message in value:
@@ -155,7 +236,46 @@ def _pack(value: list[Any], before: Packed | None, encode: Encode) -> Packed:
         else:
             states.append(_state(message))
             blobs.append(encode(message))
-    return Packed(list(value), states, blobs, 0, ids={message.id for message in value})
+    return _packed(list(value), states, blobs, decoded=0)
+
+
+def _packed(
+    messages: list[Any], states: list[dict[str, Any]], blobs: list[bytes], *, decoded: int
+) -> Packed:
+    return Packed(
+        messages=messages,
+        states=states,
+        blobs=blobs,
+        decoded=decoded,
+        ids={message.id for message in messages},
+        watches=_watched((), messages, states),
+        byte_count=sum(map(len, blobs)),
+    )
+
+
+def _followed(before: Packed, messages: list[Any], new: list[Any], encode: Encode) -> Packed:
+    """A list with some messages more at its end; `messages` are all of them."""
+    states = [_state(message) for message in new]
+    blobs = [encode(message) for message in new]
+    return replace(
+        before,
+        messages=messages,
+        states=before.states + states,
+        blobs=before.blobs + blobs,
+        watches=_watched(before.watches, new, states),
+        byte_count=before.byte_count + sum(map(len, blobs)),
+    )
+
+
+def _watched(
+    before: Sequence[_Watch], new: list[Any], states: list[dict[str, Any]]
+) -> tuple[_Watch, ...]:
+    """What watches some messages more."""
+    if not new:
+        return tuple(before)
+    if len(before) >= _MOST_WATCHES:
+        before = (_Watch.merged(before),)
+    return (*before, _Watch.of(new, states))
 
 
 def _continues(value: list[Any], before: Packed) -> bool:

@@ -19,7 +19,7 @@ DEFAULT_GROUP: Final = "default"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Urgency:
     """
     How urgent the runs of a thread are, and with whose they share.
 
@@ -44,17 +44,17 @@ class Waiting:
     of_group: int
 
 
-async def find(db: Database, thread_id: str) -> Settings | None:
+async def find(db: Database, thread_id: str) -> Urgency | None:
     """What was decided for a thread; None if nothing was. For those who may see it."""
-    return await db.one(Settings, SQL["of_thread"], {"thread_id": thread_id})
+    return await db.one(Urgency, SQL["of_thread"], {"thread_id": thread_id})
 
 
-async def keep(db: Database, thread_id: str, settings: Settings) -> None:
+async def keep(db: Database, thread_id: str, settings: Urgency) -> None:
     """Remember what was decided for a thread, unless something is known already."""
     await db.execute(SQL["keep"], {"thread_id": thread_id, **asdict(settings)})
 
 
-async def mark(tx: Transaction, runs: Iterable[tuple[str, str, Settings]]) -> None:
+async def mark(tx: Transaction, runs: Iterable[tuple[str, str, Urgency]]) -> None:
     """
     Remember what was decided for threads, and give it to runs of theirs that were just queued.
 

@@ -15,7 +15,7 @@ import json
 import math
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -70,20 +70,30 @@ class Listed:
 
     Args:
         value: Anything but a list counts as an empty one.
+        states: Copies of the attributes of its messages, each of which has an id: then it is looked at
+            only if something is asked of it.
     """
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: object, states: Sequence[Mapping[str, Any]] | None = None) -> None:
         self.messages: list[Any] = list(value) if isinstance(value, list) else []
+        self._states = states
+        self._places: dict[str, int] | None = None
+        if states is not None:
+            return
         # Loops of C: it may be a long conversation, of which nothing has changed.
         self._contents = _all(self.messages, "content")
         self._ids = _all(self.messages, "id")
         # A message without an id may get one later, in place.
-        self._places = None if all(self._ids) else _places(self.messages)
+        if not all(self._ids):
+            self._places = _places(self.messages)
 
     @property
     def places(self) -> dict[str, int]:
         """Where each message stands, by its id."""
         if self._places is None:
+            if self._states is not None:
+                self._contents = [state["content"] for state in self._states]
+                self._ids = [state["id"] for state in self._states]
             self._places = {clean(str(id_)): place for place, id_ in enumerate(self._ids)}
         return self._places
 
@@ -96,7 +106,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RowChange:
     """
     What one checkpoint of the root namespace does to the rows of its thread.
 
@@ -136,13 +146,18 @@ class Projector:
         self._is_mirrored = head_checkpoint_id is None
         self._has_written = False
 
-    def learn(self, checkpoint_id: str, value: object) -> None:
-        """Take note of a list that was loaded from the checkpoint that the table mirrors."""
+    def learn(
+        self,
+        checkpoint_id: str,
+        value: object,
+        states: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Take note of a list that was loaded from the checkpoint that the table mirrors; as `Listed`."""
         if self._has_written:
             return
         self.learn_head(checkpoint_id)
         if len(self._loads) < _MAX_LOADS:
-            self._loads.append(Listed(value))
+            self._loads.append(Listed(value, states))
 
     def learn_head(self, checkpoint_id: str) -> None:
         """Take note of which checkpoint the table mirrors, without its list."""
@@ -157,7 +172,7 @@ class Projector:
         *,
         changed: bool,
         appended: int | None = None,
-    ) -> Change:
+    ) -> RowChange:
         """
         Find what a checkpoint changes.
 
@@ -170,15 +185,15 @@ class Projector:
         """
         if self._is_mirrored and parent_checkpoint_id == self._head:
             if not changed:
-                return Change()
+                return RowChange()
             if appended is not None and isinstance(value, list):
                 return _addition(value, appended)
             if self._loads:
                 return self._difference(value)
         rows = [row(id_, *at) for id_, at in identified(value).items()]
-        return Change(reset=True, upserts=rows, seen=Listed(value))
+        return RowChange(reset=True, upserts=rows, seen=Listed(value))
 
-    def committed(self, checkpoint_id: str, change: Change) -> None:
+    def committed(self, checkpoint_id: str, change: RowChange) -> None:
         """Go on from a checkpoint whose change is in the database."""
         self._has_written = True
         self._head, self._is_mirrored = checkpoint_id, change.is_projected
@@ -187,9 +202,9 @@ class Projector:
         elif change.appended or not change.is_projected:
             self._loads = []
 
-    def _difference(self, value: object) -> Change:
+    def _difference(self, value: object) -> RowChange:
         listed = identified(value)
-        change = Change(seen=Listed(value))
+        change = RowChange(seen=Listed(value))
         for id_, (message, position) in listed.items():
             was = self._find(id_, message)
             if was is None:
@@ -204,10 +219,10 @@ class Projector:
         return next((place for place in places if place is not None), None)
 
 
-def _addition(value: list[Any], count: int) -> Change:
+def _addition(value: list[Any], count: int) -> RowChange:
     first = len(value) - count
     rows = [row(id_, m, first + place) for id_, (m, place) in identified(value[first:]).items()]
-    return Change(upserts=rows, appended=count)
+    return RowChange(upserts=rows, appended=count)
 
 
 @dataclass(slots=True)

@@ -99,7 +99,7 @@ class NewRun:
     temporary: bool = False
     after_seconds: float = 0.0
     #: If there are priorities: what was decided for its thread.
-    priority: priorities.Settings | None = None
+    priority: priorities.Urgency | None = None
 
     def row(self, cipher: Cipher, **more: Any) -> JsonObject:
         """Parameters of the statements that insert it."""
@@ -189,7 +189,7 @@ class Ending:
     error: JsonObject | None = None
     thread_error: JsonObject | None = None
     #: How many events its log has before those of the end.
-    told: int | None = None
+    event_count: int | None = None
     #: After how long the first token was streamed, in milliseconds.
     first_token_ms: int | None = None
     #: What its webhook is to be sent, by `store.webhooks.delivery`.
@@ -307,7 +307,7 @@ async def _start_again(db: Database, new: NewRun, row: JsonObject) -> Claim | Ru
 
 @contextmanager
 def _in_doubt(new: NewRun) -> Iterator[None]:
-    with in_doubt("the run"):
+    with in_doubt():
         try:
             yield
         except NotFoundError as exc:
@@ -400,7 +400,7 @@ async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None
     try:
         rows = await _enqueue_new(db, runs, life)
     except ConnectionLostError:
-        with in_doubt("the runs"):
+        with in_doubt():
             try:
                 rows = await _enqueue_new(db, runs, life)
             except AlreadyExistsError:  # by the first try
@@ -538,9 +538,9 @@ def _endings(endings: Sequence[Ending], cipher: Cipher) -> JsonObject:
             "thread_error": cipher.seal_json(
                 ending.thread_error, at("thread.error", ending.claimed.run.thread_id)
             ),
-            "told": ending.told,
+            "event_count": ending.event_count,
             "first_token_ms": ending.first_token_ms,
-            "webhook": _told(cipher, ending.webhook),
+            "webhook": _sealed_delivery(cipher, ending.webhook),
         }
         for ending in endings
     ]
@@ -558,8 +558,8 @@ def _run_error(cipher: Cipher, run_id: str, error: JsonObject | None) -> Any:
     return cipher.seal_json(error, at("run.error", run_id), shown=shown)
 
 
-def _told(cipher: Cipher, webhook: JsonObject | None) -> JsonObject | None:
-    """What a webhook is told, as the job that tells it has it."""
+def _sealed_delivery(cipher: Cipher, webhook: JsonObject | None) -> JsonObject | None:
+    """What a webhook is sent, as the job that sends it keeps it."""
     return None if webhook is None else jobs.sealed(cipher, webhooks.KIND, webhook)
 
 
@@ -580,7 +580,7 @@ async def finish_temporary(
     params = {
         "run_id": claimed.run.run_id,
         "epoch": claimed.lease.epoch,
-        "webhook": _told(db.cipher, webhook),
+        "webhook": _sealed_delivery(db.cipher, webhook),
         "job_signal": JOB,
     }
     return bool(await db.tuples(SQL["finish_temporary"], params))
@@ -624,7 +624,7 @@ async def discard(db: Database, held: Held) -> bool:
         gone = await tx.tuples(SQL["discard"], params)
         if not gone:
             return False
-        await _tell(tx, gone[0][0], "rollback", ROLLED_BACK)
+        await _enqueue_webhook(tx, gone[0][0], "rollback", ROLLED_BACK)
         await tx.execute(SQL["settle"], {"thread_id": held.thread_id})
         await notify_ready(tx)
     return True
@@ -689,9 +689,9 @@ async def _stop(
     ended = [run_id for run_id, _, _, _ in cancelled]
     for _, _, _, with_webhook in cancelled:
         if action == "rollback":
-            await _tell(tx, with_webhook, "rollback", ROLLED_BACK)
+            await _enqueue_webhook(tx, with_webhook, "rollback", ROLLED_BACK)
         else:
-            await _tell(tx, with_webhook, "interrupted", CANCELLED)
+            await _enqueue_webhook(tx, with_webhook, "interrupted", CANCELLED)
     stopping = [row[0] for row in await tx.tuples(SQL["cancel_running"], params)]
     if ended and action == "rollback":
         await tx.execute(SQL["delete_run"], {"thread_id": thread_id, "run_ids": ended})
@@ -802,7 +802,9 @@ async def _give_up(
             return None
         status, temporary, epoch, with_webhook = rows[0]
         if status not in ("pending", "running"):
-            await _tell(tx, with_webhook, status, WORKER_LOST if status == "error" else CANCELLED)
+            await _enqueue_webhook(
+                tx, with_webhook, status, WORKER_LOST if status == "error" else CANCELLED
+            )
             await _end_given_up(tx, held, status, temporary=temporary)
         await notify_ready(tx)
     return GivenUp(
@@ -829,16 +831,16 @@ async def _settle_given_up(tx: Transaction, params: JsonObject, error: JsonObjec
     await tx.execute(SQL["settle_given_up"], {**params, "error": sealed})
 
 
-async def _tell(
+async def _enqueue_webhook(
     tx: Transaction, run: JsonObject | None, status: webhooks.Status, error: JsonObject
 ) -> None:
-    """Have the webhook of a run, if it has one, told of an end that nobody executed it to."""
+    """Have the webhook of a run, if it has one, called for an end that nobody executed it to."""
     if run is not None:
         try:
             run = _opened(tx.cipher, run)
         except UnreadableError as unreadable:
-            # Where it is to be told nobody knows, and the end counts more.
-            log.warning("webhook not told", run_id=run["run_id"], reason=unreadable.message)
+            # Where it is nobody knows, and the end counts more.
+            log.warning("webhook not called", run_id=run["run_id"], reason=unreadable.message)
             return
         payload = webhooks.delivery(run, status=status, error=error, values=None)
         payload["run_started_at"] = run["started_at"]

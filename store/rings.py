@@ -302,7 +302,7 @@ class ThreadWriter:
         self._ended = ended
 
     @property
-    def told(self) -> int:
+    def event_count(self) -> int:
         """How many events were emitted."""
         return self._seq
 

@@ -44,15 +44,15 @@ _SETTING = Statement(SQL["assistant_and_thread"], Setting)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
-    """How a run stands, and where its log ends: after `told` events of its last epoch."""
+class LoggedEnd:
+    """How a run stands, and where its log ends: after `event_count` events of its last epoch."""
 
     run_id: str
     status: RunStatus
     error: JsonObject | None
     epoch: int | None
     #: None if it has not ended, or not by itself.
-    told: int | None
+    event_count: int | None
 
     def opened(self, cipher: Cipher) -> Self:
         """The row without its seals."""
@@ -93,9 +93,9 @@ async def find(
     return await repeated(lambda: db.one(Run, SQL["get"], params))
 
 
-async def ending(db: Database, run_id: str) -> Ending | None:
+async def ending(db: Database, run_id: str) -> LoggedEnd | None:
     """How the run stands, if there is one; for those who follow it already."""
-    return await repeated(lambda: db.one(Ending, SQL["ending"], {"run_id": run_id}))
+    return await repeated(lambda: db.one(LoggedEnd, SQL["ending"], {"run_id": run_id}))
 
 
 async def get(db: Database, run_id: str, *, thread_id: str | None = None, access: Access) -> Run:
@@ -128,7 +128,7 @@ async def list_of_thread(
         "offset": offset,
         "visible": access.array,
     }
-    return await db.all(Run, SQL["list"], params)
+    return await db.all(Run, SQL["list"], params, lenient=True)
 
 
 async def in_flight(

@@ -168,7 +168,7 @@ async def list_page(
             "offset": 0,
         }
         # Planned anew for each filter: a plan for any would be one for none.
-        rows += await db.all(Session, query, params, prepare=False)
+        rows += await db.all(Session, query, params, prepare=False, lenient=True)
         if len(rows) > limit:
             break
     return rows[:limit], len(rows) > limit

@@ -73,7 +73,7 @@ class ToSend:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Changes:
+class WebhookPatch:
     """What is to be changed of a webhook; None for what stays."""
 
     url: str | None = None
@@ -167,7 +167,13 @@ async def list_all(db: Database, *, identity: str) -> list[Webhook]:
 
 
 async def update(
-    db: Database, webhook_id: str, changes: Changes, *, identity: str, actor: str, access: Access
+    db: Database,
+    webhook_id: str,
+    changes: WebhookPatch,
+    *,
+    identity: str,
+    actor: str,
+    access: Access,
 ) -> Webhook:
     """
     Change a webhook; from now on it is told of the threads that the user may see now.

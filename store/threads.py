@@ -22,7 +22,7 @@ from store.signals import notify_ended, notify_stop
 from store.sql import load
 
 SQL = load("threads")
-_COPY_CHECKPOINTS = load("checkpoints")["copy_thread"]
+_COPY_CHECKPOINTS = load("whole_threads")["copy_thread"]
 
 SortBy = Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"]
 
@@ -194,14 +194,18 @@ async def search(
     }
     in_order = ordered(SQL["every"], *place, tie_break="thread_id")
     if access == EVERYTHING and not metadata and status is None and ids is None:
-        return await db.all(Thread, in_order, params)
+        return await db.all(Thread, in_order, params, lenient=True)
     window = first(SQL["every"], *place, tie_break="thread_id")
     matching = ordered(query, *place, tie_break="thread_id")
     # Planned anew for each filter: a plan for any would be one for none.
-    found = await db.all(Thread, among("thread", window, matching), params, prepare=False)
+    found = await db.all(
+        Thread, among("thread", window, matching), params, prepare=False, lenient=True
+    )
     if len(found) == limit:
         return found
-    return await db.all(Thread, among("thread", query, in_order), params, prepare=False)
+    return await db.all(
+        Thread, among("thread", query, in_order), params, prepare=False, lenient=True
+    )
 
 
 async def count(
@@ -483,5 +487,5 @@ async def find_all(
     """Those of the threads that `search` would find, by their ids."""
     looked_for, query = looking_for(db.cipher, metadata, SQL["search"])
     params = {**looked_for, "status": status, "ids": ids, "visible": access.array}
-    found = await db.all(Thread, query, params, prepare=False)
+    found = await db.all(Thread, query, params, prepare=False, lenient=True)
     return {thread.thread_id: thread for thread in found}

@@ -14,16 +14,19 @@ from store.errors import InvalidInputError
 
 def check_postgres(url: str) -> None:
     """
-    Look whether libpq can read a URL.
+    Look whether libpq reads a URL as whoever wrote it meant it.
 
     Raises:
         InvalidInputError: It cannot.
     """
     try:
-        ports = str(conninfo_to_dict(url).get("port") or "").split(",")
+        parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         raise _unreadable() from None
-    if _has_at_in_path(url) or not all(port.isdecimal() for port in ports if port):
+    hosts, ports = (str(parts.get(name) or "").split(",") for name in ("host", "port"))
+    # A host that begins with it is an abstract socket.
+    are_hosts = all("@" not in host[1:] for host in hosts)
+    if _has_at_in_path(url) or not are_hosts or not all(port.isdecimal() for port in ports if port):
         raise _unreadable()
 
 

@@ -144,7 +144,7 @@ class Agent:
 
     async def _response(self, thread_id: str, run_id: str) -> JsonObject | None:
         """What the agent said last in a run."""
-        rows = await self.services.runs.patiently(
+        rows = await self.services.follower.patiently(
             lambda: messages.of_run(self.services.db, thread_id, run_id)
         )
         said = [row.content for row in rows if row.role == "assistant" and row.content]

@@ -79,7 +79,7 @@ async def _frames(
     }
     begun = forms.status_json(at, "submitted", when=submitted.run.created_at)
     yield told(forms.task_json(at, begun, [{**echo, **at.keys}], []))
-    async with aclosing(agent.services.runs.follow(submitted.run)) as batches:
+    async with aclosing(agent.services.follower.follow(submitted.run)) as batches:
         async for batch in batches:
             # Of a message that grows, what it has grown to by now.
             for message in [] if isinstance(batch, Gap) else _spoken(batch):

@@ -201,7 +201,7 @@ class Chunks:
     docs: list[str] = field(default_factory=list)
     calls: dict[str, JsonObject] = field(default_factory=dict)
 
-    def told(self, name: str, data: JsonObject) -> Iterator[JsonObject]:
+    def objects(self, name: str, data: JsonObject) -> Iterator[JsonObject]:
         """What one event is to it."""
         message_id, text = self.heard.news(name, data)
         if text:

@@ -28,12 +28,12 @@ from store.models import JsonObject, Run
 class Encoder(Protocol):
     """Turns the events of a session's stream into what a front end reads."""
 
-    def told(self, name: str, data: JsonObject) -> Iterator[JsonObject]:
+    def objects(self, name: str, data: JsonObject) -> Iterator[JsonObject]:
         """What one event is to it; often nothing."""
         ...
 
     def whole(self) -> JsonObject:
-        """The answer in one piece, once all events were told."""
+        """The answer in one piece, once all events were encoded."""
         ...
 
 
@@ -77,28 +77,28 @@ class BareStream(RunStream):
         self._reader = SessionReader(submitted.run.thread_id)
 
     def _frame(self, event: Event) -> bytes:
-        return b"".join(self._told(*part) for part in self._reader.read(event))
+        return b"".join(self._lines(*part) for part in self._reader.read(event))
 
-    def _told(self, name: str, data: JsonObject) -> bytes:
-        return b"".join(_line(said) for said in self._encoder.told(name, data))
+    def _lines(self, name: str, data: JsonObject) -> bytes:
+        return b"".join(_line(said) for said in self._encoder.objects(name, data))
 
     async def _missed(self, gap: Gap | None) -> bytes:
         """The answers of the run so far, as far as they were not sent."""
         run, services = self._submitted.run, self._services
-        rows = await services.runs.patiently(
+        rows = await services.follower.patiently(
             lambda: messages.of_run(services.db, run.thread_id, run.run_id)
         )
         ends = ({"message_id": m.id, "content": m.content} for m in rows if m.role == "assistant")
-        return b"".join(self._told("message.end", end) for end in ends)
+        return b"".join(self._lines("message.end", end) for end in ends)
 
     async def _ending(self, run: Run | None) -> bytes:
         missed = await self._missed(None) if run and run.first_epoch is not None else b""
         failed = b""
         if run and run.error:
             error = {"code": run.error["error"], "message": run.error["message"]}
-            failed = self._told("error", error)
+            failed = self._lines("error", error)
         status = run.status if run else "interrupted"
-        return missed + failed + self._told("run.end", {"status": status})
+        return missed + failed + self._lines("run.end", {"status": status})
 
 
 async def respond(
@@ -133,9 +133,7 @@ def one_frame(services: Services) -> Callable[[JsonObject], Response]:
     async def frames(said: JsonObject) -> AsyncGenerator[bytes, None]:
         yield _line(said)
 
-    return lambda said: EventStream(
-        frames(said), headers={}, keep_alive_seconds=services.settings.sse_heartbeat_seconds
-    )
+    return lambda said: EventStream(frames(said), headers={}, settings=services.settings)
 
 
 def _line(said: JsonObject) -> bytes:
@@ -161,7 +159,7 @@ class Plain:
     heard: Heard = field(default_factory=Heard)
     found: list[str] = field(default_factory=list)
 
-    def told(self, name: str, data: JsonObject) -> Iterator[JsonObject]:
+    def objects(self, name: str, data: JsonObject) -> Iterator[JsonObject]:
         """What one event is to it."""
         message_id, text = self.heard.news(name, data)
         if text:

@@ -279,7 +279,7 @@ async def _working(
         _collect_seldom()
         async with (
             services.worker.working(),
-            services.peers.telling(partial(metrics.told, services)),
+            services.peers.answering(partial(metrics.snapshot_json, services)),
             operators.listening(settings, app),
         ):
             yield services, app

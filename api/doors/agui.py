@@ -153,7 +153,7 @@ class AgentEvents(Door):
 
     def encoded(self, parts: Sequence[Part], event_id: str) -> bytes:
         """The events that these are."""
-        return _frames(self.told(parts))
+        return _frames(self.objects(parts))
 
     def _frame(self, event: Event) -> bytes:
         if event.name == "values":
@@ -182,9 +182,9 @@ class AgentEvents(Door):
         services, run = self._services, self._submitted.run
         told: list[JsonObject] = []
         with suppress(NotFoundError):  # it is gone
-            values = await services.runs.patiently(lambda: services.states.values_of_run(run))
+            values = await services.follower.patiently(lambda: services.states.values_of_run(run))
             told = self._changed(orjson.loads(dumps(values)))
-            rows = await services.runs.patiently(lambda: branch(services, run.thread_id))
+            rows = await services.follower.patiently(lambda: branch(services, run.thread_id))
             shown = [message for row in rows if (message := _message(row))]
             told.append({"type": "MESSAGES_SNAPSHOT", "messages": shown})
         return told

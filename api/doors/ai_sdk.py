@@ -142,7 +142,7 @@ class UIMessageStream(Door):
 
     def encoded(self, parts: Sequence[Part], event_id: str) -> bytes:
         """The chunks that these events are."""
-        frames = [b"data: %b\n\n" % dumps(chunk) for chunk in self.told(parts)]
+        frames = [b"data: %b\n\n" % dumps(chunk) for chunk in self.objects(parts)]
         return b"".join([*frames, *[b"data: [DONE]\n\n" for name, _ in parts if name == "run.end"]])
 
     def on_run_start(self, data: JsonObject) -> list[JsonObject]:

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 
 from api.errors import invalid_text, response_to, status_of
 from api.http.bodies import JsonRoute
-from api.http.languages import told
+from api.http.languages import translated
 from api.http.responses import json_response
 from store.errors import Error, InvalidInputError
 from store.models import JsonObject
@@ -37,7 +37,7 @@ def openai_response(error: Error, *, param: str | None = None) -> Response:
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         status = HTTPStatus.BAD_REQUEST
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    detail, language = told(error.message, error.code)
+    detail, language = translated(error.message, error.code)
     content = error_json(
         detail, error.code, type_=_TYPES.get(HTTPStatus(status), kind), param=param
     )

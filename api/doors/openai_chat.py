@@ -210,7 +210,7 @@ class ChatAnswer(Door):
 
     def encoded(self, parts: Sequence[Part], event_id: str) -> bytes:
         """The chunks that these events are."""
-        frames = [_frame(chunk) for chunk in self.told(parts)]
+        frames = [_frame(chunk) for chunk in self.objects(parts)]
         is_over = self._error is None and any(name == "run.end" for name, _ in parts)
         return b"".join([*frames, *([b"data: [DONE]\n\n"] if is_over else [])])
 

@@ -197,8 +197,8 @@ class ResponseCreate(Payload):
         }
         return {key: value for key, value in found.items() if value is not None}
 
-    def told(self) -> JsonObject:
-        """What the response will tell of the request."""
+    def echoed(self) -> JsonObject:
+        """What the response repeats of the request."""
         return {
             "model": self.model,
             "instructions": self.instructions,
@@ -373,7 +373,7 @@ class ResponseAnswer(Door):
     def encoded(self, parts: Sequence[Part], event_id: str) -> bytes:
         """The events that these are."""
         frames = []
-        for event in self.told(parts):
+        for event in self.objects(parts):
             numbered = {**event, "sequence_number": self._number}
             if self._number > self._client_has:
                 frames.append(

@@ -66,19 +66,19 @@ class Usage:
 
 class Door(SessionStream):
     """
-    The session's events in another protocol, each told by a method named after it.
+    The session's events in another protocol, each encoded by a method named after it.
 
-    ``message.delta`` by `on_message_delta`, and so on; of what has none nothing is told.
+    ``message.delta`` by `on_message_delta`, and so on; an event without a method is left out.
     """
 
     def __init__(self, services: Services, submitted: Submitted) -> None:
         super().__init__(services, submitted)
         self._spoken, self._usage = Spoken(), Usage()
 
-    def told(self, parts: Sequence[Part]) -> Iterator[JsonObject]:
-        """What the protocol tells of these events."""
+    def objects(self, parts: Sequence[Part]) -> Iterator[JsonObject]:
+        """The objects that the protocol has for these events."""
         for name, data in parts:
-            tell: Callable[[JsonObject], Iterable[JsonObject]] | None
-            tell = getattr(self, f"on_{name.replace('.', '_')}", None)
-            if tell is not None:
-                yield from tell(data)
+            encode: Callable[[JsonObject], Iterable[JsonObject]] | None
+            encode = getattr(self, f"on_{name.replace('.', '_')}", None)
+            if encode is not None:
+                yield from encode(data)

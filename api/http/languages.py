@@ -73,11 +73,11 @@ def _weight(text: str) -> float:
     return float(found[1]) if found else float(not text.strip())
 
 
-def told(detail: str, code: str) -> tuple[str, dict[str, str]]:
+def translated(detail: str, code: str) -> tuple[str, dict[str, str]]:
     """
-    What the one who asked is told of an error, and the headers that say so.
+    The text of an error in the language of who asked, and the headers that name it.
 
-    What the catalogue does not know is told in English, after what its code means.
+    A text that the catalogue does not know stays English, after what its code means.
     """
     language = _CURRENT.get()
     if language is None:

@@ -172,8 +172,6 @@ def _roles(action: Action, value: JsonObject) -> tuple[Role, ...]:
     return _OF_MEMBERS.get(action, ())
 
 
-#: How often it is asked whether who has a socket or an endless stream open would still be let in.
-AGAIN_SECONDS = 60.0
 #: Where who is calling may be said later than in the handshake: browsers cannot set its headers.
 LATE_PATH = "/api/ws"
 

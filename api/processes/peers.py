@@ -39,8 +39,8 @@ class Peers:
         return str(self.place)
 
     @asynccontextmanager
-    async def telling(self, tell: Callable[[], bytes]) -> AsyncIterator[None]:
-        """Tell whichever of the others asks."""
+    async def answering(self, snapshot: Callable[[], bytes]) -> AsyncIterator[None]:
+        """Answer whichever of the others asks, by `ask`."""
         if self.directory is None:
             yield
             return
@@ -51,7 +51,7 @@ class Peers:
         async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    writer.write(tell())
+                    writer.write(snapshot())
                     await writer.drain()
             writer.close()
 

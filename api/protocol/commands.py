@@ -208,7 +208,7 @@ class Commands:
 
     async def _tree(self, params: JsonObject) -> JsonObject:
         access = await self._read_access()
-        logged = await self._services.runs.retained(self._thread_id)
+        logged = await self._services.follower.retained(self._thread_id)
         run_id = params.get("run_id") or next((e.run_id for e in reversed(logged) if e.run_id), "")
         ours = [event for event in logged if event.run_id == run_id]
         thread = await threads.find(self._services.db, self._thread_id, access=access)

@@ -64,7 +64,7 @@ class ProtocolSocket(CommandSocket):
         *,
         access: Access,
     ) -> None:
-        super().__init__(socket, max_bytes=services.settings.request_body_max_bytes)
+        super().__init__(socket, settings=services.settings)
         self._services = services
         self._thread_id = thread_id
         self._access = access
@@ -165,7 +165,7 @@ class ProtocolSocket(CommandSocket):
     async def _play(self) -> None:
         # They may all be given up by now.
         tape = self._tape(min((one.since for one in self._subscriptions.values()), default=0))
-        async with aclosing(tape.told()) as batches:
+        async with aclosing(tape.events()) as batches:
             async for batch in batches:
                 for told in batch:
                     # Before it goes: what is stopped while it is sent has been sent.

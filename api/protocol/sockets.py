@@ -14,9 +14,10 @@ from starlette.middleware.cors import CORSMiddleware
 from api import limits
 from api.errors import BrokenOffError, refuse
 from api.http.bodies import parse
-from api.http.languages import told
+from api.http.languages import translated
 from api.identity import auth
 from api.protocol.commands import CommandError, envelope, failure
+from api.settings import Settings
 from graph.encode import dumps
 from store.errors import Error, TooLargeError
 from store.models import JsonObject
@@ -52,12 +53,13 @@ class CommandSocket(ABC):
     It is over when the client has left, or when something that was begun by `begin` failed.
 
     Args:
-        max_bytes: How long a command may be.
+        settings: Say how long a command may be, and how often it is looked who sends them.
     """
 
-    def __init__(self, socket: WebSocket, *, max_bytes: int) -> None:
+    def __init__(self, socket: WebSocket, *, settings: Settings) -> None:
         self._socket = socket
-        self._max_bytes = max_bytes
+        self._max_bytes = settings.request_body_max_bytes
+        self._caller_look_seconds = settings.caller_look_seconds
         self._tasks: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[BaseException | None] = (
             asyncio.get_running_loop().create_future()
@@ -127,7 +129,7 @@ class CommandSocket(ABC):
         """See from time to time that whose socket it is would still be let in."""
         caller = self._socket.scope.get("state", {}).get("caller")
         while isinstance(caller, auth.Caller) and caller.again is not None:
-            await asyncio.sleep(auth.AGAIN_SECONDS)
+            await asyncio.sleep(self._caller_look_seconds)
             await caller.require_still()
 
     async def _listen(self) -> None:
@@ -146,7 +148,7 @@ class CommandSocket(ABC):
         except CommandError as exc:
             answer = failure(number, exc.code, str(exc))
         except Error as exc:
-            answer = failure(number, self.code(exc), told(exc.message, exc.code)[0])
+            answer = failure(number, self.code(exc), translated(exc.message, exc.code)[0])
         if answer is not None:
             await self.send(answer)
 

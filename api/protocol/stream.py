@@ -11,7 +11,7 @@ from api.errors import BrokenOffError
 from api.sse import GOES_ON, frame
 from graph.encode import dumps
 from graph.protocol import ProtocolView
-from graph.protocol_events import Numbering, Told, Wanted
+from graph.protocol_events import Numbering, ProtocolEvent, Wanted
 from store import runs, threads
 from store.access import EVERYTHING, Access
 from store.errors import NotFoundError, UnavailableError
@@ -51,7 +51,7 @@ class Tape:
         #: What `retained` found missing after the client's last event.
         self.gap: JsonObject | None = None
 
-    async def told(self) -> AsyncGenerator[list[Told]]:
+    async def events(self) -> AsyncGenerator[list[ProtocolEvent]]:
         """
         Everything after the client's last event, then whatever comes.
 
@@ -60,31 +60,31 @@ class Tape:
             NotFoundError: The thread is not the client's to read any more.
         """
         try:
-            async with aclosing(self._told()) as batches:
+            async with aclosing(self._events()) as batches:
                 async for batch in batches:
                     yield batch
         except UnavailableError as exc:
             raise BrokenOffError(exc.message) from exc
         raise BrokenOffError(GOES_ON)
 
-    async def _told(self) -> AsyncGenerator[list[Told]]:
+    async def _events(self) -> AsyncGenerator[list[ProtocolEvent]]:
         await self._begin()
         # From the beginning of the epoch: what was under way at that place is known again then.
         after = (self._place[0], 0) if self._since else START
-        every = self._services.runs
-        with every.watch_queued(self._thread_id) as queued:
-            follow = every.follow_thread(self._thread_id, after=after)
+        follower = self._services.follower
+        with follower.watch_queued(self._thread_id) as queued:
+            follow = follower.follow_thread(self._thread_id, after=after)
             async with aclosing(with_queued(follow, queued)) as batches:
                 async for batch in batches:
                     if found := await self._made(batch):
                         yield found
 
-    async def _made(self, batch: list[Event] | Gap | str) -> list[Told]:
+    async def _made(self, batch: list[Event] | Gap | str) -> list[ProtocolEvent]:
         if isinstance(batch, str):
             return [replace(self._view.cancelled(batch), at=_now())]
         return await (self._missed(batch) if isinstance(batch, Gap) else self._read(batch))
 
-    async def retained(self) -> list[Told]:
+    async def retained(self) -> list[ProtocolEvent]:
         """
         What there is now after the client's last event.
 
@@ -92,7 +92,7 @@ class Tape:
             NotFoundError: The thread is not the client's to read any more.
         """
         await self._begin()
-        logged = await self._services.runs.retained(self._thread_id)
+        logged = await self._services.follower.retained(self._thread_id)
         if logged and self._since and not _reaches(logged[0].position, self._place):
             first = self._view.numbering.seq(logged[0].position, 0)
             self.gap = {"since": self._since, "min_available_seq": first}
@@ -113,19 +113,19 @@ class Tape:
             self._since = 0
             return
         db = self._services.db
-        newest = await self._services.runs.patiently(lambda: threads.epoch(db, self._thread_id))
+        newest = await self._services.follower.patiently(lambda: threads.epoch(db, self._thread_id))
         if self._place[0] > newest:
             # Of another thread, that was here under this id.
             self._since = 0
 
-    async def _read(self, batch: list[Event]) -> list[Told]:
+    async def _read(self, batch: list[Event]) -> list[ProtocolEvent]:
         # Asked again now that a run begins: the thread may have been made since, by whomever.
         begun = {event.run_id for event in batch if event.name == "metadata"}
         if begun:
             if not await self._knows_thread():
                 raise not_found(self._thread_id)
             db = self._services.db
-            self._view.graphs |= await self._services.runs.patiently(
+            self._view.graphs |= await self._services.follower.patiently(
                 lambda: runs.graph_ids(db, list(begun))
             )
         now = _now()
@@ -150,7 +150,7 @@ class Tape:
 
     async def _knows_thread(self) -> bool:
         services = self._services
-        thread = await services.runs.patiently(
+        thread = await services.follower.patiently(
             lambda: threads.find(services.db, self._thread_id, access=self._access)
         )
         if thread is not None:
@@ -161,7 +161,7 @@ class Tape:
                 self._since = 0
         return thread is not None
 
-    async def _missed(self, gap: Gap) -> list[Told]:
+    async def _missed(self, gap: Gap) -> list[ProtocolEvent]:
         """What stands in for events that are gone: word of it, and the thread's values now."""
         # With them the beginning of a run may be gone, at which this is asked.
         await self._may_read()
@@ -170,16 +170,16 @@ class Tape:
         numbering, now = self._view.numbering, _now()
         word, instead = numbering.gap(gap.resume_at)
         missing = {"since": self._since, "min_available_seq": instead + 1}
-        told = [Told(word, f"{gap.event_id}.gap", GAP, (), dumps(missing), now)]
+        told = [ProtocolEvent(word, f"{gap.event_id}.gap", GAP, (), dumps(missing), now)]
         if "values" in self._channels:
             services = self._services
             with suppress(NotFoundError):
-                values = await services.runs.patiently(
+                values = await services.follower.patiently(
                     lambda: services.states.values(self._thread_id, access=self._access)
                 )
                 if values is not None:
                     event_id = f"{gap.event_id}.values"
-                    told.append(Told(instead, event_id, "values", (), dumps(values), now))
+                    told.append(ProtocolEvent(instead, event_id, "values", (), dumps(values), now))
         return told
 
 
@@ -191,7 +191,7 @@ async def frames(tape: Tape, wanted: Wanted) -> AsyncGenerator[bytes, None]:
         BrokenOffError: This process goes.
     """
     with suppress(NotFoundError):
-        async with aclosing(tape.told()) as batches:
+        async with aclosing(tape.events()) as batches:
             async for batch in batches:
                 chunk = b"".join(
                     frame(told.method, told.encode(), str(told.seq or ""))
@@ -208,7 +208,7 @@ async def applied_through(services: Services, thread_id: str) -> int:
         # Tells nobody anything: who may not see the thread gets no answer to go with it.
         thread = await threads.find(services.db, thread_id, access=EVERYTHING)
         if thread is not None:
-            return Numbering.of(thread).tail(await services.runs.end_of_log(thread_id))
+            return Numbering.of(thread).tail(await services.follower.end_of_log(thread_id))
     return 0
 
 

@@ -68,6 +68,7 @@ async def search(services: ServicesDep, caller: CallerDep, body: AssistantSearch
         offset=body.offset,
         sort_by=body.sort_by,
         order=body.sort_order,
+        lenient=True,
         access=access,
     )
     page = [selected(asdict(assistant), body.select) for assistant in found[: body.limit]]

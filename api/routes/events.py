@@ -70,7 +70,7 @@ async def stream_events(
     return EventStream(
         _frames(follow, after),
         headers={},
-        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        settings=services.settings,
         caller=caller,
     )
 

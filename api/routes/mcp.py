@@ -136,6 +136,7 @@ async def _tools(services: Services, caller: Caller) -> dict[str, Assistant]:
         limit=MAX_TOOLS,
         sort_by="created_at",
         order="asc",
+        lenient=True,
         access=access,
     )
     return named(found)

@@ -62,7 +62,7 @@ async def _asked(
         on_busy="reject",
         parent_id=parent_id,
         attributes=owner(caller),
-        metadata={RESPONSE: body.told()},
+        metadata={RESPONSE: body.echoed()},
         key=key,
     )
 

@@ -79,7 +79,7 @@ async def stream_events(
     return EventStream(
         frames(tape, seen),
         headers={},
-        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        settings=services.settings,
         caller=caller,
         look=reads(services, caller, thread_id),
     )

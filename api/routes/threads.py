@@ -233,13 +233,13 @@ async def stream(
     modes = modes_of(asked)
     access = await caller.may("threads", "read", {"thread_id": thread_id})
     await threads.get(services.db, thread_id, access=access)
-    tail = await services.runs.end_of_log(thread_id)
+    tail = await services.follower.end_of_log(thread_id)
     after = parse_event_id(last_event_id) if last_event_id else tail
     location = f"/threads/{thread_id}/stream?stream_mode={','.join(sorted(modes))}"
     return EventStream(
         ThreadStream(services, thread_id, after=after, modes=modes, access=access).frames(),
         headers={"Location": location},
-        keep_alive_seconds=services.settings.sse_heartbeat_seconds,
+        settings=services.settings,
         caller=caller,
         look=reads(services, caller, thread_id),
     )

@@ -15,7 +15,7 @@ from graph.listeners import matches
 from store.errors import BadRequestError
 from store.models import JsonObject
 from store.outbox import NAMES
-from store.subscriptions import Changes, Delivery, Webhook
+from store.subscriptions import Delivery, Webhook, WebhookPatch
 
 #: How many names a filter has, and how long a secret is.
 MAX_NAMES = 32
@@ -84,9 +84,9 @@ class WebhookUpdate(Payload):
     enabled: bool | None = None
     secret: Secret | None = None
 
-    def changes(self) -> Changes:
+    def changes(self) -> WebhookPatch:
         """What changes."""
-        return Changes(
+        return WebhookPatch(
             url=self.url,
             events=self.events,
             describes="description" in self.model_fields_set,

@@ -462,7 +462,7 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
     rows = await _of_run(services, run)
     said, asked = _said(rows), next((row.id for row in rows if row.role == "user"), None)
     if rows and asked is None:
-        asked = await services.runs.patiently(
+        asked = await services.follower.patiently(
             lambda: branches.question_of(services.db, run.thread_id, run.run_id)
         )
     stopped: str = "stopped" if result.status == "interrupted" else result.status
@@ -481,7 +481,7 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
 
 
 async def _of_run(services: Services, run: Run) -> list[Message]:
-    return await services.runs.patiently(
+    return await services.follower.patiently(
         lambda: messages.of_run(services.db, run.thread_id, run.run_id)
     )
 

@@ -47,8 +47,6 @@ MAX_WAITING: Final = 10_000
 MAX_DROPPED: Final = 1_000
 #: How often somebody may say that they type.
 TYPING_SECONDS: Final = 0.5
-#: How often it is asked again whether a session is still the client's to read.
-LOOK_SECONDS: Final = 30.0
 
 _SESSION_ID = TypeAdapter[str](SessionId)
 
@@ -147,7 +145,7 @@ class SessionTape:
         thread = await threads.get(self._services.db, self._session_id, access=self._access)
         self._numbering = Numbering.of(thread)
         if since is None:
-            tail = await self._services.runs.end_of_log(self._session_id)
+            tail = await self._services.follower.end_of_log(self._session_id)
             return tail, self._numbering.tail(tail)
         after, seq = self._after(since)
         if after[0] > await threads.epoch(self._services.db, self._session_id):
@@ -168,7 +166,7 @@ class SessionTape:
         # right before.
         return (epoch, max(number - 2, 0)), since
 
-    async def told(self, after: EventId, seq: int) -> AsyncGenerator[tuple[Part, str, int]]:
+    async def events(self, after: EventId, seq: int) -> AsyncGenerator[tuple[Part, str, int]]:
         """
         What the client is told: an event, its id if it is the last of one of the log, its number.
 
@@ -177,9 +175,9 @@ class SessionTape:
             NotFoundError: The session is not the client's to read any more.
             UnavailableError: PostgreSQL or the log does not answer.
         """
-        every = self._services.runs
-        with every.watch_queued(self._session_id) as queued:
-            follow = every.follow_thread(self._session_id, after=after)
+        follower = self._services.follower
+        with follower.watch_queued(self._session_id) as queued:
+            follow = follower.follow_thread(self._session_id, after=after)
             async with aclosing(with_queued(follow, queued)) as batches:
                 async for batch in batches:
                     for part, event_id, number in await self._made(batch):
@@ -218,7 +216,7 @@ class SessionTape:
 
     async def newest_answer(self) -> list[Part]:
         """The newest message of the session, if it is an answer."""
-        rows, _ = await self._services.runs.patiently(
+        rows, _ = await self._services.follower.patiently(
             lambda: messages.list_page(
                 self._services.db, self._session_id, limit=1, order="desc",
             )
@@ -236,11 +234,12 @@ class SessionTape:
         Raises:
             NotFoundError: It is not, any more.
         """
-        if not at_once and time.monotonic() - self._looked_at < LOOK_SECONDS:
+        every = self._services.settings.access_look_seconds
+        if not at_once and time.monotonic() - self._looked_at < every:
             return
         self._looked_at = time.monotonic()
         services = self._services
-        await services.runs.patiently(
+        await services.follower.patiently(
             lambda: sessions.get(services.db, self._session_id, access=self._access)
         )
 
@@ -249,7 +248,7 @@ class SessionSocket(CommandSocket):
     """One client's WebSocket on sessions; who it is, is known."""
 
     def __init__(self, socket: WebSocket, services: Services, caller: Caller) -> None:
-        super().__init__(socket, max_bytes=services.settings.request_body_max_bytes)
+        super().__init__(socket, settings=services.settings)
         self._services = services
         self._caller = caller
         self._member_id = uuid4().hex
@@ -387,7 +386,7 @@ class SessionSocket(CommandSocket):
 
     async def _follow(self, session_id: str, tape: SessionTape, after: EventId, seq: int) -> None:
         try:
-            async with aclosing(tape.told(after, seq)) as told:
+            async with aclosing(tape.events(after, seq)) as told:
                 async for (method, params), event_id, number in told:
                     # Only what the log has ends the run that is followed: others end in the queue.
                     if method == "run.end" and event_id:
@@ -413,7 +412,7 @@ class SessionSocket(CommandSocket):
     async def _look_again(self) -> None:
         """Ask from time to time also about sessions of which nothing comes but who is there."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(self._services.settings.access_look_seconds)
             for session_id, tape in list(self._tapes.items()):
                 try:
                     await tape.look(at_once=True)

@@ -26,6 +26,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage, BaseMessage, SystemMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.utils import count_tokens_approximately
+from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, tool
 from langchain_openai import ChatOpenAI
@@ -103,11 +104,13 @@ async def call_model(state: State, config: RunnableConfig) -> dict[str, Any]:
     request = request if isinstance(request, dict) else {}
     model = _model(asked.get("model"))
     messages = [SystemMessage(request.get("system") or PROMPT), *state["messages"]]
+    # All are messages: of a list LangChain would look at each, twice, to make it one.
+    prompt = ChatPromptValue.model_construct(messages=messages)
     if isinstance(model, OfflineModel):
-        return {"messages": [await model.ainvoke(messages)]}
+        return {"messages": [await model.ainvoke(prompt)]}
     tools: _Tools = [] if os.environ.get("MODEL_TOOLS") == "off" else [*TOOLS]
     bound = model.bind_tools(tools) if tools else model
-    answer = await bound.bind(**_options(request)).ainvoke(messages)
+    answer = await bound.bind(**_options(request)).ainvoke(prompt)
     if not answer.response_metadata.get("finish_reason"):
         # So FastChat ends a stream in which the model has failed: as if all were well.
         answer.response_metadata["finish_reason"] = "incomplete"

@@ -8,6 +8,6 @@ ALTER TABLE thread ALTER COLUMN base_epoch
 -- The id of the key that its process seals with. NULL: it seals nothing, or is of the version before.
 ALTER TABLE worker ADD COLUMN key_id text;
 
--- Whose turn a webhook is. Read from the payload for each job that is looked at, it would have all values of
--- a run read, too.
-ALTER TABLE job ADD COLUMN owner text GENERATED ALWAYS AS (payload ->> 'webhook_owner') STORED;
+-- Whose turn a job is, empty for nobody's. NULL: its payload says so, as `webhook_owner`; but to read that of
+-- each job that is looked at would have all values of a run read, too.
+ALTER TABLE job ADD COLUMN owner text;

@@ -19,6 +19,17 @@ WHERE n.epoch IS NULL
     OR EXISTS (SELECT FROM thread AS t WHERE t.thread_id = n.thread_id AND t.epoch = n.epoch)
 ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
 
+-- name: blob
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT %(thread_id)s::text, %(checkpoint_ns)s::text, %(channel)s::text, %(version)s::text,
+    %(type)s::text, %(blob)s::bytea
+WHERE %(epoch)s::bigint IS NULL
+    OR EXISTS (
+        SELECT FROM thread AS t
+        WHERE t.thread_id = %(thread_id)s::text AND t.epoch = %(epoch)s::bigint
+    )
+ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+
 -- name: writes
 -- Writes to special channels (negative idx) replace, ordinary ones are written once. What another
 -- run wrote is kept beside what replaces it, for the case that this one is taken back.

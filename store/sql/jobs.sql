@@ -2,8 +2,11 @@
 -- when it counts as lost; its attempt is the fence against whoever had it before.
 
 -- name: enqueue
-INSERT INTO job (kind, payload, due_at)
-VALUES (%(kind)s, %(payload)s::jsonb, now() + make_interval(secs => %(delay_seconds)s))
+INSERT INTO job (kind, payload, owner, due_at)
+VALUES (
+    %(kind)s, %(payload)s::jsonb, coalesce(%(payload)s::jsonb ->> 'webhook_owner', ''),
+    now() + make_interval(secs => %(delay_seconds)s)
+)
 RETURNING pg_notify('threadwell', %(signal)s);
 
 -- name: claim
@@ -24,21 +27,20 @@ RETURNING job.job_id, kind, payload, attempt, created_at;
 
 -- name: due_apart
 -- Of one kind: the one that is due longest of each user. What is alike with as many under way as there
--- may be is passed over, and costs no more than that: no payload is read for `webhook_owner`, as one may
--- have all values of a run. One look goes so far, and whoever is found has no more room in the next one
--- than now.
+-- may be is passed over, and costs no more than that: for whose it is, no payload is read that has all
+-- values of a run. One look goes so far, and whoever is found has no more room in the next one than now.
 SELECT job_id
 FROM (
     SELECT DISTINCT ON (of) job_id, due_at
     FROM (
-        SELECT job_id, due_at, coalesce(owner, '') AS of
+        SELECT job_id, due_at, coalesce(owner, payload ->> 'webhook_owner', '') AS of
         FROM job
         WHERE due_at <= now() AND kind = %(kind)s
             AND NOT EXISTS (
                 SELECT
                 FROM jsonb_each(%(full)s::jsonb) AS f (key, values)
                 WHERE f.values ? coalesce(
-                    CASE f.key WHEN 'webhook_owner' THEN owner ELSE payload ->> f.key END, ''
+                    CASE f.key WHEN 'webhook_owner' THEN owner END, payload ->> f.key, ''
                 )
             )
         ORDER BY due_at, job_id

@@ -291,11 +291,11 @@ WITH ending AS (
     SELECT *
     FROM jsonb_to_recordset(%(endings)s::jsonb) AS e (
         run_id uuid, epoch bigint, status text, error jsonb, thread_status text, interrupts jsonb,
-        thread_error jsonb, told int, first_token_ms int, webhook jsonb
+        thread_error jsonb, event_count int, first_token_ms int, webhook jsonb
     )
 ), done AS (
     UPDATE run
-    SET status = ending.status, error = ending.error, told = ending.told,
+    SET status = ending.status, error = ending.error, told = ending.event_count,
         first_token_ms = ending.first_token_ms, worker_id = NULL, ended_at = now(),
         updated_at = now()
     FROM ending
@@ -305,8 +305,9 @@ WITH ending AS (
         ending.interrupts, ending.thread_error, ending.webhook
 ), to_tell AS (
     -- Nobody is told of an end that is not one, and every end is told.
-    INSERT INTO job (kind, payload)
-    SELECT 'webhook', webhook || jsonb_build_object('run_started_at', started_at)
+    INSERT INTO job (kind, payload, owner)
+    SELECT 'webhook', webhook || jsonb_build_object('run_started_at', started_at),
+        coalesce(webhook ->> 'webhook_owner', '')
     FROM done
     WHERE webhook IS NOT NULL
     RETURNING pg_notify('threadwell', %(job_signal)s)
@@ -352,8 +353,9 @@ WITH gone AS (
         AND run.epoch = %(epoch)s AND run.status = 'running'
     RETURNING run.run_id, run.started_at
 ), to_tell AS (
-    INSERT INTO job (kind, payload)
-    SELECT 'webhook', %(webhook)s::jsonb || jsonb_build_object('run_started_at', started_at)
+    INSERT INTO job (kind, payload, owner)
+    SELECT 'webhook', %(webhook)s::jsonb || jsonb_build_object('run_started_at', started_at),
+        coalesce(%(webhook)s::jsonb ->> 'webhook_owner', '')
     FROM gone
     WHERE %(webhook)s::jsonb IS NOT NULL
     RETURNING pg_notify('threadwell', %(job_signal)s)

@@ -9,7 +9,7 @@ WHERE r.run_id = %(run_id)s::uuid
     AND t.metadata @> ANY(%(visible)s::jsonb[]);
 
 -- name: ending
-SELECT run_id, status, error, epoch, told
+SELECT run_id, status, error, epoch, told AS event_count
 FROM run
 WHERE run_id = %(run_id)s::uuid;
 

@@ -47,9 +47,15 @@ def auth() -> dict[str, Any]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, auth: dict[str, Any]) -> Settings:
+def look_seconds() -> float:
+    """How often it is looked whether a stream is still its reader's."""
+    return 30.0
+
+
+@pytest.fixture
+def settings(tmp_path: Path, auth: dict[str, Any], look_seconds: float) -> Settings:
     auths.SEEN.clear()
-    return Settings(config=config_of(tmp_path, **auth))
+    return Settings(config=config_of(tmp_path, **auth), access_look_seconds=look_seconds)
 
 
 @pytest.fixture
@@ -109,10 +115,10 @@ async def test_a_failing_authentication_has_its_status_and_tells_no_secret(
     assert "S3CRET" not in logged
 
 
+@pytest.mark.parametrize("look_seconds", [0.2])
 async def test_who_may_not_read_any_more_loses_the_stream_that_is_open(
     ask: Ask, http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.sse.LOOK_SECONDS", 0.2)
     thread_id = (await ask("POST", "/threads", "ada", json={})).json()["thread_id"]
 
     async def reads() -> bool:

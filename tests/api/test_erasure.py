@@ -256,6 +256,17 @@ async def until_indexed(database_url: str, who: Somebody) -> None:
             await asyncio.sleep(0.1)
 
 
+def test_every_key_in_redis_is_on_the_page() -> None:
+    section = PAGE.partition("## Every key in Redis")[2].partition("\n## ")[0].strip()
+    sources = (Path(__file__).parents[2] / "store").glob("*.py")
+    made = {name for path in sources for name in re.findall(r"refix}:(\w+)", path.read_text())}
+
+    # One table: what comes after an empty line is none to a reader.
+    assert all(line.startswith("|") for line in section.splitlines())
+    # What is said in a room is published, and kept nowhere.
+    assert set(re.findall(r"^\| `threadwell:(\w+):", section, re.MULTILINE)) == made - {"room"}
+
+
 def test_every_table_is_on_the_page_with_what_an_erasure_does(database_url: str) -> None:
     assert set(TABLES) - WITH_VECTORS == set(tables(database_url)) - WITH_VECTORS
     assert all(what and erased and end for what, erased, end in TABLES.values())

@@ -121,10 +121,10 @@ async def test_what_another_process_still_has_of_a_deleted_thread_is_told_to_nob
         await other.http.delete(f"/threads/{thread_id}", headers=ADA)
         await make(other, EVE, thread_id)
 
-        runs, found = one.services.runs, list[Event]()
+        follower, found = one.services.follower, list[Event]()
 
         async def hear() -> None:
-            async with aclosing(runs.follow_thread(thread_id, after=START)) as batches:
+            async with aclosing(follower.follow_thread(thread_id, after=START)) as batches:
                 async for batch in batches:
                     assert isinstance(batch, list)
                     found.extend(batch)

@@ -14,7 +14,7 @@ from websockets.typing import Origin
 
 from api.settings import Settings
 from graph.protocol import ProtocolView
-from graph.protocol_events import Numbering, Told, Wanted, wanted
+from graph.protocol_events import Numbering, ProtocolEvent, Wanted, wanted
 from store.errors import InvalidInputError
 from store.events import START, Event
 from store.models import Thread
@@ -41,8 +41,8 @@ def thread() -> Thread:
     )  # fmt: skip
 
 
-def told(method: str, *namespace: str, name: str = "") -> Told:
-    return Told(1, "1-1.1", method, namespace, b"{}", 1, name=name)
+def told(method: str, *namespace: str, name: str = "") -> ProtocolEvent:
+    return ProtocolEvent(1, "1-1.1", method, namespace, b"{}", 1, name=name)
 
 
 def test_a_number_names_a_place_and_rises_with_it() -> None:
@@ -80,7 +80,7 @@ def test_a_number_names_a_place_and_rises_with_it() -> None:
         (Wanted(frozenset({"values"}), (("a", "b"),)), told("values", "a:1"), False),
     ],
 )
-def test_a_client_sees_what_it_asked_for(asked: Wanted, event: Told, seen: bool) -> None:
+def test_a_client_sees_what_it_asked_for(asked: Wanted, event: ProtocolEvent, seen: bool) -> None:
     assert asked.includes(event) is seen
 
 

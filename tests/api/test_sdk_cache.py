@@ -36,12 +36,14 @@ class Counter:
 
     def __init__(self) -> None:
         self.times = 0
+        self.began = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def __call__(self) -> int:
         self.times += 1
         times = self.times
+        self.began.set()
         await self.gate.wait()
         return times
 
@@ -51,12 +53,16 @@ async def test_json_comes_back_as_it_went_until_its_time_is_over() -> None:
     value = {"a": [1, None, "键 🔑"], "b": 1.5}
     await cache_set("k 键", value)
     await cache_set("short", 1, timedelta(milliseconds=1))
+
+    async def is_over() -> bool:
+        return await cache_get("short") is None
+
     await cache_set("for a day", 1, timedelta(days=-3))
-    await asyncio.sleep(0.02)
+    await until(is_over)
 
     assert await cache_get("k 键") == value
     assert await cache_get("for a day") == 1
-    assert await cache_get("short") is await cache_get("never") is None
+    assert await cache_get("never") is None
 
 
 @pytest.mark.usefixtures("cache")
@@ -111,9 +117,8 @@ async def test_a_stale_value_is_given_at_once_and_loaded_once_behind_the_back() 
 async def test_a_value_that_is_too_old_is_waited_for() -> None:
     load = Counter()
     await swr("k", load)
-    await asyncio.sleep(0.02)
 
-    found = await swr("k", load, max_age=timedelta(milliseconds=10))
+    found = await swr("k", load, max_age=timedelta(microseconds=1))
 
     assert (found.value, found.status) == (2, "expired")
 
@@ -138,8 +143,9 @@ async def test_what_somebody_says_counts_more_than_a_load_under_way() -> None:
     stale = await swr("k", load)
 
     assert await stale.mutate(9) == stale.value == 9
+    [loading] = [task for task in asyncio.all_tasks() if task.get_name() == "cache load"]
     load.gate.set()
-    await asyncio.sleep(0.02)
+    await loading
 
     assert (await swr("k", load, fresh_for=HOUR)).value == 9
     assert await stale.mutate() == stale.value == 3
@@ -151,7 +157,7 @@ async def test_who_gives_up_waiting_takes_nobody_elses_value_along() -> None:
     load.gate.clear()
     with sdk_cache.serving(LocalCache()):
         first, second = (asyncio.create_task(swr("k", load)) for _ in range(2))
-        await asyncio.sleep(0.02)
+        await load.began.wait()
         first.cancel()
         load.gate.set()
 

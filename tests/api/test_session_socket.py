@@ -39,7 +39,10 @@ def settings(tmp_path: Path) -> Settings:
     sections = {"graphs": graphs, "auth": {"path": "tests.api.auths:owners"}}
     config.write_text(json.dumps(sections))
     return Settings(
-        config=config, cors_allow_origins=("https://good.example",), request_body_max_bytes=1 << 16
+        config=config,
+        cors_allow_origins=("https://good.example",),
+        request_body_max_bytes=1 << 16,
+        access_look_seconds=0.2,
     )
 
 
@@ -293,9 +296,8 @@ async def test_those_who_are_in_a_session_know_of_each_other_across_processes(
 
 
 async def test_who_may_not_read_an_idle_session_any_more_hears_nothing_of_who_is_there(
-    http: httpx.AsyncClient, url: str, services: Services, monkeypatch: pytest.MonkeyPatch
+    http: httpx.AsyncClient, url: str, services: Services
 ) -> None:
-    monkeypatch.setattr(session_socket, "LOOK_SECONDS", 0.2)
     session_id = await a_session(http)
     async with connected(url) as member:
         await member.do("session.subscribe", session_id=session_id)

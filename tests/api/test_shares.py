@@ -28,7 +28,7 @@ def settings(tmp_path: Path) -> Settings:
     config = tmp_path / "langgraph.json"
     config.write_text(json.dumps({"graphs": graphs, "auth": {"path": "tests.api.auths:owners"}}))
     # Who loses a stream does so however seldom it is kept alive.
-    return Settings(config=config, sse_heartbeat_seconds=600)
+    return Settings(config=config, sse_heartbeat_seconds=600, access_look_seconds=0.2)
 
 
 def of(name: str) -> dict[str, str]:
@@ -151,9 +151,8 @@ async def test_a_thread_that_is_marked_deleted_is_shared_with_nobody_and_purged_
 
 
 async def test_who_is_a_member_no_more_loses_the_streams_that_are_open(
-    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    http: httpx.AsyncClient,
 ) -> None:
-    monkeypatch.setattr("api.sse.LOOK_SECONDS", 0.2)
     session_id = await session(http, assistant_id="endless")
     path = f"/api/sessions/{session_id}"
     body = {"audience": "users", "users": ["bob"], "role": "editor"}

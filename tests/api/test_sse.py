@@ -8,17 +8,18 @@ import pytest
 
 from api.bootstrap import Services
 from api.errors import BrokenOffError
+from api.settings import Settings
 from api.sse import HEARTBEAT, EventStream, RunStream
 from graph.requests import RunRequest
 from store.access import EVERYTHING
 from tests.serving import serving
 
 SECONDS = 10
-KEEP_ALIVE_SECONDS = 0.1
+SETTINGS = Settings(sse_heartbeat_seconds=0.1)
 
 
 def _stream(frames: AsyncGenerator[bytes, None]) -> EventStream:
-    return EventStream(frames, headers={}, keep_alive_seconds=KEEP_ALIVE_SECONDS)
+    return EventStream(frames, headers={}, settings=SETTINGS)
 
 
 async def _read_until(answer: httpx.Response, enough: Callable[[bytes], object]) -> bytes:

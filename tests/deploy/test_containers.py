@@ -133,7 +133,7 @@ def test_whatever_a_model_wants_to_know_comes_from_the_env_file(services: dict[s
 def test_the_page_and_the_file_have_the_same_commands_and_each_finds_the_password(
     tmp_path: Path,
 ) -> None:
-    [block] = re.findall(r"^```sh\n(echo .*?)```$", DEPLOYMENT, re.DOTALL | re.MULTILINE)
+    [block] = re.findall(r"^```sh\n(\(umask .*?)```$", DEPLOYMENT, re.DOTALL | re.MULTILINE)
     text = COMPOSE.read_text("utf-8")
     commands = [line.partition("  #")[0].strip() for line in block.splitlines()]
     assert all(f"\n#   {command}\n" in text for command in commands[:3])
@@ -148,6 +148,7 @@ def test_the_page_and_the_file_have_the_same_commands_and_each_finds_the_passwor
     password = document["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"]
     assert urlsplit(url).password == password == variables["POSTGRES_PASSWORD"]
     assert len(password) == 32
+    assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
 
 
 def test_the_image_has_the_extras_that_its_commands_need_and_the_constraints() -> None:

@@ -7,14 +7,15 @@ from datetime import timedelta
 
 import pytest
 
-from store import crons, outbox, runs, search, terms, threads
+from store import crons, outbox, runs, search, sessions, terms, threads
 from store.access import EVERYTHING
 from store.cipher import KeyRing
 from store.database import Database, open_database
+from store.errors import UnreadableError
 from store.signals import notify_ready
 from tests.graph.engines import Gate, gated, process, until
 from tests.graph.test_crons import MINUTE, START, a_cron
-from tests.store.queues import a_thread, a_worker, begin, lose, reap, thread
+from tests.store.queues import a_thread, a_worker, begin, lose, put, reap, thread
 
 #: What no key opens.
 BROKEN = "tw1:00000000:AAAA"
@@ -131,6 +132,41 @@ async def test_a_name_or_a_change_that_cannot_be_read_holds_up_no_others(db: Dat
     for limit in (1, 2):
         page = await outbox.read(db, after=0, limit=limit, access=EVERYTHING)
         assert ([c.seq for c in page.changes], page.through) == ([2][: limit - 1], limit)
+
+
+async def test_a_page_tells_what_there_is_of_a_row_that_cannot_be_read_and_those_beside_it(
+    db: Database,
+) -> None:
+    for id_ in ("bad", "clear", "good"):
+        metadata = {"name": f"name of {id_}", "note": {"by": ["Ada", "Eve"]}, "owner": "ada"}
+        await threads.create(db, id_, metadata=metadata, access=EVERYTHING)
+    breaking = (
+        "UPDATE thread SET interrupts = jsonb_build_object('$sealed', %(value)s::text),"
+        " metadata = jsonb_set(metadata || jsonb_build_object('name', %(value)s::text),"
+        " '{note,by,1}', to_jsonb(%(value)s::text)) WHERE thread_id = %(id)s"
+    )
+    # Of a key that is gone; and in the clear, as only somebody else writes it.
+    await db.execute(breaking, {"id": "bad", "value": BROKEN})
+    await db.execute(breaking, {"id": "clear", "value": "forged"})
+    run = await put(db, "good")
+    await _break(db, run.run_id)
+
+    found = {t.thread_id: t for t in await threads.search(db, metadata={}, access=EVERYTHING)}
+    page, _ = await sessions.list_page(db, sessions.Filter(), limit=10, access=EVERYTHING)
+    listed = await runs.list_of_thread(
+        db, "good", status=None, limit=10, offset=0, access=EVERYTHING
+    )
+
+    for id_ in ("bad", "clear"):
+        told = {"name": "", "note": {"by": ["Ada", ""]}, "owner": "ada"}
+        assert (found[id_].metadata, found[id_].interrupts) == (told, {})
+        with pytest.raises(UnreadableError):
+            await threads.get(db, id_, access=EVERYTHING)
+    assert found["good"].metadata["note"] == {"by": ["Ada", "Eve"]}
+    assert {one.id: one.name for one in page} == {"bad": "", "clear": "", "good": "name of good"}
+    assert [(one.run_id, one.kwargs) for one in listed] == [(run.run_id, {})]
+    with pytest.raises(UnreadableError):
+        await runs.get(db, run.run_id, access=EVERYTHING)
 
 
 async def test_a_cron_that_cannot_be_read_is_refused_and_the_others_fire(db: Database) -> None:

@@ -282,8 +282,8 @@ async def test_lost_connections_are_replaced_before_anybody_asks_for_them(store:
     others = await read_often(store.urls[0], thread_id)
 
     assert {status for status, _, _ in [first, *others]} == {200}
-    # One that is found broken costs its caller a second at least.
-    assert max(seconds for _, _, seconds in [first, *others]) < before + 1.0
+    # One that is found broken costs its caller a second, and what a request costs beside it.
+    assert max(seconds for _, _, seconds in [first, *others]) < max(1.0, 2 * before)
 
 
 async def read_often(url: str, thread_id: str) -> list[tuple[int, str, float]]:

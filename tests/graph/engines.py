@@ -16,7 +16,7 @@ from graph.config import GraphEntry
 from graph.crons import Clock, Crons
 from graph.endings import Endings
 from graph.executor import Executor
-from graph.fairness import FairShares, Room
+from graph.fairness import FairShares, QueueRoom
 from graph.guard import Resolve, UrlRules
 from graph.jobs import Jobs
 from graph.loop import Backing, Here
@@ -49,6 +49,12 @@ TIMING = Timing(
     poll_seconds=0.1,
     sweep_seconds=0.1,
     grace_seconds=0.0,
+    max_attempts=3,
+    expiry_seconds=300.0,
+    expiry_limit=1000,
+    item_expiry_seconds=300.0,
+    index_seconds=2.0,
+    file_unused_seconds=86_400.0,
 )
 #: Webhooks that stand on this machine.
 HERE = WebhookConfig(rules=UrlRules(disable_loopback=False))
@@ -141,7 +147,7 @@ class Process:
         found: list[Event] = []
         async with (
             asyncio.timeout(DEADLINE_SECONDS),
-            aclosing(self.runs.follow(submitted.run, after=after)) as batches,
+            aclosing(self.runs.follower.follow(submitted.run, after=after)) as batches,
         ):
             async for batch in batches:
                 assert not isinstance(batch, Gap)
@@ -230,7 +236,7 @@ async def process(
         commands = Runs(
             db=db, registry=registry, events=events, executor=executor, endings=endings,
             heartbeat=heartbeat, webhooks=hooks,
-            priorities=urgency, room=Room(db, *room) if room else None,
+            priorities=urgency, room=QueueRoom(db, *room) if room else None,
         )  # fmt: skip
         crons = Crons(db=db, runs=commands, decode=cron_request, clock=clock)
         jobs = Jobs(db=db, kinds={KIND: hooks.kind(pauses_seconds)})

@@ -10,7 +10,7 @@ from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 
 from graph import attachments
-from graph.attachments import Attachment, Inflating, Room, attach
+from graph.attachments import Attachment, FileRoom, Inflating, attach
 
 IDS = [f"00000000-0000-7000-8000-00000000000{number}" for number in range(4)]
 DEADLINE_SECONDS = 10.0
@@ -47,7 +47,7 @@ async def test_all_files_of_a_call_are_looked_up_at_once_and_the_oldest_are_name
     monkeypatch.setattr(attachments, "MODEL_BYTES", 12)
     monkeypatch.setattr(attachments, "MODEL_FILES", 4)
     files = Files()
-    attach(files.find, Room())
+    attach(files.find, FileRoom())
     history = [asking(IDS[0]), asking(IDS[1]), AIMessage("hm"), asking(IDS[3]), asking(*IDS[1:3])]
 
     shown = await attachments.inflated(history)
@@ -67,7 +67,7 @@ async def test_all_files_of_a_call_are_looked_up_at_once_and_the_oldest_are_name
 
 
 async def test_a_call_waits_while_others_hold_as_much_of_files_as_there_is_room_for() -> None:
-    room, holding, let_go = Room(10), asyncio.Semaphore(0), asyncio.Semaphore(0)
+    room, holding, let_go = FileRoom(10), asyncio.Semaphore(0), asyncio.Semaphore(0)
     inside: list[int] = []
     attach(Files().find, room)
 
@@ -98,7 +98,7 @@ async def test_a_call_waits_while_others_hold_as_much_of_files_as_there_is_room_
 
 
 async def test_who_holds_files_does_not_wait_for_more_and_others_do() -> None:
-    room = Room(100)
+    room = FileRoom(100)
     outside, inside, over = asyncio.Barrier(2), asyncio.Barrier(3), asyncio.Event()
 
     async def more() -> None:
@@ -130,7 +130,7 @@ async def test_who_holds_files_does_not_wait_for_more_and_others_do() -> None:
 
 
 async def test_a_model_holds_its_files_until_it_has_answered() -> None:
-    room = Room(6)
+    room = FileRoom(6)
     attach(Files().find, room)
     model = Model(messages=iter([AIMessage("one two")]))
     elsewhere = copy_context()

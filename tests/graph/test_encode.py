@@ -14,7 +14,7 @@ from langgraph.errors import GraphRecursionError, InvalidUpdateError
 from pydantic import BaseModel, ValidationError
 
 from graph.encode import dumps, error_event, error_payload
-from store.errors import RunError, UnavailableError
+from store.errors import UnavailableError
 from tests.graph.sample_graphs import THINGS, Label
 
 # What the reference answers, but for the last five: those are null there, or fail the run.
@@ -147,8 +147,6 @@ def test_the_message_of_any_other_error_is_not_shown(error: Exception) -> None:
     assert dumps([error]) == dumps([shown])
 
 
-def test_an_error_event_tells_the_first_of_a_group_and_the_kind_of_a_run_error() -> None:
+def test_an_error_event_tells_the_first_of_a_group() -> None:
     group = ExceptionGroup("m", [ExceptionGroup("n", [KeyError("k")]), OSError("s")])
     assert error_event(group) == b'{"error":"KeyError","message":"\'k\'"}'
-    lost = RunError("The worker is gone", kind="WorkerLost")
-    assert error_event(lost) == b'{"error":"WorkerLost","message":"The worker is gone"}'

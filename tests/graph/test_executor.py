@@ -168,7 +168,8 @@ async def test_a_run_whose_process_was_frozen_since_it_was_claimed_begins_nothin
     one: Process, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submitted = await one.submit(await one.thread())
-    monkeypatch.setattr(one.executor, "_alive", lambda: False)
+    for asked in (one.executor, submitted.execution):
+        monkeypatch.setattr(asked, "_alive", lambda: False)
 
     await _ended(submitted)
 

@@ -12,7 +12,7 @@ from graph.priorities import load
 from store import priorities
 from store.database import Database
 from store.errors import InvalidInputError
-from store.priorities import Settings
+from store.priorities import Urgency
 from tests.graph.engines import Gate, gated, process, soon, until, until_status
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Priority API is in beta")
@@ -56,8 +56,8 @@ async def test_a_function_is_asked_once_for_a_thread_and_told_all_that_it_is_abo
     assert (ctx.run_metadata["a"], ctx.thread_metadata) == (1, {})
     assert ctx.assistant_metadata["created_by"] == "system"
     assert (asked[1].thread_id, asked[1].thread_metadata) == (None, {"b": 2})
-    assert await priorities.find(db, thread_id) == Settings(-3, "o1")
-    assert await priorities.find(db, made.run.thread_id) == Settings(-3, "o1")
+    assert await priorities.find(db, thread_id) == Urgency(-3, "o1")
+    assert await priorities.find(db, made.run.thread_id) == Urgency(-3, "o1")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -148,7 +148,7 @@ async def test_an_empty_group_and_no_answer_are_the_defaults(db: Database) -> No
         for _ in range(2):
             submitted = await one.submit(await one.thread())
             await one.runs.join(submitted)
-            assert await priorities.find(db, submitted.run.thread_id) == Settings(0, "default")
+            assert await priorities.find(db, submitted.run.thread_id) == Urgency(0, "default")
 
 
 @pytest.mark.parametrize(

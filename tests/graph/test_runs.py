@@ -308,7 +308,7 @@ async def test_a_slow_follower_reads_to_the_end(here: Process, there: Process, g
     names: list[str] = []
     async with (
         asyncio.timeout(DEADLINE_SECONDS),
-        aclosing(here.runs.follow(submitted.run)) as batches,
+        aclosing(here.runs.follower.follow(submitted.run)) as batches,
     ):
         async for batch in batches:
             assert not isinstance(batch, Gap)
@@ -364,7 +364,7 @@ async def test_who_follows_a_thread_is_told_of_an_end_that_the_log_has_lost(
     told: list[str] = []
     async with (
         asyncio.timeout(DEADLINE_SECONDS),
-        aclosing(one.runs.follow_thread(thread_id, after=START)) as batches,
+        aclosing(one.runs.follower.follow_thread(thread_id, after=START)) as batches,
     ):
         async for batch in batches:
             told += ["gap"] if isinstance(batch, Gap) else [event.name for event in batch]
@@ -421,7 +421,7 @@ async def test_all_that_a_run_elsewhere_asks_is_known_whatever_its_other_nodes_d
     submitted = await here.submit(await here.thread(), graph="side by side", stream_modes=modes)
     async with (
         asyncio.timeout(DEADLINE_SECONDS),
-        aclosing(here.runs.follow(submitted.run)) as batches,
+        aclosing(here.runs.follower.follow(submitted.run)) as batches,
     ):
         async for batch in batches:
             assert not isinstance(batch, Gap)

@@ -161,6 +161,27 @@ async def test_a_run_of_a_dead_process_is_resumed_by_another(
     assert events[-1].name == "end"
 
 
+async def test_a_process_that_only_answers_hands_a_dead_ones_run_on_and_does_nothing_that_is_due(
+    db: Database, servers: Servers, gate: Gate
+) -> None:
+    graphs = {"gated": gated(gate)}
+    url = servers.redis_url
+    async with (
+        process(db, graphs, redis_url=url, working=False) as dead,
+        process(db, graphs, redis_url=url, slots=0, sweep_seconds=0.1) as answering,
+    ):
+        submitted = await dead.submit(await dead.thread(), durability="sync")
+        await soon(gate.entered)
+        dead.executor.stop(submitted.run.run_id, "lost")
+        await queue.retire(db, dead.heartbeat.worker_id)
+        await until_status(answering, submitted, "pending")
+
+        names = {task.get_name() for task in asyncio.all_tasks()}
+        assert {"listen", "sweep", "endings", "publish"} <= names
+        assert not {"claim", "jobs", "crons", "listeners", "expire", "collect"} & names
+    assert gate.ran == ["first", "wait"]
+
+
 async def test_the_last_loss_of_a_run_is_told_to_those_who_follow_it(
     db: Database, servers: Servers, gate: Gate
 ) -> None:

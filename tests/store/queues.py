@@ -33,7 +33,8 @@ def new_run(thread_id: str, **more: Any) -> NewRun:
 async def a_thread(db: Database) -> str:
     """A thread whose first lease will have the epoch 1."""
     made = await threads.create(db, str(uuid.uuid4()), access=EVERYTHING)
-    await db.execute("UPDATE thread SET epoch = 0 WHERE thread_id = %(id)s", {"id": made.thread_id})
+    params = {"id": made.thread_id}
+    await db.execute("UPDATE thread SET epoch = 0, base_epoch = 0 WHERE thread_id = %(id)s", params)
     return made.thread_id
 
 

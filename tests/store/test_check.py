@@ -15,11 +15,12 @@ from langgraph.types import Command
 from api.processes.embedded import Servers
 from store import search
 from store.check import _KINDS, Check, Finding
-from store.checkpoints import Saver, fold_of, open_saver
+from store.checkpoints import Saver, open_saver
 from store.cipher import KeyRing
 from store.database import Database, open_database
 from store.events import open_event_log
 from store.files import Upload
+from store.folds import fold_of
 from store.streams import Streams, open_streams
 from tests.store.event_logs import emit, names
 from tests.store.graphs import ask, config, create_thread, leased, talk

@@ -19,8 +19,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from store import messages, threads
 from store.access import EVERYTHING
-from store.checkpoints import Saver, fold_of, open_saver
+from store.checkpoints import Saver, open_saver
+from store.codec import Codec
 from store.database import Database
+from store.folds import fold_of
 from store.projection import identified
 from tests.store.graphs import Graph, config, create_thread
 
@@ -140,19 +142,35 @@ async def test_of_a_long_thread_only_the_new_messages_are_encoded_and_projected(
     long = [HumanMessage(str(i)) for i in range(200)]
     await made.ainvoke({"messages": long, "do": {}}, config("t"))
     encoded: list[Any] = []
-    encode = Saver._encode
+    encode = Codec.encode
 
-    def noting(self: Saver, message: object) -> bytes:
+    def noting(self: Codec, message: object) -> bytes:
         encoded.append(message)
         return encode(self, message)
 
-    monkeypatch.setattr(Saver, "_encode", noting)
+    monkeypatch.setattr(Codec, "encode", noting)
 
     await (await opened(db, saver, state)).ainvoke(says(), config("t"))
 
     assert len(encoded) <= 4
     rows = await db.tuples("SELECT count(*), max(position) FROM message", {})
     assert rows == [(203, 202)]
+
+
+@pytest.mark.parametrize("state", [Full, Delta])
+async def test_messages_with_values_that_are_no_json_are_kept_as_the_stock_saver_reads_them(
+    db: Database, saver: Saver, stock: AsyncPostgresSaver, state: Any
+) -> None:
+    await create_thread(db, "t")
+    odd = HumanMessage("odd", id="odd", additional_kwargs={"set": {1}})
+    for message in (HumanMessage("plain", id="plain"), odd, HumanMessage("more", id="more")):
+        made = await opened(db, saver, state)
+        await made.ainvoke({"messages": [message], "do": {}}, config("t"))
+
+    found = (await made.aget_state(config("t"))).values["messages"]
+    assert [m.id for m in found if m.type == "human"] == ["plain", "odd", "more"]
+    assert found[2].additional_kwargs == {"set": {1}}
+    assert found == (await graph(state, stock).aget_state(config("t"))).values["messages"]
 
 
 async def other_process(db: Database, saver: Saver) -> None:

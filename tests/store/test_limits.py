@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -10,6 +11,7 @@ from redis.asyncio import Redis
 
 from api.processes.embedded import Servers
 from store.limits import Limiter, Place, Places, Rate, key_of, open_limiter
+from tests.store.event_logs import until
 
 SLOW = Rate(per_second=0.01, burst=3)
 TWO = Places("streams", 2)
@@ -122,7 +124,20 @@ async def test_a_process_that_dies_gives_its_places_back_and_one_that_lives_keep
         assert (await living.take(key, None, most)).refused == "places"
 
         await freed(living, key, most)
-        await asyncio.sleep(0.8)
+        # Its places are renewed until all would have been over twice.
+        async with Redis.from_url(servers.redis_url) as redis:
+            [name] = [name async for name in redis.scan_iter(match=f"*{key}*")]
+
+            async def first_over() -> float:
+                found: Any = await redis.zrange(name, 0, -1, withscores=True)
+                return min(float(over_at) for _, over_at in found)
+
+            begun = await first_over()
+
+            async def renewed() -> bool:
+                return await first_over() > begun + 2 * 0.4 * 1_000_000
+
+            await until(renewed)
         assert (await living.take(key, None, most)).refused == "places"
 
 

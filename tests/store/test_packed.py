@@ -1,4 +1,5 @@
 import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -109,6 +110,65 @@ def test_a_message_that_was_changed_in_place_is_restored_from_its_bytes() -> Non
 
     assert whole(again.messages) == blob
     assert again.messages[4].tool_calls[0]["args"]["n"] == 4
+
+
+def test_a_change_in_place_is_seen_in_whichever_step_its_message_came() -> None:
+    messages = [said(i) for i in range(3)]
+    before = packed(messages)
+    for i in range(3, 120):
+        messages = [*messages, said(i)]
+        before = packed(messages, before)
+
+    for message in (*messages[:6], *messages[60:66], *messages[-6:]):
+        for change, undo in changes(message):
+            assert before.is_unchanged()
+            change()
+            assert not before.is_unchanged()
+            undo()
+    assert before.is_unchanged()
+    messages[64].content = "".join(["changed", " and equal"])
+    again = packed(messages, before)
+    messages[64].content = "".join(["changed", " and", " equal"])
+    assert again.is_unchanged()
+
+
+def changes(message: Any) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
+    """Ways to change a message in place, and back."""
+    content, kwargs, metadata = (
+        message.content,
+        message.additional_kwargs,
+        message.response_metadata,
+    )
+    yield lambda: setattr(message, "content", "other"), lambda: setattr(message, "content", content)
+    yield lambda: setattr(message, "name", "x"), lambda: setattr(message, "name", None)
+    yield lambda: kwargs.update(x=1), kwargs.clear
+    yield (
+        lambda: setattr(message, "response_metadata", {"x": 1}),
+        lambda: setattr(message, "response_metadata", metadata),
+    )
+    yield lambda: setattr(message, "unknown", 1), lambda: delattr(message, "unknown")
+    state = message.__dict__
+    yield (
+        lambda: object.__setattr__(message, "__dict__", {**state, "id": "other"}),
+        lambda: object.__setattr__(message, "__dict__", state),
+    )
+    if isinstance(content, list):
+        yield lambda: content[0].update(text="other"), lambda: content[0].update(text="t")
+    if isinstance(message, AIMessage):
+        args = message.tool_calls[0]["args"]
+        yield lambda: args["deep"].append(1), lambda: args["deep"].pop()
+
+
+def test_messages_in_which_a_change_could_go_unnoticed_extend_no_list() -> None:
+    before = packed([said(0)])
+
+    assert (
+        before.extended([HumanMessage("x", id="n", additional_kwargs={"set": {1}})], encode) is None
+    )
+    extended = before.extended([HumanMessage("x", id="n")], encode)
+
+    assert extended is not None
+    assert extended.appended == 1
 
 
 def test_what_a_reader_gets_has_been_through_the_serialiser() -> None:

@@ -5,14 +5,14 @@ from typing import Any
 
 from store import priorities, queue
 from store.database import Database
-from store.priorities import Settings
+from store.priorities import Urgency
 from store.queue import AGING_SECONDS, SQL, Claim
 from tests.store.queues import a_thread, a_worker, end, new_run, put, together
 
 
 async def waiting(db: Database, priority: int = 0, group: str = "default", **more: Any) -> str:
     """A run on a thread of its own that was decided on."""
-    run = await put(db, await a_thread(db), priority=Settings(priority, group), **more)
+    run = await put(db, await a_thread(db), priority=Urgency(priority, group), **more)
     return run.run_id
 
 
@@ -24,18 +24,6 @@ async def claim(
 
 async def claimed(db: Database, worker_id: str, slots: int = 1) -> list[str]:
     return [each.run.run_id for each in await claim(db, worker_id, slots)]
-
-
-def test_but_for_the_order_it_is_the_claim_of_every_other_server() -> None:
-    plain, ours = (
-        SQL[name].partition("), leased AS (")[2].partition("leased.checkpoint_count\nFROM")[0]
-        for name in ("claim", "claim_by_priority")
-    )
-
-    assert ours.partition("leased.checkpoint_count, next")[0] == plain.removesuffix(
-        "leased.checkpoint_count"
-    )
-    assert plain
 
 
 async def test_the_most_urgent_run_is_claimed_first_and_of_equals_the_oldest(db: Database) -> None:
@@ -113,19 +101,19 @@ async def test_who_waits_for_long_enough_overtakes_a_stream_of_urgent_runs(db: D
 
 async def test_the_runs_of_a_thread_keep_their_order(db: Database) -> None:
     worker_id, thread_id = await a_worker(db), await a_thread(db)
-    first = await put(db, thread_id, priority=Settings(5))
-    await put(db, thread_id, priority=Settings(-5))
+    first = await put(db, thread_id, priority=Urgency(5))
+    await put(db, thread_id, priority=Urgency(-5))
 
     assert await claimed(db, worker_id, 5) == [first.run_id]
 
 
 async def test_what_was_decided_first_counts_for_all_runs_of_a_thread(db: Database) -> None:
     thread_id = await a_thread(db)
-    await put(db, thread_id, priority=Settings(2, "a"))
-    await put(db, thread_id, priority=Settings(-2, "b"))
-    await priorities.keep(db, thread_id, Settings(-4, "c"))
+    await put(db, thread_id, priority=Urgency(2, "a"))
+    await put(db, thread_id, priority=Urgency(-2, "b"))
+    await priorities.keep(db, thread_id, Urgency(-4, "c"))
 
-    assert await priorities.find(db, thread_id) == Settings(2, "a")
+    assert await priorities.find(db, thread_id) == Urgency(2, "a")
     rows = await db.tuples("SELECT priority, fairness_group FROM run", {})
     assert rows == [(2, "a"), (2, "a")]
 
@@ -133,7 +121,7 @@ async def test_what_was_decided_first_counts_for_all_runs_of_a_thread(db: Databa
 async def test_a_batch_has_the_priorities_of_each(db: Database) -> None:
     worker_id = await a_worker(db)
     asked = [
-        new_run(f"batch-{number}", priority=Settings(priority))
+        new_run(f"batch-{number}", priority=Urgency(priority))
         for number, priority in enumerate((3, -3))
     ]
 
@@ -144,7 +132,7 @@ async def test_a_batch_has_the_priorities_of_each(db: Database) -> None:
 
 async def test_a_run_that_came_without_a_priority_is_adopted_with_its_threads(db: Database) -> None:
     worker_id, thread_id = await a_worker(db), await a_thread(db)
-    await priorities.keep(db, thread_id, Settings(-1, "a"))
+    await priorities.keep(db, thread_id, Urgency(-1, "a"))
     plain = [await put(db, await a_thread(db)), await put(db, thread_id)]
     delayed = await put(db, await a_thread(db), after_seconds=60)
     assert await claimed(db, worker_id, 5) == []
@@ -197,7 +185,7 @@ def _most_rows(node: Any) -> float:
 
 async def test_what_is_one_runs_own_is_written_with_it_and_not_after_it(db: Database) -> None:
     worker_id = await a_worker(db)
-    own = Settings(0, "ada", is_of_run=True)
+    own = Urgency(0, "ada", is_of_run=True)
     begun, queued = await a_thread(db), await a_thread(db)
 
     assert await queue.start(db, new_run(begun, priority=own), worker_id=worker_id)

@@ -65,6 +65,7 @@ async def _work(db: Database, saver: Saver) -> None:
         thread_error=error,
     )  # fmt: skip
     await queue.finish(db, [ending])
+    await queue.retire(db, worker_id)
 
 
 async def _dumped(db: Database) -> str:

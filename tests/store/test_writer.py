@@ -150,6 +150,31 @@ async def test_entries_of_a_thread_commit_in_their_order(db: Database) -> None:
     assert finished == list(range(100))
 
 
+async def test_large_blobs_commit_with_what_they_come_with_and_only_under_the_lease(
+    db: Database,
+) -> None:
+    """Each has a statement of its own: in one transaction with the others, and fenced as they are."""
+    for name in "ab":
+        await create_thread(db, name)
+    epochs = {"a": (await take_lease(db, "a")).epoch, "b": 99, "free": None}
+    contents = {"small": b"x", "large": bytes(range(256)) * 4096, "none": None}
+    async with open_writer(db) as writer, asyncio.timeout(DEADLINE_SECONDS):
+        queued = []
+        for name, epoch in epochs.items():
+            entry = writes(name, name, epoch=epoch)
+            entry.blobs = [
+                (name.encode(), epoch, b"", channel.encode(), b"1", b"bytes", blob)
+                for channel, blob in contents.items()
+            ]
+            queued.append(await writer.write(entry))
+        done = await asyncio.gather(*queued, return_exceptions=True)
+
+    assert [type(error) for error in done] == [type(None), LeaseLostError, type(None)]
+    found = await db.tuples("SELECT thread_id, channel, blob FROM checkpoint_blobs", {})
+    assert sorted(found) == sorted((n, c, b) for n in ("a", "free") for c, b in contents.items())
+    assert await stored(db) == {"a", "free"}
+
+
 async def test_a_lost_connection_is_made_again_at_once(db: Database) -> None:
     kill = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %(name)s"
