@@ -47,7 +47,9 @@ SELECT run.thread_id, run.epoch, head_checkpoint_id, projected_checkpoint_id, se
     false AS head_is_newest, checkpoint_count, run.created_at
 FROM run
 JOIN thread ON thread.thread_id = run.thread_id AND thread.epoch = run.epoch
-WHERE run_id = %(run_id)s::uuid AND worker_id = %(worker_id)s::uuid AND run.status = 'running';
+WHERE run_id = %(run_id)s::uuid AND worker_id = %(worker_id)s::uuid AND run.status = 'running'
+    -- And was not taken away since, be it that the same worker claimed it then.
+    AND run.attempt = 1 AND run.epoch = run.first_epoch;
 
 -- name: lock
 SELECT thread_id, status FROM thread WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]) FOR NO KEY UPDATE;
