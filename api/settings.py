@@ -92,15 +92,15 @@ class Settings(BaseSettings):
         "DATABASE_URI",
         "POSTGRES_URI",
         default=None,
-        about="PostgreSQL >= 15 that holds everything durable; unset: the embedded one.",
+        about="PostgreSQL >= 15 that stores everything durable; unset: the embedded one.",
         repr=False,
     )
     redis_url: str | None = _env(
         "REDIS_URL",
         "REDIS_URI",
         default=None,
-        about="Redis >= 7 or Valkey >= 8 for the event log; unset: the embedded one; empty: none, "
-        "which suits a single process only.",
+        about="Redis >= 7 or Valkey >= 8 for the events of runs; unset: the embedded one; empty: none, "
+        "for a single process only.",
         repr=False,
     )
     data_dir: Path = _env(
@@ -111,25 +111,25 @@ class Settings(BaseSettings):
     database_pool_min_size: int = _env(
         "DATABASE_POOL_MIN_SIZE",
         default=2,
-        about="Connections to PostgreSQL that are kept open.",
+        about="Minimum connections of each of a process's two pools to PostgreSQL.",
         ge=0,
     )
     database_pool_max_size: int = _env(
         "DATABASE_POOL_MAX_SIZE",
         default=20,
-        about="Connections to PostgreSQL at most, each process.",
+        about="Maximum connections of each of a process's two pools to PostgreSQL.",
         ge=1,
     )
     database_pool_timeout_seconds: float = _env(
         "DATABASE_POOL_TIMEOUT_SECONDS",
         default=10.0,
-        about="Seconds to wait for a free connection to PostgreSQL, then 503.",
+        about="Seconds to wait for a free connection to PostgreSQL; then 503.",
         gt=0,
     )
     database_statement_timeout_seconds: float = _env(
         "DATABASE_STATEMENT_TIMEOUT_SECONDS",
         default=30.0,
-        about="Seconds one SQL statement may take.",
+        about="Seconds that one SQL statement may take.",
         gt=0,
     )
 
@@ -141,64 +141,66 @@ class Settings(BaseSettings):
     workers: int = _env(
         "THREADWELL_WORKERS",
         default=1,
-        about="Processes of `threadwell serve` on that port; 0: one that only answers, and leaves runs, "
-        "webhooks, crons and all else that is due to `threadwell worker`s. Other than 1 it needs Redis.",
+        about="Processes of `threadwell serve` on that port. 0: one process that only answers requests; "
+        "runs, webhooks, crons and all other background work are left to `threadwell worker`. Any "
+        "value other than 1 needs Redis.",
         ge=0,
     )
     allow_anybody: bool = _env(
         "THREADWELL_ALLOW_ANYBODY",
         default=False,
-        about="Serve other machines too though nobody is asked who they are: whoever reaches the server "
-        "may then read and change everything. See docs/auth.md.",
+        about="Listen on addresses other than loopback although callers are not authenticated. Whoever "
+        "reaches the server may then read and change everything. See docs/auth.md.",
     )
     cors_allow_origins: CommaSeparated = _env(
         "CORS_ALLOW_ORIGINS",
         default=("*",),
-        about="Origins that browsers may call from, separated by commas; `*`: all. Wins over "
-        "`http.cors.allow_origins` in langgraph.json.",
+        about="Origins that browsers may call from, separated by commas; `*`: all. Takes precedence "
+        "over `http.cors.allow_origins` in langgraph.json.",
     )
     mount_prefix: str | None = _env(
         "MOUNT_PREFIX",
         default=None,
-        about="Path below which the API is served; unset: `http.mount_prefix` in langgraph.json.",
+        about="Path prefix of the API; unset: `http.mount_prefix` in langgraph.json.",
     )
     compat: Annotated[
         tuple[Literal["fufan", "chatchat"], ...], NoDecode, BeforeValidator(_split_commas)
     ] = _env(
         "THREADWELL_COMPAT",
         default=(),
-        about="Projects whose routes are served too, separated by commas: `fufan`, `chatchat`; see "
-        "docs/existing-project.md.",
+        about="Older projects whose routes are served too, separated by commas: `fufan`, `chatchat`; "
+        "see docs/existing-project.md.",
     )
     default_a2a_assistant_id: str | None = _env(
         "DEFAULT_A2A_ASSISTANT_ID",
         default=None,
-        about="Assistant whose card `/.well-known/agent-card.json` shows unless it is asked for "
-        "another: its id, or a graph's name.",
+        about="Assistant, by its id or a graph's name, whose card `/.well-known/agent-card.json` "
+        "returns if the request names none.",
     )
     request_body_max_bytes: int = _env(
         "HTTP_MAX_REQUEST_BODY_BYTES",
         default=300 * 1024 * 1024,
-        about="Bytes of the largest request body, then 413.",
+        about="Maximum bytes of a request body; more is 413.",
         ge=1,
     )
     json_body_max_bytes: int = _env(
         "HTTP_MAX_JSON_BODY_BYTES",
         default=64 * 1024 * 1024,
-        about="Bytes of the largest body that is read whole, as all JSON is, then 413; files and imports "
-        "that are sent as such are not. A file in JSON takes four thirds of its size.",
+        about="Maximum bytes of a body that is read into memory as a whole, as all JSON is; more is "
+        "413. Does not apply to files and imports that are uploaded as such. A file inside JSON "
+        "takes four thirds of its size.",
         ge=1,
     )
     translate_everything: bool = _env(
         "TRANSLATE_EVERYTHING",
         default=False,
-        about="Let the error texts of the LangGraph API, MCP, A2A and `/v1` follow `Accept-Language` "
-        "too, as those of `/api` do.",
+        about="Translate the error texts of the LangGraph API, MCP, A2A and `/v1` by `Accept-Language` "
+        "too, like those of `/api`.",
     )
     sse_heartbeat_seconds: float = _env(
         "SSE_HEARTBEAT_SECONDS",
         default=5.0,
-        about="Seconds of silence on a stream after which a comment keeps it alive.",
+        about="Seconds of silence on a stream after which a comment is sent to keep it open.",
         gt=0,
     )
     stream_end_event: bool = _env(
@@ -213,31 +215,32 @@ class Settings(BaseSettings):
     ] = _env(
         "THREADWELL_AUTH",
         default=(),
-        about="How callers say who they are, separated by commas: `keys`, `jwt`; or `none`. Unset: `keys` "
-        "once one was made, `jwt` if there is an issuer. `auth` in langgraph.json wins.",
+        about="Authentication methods, separated by commas: `keys`, `jwt`; or `none`. Empty: `keys` "
+        "once an API key exists, `jwt` if there is an issuer. `auth` in langgraph.json takes "
+        "precedence.",
     )
     auth_failures_per_minute: int = _env(
         "THREADWELL_AUTH_FAILURES_PER_MINUTE",
         default=60,
-        about="Keys and tokens that are not valid, from one address in a minute; then 429 for a minute to "
-        "who was not let in just before. 0: not limited.",
+        about="Invalid keys and tokens from one address in a minute. After that the address gets 429 "
+        "for a minute, except with a key or token that was valid here before. 0: no limit.",
         ge=0,
     )
     jwt_issuer: str | None = _env(
         "THREADWELL_JWT_ISSUER",
         default=None,
-        about="Whose tokens are taken: their `iss`, to the letter.",
+        about="Issuer of the tokens that are accepted: the exact value of their `iss`.",
     )
     jwt_audience: CommaSeparated = _env(
         "THREADWELL_JWT_AUDIENCE",
         default=(),
-        about="For whom tokens must be: one of these, separated by commas, is in their `aud`.",
+        about="Accepted audiences, separated by commas: a token's `aud` must contain one of them.",
     )
     jwt_jwks: str | None = _env(
         "THREADWELL_JWT_JWKS",
         default=None,
-        about="URL or file of the public keys (JWKS); unset: where the issuer's "
-        "`/.well-known/openid-configuration` says.",
+        about="URL or file of the issuer's public keys (JWKS); unset: taken from the issuer's "
+        "`/.well-known/openid-configuration`.",
     )
     jwt_algorithms: Annotated[
         tuple[Literal[
@@ -249,28 +252,31 @@ class Settings(BaseSettings):
     ] = _env(
         "THREADWELL_JWT_ALGORITHMS",
         default=("RS256",),
-        about="Algorithms that tokens may be signed with, separated by commas; whatever a token says.",
+        about="Accepted signature algorithms, separated by commas, whatever a token's header says.",
     )  # fmt: skip
     jwt_identity_claim: str = _env(
         "THREADWELL_JWT_IDENTITY_CLAIM",
         default="sub",
-        about="Claim that says who calls. It must be one that nobody can choose for themselves, or share.",
+        about="Claim that contains the caller's identity. It must be one that users cannot choose for "
+        "themselves, or share.",
         min_length=1,
     )
     jwt_roles_claim: str | None = _env(
         "THREADWELL_JWT_ROLES_CLAIM",
         default=None,
-        about="Claim with roles, a list or a text, as `realm_access.roles`; unset: none is read.",
+        about="Claim that contains roles, as a list or a string, such as `realm_access.roles`; unset: "
+        "none are read.",
     )
     jwt_permissions_claim: str | None = _env(
         "THREADWELL_JWT_PERMISSIONS_CLAIM",
         default=None,
-        about="Claim with permissions, as `scope`; unset: none is read.",
+        about="Claim that contains permissions, such as `scope`; unset: none are read.",
     )
     jwt_default_role: Literal["reader", "user", "service", "admin", ""] = _env(
         "THREADWELL_JWT_DEFAULT_ROLE",
         default="user",
-        about="Role of who has no role and no permission by a token; empty: none, which allows nothing.",
+        about="Role of callers whose token gives them no role and no permission; empty: none, which "
+        "allows nothing.",
     )
     jwt_leeway_seconds: float = _env(
         "THREADWELL_JWT_LEEWAY_SECONDS",
@@ -282,9 +288,10 @@ class Settings(BaseSettings):
     openwebui_jwt_secret: SecretStr | None = _env(
         "THREADWELL_OPENWEBUI_JWT_SECRET",
         default=None,
-        about="What Open WebUI signs the users with whom it forwards (its "
-        "`FORWARD_USER_INFO_HEADER_JWT_SECRET`), at least 32 characters: keys with `users:act_for` then "
-        "act for the user that `X-OpenWebUI-User-Jwt` names. Unset: that header counts for nothing.",
+        about="Secret by which Open WebUI signs the users that it forwards (its "
+        "`FORWARD_USER_INFO_HEADER_JWT_SECRET`), at least 32 characters. Keys with "
+        "`users:act_for` then act for the user that `X-OpenWebUI-User-Jwt` names. Unset: that "
+        "header is ignored.",
         repr=False,
         min_length=32,
     )
@@ -292,15 +299,16 @@ class Settings(BaseSettings):
     caller_look_seconds: float = _env(
         "CALLER_LOOK_SECONDS",
         default=60.0,
-        about="Seconds between two looks whether who has a stream or a WebSocket open would still be let in.",
+        about="Seconds between two checks whether the caller of an open stream or WebSocket would still be "
+        "authenticated.",
         gt=0,
         le=3600,
     )
     access_look_seconds: float = _env(
         "ACCESS_LOOK_SECONDS",
         default=30.0,
-        about="Seconds between two looks whether what an open stream or WebSocket reads is still its "
-        "client's to read.",
+        about="Seconds between two checks whether the caller of an open stream or WebSocket may still read its "
+        "thread or session.",
         gt=0,
         le=3600,
     )
@@ -309,45 +317,45 @@ class Settings(BaseSettings):
     config: Path = _env(
         "THREADWELL_CONFIG",
         default=Path("langgraph.json"),
-        about="File that names the graphs.",
+        about="File that names the graphs: langgraph.json.",
     )
     strict: bool = _env(
         "THREADWELL_STRICT",
         default=False,
-        about="Do not start if a graph cannot be loaded, a dependency is missing, or "
-        "langgraph.json has a key that is not supported.",
+        about="Refuse to start if a graph cannot be loaded, a dependency is missing, or langgraph.json "
+        "has an unsupported key.",
     )
     slots: int = _env(
         "N_JOBS_PER_WORKER",
         default=100,
-        about="Runs at once, each process.",
+        about="Concurrent runs of each process.",
         ge=1,
     )
     run_timeout_seconds: float = _env(
         "BG_JOB_TIMEOUT_SECS",
         default=86400.0,
-        about="Seconds one run may take, then it ends as `timeout`.",
+        about="Maximum seconds of one run; then it ends as `timeout`.",
         gt=0,
     )
     run_max_attempts: int = _env(
         "BG_JOB_MAX_RETRIES",
         default=3,
-        about="Times a run is begun at most: again each time that its process was lost, then it "
-        "ends as `error`.",
+        about="Maximum attempts of a run. It is started again each time that its process was lost; "
+        "after the last attempt it ends as `error`.",
         ge=1,
     )
     shutdown_grace_seconds: float = _env(
         "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS",
         default=8.0,
-        about="Seconds that runs may go on after SIGTERM or Ctrl-C; what is unfinished then goes "
-        "back to the queue and is resumed. Below the 10 seconds that `docker stop` waits.",
+        about="Seconds that runs may continue after SIGTERM or Ctrl-C; unfinished runs then return to "
+        "the queue and are resumed. Below the 10 seconds that `docker stop` waits.",
         ge=0,
     )
     lease_seconds: float = _env(
         "LEASE_SECONDS",
         default=20.0,
-        about="Seconds without a heartbeat after which a process counts as dead and its runs are "
-        "resumed elsewhere; at least three heartbeats.",
+        about="Seconds without a heartbeat after which a process counts as dead and other processes "
+        "resume its runs; at least three times HEARTBEAT_SECONDS.",
         gt=0,
     )
     heartbeat_seconds: float = _env(
@@ -360,50 +368,50 @@ class Settings(BaseSettings):
     webhook_retry_seconds: Pauses = _env(
         "WEBHOOK_RETRY_SECONDS",
         default=(5, 30, 120, 600, 3600),
-        about="Seconds between the tries to tell a webhook, separated by commas: one try more than "
-        "there are numbers, then it is given up.",
+        about="Seconds between the attempts to deliver a webhook, separated by commas. There is one "
+        "attempt more than there are numbers; then it is given up.",
     )
 
     prices: Path | None = _env(
         "THREADWELL_PRICES",
         default=None,
-        about="JSON file of what models cost, for `GET /api/stats`; unset: costs are not told.",
+        about="JSON file of model prices, for `GET /api/stats`; unset: no costs are reported.",
     )
 
     # What is kept of threads
     keep_checkpoints: int = _env(
         "KEEP_CHECKPOINTS",
         default=200,
-        about="Newest checkpoints that a thread keeps; older ones are deleted, once there are half "
-        "as many more. Messages stay. 0 keeps all.",
+        about="Newest checkpoints that each thread keeps. Older ones are deleted once there are half as "
+        "many more (300 with the default). Messages stay. 0 keeps all.",
         ge=0,
     )
     search_index_seconds: float = _env(
         "SEARCH_INDEX_SECONDS",
         default=2.0,
-        about="Seconds between two looks for messages that search is to find: so old, and a little, may be "
-        "what it does not know yet.",
+        about="Seconds between two updates of the search index: a new message is found after about that "
+        "time.",
         gt=0,
         le=3600,
     )
     file_max_bytes: int = _env(
         "FILE_MAX_BYTES",
         default=25 * 1024 * 1024,
-        about="Bytes of the largest attachment, then 413.",
+        about="Maximum bytes of an attachment; more is 413.",
         gt=0,
     )
     model_files_bytes: int = _env(
         "MODEL_FILES_BYTES",
         default=128 * 1024 * 1024,
-        about="Bytes of attachments that the calls of models of a process hold at once; others wait. "
-        "Each takes three to four times as much while it lasts.",
+        about="Bytes of attachments that all model calls of a process hold at once; further calls wait. "
+        "During its call an attachment takes three to four times its size in memory.",
         gt=0,
     )
     file_types: CommaSeparated = _env(
         "FILE_TYPES",
         default=("text/*", "image/*", "audio/*"),
-        about="Types of attachments that are taken, separated by commas, by what is in them; others: "
-        "415. `application/pdf` can be added.",
+        about="Accepted types of attachments, separated by commas, detected from their content; others "
+        "are 415. `application/pdf` can be added.",
     )
     file_unused_seconds: float = _env(
         "FILE_UNUSED_SECONDS",
@@ -414,29 +422,29 @@ class Settings(BaseSettings):
     deleted_session_days: float = _env(
         "DELETED_SESSION_DAYS",
         default=30.0,
-        about="Days that a deleted session can be restored; then it is purged. 0: until somebody "
-        "purges it.",
+        about="Days during which a deleted session can be restored; then it is purged. 0: never purged "
+        "by itself.",
         ge=0,
         le=36525,
     )
     audit_keep_days: int = _env(
         "AUDIT_KEEP_DAYS",
         default=365,
-        about="Days that entries of the audit log are kept, 30 at least; 0 keeps all.",
+        about="Days that entries of the audit log are kept, at least 30; 0 keeps all.",
         ge=0,
         le=36525,
     )
     user_namespaces: CommaSeparated = _env(
         "USER_NAMESPACES",
         default=("{user}",),
-        about="Namespaces of the store whose items are a user's, for their erasure and export: labels "
-        "with dots between them, separated by commas; `{user}` stands for the identity.",
+        about="Namespaces of the store whose items belong to a user, for erasure and export: labels "
+        "separated by dots, namespaces by commas; `{user}` stands for the identity.",
     )
     head_cache_bytes: int = _env(
         "HEAD_CACHE_BYTES",
         default=64 * 1024 * 1024,
-        about="Bytes of memory, about, for the newest checkpoints of the threads that this process "
-        "ran last, 4,096 at the most.",
+        about="Approximate bytes of memory for the newest checkpoints of the threads that this process "
+        "ran last; at most 4,096 threads.",
         ge=0,
     )
 
@@ -444,41 +452,41 @@ class Settings(BaseSettings):
     aes_key: str | None = _env(
         "LANGGRAPH_AES_KEY",
         default=None,
-        about="Key that everything is encrypted with at rest: 16, 24 or 32 characters, or so many "
-        "bytes in Base64 or hexadecimal; unset: nothing is. See docs/encryption.md.",
+        about="Key of encryption at rest: 16, 24 or 32 characters, or as many bytes in Base64 or "
+        "hexadecimal; unset: no encryption. See docs/encryption.md.",
         repr=False,
     )
     encryption_old_keys: CommaSeparated = _env(
         "ENCRYPTION_OLD_KEYS",
         default=(),
-        about="Keys that what is there may be encrypted with besides, separated by commas; those with a "
-        "comma in Base64.",
+        about="Other keys that existing data may be encrypted with, separated by commas; write a key "
+        "that contains a comma in Base64.",
         repr=False,
     )
     encryption_clear_keys: CommaSeparated = _env(
         "ENCRYPTION_CLEAR_KEYS",
         default=(),
-        about="Keys of metadata whose values are not encrypted, separated by commas, beside those in "
-        "docs/encryption.md.",
+        about="Metadata keys whose values are not encrypted, separated by commas, in addition to those "
+        "in docs/encryption.md.",
     )
 
     # Events of a stream
     event_log_ttl_seconds: int = _env(
         "RESUMABLE_STREAM_TTL_SECONDS",
         default=600,
-        about="Seconds that a stream's events can be replayed after its run has ended.",
+        about="Seconds after the end of a run during which its events can be replayed.",
         ge=1,
     )
     event_log_max_events: int = _env(
         "EVENT_LOG_MAX_EVENTS",
         default=10_000,
-        about="Events of one thread kept in memory, and in Redis, about.",
+        about="Approximate number of events of one thread that are kept in memory, and in Redis.",
         ge=1,
     )
     event_log_max_bytes: int = _env(
         "EVENT_LOG_MAX_BYTES",
         default=16 * 1024 * 1024,
-        about="Bytes of one thread's events kept in memory, and in Redis, about.",
+        about="Approximate bytes of one thread's events that are kept in memory, and in Redis.",
         ge=1,
     )
 
@@ -486,7 +494,7 @@ class Settings(BaseSettings):
     events_keep_count: int = _env(
         "EVENTS_KEEP_COUNT",
         default=100_000,
-        about="Events of `/api/events` kept for clients that come back.",
+        about="Events of `/api/events` that are kept for clients that reconnect.",
         ge=1,
     )
     events_keep_hours: float = _env(
@@ -500,86 +508,85 @@ class Settings(BaseSettings):
     limit_requests_per_second: float = _env(
         "LIMIT_REQUESTS_PER_SECOND",
         default=0.0,
-        about="Requests a second that one identity may send on average, then 429; 0: any number.",
+        about="Average requests per second of one identity; more is 429. 0: no limit.",
         ge=0,
         le=1_000_000,
     )
     limit_request_burst: int = _env(
         "LIMIT_REQUEST_BURST",
         default=0,
-        about="Requests that it may send at once after a pause; 0: as many as in ten seconds.",
+        about="Requests that one identity may send at once after a pause; 0: as many as in ten seconds.",
         ge=0,
         le=1_000_000,
     )
     limit_requests: int = _env(
         "LIMIT_REQUESTS",
         default=0,
-        about="Requests of one identity that may be under way at once, streams left out, then 429; "
-        "0: any number.",
+        about="Concurrent requests of one identity, streams not counted; more is 429. 0: no limit.",
         ge=0,
     )
     limit_streams: int = _env(
         "LIMIT_STREAMS",
         default=0,
-        about="Streams, WebSockets and requests that wait for a run that one identity may have open, "
-        "then 429; 0: any number.",
+        about="Streams, WebSockets and requests that wait for a run, open for one identity; more is "
+        "429. 0: no limit.",
         ge=0,
     )
     limit_streams_per_process: int = _env(
         "LIMIT_STREAMS_PER_PROCESS",
         default=0,
-        about="Of those, how many a process has open for all together, then 503; 0: any number.",
+        about="The same for all identities of one process together; more is 503. 0: no limit.",
         ge=0,
     )
     fair_shares: bool = _env(
         "FAIR_SHARES",
         default=False,
-        about="Let runs of all identities begin in turn, so that who has many waiting does not keep "
-        "others waiting. Any of the next three does so too.",
+        about="Schedule runs fairly across identities: one that has many waiting does not delay the "
+        "others. Setting any of the next three turns it on, too.",
     )
     limit_runs: int = _env(
         "LIMIT_RUNS",
         default=0,
-        about="Runs of one identity that may be under way at once, in all processes; others wait. "
-        "0: any number.",
+        about="Concurrent runs of one identity, in all processes; more wait. 0: no limit.",
         ge=0,
     )
     limit_queued_runs: int = _env(
         "LIMIT_QUEUED_RUNS",
         default=0,
-        about="Runs of one identity that may wait, then 429; 0: any number.",
+        about="Waiting runs of one identity; more is 429. 0: no limit.",
         ge=0,
         le=1_000_000,
     )
     limit_queued_runs_in_all: int = _env(
         "LIMIT_QUEUED_RUNS_IN_ALL",
         default=0,
-        about="Runs that may wait, then 503 for whoever has an equal part of them; 0: any number.",
+        about="Waiting runs of all identities. At that number, an identity that has its equal share of "
+        "the queue gets 503. 0: no limit.",
         ge=0,
         le=1_000_000,
     )
     limit_sessions: int = _env(
         "LIMIT_SESSIONS",
         default=0,
-        about="Sessions, or threads, whose `owner` one identity may be, then 403; 0: any number.",
+        about="Sessions, or threads, that one identity owns; more is 403. 0: no limit.",
         ge=0,
     )
     limit_crons: int = _env(
         "LIMIT_CRONS",
         default=0,
-        about="Crons that one identity may have, then 403; 0: any number.",
+        about="Crons of one identity; more is 403. 0: no limit.",
         ge=0,
     )
     limit_files: int = _env(
         "LIMIT_FILES",
         default=0,
-        about="Attachments that one identity may have, then 403; 0: any number.",
+        about="Attachments of one identity; more is 403. 0: no limit.",
         ge=0,
     )
     limit_file_bytes: int = _env(
         "LIMIT_FILE_BYTES",
         default=0,
-        about="Bytes that those may have together, then 403; 0: any number.",
+        about="Bytes of all attachments of one identity; more is 403. 0: no limit.",
         ge=0,
     )
 
@@ -587,56 +594,56 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = _env(
         "LOG_LEVEL",
         default="info",
-        about="Least severe level logged: debug, info, warning or error.",
+        about="Lowest level that is logged: debug, info, warning or error.",
     )
     log_json: bool = _env(
         "LOG_JSON",
         default=False,
-        about="Log a JSON object a line instead of text.",
+        about="Log one JSON object per line instead of text.",
     )
     log_error_texts: bool | None = _env(
         "LOG_ERROR_TEXTS",
         default=None,
-        about="Log what exceptions say, which may quote what users said; unset: unless `LOG_JSON` is "
-        "set.",
+        about="Log the texts of exceptions, which may quote what users wrote; unset: only if `LOG_JSON` "
+        "is off.",
     )
 
     # What operators see
     metrics_public: bool = _env(
         "METRICS_PUBLIC",
         default=False,
-        about="Let everybody read `/metrics`, also where callers have to say who they are.",
+        about="Let everybody read `/metrics`, also where callers are authenticated.",
     )
     metrics_token: SecretStr | None = _env(
         "METRICS_TOKEN",
         default=None,
-        about="What a collector sends as `Authorization: Bearer` to read `/metrics` where callers have "
-        "to say who they are, and at METRICS_PORT; at least 16 characters.",
+        about="Token that a collector sends as `Authorization: Bearer` to read `/metrics` where callers "
+        "are authenticated, and on METRICS_PORT; at least 16 characters.",
         repr=False,
         min_length=16,
     )
     metrics_port: int | None = _env(
         "METRICS_PORT",
         default=None,
-        about="TCP port on which `/metrics`, `/ok` and `/ready` are served too, and nothing else, to who "
-        "need not say who they are; of `threadwell worker` as well.",
+        about="TCP port that serves `/metrics`, `/ok` and `/ready` and nothing else, without "
+        "authentication, but `/metrics` needs METRICS_TOKEN if that is set; of `threadwell worker` as well.",
         ge=1,
         le=65535,
     )
     metrics_host: str = _env(
-        "METRICS_HOST", default="127.0.0.1", about="Address of `METRICS_PORT` to listen on."
+        "METRICS_HOST", default="127.0.0.1", about="Address that `METRICS_PORT` listens on."
     )
     traces: Literal["none", "otlp"] = _env(
         "OTEL_TRACES_EXPORTER",
         default="none",
-        about="Where traces go: `otlp` sends them to OTEL_EXPORTER_OTLP_ENDPOINT by HTTP, and needs "
-        "`threadwell[otel]`.",
+        about="Where traces are sent: `otlp` sends them to OTEL_EXPORTER_OTLP_ENDPOINT by HTTP, and "
+        "needs `threadwell[otel]`.",
     )
     slow_query_seconds: float = _env(
         "SLOW_QUERY_SECONDS",
         default=1.0,
-        about="Seconds after which a statement of PostgreSQL's is logged as slow, by its name and "
-        "without its parameters; 0: never.",
+        about="Seconds after which a PostgreSQL statement is logged as slow, by its name and without "
+        "its parameters; 0: never.",
         ge=0,
     )
 

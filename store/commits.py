@@ -57,9 +57,7 @@ class Entry:
     committed: asyncio.Future[None] = field(init=False)
 
 
-async def commit(
-    lane: Lane, entries: Sequence[Entry], *, extra_seconds: float = 0.0
-) -> set[tuple[str, int]]:
+async def commit(lane: Lane, entries: Sequence[Entry]) -> set[tuple[str, int]]:
     """Commit the entries whose lease holds; which leases those are. As `Lane.run`."""
     leases = {(e.thread_id, e.epoch) for e in entries if e.epoch is not None}
     calls: list[Call] = [
@@ -74,11 +72,11 @@ async def commit(
         if rows
     ]
     if not leases:
-        await lane.run(*calls, extra_seconds=extra_seconds)
+        await lane.run(*calls)
         return set()
     named = [(thread_id.encode(), epoch) for thread_id, epoch in leases]
     lock = (_PREPARED["lock"], _arrays(_KEY, named))
-    held, *_ = await lane.run(lock, *calls, extra_seconds=extra_seconds)
+    held, *_ = await lane.run(lock, *calls)
     return {(thread_id, epoch) for thread_id, epoch in held}
 
 

@@ -36,6 +36,8 @@ _LOST: Final = "The connection to the database was lost"
 _ELSEWHERE: Final = ("25006", "57P")
 
 _RETRY_SECONDS: Final = 0.2
+#: How much longer an answer is waited for, for each byte that was sent.
+_BYTE_SECONDS: Final = 1 / 2**20
 #: How often statements are sent again that the connection has forgotten, or knows already.
 PREPARED_ANEW: Final = 2
 
@@ -89,8 +91,9 @@ class Lane:
     Args:
         connect: Opens and configures a connection.
         connect_seconds: How long callers wait for a server that is not there.
-        deadline_seconds: How long an answer is waited for, and the extra seconds of its call, before
-            the server is taken for frozen and the connection is given up.
+        deadline_seconds: How long after the last answer the next one is waited for, and a second more
+            for each MiB that was sent, before the server is taken for frozen and the connection is
+            given up.
         meter: Told how long transactions take.
     """
 
@@ -110,12 +113,9 @@ class Lane:
         self._opening: asyncio.Task[_Link] | None = None
         self._is_closed = False
 
-    async def run(self, *calls: Call, extra_seconds: float = 0.0) -> list[Rows]:
+    async def run(self, *calls: Call) -> list[Rows]:
         """
         Run statements as one transaction; the rows of each.
-
-        Args:
-            extra_seconds: What they may take beyond the deadline.
 
         Raises:
             psycopg.Error: What PostgreSQL says, or that the connection is lost: then nobody knows
@@ -126,14 +126,14 @@ class Lane:
             # Nothing was done. It is prepared anew: it was not there, or could not be before; or it
             # is there, because another caller was told the same and was faster.
             with suppress(pg.InvalidSqlStatementName, pg.DuplicatePreparedStatement):
-                return await self._send(calls, extra_seconds)
-        return await self._send(calls, extra_seconds)
+                return await self._send(calls)
+        return await self._send(calls)
 
-    async def _send(self, calls: Sequence[Call], extra_seconds: float) -> list[Rows]:
+    async def _send(self, calls: Sequence[Call]) -> list[Rows]:
         link = self._link
         if link is None or link.closed:
             link = await self._open()
-        return await link.send(calls, extra_seconds)
+        return await link.send(calls)
 
     def close(self) -> None:
         """Close the connection for good; what is under way fails."""
@@ -181,11 +181,12 @@ class _Link:
         #: What is prepared, or will be by what is on its way: by which transaction.
         self._prepared: dict[bytes, int] = {}
         self._is_writing = self._is_watched = self.closed = False
+        self._answered_at = 0.0
         self._pg.enter_pipeline_mode()
         self._socket = self._pg.socket
         self._loop.add_reader(self._socket, self._read)
 
-    def send(self, calls: Sequence[Call], extra_seconds: float) -> "asyncio.Future[list[Rows]]":
+    def send(self, calls: Sequence[Call]) -> "asyncio.Future[list[Rows]]":
         """Send a transaction; its rows come later."""
         # Before anything is sent: a bad parameter is its caller's affair.
         bound = [(statement, *statement.values(params)) for statement, params in calls]
@@ -197,7 +198,7 @@ class _Link:
             calls,
             number=self._sent,
             sent_at=sent_at,
-            due_at=sent_at + self._deadline_seconds + extra_seconds,
+            size=sum(len(value) for _, values, _ in bound for value in values if value),
         )
         try:
             for statement, values, formats in bound:
@@ -265,7 +266,8 @@ class _Link:
             transaction.place += 1
         elif result.status == ExecStatus.PIPELINE_SYNC:
             self._transactions.popleft()
-            took = time.monotonic() - transaction.sent_at
+            self._answered_at = time.monotonic()
+            took = self._answered_at - transaction.sent_at
             if self._meter.took(took):
                 self._meter.tell(took, [statement.query for statement, _ in transaction.calls])
             transaction.settle()
@@ -298,7 +300,10 @@ class _Link:
         self._is_watched = False
         if self.closed or not self._transactions:
             return
-        if time.monotonic() > self._transactions[0].due_at:
+        first = self._transactions[0]
+        # Those before it may have been large, or have waited for locks: it had no time then.
+        began_at = max(first.sent_at, self._answered_at)
+        if time.monotonic() > began_at + self._deadline_seconds + first.size * _BYTE_SECONDS:
             self.close()
             return
         self._is_watched = True
@@ -309,7 +314,7 @@ class _Transaction:
     """What was sent up to a Sync, and what has come of it."""
 
     __slots__ = (
-        "_transformer", "calls", "done", "due_at", "error", "number", "place", "results", "sent_at",
+        "_transformer", "calls", "done", "error", "number", "place", "results", "sent_at", "size",
         "steps",
     )  # fmt: skip
 
@@ -321,13 +326,13 @@ class _Transaction:
         *,
         number: int,
         sent_at: float,
-        due_at: float,
+        size: int,
     ) -> None:
         self.done = done
         self.calls = calls
         self.number = number
         self.sent_at = sent_at
-        self.due_at = due_at
+        self.size = size
         #: Of each statement its name, and whether it is prepared or executed.
         self.steps: list[tuple[bytes, bool]] = []
         self.place = 0

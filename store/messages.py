@@ -247,7 +247,9 @@ async def _rebuild_thread(db: Database, replay: "_Replay", thread_id: str) -> Hi
         async with db.transaction() as tx:
             locked = await tx.tuples(_SQL["lock_thread"], {"thread_id": thread_id})
             if locked and locked[0][0] == history.head:
-                await _replace(tx, thread_id, history)
+                # What cannot be made again stays as it is.
+                if history.projected == history.head:
+                    await _replace(tx, thread_id, history)
                 return history
         if not locked:
             await asyncio.sleep(_PAUSE_SECONDS)

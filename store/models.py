@@ -231,8 +231,9 @@ class Session:
     def opened(self, cipher: Cipher) -> Self:
         """The row without its seals."""
         metadata = cipher.open_values(self.metadata)
-        name = _named(metadata)
-        return replace(self, metadata=metadata, name=self.name if name is None else name)
+        # One that is there and cannot be opened is told as empty, never as it lies there.
+        otherwise = self.name if _named(self.metadata) is None else ""
+        return replace(self, metadata=metadata, name=_named(metadata) or otherwise)
 
 
 def _named(metadata: JsonObject) -> str | None:

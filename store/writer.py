@@ -23,9 +23,8 @@ from store.meters import BATCH_SIZES, SHORT_SECONDS, Histogram, QueryMeter
 
 _BATCH_ITEMS: Final = 256
 _BATCH_BYTES: Final = 8 * 2**20
-#: How long a commit may take, and how much longer for each byte; then the server is taken for frozen.
+#: How long a commit may take, and a second more for each MiB; then the server is taken for frozen.
 _COMMIT_SECONDS: Final = 8.0
-_BYTE_SECONDS: Final = 1 / 2**20
 _MAX_PAUSE_SECONDS: Final = 1.0
 #: SQLSTATE classes and codes that say nothing about the rows: no connection, no room, no rights to
 #: write here and now (a standby), a deadlock.
@@ -219,7 +218,7 @@ class CheckpointWriter:
     async def _commit(self, entries: Sequence[Entry]) -> None:
         size = sum(entry.size for entry in entries)
         began_at = time.monotonic()
-        held = await commit(self._lane, entries, extra_seconds=size * _BYTE_SECONDS)
+        held = await commit(self._lane, entries)
         self.commits.observe(time.monotonic() - began_at)
         self.batches.observe(len(entries))
         self.committed_bytes += size

@@ -31,6 +31,12 @@ WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
     AND (%(status)s::text IS NULL OR coalesce(metadata ->> 'status', 'active') = %(status)s::text)
     AND (%(status)s::text IS NOT NULL OR coalesce(metadata ->> 'status', 'active') <> 'deleted')
     AND (%(pinned)s::boolean IS NOT true OR metadata ->> 'pinned' = 'true')
+    -- The same for the index that finds what else is asked for, so that it finds both at once.
+    AND (
+        %(pinned)s::boolean IS NOT true
+        OR (%(metadata)s::jsonb = '{}' AND '{}'::jsonb = ANY(%(visible)s::jsonb[]))
+        OR metadata @> '{"pinned": true}' OR metadata @> '{"pinned": "true"}'
+    )
     AND (%(pinned)s::boolean IS NOT false OR metadata ->> 'pinned' IS DISTINCT FROM 'true')
     AND (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
     AND (

@@ -60,7 +60,9 @@ def test_help_of_serve_tells_units(capsys: pytest.CaptureFixture[str]) -> None:
         __main__.main(["serve", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "--port PORT TCP port to listen on. Default: 2024 ($THREADWELL_PORT)" in shown
-    assert "--slots SLOTS Runs at once, each process. Default: 100 ($N_JOBS_PER_WORKER)" in shown
+    assert (
+        "--slots SLOTS Concurrent runs of each process. Default: 100 ($N_JOBS_PER_WORKER)" in shown
+    )
 
 
 def test_without_flag_or_environment_the_default_counts(recorder: Recorder) -> None:

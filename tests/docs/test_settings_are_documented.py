@@ -16,6 +16,8 @@ def shown_default(field: str) -> str:
     default = Settings.model_fields[field].default
     if default is None:
         return "unset"
+    if default in ("", ()):
+        return "empty"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f"`{','.join(map(str, default))}`" if isinstance(default, tuple) else f"`{default}`"

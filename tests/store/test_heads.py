@@ -399,6 +399,22 @@ async def _assert_rebuilt(db: Database, saver: Saver, state: Any) -> None:
     assert await db.tuples(query, {}) == before
 
 
+async def test_what_cannot_be_made_again_stays_as_it_is(db: Database, saver: Saver) -> None:
+    await create_thread(db, "t")
+    ours = await opened(db, saver, Delta)
+    for text in ("one", "two"):
+        await ours.ainvoke({"messages": [HumanMessage(text)], "do": {}}, config("t"))
+    query = "SELECT id, content, position FROM message ORDER BY seq"
+    before = await db.tuples(query, {})
+
+    # As of a graph that is made anew for each use: nobody knows how its channel comes by its value.
+    done = await messages.rebuild(db, saver, thread_id="t")
+
+    assert (done.threads, done.unreadable) == (0, 1)
+    assert len(before) == 4
+    assert await db.tuples(query, {}) == before
+
+
 async def _assert_projected(db: Database, said: list[AnyMessage], step: str) -> None:
     query = "SELECT id, content FROM message WHERE position IS NOT NULL ORDER BY position"
     rows = await db.tuples(query, {})

@@ -149,6 +149,14 @@ async def test_a_server_that_does_not_answer_is_given_up(database_url: str) -> N
         assert await pid(db)
 
 
+async def test_who_waits_behind_others_has_the_time_that_they_had(database_url: str) -> None:
+    async with open_database(database_url) as db:
+        before = await pid(db)
+        db.lane._deadline_seconds = 1.0
+        await asyncio.gather(*(db.at_once((SLEEP, {"seconds": 0.6})) for _ in range(4)))
+        assert await pid(db) == before
+
+
 async def test_nobody_waits_long_for_a_row_that_is_locked(db: Database) -> None:
     params = {"thread_id": str(uuid.uuid4())}
     await db.at_once((CREATE, params))

@@ -65,7 +65,7 @@ PLANS: list[Plan] = [
     ("run_running_by_worker", load("queue")["owned"], {"worker_id": WORKER}),
     ("run_running_by_worker", load("queue")["to_stop"], {"worker_id": WORKER}),
     ("run_by_thread", load("runs")["list"], {"thread_id": "7", "status": None, "limit": 10, "offset": 0, "visible": MINE}),
-    ("run_", load("runs")["in_flight"], {"statuses": ["running"], "visible": MINE}),
+    ("run_", load("runs")["in_flight"], {"statuses": ["running"], "visible": MINE, "after": 0, "limit": 10}),
 ]  # fmt: skip
 
 
