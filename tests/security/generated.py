@@ -45,6 +45,8 @@ STEPS = 100
 ALSO_IDS = (
     "^/(api/sessions|assistants|threads|runs/crons)/(count|export|import|prune|search)$"
     "|^/threads/\\{thread_id\\}/(runs/(crons|stream|wait)|state/checkpoint)$"
+    # A message's id may have a slash in it.
+    "|^/api/pairs/\\{message_id\\}/feedback$"
 )
 
 
