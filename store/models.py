@@ -95,7 +95,7 @@ class Thread:
     A conversation. Its values are not here: the newest checkpoint has them.
 
     Args:
-        base_epoch: All its leases have an epoch above this one; read by `get` and `find` alone, and None
+        base_epoch: All its leases have an epoch above this one; None in lists, and
             for a thread that was made before this was kept.
     """
 

@@ -4,7 +4,7 @@ WITH created AS (
     VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb)
     ON CONFLICT (thread_id) DO NOTHING
     RETURNING thread_id, status, metadata, config, interrupts, error,
-        created_at, updated_at, state_updated_at
+        created_at, updated_at, state_updated_at, base_epoch
 ), told AS (
     INSERT INTO outbox (name, thread_id)
     SELECT 'session.created', thread_id
@@ -18,7 +18,7 @@ WITH created AS (
     WHERE %(ttl_minutes)s::double precision IS NOT NULL
 )
 SELECT thread_id, status, metadata, config, interrupts, error, created_at, updated_at,
-    state_updated_at
+    state_updated_at, base_epoch
 FROM created;
 
 -- name: create_again
@@ -32,7 +32,7 @@ WITH created AS (
         AND t.updated_at = t.created_at AND t.head_checkpoint_id IS NULL
         AND t.metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id, status, metadata, config, interrupts, error,
-        created_at, updated_at, state_updated_at, xmax = 0 AS is_new
+        created_at, updated_at, state_updated_at, base_epoch, xmax = 0 AS is_new
 ), told AS (
     INSERT INTO outbox (name, thread_id)
     SELECT 'session.created', thread_id
@@ -47,7 +47,7 @@ WITH created AS (
     ON CONFLICT (thread_id) DO NOTHING
 )
 SELECT thread_id, status, metadata, config, interrupts, error, created_at, updated_at,
-    state_updated_at
+    state_updated_at, base_epoch
 FROM created;
 
 -- name: get
