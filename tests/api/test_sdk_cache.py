@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -117,6 +118,12 @@ async def test_a_stale_value_is_given_at_once_and_loaded_once_behind_the_back() 
 async def test_a_value_that_is_too_old_is_waited_for() -> None:
     load = Counter()
     await swr("k", load)
+    kept_at = time.time()
+
+    async def is_a_millisecond_old() -> bool:
+        return time.time() > kept_at + 0.001
+
+    await until(is_a_millisecond_old)
 
     found = await swr("k", load, max_age=timedelta(microseconds=1))
 
