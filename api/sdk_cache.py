@@ -138,7 +138,7 @@ async def swr(
     entry = _Entry(_named(_AGED, key), loader, max_age, model)
     kept = await _get(entry.key)
     if kept is None:
-        return SWRResult(entry, entry.as_model(await _loaded(entry)), "miss")
+        return SWRResult(entry, entry.as_model(await _loaded(entry, missed=True)), "miss")
     at, value = orjson.loads(kept)
     age = timedelta(milliseconds=max(0, _now() - at))
     if age >= max_age:
@@ -189,28 +189,30 @@ _GUARD = threading.Lock()
 _TASKS: set[asyncio.Task[None]] = set()
 
 
-async def _loaded(entry: _Entry) -> Any:
+async def _loaded(entry: _Entry, *, missed: bool = False) -> Any:
     # Who is cancelled while it waits does not take the others' value along.
-    return await asyncio.shield(asyncio.wrap_future(_load(entry).landed))
+    return await asyncio.shield(asyncio.wrap_future(_load(entry, missed=missed).landed))
 
 
-def _load(entry: _Entry) -> _Flight:
+def _load(entry: _Entry, *, missed: bool = False) -> _Flight:
     """Begin to load, unless somebody does already."""
     with _GUARD:
         flight = _FLIGHTS.get(entry.key)
         if flight is not None:
             return flight
         flight = _FLIGHTS[entry.key] = _Flight()
-    task = asyncio.create_task(_fly(entry, flight), name="cache load")
+    task = asyncio.create_task(_fly(entry, flight, missed=missed), name="cache load")
     _TASKS.add(task)
     task.add_done_callback(_TASKS.discard)
     return flight
 
 
-async def _fly(entry: _Entry, flight: _Flight) -> None:
+async def _fly(entry: _Entry, flight: _Flight, *, missed: bool) -> None:
     try:
-        value = entry.as_json(await entry.loader())
-        if flight.may_keep():
+        # Of who missed it, another load may have landed since.
+        kept = await _get(entry.key) if missed else None
+        value = entry.as_json(await entry.loader()) if kept is None else orjson.loads(kept)[1]
+        if kept is None and flight.may_keep():
             await _keep(entry, value)
     except asyncio.CancelledError:
         flight.landed.cancel()

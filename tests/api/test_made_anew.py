@@ -13,7 +13,7 @@ import pytest
 from api.processes.embedded import Servers
 from store import readers
 from store.errors import UnavailableError
-from store.events import START, Event
+from store.events import START, Event, Gap
 from store.streams import Streams
 from tests.acceptance.protocol import following, is_end
 from tests.acceptance.sse import Frame, frames
@@ -126,7 +126,8 @@ async def test_what_another_process_still_has_of_a_deleted_thread_is_told_to_nob
         async def hear() -> None:
             async with aclosing(follower.follow_thread(thread_id, after=START)) as batches:
                 async for batch in batches:
-                    assert isinstance(batch, list)
+                    if isinstance(batch, Gap):  # by the patience that nobody has here
+                        continue
                     found.extend(batch)
                     if batch and batch[-1].name == "end":
                         return
