@@ -22,7 +22,7 @@ from langgraph.checkpoint.base import (
 )
 
 from store.checkpoints import Saver
-from store.errors import LeaseLostError, UnavailableError, UnsupportedError
+from store.errors import LeaseLostError, NotFoundError, UnavailableError, UnsupportedError
 from store.models import Lease
 from store.placement import PUBLIC_CONFIGURABLE, kept_writes
 
@@ -201,6 +201,20 @@ class CustomSaver(BaseCheckpointSaver[Any]):
 
 
 AnySaver = Saver | CustomSaver
+
+
+async def require_checkpoint(saver: AnySaver, config: RunnableConfig) -> None:
+    """
+    Check that the checkpoint which a config names exists.
+
+    LangGraph would take a missing one for the beginning of a new history.
+
+    Raises:
+        NotFoundError: It does not.
+    """
+    if await saver.aget_tuple(config) is None:
+        raise NotFoundError(f"Checkpoint {config['configurable']['checkpoint_id']} not found")
+
 
 _ADDRESS: Final = ("thread_id", "checkpoint_ns", "checkpoint_id")
 

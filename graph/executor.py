@@ -20,7 +20,7 @@ from opentelemetry.trace import Span
 
 from graph import breakpoints, protocol_run
 from graph.attachments import PROCESS_BYTES, FileRoom, attach
-from graph.checkpointer import AnySaver
+from graph.checkpointer import AnySaver, require_checkpoint
 from graph.encode import dumps, error_payload, plain
 from graph.factory import AnyGraph
 from graph.files import RunFiles
@@ -41,7 +41,6 @@ from store.database import Database
 from store.errors import (
     CONTENT_ERRORS,
     LeaseLostError,
-    NotFoundError,
     UnavailableError,
     UnreadableError,
 )
@@ -302,7 +301,7 @@ class Executor:
         """
         # One that cannot be read is there: its run will tell what is wrong with it.
         with suppress(UnreadableError, *CONTENT_ERRORS):
-            await _require_checkpoint(self._saver, thread_id, checkpoint_id)
+            await require_checkpoint(self._saver, _at(thread_id, checkpoint_id))
 
     async def project(self, thread_id: str) -> None:
         """Make the messages of a thread again, from the checkpoints that it has left."""
@@ -437,7 +436,7 @@ class Executor:
             config = _at_head(config)
         elif fork := fork_of(run.kwargs):
             # Deleted while the run waited, by the end of another.
-            await _require_checkpoint(backing.saver, run.thread_id, fork)
+            await require_checkpoint(backing.saver, _at(run.thread_id, fork))
         async with self._registry.open(
             graph_id,
             config,
@@ -692,11 +691,9 @@ async def _resumes(saver: AnySaver, claim: Claim) -> bool:
     return found is not None and found.metadata.get("run_id") == run.run_id
 
 
-async def _require_checkpoint(saver: AnySaver, thread_id: str, checkpoint_id: str) -> None:
-    """LangGraph would take a missing one for the beginning of a new history."""
+def _at(thread_id: str, checkpoint_id: str) -> RunnableConfig:
     at = {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": checkpoint_id}
-    if await saver.aget_tuple({"configurable": at}) is None:
-        raise NotFoundError(f"Checkpoint {checkpoint_id} not found")
+    return {"configurable": at}
 
 
 def _at_head(config: Any) -> Any:

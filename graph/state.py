@@ -23,6 +23,7 @@ from langgraph.types import StateSnapshot, StateUpdate
 from langgraph_sdk.runtime import AccessContext
 
 from graph.adoption import Stretch, adopt, end_with
+from graph.checkpointer import require_checkpoint
 from graph.encode import dumps
 from graph.factory import AnyGraph, InvalidGraphError
 from graph.loop import Backing, Here, Place
@@ -43,7 +44,6 @@ from store.errors import (
     CONTENT_ERRORS,
     BadRequestError,
     ConflictError,
-    NotFoundError,
     UnavailableError,
 )
 from store.events import EventLog
@@ -558,17 +558,11 @@ class States:
             return []
 
     async def _require(self, config: RunnableConfig) -> None:
-        """
-        Check that the checkpoint which is to be changed exists.
-
-        LangGraph would take a missing one for the beginning of a new history.
-        """
+        """Check that the checkpoint which is to be changed exists, if one is named."""
         configurable = config["configurable"]
-        if "checkpoint_id" not in configurable:
-            return
-        with _readable(configurable["thread_id"]):
-            if await self._saver.aget_tuple(config) is None:
-                raise NotFoundError(f"Checkpoint {configurable['checkpoint_id']} not found")
+        if "checkpoint_id" in configurable:
+            with _readable(configurable["thread_id"]):
+                await require_checkpoint(self._saver, config)
 
     def _reader(self, thread: Thread) -> Place:
         """Where to read: a graph that is there already runs no code of its author for that."""

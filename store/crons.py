@@ -13,11 +13,9 @@ from typing import Any, Final, Literal
 from store import queue, threads
 from store.access import EVERYTHING, Access
 from store.cipher import Cipher, at
-from store.database import Database, Transaction, in_doubt
+from store.database import Database, Transaction, made_once
 from store.errors import (
-    AlreadyExistsError,
     ConflictError,
-    ConnectionLostError,
     NotFoundError,
     UnreadableError,
 )
@@ -101,15 +99,10 @@ async def create(db: Database, new: NewCron) -> Cron:
         InDoubtError: It may have been created.
     """
     row = _row(db.cipher, new)
-    try:
-        created = await db.one(Cron, SQL["create"], row)
-    except ConnectionLostError:
-        with in_doubt():
-            try:
-                created = await db.one(Cron, SQL["create"], row)
-            except AlreadyExistsError:  # by the first try
-                known = {"cron_id": new.cron_id, "visible": EVERYTHING.array}
-                created = await db.one(Cron, SQL["get"], known)
+    known = {"cron_id": new.cron_id, "visible": EVERYTHING.array}
+    created = await made_once(
+        lambda: db.one(Cron, SQL["create"], row), lambda: db.one(Cron, SQL["get"], known)
+    )
     assert created is not None
     return _opened(db.cipher, created)
 

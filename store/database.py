@@ -206,6 +206,27 @@ def in_doubt() -> Iterator[None]:
         ) from exc
 
 
+async def made_once(make: Callable[[], Awaitable[T]], find: Callable[[], Awaitable[T]]) -> T:
+    """
+    Make something under an id of its own, also if the answer is lost.
+
+    Args:
+        make: Raises AlreadyExistsError for what is there.
+        find: Reads it, if the first try has made it after all.
+
+    Raises:
+        InDoubtError: It may have been made.
+    """
+    try:
+        return await make()
+    except ConnectionLostError:
+        with in_doubt():
+            try:
+                return await make()
+            except AlreadyExistsError:
+                return await find()
+
+
 def _cancellations() -> int:
     """How often this task was asked to stop."""
     task = asyncio.current_task()

@@ -16,7 +16,7 @@ import structlog
 from store import jobs, priorities, runs, tallies, webhooks
 from store.access import EVERYTHING, Access
 from store.cipher import Cipher, at
-from store.database import Database, Transaction, in_doubt
+from store.database import Database, Transaction, in_doubt, made_once
 from store.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -397,14 +397,10 @@ async def enqueue_new(db: Database, runs: Sequence[NewRun], *, life: Life | None
         AlreadyExistsError: One of the threads is there.
         InDoubtError: They may have been queued.
     """
-    try:
-        rows = await _enqueue_new(db, runs, life)
-    except ConnectionLostError:
-        with in_doubt():
-            try:
-                rows = await _enqueue_new(db, runs, life)
-            except AlreadyExistsError:  # by the first try
-                rows = await db.tuples(SQL["queued"], {"run_ids": [new.run_id for new in runs]})
+    known = {"run_ids": [new.run_id for new in runs]}
+    rows = await made_once(
+        lambda: _enqueue_new(db, runs, life), lambda: db.tuples(SQL["queued"], known)
+    )
     queued = {run_id: (created_at, epoch) for run_id, created_at, epoch, *_ in rows}
     if len(queued) < len(runs):
         # Stateless ones, which have ended by now.
