@@ -1,11 +1,14 @@
 """Real servers for every test that asks for them, and a database of its own for each test."""
 
 import asyncio
+import functools
+import inspect
 import logging
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,6 +20,28 @@ from api.processes.embedded import Servers, embedded_servers
 from api.settings import Settings
 from store.database import Database, open_database
 from store.migrate import migrate
+
+# A test that waits for what never comes fails, and its traceback says where it waited. A fixture
+# that does is ended by faulthandler_timeout of pyproject.toml, with the whole run.
+TEST_SECONDS = 300.0
+UNBOUNDED = ("bench", "fuzz", "package")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.get_closest_marker(name) for name in UNBOUNDED):
+            continue
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = _bounded(item.obj)
+
+
+def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def bounded(*args: Any, **arguments: Any) -> None:
+        async with asyncio.timeout(TEST_SECONDS):
+            await test(*args, **arguments)
+
+    return bounded
 
 
 @pytest.fixture(scope="session", autouse=True)
