@@ -85,6 +85,16 @@ async def processes(
         yield found
 
 
+@asynccontextmanager
+async def counted_socket(
+    process: Process, who: dict[str, str], session_id: str
+) -> AsyncIterator[None]:
+    """Who is calling is looked at after the handshake: it counts once a command is answered."""
+    async with connected(process.url, who) as socket:
+        await socket.do("subscribe", session_id=session_id)
+        yield
+
+
 async def answered(
     http: httpx.AsyncClient, path: str, who: dict[str, str], *, but: int
 ) -> httpx.Response:
@@ -177,9 +187,7 @@ async def test_streams_over_a_callers_number_are_refused_before_a_run_is_made(
         async with AsyncExitStack() as open_ones:
             first = await open_ones.enter_async_context(one.stream(ada))
             assert first.status_code == 200
-            socket = await open_ones.enter_async_context(connected(other.url, ada))
-            # Who is calling is looked at after the handshake: it counts once a command is answered.
-            await socket.ask("subscribe", session_id=session)
+            await open_ones.enter_async_context(counted_socket(other, ada, session))
 
             before = await one.runs()
             bodies: list[tuple[str, Any]] = [
