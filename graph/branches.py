@@ -4,7 +4,7 @@ A conversation changed by its reader: gone back, corrected, cut out of, copied u
 All of it is new checkpoints, by the graph itself: LangGraph and Studio show the same.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -75,6 +75,7 @@ class Branches:
         message_id: str | None,
         *,
         is_answered: bool = True,
+        first: Callable[[], Awaitable[None]] | None = None,
         access: Access,
     ) -> str:
         """
@@ -85,13 +86,14 @@ class Branches:
         Args:
             message_id: None for the state before anything was said.
             is_answered: The graph is not to answer it.
+            first: As for `States.begin_anew`.
 
         Returns:
             The checkpoint that the conversation goes on from now, which continues no other.
 
         Raises:
             ConflictError: The model does not see the message now: ``no_state``.
-            Error: Others as `go_to`.
+            Error: Others as `go_to`; and what `first` raises.
         """
 
         def values(graph: AnyGraph, newest: JsonObject) -> JsonObject:
@@ -105,7 +107,7 @@ class Branches:
             return {**newest, channel: listed[: position + 1]}
 
         begun = await self._states.begin_anew(
-            thread_id, values, is_answered=is_answered, access=access
+            thread_id, values, is_answered=is_answered, first=first, access=access
         )
         return str(begun["checkpoint_id"])
 
