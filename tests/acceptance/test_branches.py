@@ -269,6 +269,25 @@ async def test_nothing_is_next_after_a_change_whichever_node_spoke_last(
     assert (await ask(http, imported, "three")).json()["response"] == "(2) three"
 
 
+async def test_what_failed_is_corrected_and_goes_on(
+    http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = await session(http, assistant_id="trio")
+    path = f"/api/sessions/{session_id}/messages"
+    failed = await http.post(path, json={"query": "a wrong song"})
+    [asked, left, _] = await said(http, session_id)
+
+    corrected = await http.patch(f"{path}/{asked['id']}", json={"content": "a song"})
+    gone = await http.delete(f"{path}/{left['id']}")
+    before = await client.threads.get_state(session_id)
+    await client.runs.wait(session_id, "trio", input=None)
+
+    assert failed.status_code == 502, failed.text
+    assert (corrected.status_code, gone.status_code) == (200, 204), corrected.text
+    assert (contents(before["values"]), before["next"]) == (["a song", "right"], ["close"])
+    assert texts(await said(http, session_id)) == ["a song", "right", "closed"]
+
+
 async def test_while_the_graph_waits_for_an_answer_nothing_is_corrected(
     http: httpx.AsyncClient, client: LangGraphClient
 ) -> None:
