@@ -138,6 +138,20 @@ async def get(db: Database, thread_id: str, *, access: Access) -> Thread:
     return found
 
 
+async def require_visible(
+    db: Database, thread_id: str, *, metadata: JsonObject, access: Access
+) -> None:
+    """
+    See that a thread with this metadata would be visible, before it is made.
+
+    Raises:
+        NotFoundError: It would not.
+    """
+    params = {"metadata": db.cipher.seal_values(metadata), "visible": access.array}
+    if not await db.tuples(SQL["would_be_visible"], params):
+        raise not_found(thread_id)
+
+
 async def exists(db: Database, thread_id: str) -> bool:
     """Whether there is such a thread, for the server's own use."""
     return bool(await db.tuples(SQL["exists"], {"thread_id": thread_id}))

@@ -56,6 +56,9 @@ SELECT thread_id, status, metadata, config, interrupts, error,
 FROM thread
 WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]);
 
+-- name: would_be_visible
+SELECT WHERE %(metadata)s::jsonb @> ANY(%(visible)s::jsonb[]);
+
 -- name: exists
 SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s;
 

@@ -46,6 +46,7 @@ GRAPHS = (
     "transforming",
     "choir",
     "duet",
+    "trio",
     "ask_in_chat",
     "adds",
     "finds",
