@@ -76,7 +76,9 @@ async def update_conversation(
     value: JsonObject = {"thread_id": conversation_id, "metadata": given}
     access = await caller.may("threads", "update", value)
     changes = value.get("metadata") or {}
-    changed = await sessions.update(services.db, conversation_id, changes=changes, access=access)
+    changed = await sessions.update(
+        services.db, conversation_id, changes=changes, actor=caller.actor, access=access
+    )
     return json_response(conversation_json(changed))
 
 

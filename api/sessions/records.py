@@ -159,6 +159,7 @@ async def update(
         removed=body.removed(),
         expiry=body.expiry(),
         etags=None if is_any else _ETAG.findall(if_match or ""),
+        actor=caller.actor,
         access=access,
     )
 

@@ -87,6 +87,12 @@ WHERE (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
     AND (%(status)s::text IS NULL OR status = %(status)s::text)
     AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]));
 
+-- name: metadata_to_change
+SELECT metadata
+FROM thread
+WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
+FOR NO KEY UPDATE;
+
 -- name: update
 -- What makes a session a deleted one does what deleting it does, and the other way round.
 WITH before AS MATERIALIZED (
