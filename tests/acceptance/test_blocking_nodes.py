@@ -28,13 +28,14 @@ def blocked(servers: Servers, database: str, project: Path) -> Iterator[ServerPr
         yield server
 
 
+@pytest.mark.parametrize("graph", ["blocking", "computing"])
 async def test_a_process_whose_graphs_are_blocked_answers_and_keeps_its_run(
-    blocked: ServerProcess, server: ServerProcess, clients: Connect, gate: Gate
+    graph: str, blocked: ServerProcess, server: ServerProcess, clients: Connect, gate: Gate
 ) -> None:
     client = clients(blocked)
     gate.hold("job:block")
     thread_id = (await client.threads.create())["thread_id"]
-    streaming = await _stream(blocked, thread_id, gate.port, "job")
+    streaming = await _stream(blocked, thread_id, gate.port, "job", graph)
     await gate.arrived("job:block")
 
     async with httpx.AsyncClient(base_url=blocked.url, timeout=5) as http:
@@ -133,11 +134,13 @@ class _Stream:
         return self._lines[-1]
 
 
-async def _stream(server: ServerProcess, thread_id: str, port: int, name: str) -> _Stream:
+async def _stream(
+    server: ServerProcess, thread_id: str, port: int, name: str, graph: str = "blocking"
+) -> _Stream:
     url = httpx.URL(server.url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     work = {"gate": port, "name": name}
-    body = json.dumps({"assistant_id": "blocking", "input": work, "durability": "sync"})
+    body = json.dumps({"assistant_id": graph, "input": work, "durability": "sync"})
     lines = [
         f"POST /threads/{thread_id}/runs/stream HTTP/1.1",
         f"Host: {url.host}",
