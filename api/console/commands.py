@@ -27,16 +27,8 @@ from fastapi import FastAPI
 
 from api import metrics, operators
 from api.app import allowed_origins, open_app
-from api.bootstrap import (
-    Services,
-    admitted,
-    cipher_of,
-    identity_kinds,
-    load_graphs,
-    mount_prefix,
-    open_services,
-    opened_cipher,
-)
+from api.backing import admitted, cipher_of, opened_cipher
+from api.bootstrap import Services, identity_kinds, load_graphs, mount_prefix, open_services
 from api.console import check as check_command, keys as keys_command
 from api.observability import logs
 from api.processes.connections import allow_connections
