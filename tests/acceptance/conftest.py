@@ -28,6 +28,7 @@ GRAPHS = (
     "steps",
     "talking_steps",
     "blocking",
+    "computing",
     "alone",
     "ask",
     "ask_twice",

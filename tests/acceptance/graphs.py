@@ -5,6 +5,7 @@ import math
 import operator
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import pairwise
 from typing import Annotated, Any, TypedDict
 
@@ -37,6 +38,18 @@ def report_and_block(port: int, name: str) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(f"{name}\n".encode())
         connection.recv(16)
+
+
+def report_and_compute(port: int, name: str) -> None:
+    """The same, and the processor is busy all the while: so is Python's lock."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(f"{name}\n".encode())
+        connection.setblocking(False)
+        while True:
+            sum(number * number for number in range(50_000))
+            with suppress(BlockingIOError):
+                connection.recv(16)
+                return
 
 
 async def report(port: int, name: str) -> None:
@@ -148,6 +161,11 @@ def _step(step: str) -> Any:
 async def _block(state: Work) -> Work:
     report_and_block(state["gate"], f"{state['name']}:block")
     return {"log": ["blocked"]}
+
+
+async def _compute(state: Work) -> Work:
+    report_and_compute(state["gate"], f"{state['name']}:block")
+    return {"log": ["computed"]}
 
 
 class Talk(Work):
@@ -412,6 +430,7 @@ delta = _chain(State, ("model", _answer_too))
 steps = _chain(Work, ("a", _step("a")), ("b", _step("b")), ("c", _step("c")))
 talking_steps = _chain(Talk, ("greet", _greet), ("a", _step("a")), ("b", _step("b")))
 blocking = _chain(Work, ("block", _block), ("after", _after))
+computing = _chain(Work, ("block", _compute), ("after", _after))
 alone = _chain(Work, ("alone", _alone))
 ask = _chain(Work, ("ask", _ask), ("after", _after))
 asking = _chain(MessagesState, ("ask", _asking))

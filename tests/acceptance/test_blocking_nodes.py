@@ -45,13 +45,14 @@ def blocked(servers: Servers, database: str, project: Path) -> Iterator[ServerPr
         yield server
 
 
+@pytest.mark.parametrize("graph_id", ["blocking", "computing"])
 async def test_a_process_whose_graphs_are_blocked_answers_and_keeps_its_run(
-    blocked: ServerProcess, server: ServerProcess, clients: Connect, gate: Gate
+    graph_id: str, blocked: ServerProcess, server: ServerProcess, clients: Connect, gate: Gate
 ) -> None:
     client = clients(blocked)
     gate.hold("job:block")
     thread_id = (await client.threads.create())["thread_id"]
-    streaming = await _stream(blocked, thread_id, gate.port, "job")
+    streaming = await _stream(blocked, thread_id, gate.port, "job", graph_id)
     await gate.arrived("job:block")
 
     async with httpx.AsyncClient(base_url=blocked.url, timeout=5) as http:
