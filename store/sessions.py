@@ -108,10 +108,10 @@ async def create(
     Raises:
         AlreadyExistsError: The id is taken.
     """
-    await threads.create(db, session_id, metadata=metadata, life=life, access=access)
-    if expires_at is None:
-        return await get(db, session_id, access=EVERYTHING)
-    return await update(db, session_id, expiry=(expires_at,), access=EVERYTHING)
+    await threads.create(
+        db, session_id, metadata=metadata, expires_at=expires_at, life=life, access=access
+    )
+    return await get(db, session_id, access=EVERYTHING)
 
 
 async def get(db: Database, session_id: str, *, access: Access) -> Session:

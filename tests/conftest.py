@@ -16,7 +16,7 @@ import pytest
 import structlog
 from psycopg.conninfo import make_conninfo
 
-from api.bootstrap import cipher_of
+from api.backing import cipher_of
 from api.processes.embedded import Servers, embedded_servers
 from api.settings import Settings
 from store.database import Database, open_database
