@@ -43,7 +43,7 @@ def bounded(request: Request) -> Request:
     given = request.headers.get("content-length", "")
     announced = int(given) if given.isdecimal() else 0
     hold: Hold | None = getattr(request.state, "hold", None)
-    received = 0
+    received, is_read = 0, False
 
     async def require_room() -> None:
         size = max(received, announced)
@@ -54,12 +54,16 @@ def bounded(request: Request) -> Request:
             await hold.take(announced or most)
 
     async def receive() -> Message:
-        nonlocal received
+        nonlocal received, is_read
+        if is_read:
+            # Whether the client has left, which nothing of this is about.
+            return await request.receive()
         # Before it is sent, if it is announced.
         await require_room()
         message = await _next(request, hold)
         received += len(message.get("body", b""))
         await require_room()
+        is_read = not message.get("more_body", False)
         return message
 
     return Request(request.scope, receive)

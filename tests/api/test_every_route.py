@@ -409,9 +409,9 @@ async def test_what_a_route_makes_is_linked_to_where_it_is_used_and_deleted(
         links = spec["paths"][path]["post"]["responses"]["200"]["links"].values()
         there = [(*operations[link["operationId"]], link["parameters"]) for link in links]
         for method, to, parameters in there:
-            [(name, where)] = parameters.items()
-            field = where.removeprefix("$response.body#/")
             if method == "GET" and to.endswith("}"):
+                [(name, where)] = parameters.items()
+                field = where.removeprefix("$response.body#/")
                 found = await http.get(
                     to.replace(f"{{{name.removeprefix('path.')}}}", answer[field])
                 )
@@ -422,6 +422,11 @@ async def test_what_a_route_makes_is_linked_to_where_it_is_used_and_deleted(
         assert "DELETE" in {method for method, _, _ in there}
 
     assert used == set(made)
+    # What is said there is told too, and what it names of what was made.
+    said = spec["paths"]["/api/sessions/{session_id}/messages"]["post"]["responses"]["200"]["links"]
+    assert {"message_id": "$response.body#/id"} in [
+        link.get("requestBody") for link in said.values()
+    ]
     run = spec["paths"]["/threads/{thread_id}/runs"]["post"]["responses"]["200"]["links"]
     assert {
         "path.run_id": "$response.body#/run_id",

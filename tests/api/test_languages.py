@@ -35,6 +35,7 @@ STARTING = {
     "THREADWELL_JWT_ISSUER, or THREADWELL_JWT_JWKS, must be https: keys that somebody on the way could "
     "change prove nothing. A file of the keys will do, too",
     "METRICS_PORT: cannot listen on {}:{}: {}",
+    "langgraph.json: `checkpointer.path`: {} is not async",
     "OTEL_TRACES_EXPORTER is otlp: pip install 'threadwell[otel]'",
     "authenticate's {} cannot be filled", "authenticate wants {}; nothing fills it",
 }  # fmt: skip

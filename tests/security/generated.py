@@ -40,7 +40,7 @@ EMPTIED = (
     "|^(/threads/\\{thread_id\\})?/runs/\\{run_id\\}/join$"
 )
 #: Deletes what has another path elsewhere: a check that knows it there takes it for lost.
-DELETES_ELSEWHERE = "/api/conversations/{conversation_id}"
+DELETES_ELSEWHERE = "DELETE /api/conversations/{conversation_id}"
 #: Of a scenario, at the most. Each begins with what makes something; a short one has no use of it.
 STEPS = 100
 #: With another method their last part is an id, which is 422.
@@ -255,15 +255,15 @@ def _configuration(directory: Path, ids: dict[str, list[str]], scenarios: int) -
         "checks.unsupported_method.enabled = false",
         "checks.allow_header_conformance.enabled = false",
         "[[operations]]",
+        # Of different kinds, only regular expressions must both match; of others one is enough.
         f"include-path-regex = {json.dumps(NAMES_MORE)}",
-        'include-method = ["POST", "PUT"]',
+        'include-method-regex = "(?i)^(post|put)$"',
         "checks.ensure_resource_availability.enabled = false",
         "[[operations]]",
         f"include-path-regex = {json.dumps(EMPTIED)}",
         "checks.use_after_free.enabled = false",
         "[[operations]]",
-        f"include-path = {json.dumps(DELETES_ELSEWHERE)}",
-        'include-method = "DELETE"',
+        f"include-name = {json.dumps(DELETES_ELSEWHERE)}",
         "phases.stateful.enabled = false",
         "[dictionaries]",
         f"words = {{values = {json.dumps(words)}}}",
