@@ -149,6 +149,20 @@ async def get(db: Database, thread_id: str, *, access: Access) -> Thread:
     return found
 
 
+async def require_visible(
+    db: Database, thread_id: str, *, metadata: JsonObject, access: Access
+) -> None:
+    """
+    See that a thread with this metadata would be visible, before it is made.
+
+    Raises:
+        NotFoundError: It would not.
+    """
+    params = {"metadata": db.cipher.seal_values(metadata), "visible": access.array}
+    if not await db.tuples(SQL["would_be_visible"], params):
+        raise not_found(thread_id)
+
+
 async def exists(db: Database, thread_id: str) -> bool:
     """Whether there is such a thread, for the server's own use."""
     return bool(await db.tuples(SQL["exists"], {"thread_id": thread_id}))
@@ -264,6 +278,7 @@ async def update(
     *,
     metadata: JsonObject,
     keep_seconds: float | None = None,
+    actor: str | None = None,
     access: Access,
 ) -> Thread:
     """
@@ -273,6 +288,7 @@ async def update(
 
     Args:
         keep_seconds: After which one that is deleted by this is purged; None for never.
+        actor: Who does it, for the audit log, which has it if the owner changes; None for the server itself.
 
     Raises:
         NotFoundError: There is no such thread that is visible.
@@ -284,12 +300,29 @@ async def update(
         "visible": access.array,
     }
     async with db.transaction() as tx:
+        before = await may_move(tx, thread_id, metadata, access=access)
         updated = await tx.one(Thread, SQL["update"], params)
         if updated is None:
             raise not_found(thread_id)
+        await audit.record_move(tx, f"session:{thread_id}", before, updated.metadata, actor=actor)
         if metadata.get("status") == "deleted":
             await unshare(tx, thread_id)
     return updated
+
+
+async def may_move(
+    tx: Transaction, thread_id: str, changes: JsonObject, *, access: Access
+) -> JsonObject | None:
+    """
+    The metadata of a thread that a change may make somebody else's, for `audit.record_move` after it.
+
+    Nobody changes it meanwhile. None if the change does not say whose it is, or the thread is not visible.
+    """
+    if changes.keys().isdisjoint(audit.OWNER_KEYS):
+        return None
+    params = {"thread_id": thread_id, "visible": access.array}
+    rows = await tx.tuples(SQL["metadata_to_change"], params)
+    return rows[0][0] if rows else None
 
 
 async def unshare(tx: Transaction, thread_id: str) -> None:

@@ -57,6 +57,9 @@ SELECT thread_id, status, metadata, config, interrupts, error,
 FROM thread
 WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]);
 
+-- name: would_be_visible
+SELECT WHERE %(metadata)s::jsonb @> ANY(%(visible)s::jsonb[]);
+
 -- name: exists
 SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s;
 
@@ -83,6 +86,12 @@ FROM thread
 WHERE (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
     AND (%(status)s::text IS NULL OR status = %(status)s::text)
     AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]));
+
+-- name: metadata_to_change
+SELECT metadata
+FROM thread
+WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
+FOR NO KEY UPDATE;
 
 -- name: update
 -- What makes a session a deleted one does what deleting it does, and the other way round.
