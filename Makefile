@@ -28,7 +28,7 @@ test: $(INSTALLED) $(DEPLOY_VENV)/.installed ## run the tests on embedded server
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(INSTALLED) ## measure what runs, lists, followers and queues cost (ARGS="-k cost" for some of it)
-	$(BIN)/python -m pytest -m bench -s tests/bench $(ARGS)
+	$(BIN)/python -m pytest -m bench -s tests/bench tests/faults $(ARGS)
 
 fuzz: $(INSTALLED) ## make 20,000 requests by the API's own description (half an hour)
 	$(BIN)/python -m pytest -m fuzz -s tests/security $(ARGS)

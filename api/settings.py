@@ -353,6 +353,14 @@ class Settings(BaseSettings):
         "the queue and are resumed. Below the 10 seconds that `docker stop` waits.",
         ge=0,
     )
+    loop_stuck_seconds: float = _env(
+        "LOOP_STUCK_SECONDS",
+        default=300.0,
+        about="Seconds for which a node, or other code, may keep an event loop of `threadwell serve` or "
+        "`threadwell worker` without awaiting; then the process ends with status 70, so that another "
+        "is started in its place. 0: never, for a debugger.",
+        ge=0,
+    )
     lease_seconds: float = _env(
         "LEASE_SECONDS",
         default=20.0,

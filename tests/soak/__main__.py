@@ -52,6 +52,7 @@ async def _soak(seconds: float, seed: int, log: Path | None, protected: bool) ->
         try:
             found += await _settled(findings)
             found += [*findings.of_runs(), *findings.of_order(), *findings.of_steps()]
+            found += findings.of_amount(cluster.faults, seconds)
             async with httpx.AsyncClient(
                 base_url=cluster.urls[0], timeout=30, headers=_headers(cluster)
             ) as http:
