@@ -32,6 +32,8 @@ IN_BACKGROUND = "/api/sessions/import"
 NAMES_MORE = (
     "^/api/sessions/\\{session_id\\}/(context|fork|head|messages|shares)$"
     "|^/threads/\\{thread_id\\}/(commands|runs|runs/\\w+|state|state/checkpoint|stream/events)$"
+    # Another graph, or a version.
+    "|^/assistants/\\{assistant_id\\}(/latest|/versions)?$"
 )
 #: What is deleted here is all that is in it: it is there afterwards, and empty.
 #: Or it tells of a run that is gone in its body, as the LangGraph Server does.
@@ -257,7 +259,7 @@ def _configuration(directory: Path, ids: dict[str, list[str]], scenarios: int) -
         "[[operations]]",
         # Of different kinds, only regular expressions must both match; of others one is enough.
         f"include-path-regex = {json.dumps(NAMES_MORE)}",
-        'include-method-regex = "(?i)^(post|put)$"',
+        'include-method-regex = "(?i)^(post|put|patch)$"',
         "checks.ensure_resource_availability.enabled = false",
         "[[operations]]",
         f"include-path-regex = {json.dumps(EMPTIED)}",
