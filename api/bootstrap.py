@@ -1,16 +1,16 @@
 """The composition root: what a process opens once, in the order in which it needs it."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
 from langchain_core.language_models import BaseChatModel
-from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.store.base import BaseStore, Embeddings
+from langgraph.store.base import BaseStore
 
 from api import loopback, prices, sdk_cache
+from api.backing import add_indexes, admitted, backing_beside, backing_of_graphs, event_log
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
 from api.exchange.users import UserExports
@@ -28,11 +28,11 @@ from api.processes.peers import Peers
 from api.quotas import Quotas
 from api.schemas.crons import cron_request
 from api.settings import Settings, environment, environment_sections, set_environment
-from graph import custom, encryption, priorities
+from graph import priorities
 from graph.agents import chat
 from graph.branches import Branches
 from graph.changes import Changes
-from graph.checkpointer import AnySaver, CustomSaver
+from graph.checkpointer import CustomSaver
 from graph.config import GraphConfig, load_config
 from graph.crons import Crons
 from graph.deliveries import Deliveries
@@ -45,7 +45,6 @@ from graph.histories import Histories
 from graph.imports import Imports
 from graph.jobs import Jobs, Kind
 from graph.loop import Backing, Place, open_graph_loop
-from graph.memory import DistantStore
 from graph.priorities import Priorities
 from graph.registry import Registry
 from graph.requests import system_assistant_id
@@ -58,24 +57,20 @@ from graph.tracing import Tracing
 from graph.value_search import ValueSearch
 from graph.webhooks import Webhooks, open_webhooks
 from graph.worker import Timing, Worker, registered
-from store import assistants, keys, queue, resealing
+from store import assistants, keys, queue
 from store.assistants import SystemAssistant
 from store.cache import Cache, open_cache
-from store.checkpoints import Saver, open_saver
-from store.cipher import CLEAR, Cipher, KeyRing, secret_of
-from store.database import Database, open_database
+from store.cipher import KeyRing
+from store.database import Database
 from store.errors import InvalidInputError
-from store.events import EventLog, open_event_log
+from store.events import EventLog
 from store.exchanges import KIND as IMPORT
 from store.heartbeat import Heartbeat
-from store.items import ItemLife, open_items
-from store.migrate import migrate
 from store.outbox import KIND as EVENT_WEBHOOK
 from store.queue import Stats
 from store.rooms import open_rooms
 from store.sessions import TITLE_JOB
 from store.user_jobs import JOBS as USER_JOBS
-from store.vectors import Index
 from store.webhooks import KIND as WEBHOOK
 
 log = structlog.stdlib.get_logger(__name__)
@@ -170,12 +165,12 @@ async def _opened(
     """Each after what it needs; they close in the reverse order."""
     graphs, registry = await load_graphs(settings)
     timing = _timing(settings, graphs)
-    await _add_indexes(settings, graphs, database_url)
+    await add_indexes(settings, graphs, database_url)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         db = await enter(admitted(settings, graphs, database_url))
         await _register_graphs(db, registry)
-        events = await enter(_event_log(settings, redis_url, db.cipher))
+        events = await enter(event_log(settings, redis_url, db.cipher))
         heartbeat = await enter(registered(db, slots=settings.slots, timing=timing))
         # Before `auth` and the graphs, whose code may use it.
         cache = await enter(open_cache(redis_url, cipher=db.cipher))
@@ -183,9 +178,9 @@ async def _opened(
         authority = await enter(_authority(settings, graphs, db, cache))
         tracing = await enter(open_tracing(settings))
         place = await enter(
-            open_graph_loop(lambda: _backing_of_graphs(settings, graphs, database_url, db.cipher))
+            open_graph_loop(lambda: backing_of_graphs(settings, graphs, database_url, db.cipher))
         )
-        backing = await enter(_backing_beside(db, graphs, place))
+        backing = await enter(backing_beside(db, graphs, place))
         webhooks, event_webhooks = await enter(
             _webhooks(graphs, callers_are_known=authority is not None)
         )
@@ -335,16 +330,6 @@ async def _webhooks(
         yield of_runs, of_events
 
 
-async def _add_indexes(settings: Settings, graphs: GraphConfig, database_url: str) -> None:
-    """Have the tables and indexes that only some servers need."""
-    if graphs.store.index_dims is not None or settings.compat:
-        await migrate(
-            database_url,
-            index_dims=graphs.store.index_dims,
-            index_messages=bool(settings.compat),
-        )
-
-
 def _quotas(settings: Settings, db: Database) -> Quotas:
     return Quotas(
         db,
@@ -485,156 +470,6 @@ def _timing(settings: Settings, graphs: GraphConfig) -> Timing:
         item_expiry_seconds=60 * graphs.store.sweep_interval_minutes,
         index_seconds=settings.search_index_seconds,
         file_unused_seconds=settings.file_unused_seconds,
-    )
-
-
-def cipher_of(settings: Settings) -> Cipher:
-    """What seals and opens what is at rest."""
-    if settings.aes_key is None:
-        return CLEAR
-    secrets = [secret_of(text) for text in (settings.aes_key, *settings.encryption_old_keys)]
-    return KeyRing(secrets, clear_keys=settings.encryption_clear_keys)
-
-
-async def opened_cipher(settings: Settings, graphs: GraphConfig, database_url: str) -> Cipher:
-    """
-    The same, with the keys that handlers of the user's own keep, where langgraph.json names them.
-
-    The key of the environment then opens what it has sealed before, and seals nothing.
-
-    Raises:
-        InvalidInputError: The handlers cannot be used.
-        UnavailableError: PostgreSQL does not answer.
-    """
-    if graphs.encryption is None:
-        return cipher_of(settings)
-    async with open_database(database_url, min_size=1, max_size=1) as db:
-        kept = await encryption.keys(db, graphs.encryption, graphs.path.parent)
-    others = [settings.aes_key] if settings.aes_key else []
-    secrets = [secret_of(text) for text in (*others, *settings.encryption_old_keys)]
-    return KeyRing([*kept, *secrets], clear_keys=settings.encryption_clear_keys)
-
-
-@asynccontextmanager
-async def admitted(settings: Settings, graphs: GraphConfig, url: str) -> AsyncIterator[Database]:
-    """
-    The database, with the keys that what it has is sealed by.
-
-    Raises:
-        InvalidInputError: It is sealed by other keys, or has something in the clear.
-        UnavailableError: PostgreSQL does not answer.
-    """
-    async with _database(settings, url, await opened_cipher(settings, graphs, url)) as db:
-        await resealing.admit(db)
-        if db.cipher.is_on and graphs.store.index_dims is not None:
-            log.warning("vectors of `store.index` lie in the clear: see docs/encryption.md")
-        yield db
-
-
-def _database(
-    settings: Settings, url: str, cipher: Cipher
-) -> AbstractAsyncContextManager[Database]:
-    return open_database(
-        url,
-        min_size=settings.database_pool_min_size,
-        max_size=settings.database_pool_max_size,
-        timeout_seconds=settings.database_pool_timeout_seconds,
-        statement_timeout_seconds=settings.database_statement_timeout_seconds,
-        # A frozen process lets go of its threads before others may take its runs.
-        idle_transaction_seconds=settings.lease_seconds - settings.heartbeat_seconds,
-        slow_query_seconds=settings.slow_query_seconds,
-        cipher=cipher,
-    )
-
-
-@asynccontextmanager
-async def _backing_of_graphs(
-    settings: Settings, graphs: GraphConfig, url: str, cipher: Cipher
-) -> AsyncIterator[Backing]:
-    """Of their own event loop, with connections of its own."""
-    async with (
-        _database(settings, url, cipher) as db,
-        _saver(db, settings, graphs) as saver,
-        _items(db, graphs) as items,
-    ):
-        yield Backing(saver, items, db)
-
-
-@asynccontextmanager
-async def _backing_beside(
-    db: Database, graphs: GraphConfig, place: Place
-) -> AsyncIterator[Backing]:
-    """Of what is read beside the graphs' loop: what the user's own code is in stays there."""
-    there = await place.run(_itself)
-    async with AsyncExitStack() as stack:
-        if isinstance(there.saver, CustomSaver):
-            saver: AnySaver = there.saver.beside(place)
-        else:
-            # It has no lease, and no use for a cache.
-            saver = await stack.enter_async_context(_our_saver(db, graphs, head_cache_bytes=0))
-        if graphs.store.path is None and graphs.store.index is None:
-            items = await stack.enter_async_context(_items(db, graphs))
-        else:
-            items = DistantStore(place, there.items)
-        yield Backing(saver, items, db)
-
-
-async def _itself(backing: Backing) -> Backing:
-    return backing
-
-
-def _our_saver(
-    db: Database, graphs: GraphConfig, *, head_cache_bytes: int
-) -> AbstractAsyncContextManager[Saver]:
-    return open_saver(
-        db,
-        allowed_types=graphs.serde.msgpack,
-        allowed_json_types=graphs.serde.json,
-        head_cache_bytes=head_cache_bytes,
-    )
-
-
-@asynccontextmanager
-async def _saver(db: Database, settings: Settings, graphs: GraphConfig) -> AsyncIterator[AnySaver]:
-    if graphs.checkpointer is None:
-        async with _our_saver(db, graphs, head_cache_bytes=settings.head_cache_bytes) as ours:
-            yield ours
-        return
-    async with custom.opened(
-        graphs.checkpointer, graphs.path.parent, BaseCheckpointSaver, "checkpointer.path"
-    ) as inner:
-        if type(inner).aput is BaseCheckpointSaver.aput:
-            raise InvalidInputError(
-                f"langgraph.json: `checkpointer.path`: {type(inner).__name__} is not async"
-            )
-        yield CustomSaver(inner)
-
-
-@asynccontextmanager
-async def _items(db: Database, graphs: GraphConfig) -> AsyncIterator[BaseStore]:
-    config, root = graphs.store, graphs.path.parent
-    if config.path is not None:
-        async with custom.opened(config.path, root, BaseStore, "store.path") as store:  # type: ignore[type-abstract]
-            yield store
-        return
-    index = None
-    if config.index is not None:
-        embed: Embeddings = custom.embeddings(config.index.embed, root)
-        index = Index(dims=config.index.dims, embed=embed, fields=config.index.fields)
-    life = ItemLife(default_ttl=config.default_ttl, refresh_on_read=config.refresh_on_read)
-    async with open_items(db, index=index, life=life) as items:
-        yield items
-
-
-def _event_log(
-    settings: Settings, url: str, cipher: Cipher
-) -> AbstractAsyncContextManager[EventLog]:
-    return open_event_log(
-        url or None,
-        max_events=settings.event_log_max_events,
-        max_bytes=settings.event_log_max_bytes,
-        ttl_seconds=settings.event_log_ttl_seconds,
-        cipher=cipher,
     )
 
 

@@ -358,7 +358,7 @@ async def open_event_log(
         cipher: Seals what is sent to Redis.
 
     Raises:
-        InvalidInputError: The URL is not valid.
+        InvalidInputError: The URL is not valid, or leads to a Redis Cluster.
     """
     async with AsyncExitStack() as stack:
         streams = None

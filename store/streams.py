@@ -10,7 +10,7 @@ import math
 import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -174,6 +174,21 @@ class Streams:
         """A connection of one's own."""
         return Line(self._pool)
 
+    async def require_one_server(self) -> None:
+        """
+        See that all keys are in one place; a server that does not answer yet is taken for one.
+
+        Raises:
+            InvalidInputError: It is a Redis Cluster, where streams of several threads cannot be read
+                together.
+        """
+        info: Mapping[str, Any] = {}
+        with suppress(UnavailableError):
+            async with answered(CONNECT_SECONDS):
+                info = await self._client.info("cluster")
+        if info.get("cluster_enabled"):
+            raise InvalidInputError("REDIS_URL leads to a Redis Cluster, which is not supported")
+
     async def ping(self) -> None:
         """Return if Redis answers."""
         async with answered():
@@ -217,14 +232,14 @@ class Streams:
         try:
             return opened(self._cipher, key, last, kept)
         except UnreadableError as error:
-            self._warn(key, error)
+            self._warn(key, error.message)
             return []
 
-    def _warn(self, key: str, error: UnreadableError) -> None:
+    def _warn(self, key: str, reason: str) -> None:
         """Say so in the log, once a minute: there may be thousands."""
         if time.monotonic() - self._warned_at > WARNED_SECONDS:
             self._warned_at = time.monotonic()
-            log.warning("events cannot be read", key=key, reason=error.message)
+            log.warning("events cannot be read", key=key, reason=reason)
 
     async def ends(self, thread_ids: Sequence[str]) -> list[EventId | None]:
         """
@@ -308,6 +323,7 @@ class Streams:
         command = ("XREAD", "BLOCK", block, "COUNT", count, "STREAMS", *cursors, *cursors.values())
         (answer,) = await line.run([command], block_seconds + ANSWER_SECONDS)
         if isinstance(answer, ResponseError):
+            self._warn(", ".join(cursors), str(answer))
             raise UnavailableError("Redis refused to be read") from answer
         return {
             name: (entries[-1][0].decode(), self._events(name, entries))
@@ -371,16 +387,17 @@ async def open_streams(
     url: str, prefix: str, max_events: int, *, cipher: Cipher = CLEAR
 ) -> AsyncIterator[Streams]:
     """
-    The streams behind a URL; nothing is connected yet.
+    The streams behind a URL; Redis need not answer yet.
 
     Args:
         cipher: Seals the entries.
 
     Raises:
-        InvalidInputError: The URL is none of redis://, rediss:// and unix://.
+        InvalidInputError: The URL is none of redis://, rediss:// and unix://, or leads to a cluster.
     """
     streams = Streams(url, prefix, max_events, cipher=cipher)
     try:
+        await streams.require_one_server()
         yield streams
     finally:
         await streams.close()

@@ -7,7 +7,8 @@ from typing import Final
 
 import orjson
 
-from api.bootstrap import admitted, load_graphs
+from api.backing import admitted
+from api.bootstrap import load_graphs
 from api.settings import Settings
 from store.check import Check, Finding
 from store.checkpoints import open_saver

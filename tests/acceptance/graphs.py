@@ -5,6 +5,7 @@ import math
 import operator
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import pairwise
 from typing import Annotated, Any, TypedDict
 
@@ -27,7 +28,7 @@ from langgraph.stream import (
     UpdatesTransformer,
 )
 from langgraph.stream.transformers import ValuesTransformer
-from langgraph.types import interrupt
+from langgraph.types import Command, interrupt
 
 from graph.agents.chat import State, call_model
 
@@ -37,6 +38,18 @@ def report_and_block(port: int, name: str) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(f"{name}\n".encode())
         connection.recv(16)
+
+
+def report_and_compute(port: int, name: str) -> None:
+    """The same, and the processor is busy all the while: so is Python's lock."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(f"{name}\n".encode())
+        connection.setblocking(False)
+        while True:
+            sum(number * number for number in range(50_000))
+            with suppress(BlockingIOError):
+                connection.recv(16)
+                return
 
 
 async def report(port: int, name: str) -> None:
@@ -148,6 +161,11 @@ def _step(step: str) -> Any:
 async def _block(state: Work) -> Work:
     report_and_block(state["gate"], f"{state['name']}:block")
     return {"log": ["blocked"]}
+
+
+async def _compute(state: Work) -> Work:
+    report_and_compute(state["gate"], f"{state['name']}:block")
+    return {"log": ["computed"]}
 
 
 class Talk(Work):
@@ -363,6 +381,31 @@ def _duet() -> Any:
     return builder.compile()
 
 
+def _sing(name: str, *, to: str | None = None) -> Any:
+    def sing(state: MessagesState) -> Any:
+        said = {"messages": [("ai", name)]}
+        return Command(update=said, goto=to) if to else said
+
+    return sing
+
+
+def _close(state: MessagesState) -> dict[str, Any]:
+    if "wrong" in state["messages"][0].text:
+        raise ValueError("a wrong note")
+    return {"messages": [("ai", "closed")]}
+
+
+def _trio() -> Any:
+    """Two nodes that answer in one step, of which one sends on by a Command, and one that may fail then."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("left", _sing("left", to="close"), destinations=("close",))
+    builder.add_node("right", _sing("right"))
+    builder.add_node("close", _close)
+    builder.add_edge(START, "left")
+    builder.add_edge(START, "right")
+    return builder.compile()
+
+
 class Finding(MessagesState, total=False):
     topic: str
     steps: Annotated[list[str], operator.add]
@@ -387,6 +430,7 @@ delta = _chain(State, ("model", _answer_too))
 steps = _chain(Work, ("a", _step("a")), ("b", _step("b")), ("c", _step("c")))
 talking_steps = _chain(Talk, ("greet", _greet), ("a", _step("a")), ("b", _step("b")))
 blocking = _chain(Work, ("block", _block), ("after", _after))
+computing = _chain(Work, ("block", _compute), ("after", _after))
 alone = _chain(Work, ("alone", _alone))
 ask = _chain(Work, ("ask", _ask), ("after", _after))
 asking = _chain(MessagesState, ("ask", _asking))
@@ -407,3 +451,4 @@ adds = _calculator()
 ask_in_chat = _chain(MessagesState, ("ask", _ask_in_chat))
 choir = _chain(MessagesState, ("both", _answer_twice))
 duet = _duet()
+trio = _trio()

@@ -41,11 +41,19 @@ async def _sleep(state: Sleep) -> Sleep:
     return {"slept": time.monotonic() - began}
 
 
-def _asleep() -> Any:
+async def _count(state: Sleep) -> Sleep:
+    """Compute as long without awaiting, as no node should either."""
+    began = time.monotonic()
+    while time.monotonic() - began < state["seconds"]:
+        sum(number * number for number in range(50_000))
+    return {"slept": time.monotonic() - began}
+
+
+def _without_awaiting(node: Any) -> Any:
     builder: Any = StateGraph(Sleep)
-    builder.add_node("sleep", _sleep)
-    builder.add_edge(START, "sleep")
-    builder.add_edge("sleep", END)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    builder.add_edge("node", END)
     return builder.compile()
 
 
@@ -63,4 +71,5 @@ echo = _chain(_answer, 1)
 tokens = _chain(_hundred_words, 1)
 steps = _chain(_answer, 10)
 busy = _chain(_compute, 1)
-asleep = _asleep()
+asleep = _without_awaiting(_sleep)
+computing = _without_awaiting(_count)

@@ -13,7 +13,7 @@ import psutil
 from tests.acceptance.process import ROOT, ServerProcess, command, environment
 from tests.bench import graphs
 
-GRAPHS = ("echo", "tokens", "steps", "busy", "asleep")
+GRAPHS = ("echo", "tokens", "steps", "busy", "asleep", "computing")
 
 
 def project(directory: Path) -> Path:

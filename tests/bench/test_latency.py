@@ -23,8 +23,11 @@ SINGLE, MANY, CONCURRENCY = size("SINGLE", 100), size("MANY", 320), 32
 AEGRA_URL = os.environ.get("BENCH_AEGRA_URL", "")
 #: At one client, above the raw loop, and at 32 in times of Aegra's: the targets.
 ABOVE_MS, OF_AEGRA = 8.0, 0.2
-#: While a node sleeps.
-SLEEP_SECONDS, ANSWER_MS = 6.0, 100.0
+#: While a node sleeps, or computes.
+SLEEP_SECONDS = 6.0
+#: What answers may take then. One that sleeps leaves Python's lock to others, which is the target; one
+#: that computes gives it away every 5 ms.
+ANSWER_MS = {"asleep": 100.0, "computing": 300.0}
 INPUT = {"messages": [{"role": "user", "content": "hello"}]}
 
 #: Seconds to the first token of a run.
@@ -56,18 +59,20 @@ def test_the_first_token_comes_soon(tmp_path: Path) -> None:
 
 
 @pytest.mark.bench
-def test_nobody_waits_for_a_node_that_sleeps_without_awaiting(tmp_path: Path) -> None:
+def test_nobody_waits_for_a_node_that_sleeps_or_computes_without_awaiting(tmp_path: Path) -> None:
     with serving(project(tmp_path), {}, data_dir=tmp_path / "data") as server:
-        answers = asyncio.run(_while_blocked(server.url))
+        answers = {
+            (graph, path): found
+            for graph in ANSWER_MS
+            for path, found in asyncio.run(_while_blocked(server.url, graph)).items()
+        }
 
     print(f"\n{load()}")
-    for path, found in answers.items():
+    for (graph, path), found in answers.items():
         p50, p99 = (1000 * quantile(found, share) for share in (0.5, 0.99))
-        print(
-            f"{path}: {len(found)} answers while a node slept, p50 {p50:.1f} ms, p99 {p99:.1f} ms"
-        )
-    for path, found in answers.items():
-        assert 1000 * quantile(found, 0.99) <= ANSWER_MS, path
+        print(f"{graph}, {path}: {len(found)} answers, p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    for (graph, path), found in answers.items():
+        assert 1000 * quantile(found, 0.99) <= ANSWER_MS[graph], (graph, path)
 
 
 async def _first_tokens(
@@ -134,11 +139,11 @@ def _served(http: httpx.AsyncClient, url: str, name: str) -> First:
     return first
 
 
-async def _while_blocked(url: str) -> dict[str, list[float]]:
-    """How long answers took while a node slept, by path, in seconds."""
+async def _while_blocked(url: str, graph: str) -> dict[str, list[float]]:
+    """How long answers took while a node did not await, by path, in seconds."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
-        given = {"assistant_id": "asleep", "input": {"seconds": SLEEP_SECONDS}}
+        given = {"assistant_id": graph, "input": {"seconds": SLEEP_SECONDS}}
         sleeping = asyncio.create_task(
             http.post(f"/threads/{thread_id}/runs/wait", json=given, timeout=60)
         )
@@ -154,4 +159,5 @@ async def _while_blocked(url: str) -> dict[str, list[float]]:
                 times.append(time.perf_counter() - began)
                 assert answer.status_code == 200
         assert (await sleeping).json()["slept"] >= SLEEP_SECONDS
-    return {asked.replace(thread_id, "{thread_id}"): times for asked, times in found.items()}
+    # The first one of each warms up.
+    return {asked.replace(thread_id, "{thread_id}"): times[1:] for asked, times in found.items()}

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 #: How long an answer, or a script, may take; and how long what is to come ``soon``.
-SECONDS = 20.0
+SECONDS = 60.0
 #: What a page names a server by.
 SERVER = "http://127.0.0.1:2024"
 REST = "…"

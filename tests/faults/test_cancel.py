@@ -10,7 +10,7 @@ import pytest
 from tests.acceptance.gate import Gate
 from tests.acceptance.sse import Frame, collect, frames
 from tests.acceptance.talk import contents, says, tokens
-from tests.faults.cluster import Cluster
+from tests.faults.cluster import Cluster, kill
 from tests.faults.test_strategies import ask, new_thread, runs_of, settled, wait
 from tests.openai_server import OpenAIServer, Reply, openai_server
 
@@ -163,8 +163,9 @@ async def test_an_answer_that_is_rolled_back_leaves_nothing(
     assert await settled(cluster, thread_id) == "idle"
 
 
+@pytest.mark.parametrize("by", ["a cancel", "another question", "the last loss of its owner"])
 async def test_a_tool_that_was_stopped_does_not_keep_the_model_from_answering(
-    cluster: Cluster, http: Http, model: OpenAIServer, gate: Gate
+    by: str, cluster: Cluster, http: Http, model: OpenAIServer, gate: Gate
 ) -> None:
     thread_id = await new_thread(http)
     gate.hold("one", "two")
@@ -173,19 +174,35 @@ async def test_a_tool_that_was_stopped_does_not_keep_the_model_from_answering(
     run = (await ask(http[0], thread_id, "tools", input=says("wait"), durability="sync")).json()
     await gate.arrived("one")
     await gate.arrived("two")
-    await cancel(http[1], thread_id, run["run_id"])
-    stopped = await state_of(http[0], thread_id)
+    question: dict[str, Any] = {"input": says("never mind")}
+    if by == "another question":
+        question["multitask_strategy"] = "interrupt"
+    else:
+        await _stop(by, cluster, http, thread_id, run["run_id"])
+        stopped = await state_of(http[0], thread_id)
+        assert stopped["next"] == ["tools"]
+        assert [m["type"] for m in stopped["values"]["messages"]] == ["human", "ai"]
 
-    after = await wait(http[1], thread_id, "tools", input=says("never mind"))
+    after = await wait(http[1], thread_id, "tools", **question)
 
-    assert stopped["next"] == ["tools"]
-    assert [m["type"] for m in stopped["values"]["messages"]] == ["human", "ai"]
+    # The model of these tests refuses a call without an answer, as OpenAI's do.
     assert [m["type"] for m in after["messages"]] == ["human", "ai", "tool", "tool", "human", "ai"]
     assert {m["tool_call_id"] for m in after["messages"] if m["type"] == "tool"} == {
         call["id"] for call in after["messages"][1]["tool_calls"]
     }
     assert await settled(cluster, thread_id) == "idle"
     gate.release("one", "two")
+
+
+async def _stop(by: str, cluster: Cluster, http: Http, thread_id: str, run_id: str) -> None:
+    if by == "a cancel":
+        await cancel(http[1], thread_id, run_id)
+        return
+    cluster.sql("UPDATE run SET attempt = 3 WHERE run_id = %s RETURNING 1", run_id)
+    await kill(cluster.owner(run_id))
+    await asyncio.to_thread(cluster.revive)
+    await asyncio.to_thread(cluster.wait_until_up)
+    assert await settled(cluster, thread_id) == "error"
 
 
 async def test_a_tool_that_was_stopped_is_begun_anew_if_that_is_wanted(

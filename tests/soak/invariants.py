@@ -1,6 +1,6 @@
 """What must hold when everything has settled: in SQL, on the wire, and by what clients saw."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +16,10 @@ from tests.soak.turnstile import Visit
 
 #: How much later than what comes after it the end of a step may be noticed.
 NOTICED_SECONDS = 0.25
+#: What happens at least, on a machine that is busy with something else; and how many runs may be struck
+#: three times by chance.
+SUCCESSES_A_SECOND, FAULTS_A_SECOND = 0.25, 0.1
+UNLUCKY, UNLUCKY_A_SECOND = 2, 1 / 300
 BEFORE_ASKING = STEPS[: STEPS.index(ASKING)]
 
 #: The last of each that is told of a thread with a finding.
@@ -78,8 +82,8 @@ class Findings:
         """Let go of PostgreSQL."""
         self._connection.close()
 
-    def unsettled(self) -> list[str]:
-        """What is still under way, or seems to be: nothing for ever."""
+    def unsettled(self, processes: int) -> list[str]:
+        """What is still under way, or seems to be: nothing for ever, and so many processes."""
         runs = self._sql(
             "SELECT run_id, status, attempt, worker_id, thread_id FROM run"
             " WHERE status IN ('pending', 'running')"
@@ -92,7 +96,7 @@ class Findings:
         workers = self._sql("SELECT worker_id, pid FROM worker ORDER BY started_at")
         found = [f"run in flight: {row}" for row in runs]
         found += [f"thread busy without a run: {row}" for row in threads]
-        return found + ([f"workers: {workers}"] if len(workers) != 3 else [])
+        return found + ([f"workers: {workers}"] if len(workers) != processes else [])
 
     def of_runs(self) -> Iterator[str]:
         """Every run that was acknowledged ended as it may."""
@@ -109,6 +113,18 @@ class Findings:
                     yield f"stateless run {asked.run_id} left itself behind"
             elif asked.run_id not in self.rows and asked.thread_id not in forgotten:
                 yield f"run {asked.run_id} of {asked.thread_id} is lost"
+
+    def of_amount(self, faults: Counter[str], seconds: float) -> Iterator[str]:
+        """Enough has happened for all else to mean something."""
+        succeeded = sum(row.status == "success" for row in self.rows.values())
+        if succeeded < seconds * SUCCESSES_A_SECOND:
+            yield f"only {succeeded} runs succeeded in {seconds:g} seconds"
+        struck = faults.total() - faults["SIGCONT"]
+        if struck < seconds * FAULTS_A_SECOND:
+            yield f"only {struck} faults in {seconds:g} seconds"
+        # Whoever is not hunted is seldom struck three times.
+        if self.lost > faults["hunt"] + UNLUCKY + seconds * UNLUCKY_A_SECOND:
+            yield f"{self.lost} runs were given up, and {faults['hunt']} were hunted"
 
     @property
     def lost(self) -> int:
@@ -296,8 +312,10 @@ class Findings:
                 yield f"a session streamed {told}"
 
     def evidence(self, found: list[str]) -> Iterator[str]:
-        """What is left of the threads that the findings name: a fault comes back seldom."""
-        for (thread_id,) in self._sql("SELECT thread_id FROM thread ORDER BY 1"):
+        """What is known of the threads that the findings name: a fault comes back seldom."""
+        # A thread that is gone has its visits still.
+        kept = {thread_id for (thread_id,) in self._sql("SELECT thread_id FROM thread")}
+        for thread_id in sorted(kept | {visit.thread_id for visit in self._visits}):
             if not any(thread_id in finding for finding in found):
                 continue
             yield f"--- {thread_id}: {self._sql(_THREAD, thread_id)}"

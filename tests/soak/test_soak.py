@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tests.acceptance.gate import open_gate
 from tests.acceptance.process import ROOT
 from tests.soak.clients import Asked, Ledger
 from tests.soak.graph import graph
-from tests.soak.invariants import Findings
+from tests.soak.invariants import Findings, Row
 from tests.soak.turnstile import Visit, open_turnstile
 
 SECONDS = 60
@@ -130,5 +131,31 @@ def test_what_a_run_is_to_have_done(
 
     try:
         assert findings.is_whole("run", done.split()) is is_whole
+    finally:
+        findings.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "faults", "found"),
+    [
+        ("success", {"SIGKILL": 3, "SIGSTOP": 3, "SIGCONT": 3}, []),
+        ("success", {"SIGKILL": 3, "SIGCONT": 30}, ["only 3 faults in 60 seconds"]),
+        ("interrupted", {"SIGKILL": 9}, ["only 0 runs succeeded in 60 seconds"]),
+        (
+            "error",
+            {"SIGKILL": 9, "hunt": 2},
+            ["only 0 runs succeeded in 60 seconds", "15 runs were given up, and 2 were hunted"],
+        ),
+    ],
+)
+def test_a_soak_in_which_little_happened_proves_nothing(
+    servers: Servers, status: str, faults: dict[str, int], found: list[str]
+) -> None:
+    findings = Findings(Ledger(), [], servers.database_url)
+    error = {"error": "WorkerLost"} if status == "error" else None
+    findings.rows = {str(n): Row(str(n), "thread", status, error) for n in range(15)}
+
+    try:
+        assert list(findings.of_amount(Counter(faults), 60)) == found
     finally:
         findings.close()

