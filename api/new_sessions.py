@@ -4,12 +4,13 @@ How a caller gets one session more: permission, quota, row. Every route, door an
 A run that makes its own thread is the exception: for that the permission is ``create_run``, see `api.submissions`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from api.identity.auth import Caller
 from api.quotas import Quotas
-from store import sessions
+from store import sessions, threads
 from store.access import Access
 from store.database import Database
 from store.models import JsonObject, Session
@@ -62,6 +63,7 @@ class NewSessions:
         *,
         marks: JsonObject | None = None,
         expires_at: datetime | None = None,
+        seen_by: Iterable[Access] = (),
     ) -> Session:
         """
         Make a session for a caller.
@@ -70,16 +72,21 @@ class NewSessions:
             attributes: Its metadata, which handlers may change.
             marks: What is beside that in its metadata, of ours.
             expires_at: When it ends; None for never.
+            seen_by: What is to be done in it next, each of which is to find it.
 
         Raises:
             AlreadyExistsError: The id is taken.
+            NotFoundError: What is to be done in it would not find it.
             Error: Others as `allow`.
         """
         allowed = await self.allow(caller, new_value(session_id, attributes))
+        metadata = {**allowed.metadata, **(marks or {})}
+        for access in seen_by:
+            await threads.require_visible(self.db, session_id, metadata=metadata, access=access)
         return await sessions.create(
             self.db,
             session_id,
-            metadata={**allowed.metadata, **(marks or {})},
+            metadata=metadata,
             expires_at=expires_at,
             life=self.life,
             access=allowed.access,

@@ -51,6 +51,8 @@ WITHOUT_EFFECT = (
     "LANGGRAPH_CONFIG",
     "LANGGRAPH_UI_CONFIG",
 )
+#: A user before a password, in a URL.
+_USER = re.compile(r"://[^:/?#@]*:")
 
 
 def _split_commas(value: object) -> object:
@@ -349,6 +351,14 @@ class Settings(BaseSettings):
         default=8.0,
         about="Seconds that runs may continue after SIGTERM or Ctrl-C; unfinished runs then return to "
         "the queue and are resumed. Below the 10 seconds that `docker stop` waits.",
+        ge=0,
+    )
+    loop_stuck_seconds: float = _env(
+        "LOOP_STUCK_SECONDS",
+        default=300.0,
+        about="Seconds for which a node, or other code, may keep an event loop of `threadwell serve` or "
+        "`threadwell worker` without awaiting; then the process ends with status 70, so that another "
+        "is started in its place. 0: never, for a debugger.",
         ge=0,
     )
     lease_seconds: float = _env(
@@ -774,10 +784,19 @@ def environment_names(field_name: str) -> list[str]:
 
 
 def without_password(url: str) -> str:
-    """Render a server's URL for logs and people: a password in it becomes ``***``."""
-    # Up to the last @: rather too much is hidden than a password that is not escaped shown.
-    url = re.sub(r"(://[^:/?#@]*):.+@", r"\1:***@", url)
+    """Render a server's URL, or lines of text with some, for logs and people: a password becomes ``***``."""
+    url = "\n".join(map(_hidden, url.split("\n")))
     return re.sub(r"([?&]password=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
+
+
+def _hidden(line: str) -> str:
+    # Up to the last @: rather too much is hidden than a password that is not escaped shown. That one is
+    # looked for once, whatever the text is: it may be a client's, of any length.
+    at = line.rfind("@")
+    found = _USER.search(line)
+    if found is None or at <= found.end():
+        return line
+    return f"{line[: found.end()]}***{line[at:]}"
 
 
 def _checked_key(text: str) -> str:

@@ -1,6 +1,7 @@
 """The one way from a request to a run, whichever door it came through."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 from uuid_utils.compat import uuid7
@@ -51,6 +52,31 @@ async def submit(
         access=allowed.access,
         assistant_access=allowed.assistant_access,
     )
+
+
+async def admit(
+    services: Services, caller: Caller, request: RunRequest, *, thread_id: str
+) -> Access:
+    """
+    See that a run would be taken in, ahead of what is made for it; the caller will follow it.
+
+    Submit it then as one that is ``admitted``, or what was made for it might be left without it.
+
+    Returns:
+        The threads that it may run on.
+
+    Raises: as `submit`.
+    """
+    await limits.follow()
+    # What handlers change, they change again when it is submitted.
+    allowed = await allow(services, caller, deepcopy(request), thread_id=thread_id)
+    await services.runs.admit(
+        allowed.request,
+        thread_id=thread_id,
+        access=allowed.access,
+        assistant_access=allowed.assistant_access,
+    )
+    return allowed.access
 
 
 async def submit_batch(

@@ -4,12 +4,13 @@ A conversation changed by its reader: gone back, corrected, cut out of, copied u
 All of it is new checkpoints, by the graph itself: LangGraph and Studio show the same.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final, cast
 
 from langchain_core.messages import RemoveMessage
 from langchain_core.runnables import RunnableConfig
+from langgraph.types import Command, StateSnapshot, StateUpdate
 
 from graph.adoption import end_with
 from graph.executor import Executor
@@ -20,6 +21,7 @@ from graph.state import States
 from graph.stopped import appends
 from store import branches, messages, threads
 from store.access import EVERYTHING, Access
+from store.checkpoints import Saver
 from store.database import Database
 from store.errors import ConflictError, InvalidInputError, ThreadBusyError, UnsupportedError
 from store.models import JsonObject, Message
@@ -28,6 +30,8 @@ from store.threads import NewThread
 
 #: Of a list of messages, what is to be given to the graph to change it.
 Change = Callable[[dict[str, Any]], list[Any]]
+#: Of the path of a task that is next by its node's name, and not by a ``Send``.
+_BY_NAME: Final = "__pregel_pull"
 #: Messages that are read at a time.
 _PAGE = 500
 
@@ -75,6 +79,7 @@ class Branches:
         message_id: str | None,
         *,
         is_answered: bool = True,
+        first: Callable[[], Awaitable[None]] | None = None,
         access: Access,
     ) -> str:
         """
@@ -85,13 +90,14 @@ class Branches:
         Args:
             message_id: None for the state before anything was said.
             is_answered: The graph is not to answer it.
+            first: As for `States.begin_anew`.
 
         Returns:
             The checkpoint that the conversation goes on from now, which continues no other.
 
         Raises:
             ConflictError: The model does not see the message now: ``no_state``.
-            Error: Others as `go_to`.
+            Error: Others as `go_to`; and what `first` raises.
         """
 
         def values(graph: AnyGraph, newest: JsonObject) -> JsonObject:
@@ -105,7 +111,7 @@ class Branches:
             return {**newest, channel: listed[: position + 1]}
 
         begun = await self._states.begin_anew(
-            thread_id, values, is_answered=is_answered, access=access
+            thread_id, values, is_answered=is_answered, first=first, access=access
         )
         return str(begun["checkpoint_id"])
 
@@ -230,9 +236,30 @@ class Branches:
             if not snapshot.next:
                 # A node that LangGraph guesses may lead on, or there may be none to guess.
                 return await end_with(graph, config, {channel: changes})
-            return await graph.aupdate_state(config, {channel: changes})
+            return await _go_on_with(graph, config, snapshot, {channel: changes})
 
         await self._states.change(thread_id, apply, access=access)
+
+
+async def _go_on_with(
+    graph: AnyGraph, config: RunnableConfig, snapshot: StateSnapshot, values: JsonObject
+) -> RunnableConfig:
+    """
+    Update a state as the nodes that made it, so that what is next is next thereafter.
+
+    They lead on by their edges again; where a ``Command`` of theirs said what is next, it is said again.
+    """
+    found = await cast("Saver", graph.checkpointer).aget_tuple(snapshot.config)
+    seen = found.checkpoint["versions_seen"] if found else {}
+    spoke = {name: max(of.values()) for name, of in seen.items() if of and name in graph.nodes}
+    last = [name for name in spoke if spoke[name] == max(spoke.values())]
+    goto = [task.name for task in snapshot.tasks if task.path[0] == _BY_NAME]
+    said = cast("Any", Command(update=values, goto=goto))
+    if len(last) < 2:
+        # Then LangGraph knows which.
+        return await graph.aupdate_state(config, said)
+    updates = [StateUpdate(said, last[0]), *(StateUpdate(None, name) for name in last[1:])]
+    return await graph.abulk_update_state(config, [updates])
 
 
 def _channel(graph: AnyGraph) -> str:

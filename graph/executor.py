@@ -206,7 +206,7 @@ class Executor:
         self._early: dict[str, StopReason] = {}
         # A run can be here twice for a while: given up, and taken up again before it has stopped.
         self._tasks: dict[Execution, asyncio.Task[None]] = {}
-        self._draining = False
+        self._draining = self._is_abandoned = False
 
     @property
     def free(self) -> int:
@@ -217,8 +217,8 @@ class Executor:
 
     @property
     def running(self) -> dict[str, Execution]:
-        """The runs under way, by run id."""
-        return {execution.claim.run.run_id: execution for execution in self._tasks}
+        """The runs under way, by run id; of any thread."""
+        return {execution.claim.run.run_id: execution for execution in list(self._tasks)}
 
     def reserve(self, slots: int = 1) -> bool:
         """Keep slots for runs about to be claimed; `release` or `start` gives each back."""
@@ -284,9 +284,17 @@ class Executor:
         elif self._reserved and len(self._early) < MAX_EARLY:
             self._early[run_id] = reason
 
+    def abandon(self, run_id: str | None) -> None:
+        """Lose the run that never gives the graphs' loop back, or all if that is not known."""
+        self._is_abandoned = True
+        for execution in self._tasks:
+            if run_id in (None, execution.claim.run.run_id):
+                execution.stop("lost")
+
     async def drain(self, *, grace_seconds: float) -> None:
         """Let the runs finish for `grace_seconds`, then hand the rest back, and all that come."""
-        await self._wait(grace_seconds)
+        # On a loop that is stuck none of them would.
+        await self._wait(0 if self._is_abandoned else grace_seconds)
         self._draining = True
         for execution in self._tasks:
             execution.stop("drain")

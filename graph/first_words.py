@@ -20,7 +20,7 @@ MAX_CHARACTERS: Final = 50
 LOOK_AT_CHARACTERS: Final = 2_000
 LOOK_AT_MESSAGES: Final = 20
 
-_TAG: Final = re.compile(r"\s*([A-Za-z]{2,3})(?:-[\w-]+)?\s*(?:;\s*q\s*=\s*([01](?:\.\d*)?))?\s*")
+_TAG: Final = re.compile(r"\s*([A-Za-z]{2,3})(?:-[\w-]+)?\s*(?:;\s*q\s*=\s*([01](?:\.\d*)?)\s*)?")
 _USERS: Final = frozenset({"user", "human"})
 
 

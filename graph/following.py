@@ -282,10 +282,12 @@ class Follower:
         if ended.status not in ENDED:
             raise UnavailableError("The run goes on in another process")
         thread = await threads.get(self._db, ended.thread_id, access=EVERYTHING)
+        # What a later run asks is not this one's, and what this one asked is over then.
+        is_open = await runs.left_in(self._db, run.run_id) == "interrupted"
         return Result(
             status=ended.status,
-            interrupted=thread.status == "interrupted",
-            interrupts=open_interrupts(thread.interrupts),
+            interrupted=is_open,
+            interrupts=open_interrupts(thread.interrupts) if is_open else (),
             error=ended.error,
         )
 

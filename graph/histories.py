@@ -131,12 +131,15 @@ class Histories:
 
     async def graph_of(self, metadata: JsonObject) -> str:
         """
-        The graph that would answer on a thread with this metadata.
+        The graph that has answered on a thread with this metadata, or that would.
 
         Raises:
             InvalidInputError: It names what is no assistant's id and no graph's name.
             NotFoundError: Its assistant is gone, or this server has no graph.
         """
+        known = metadata.get("graph_id")
+        if isinstance(known, str) and known:
+            return known
         named = metadata.get("assistant_id")
         if isinstance(named, str) and named:
             assistant_id = self._runs.assistant_id(named)

@@ -100,6 +100,8 @@ class RunRequest:
     temporary: bool = False
     #: Told when the run has ended.
     webhook: str | None = None
+    #: `Runs.admit` has found room for it: what was done for it since counts on that.
+    admitted: bool = False
     #: The cron that it is a run of.
     cron_id: str | None = None
     #: That its client likes best, as ``zh``.

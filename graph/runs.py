@@ -151,7 +151,8 @@ class Runs:
             LimitedError: As many runs of the caller wait as may.
             OverloadedError: As many runs wait as may.
         """
-        prepared = await self.admit(
+        prepare = self.prepare if request.admitted else self.admit
+        prepared = await prepare(
             request, thread_id=thread_id, access=access, assistant_access=assistant_access
         )
         new, thread = prepared.run, prepared.thread

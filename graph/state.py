@@ -229,6 +229,7 @@ class States:
         values: Callable[[AnyGraph, JsonObject], JsonObject],
         *,
         is_answered: bool,
+        first: Callable[[], Awaitable[None]] | None = None,
         access: Access,
     ) -> JsonObject:
         """
@@ -237,8 +238,10 @@ class States:
         Args:
             values: What the graph is given, as its input.
             is_answered: Nothing is to be done about it; else the graph is to begin with it.
+            first: Called once the thread is leased: what it finds there then is so until it is written,
+                or nothing is.
 
-        Returns, and raises, as `update`; and what `values` raises of ours.
+        Returns, and raises, as `update`; and what `values` and `first` raise of ours.
         """
         thread = await threads.get(self._db, thread_id, access=access)
         if not _graph_id(thread):
@@ -254,7 +257,7 @@ class States:
             with cast("Saver", graph.checkpointer).beginning_anew():
                 return await graph.abulk_update_state(config, steps)
 
-        return await self._write(thread, _config(thread_id), apply, access)
+        return await self._write(thread, _config(thread_id), apply, access, first)
 
     async def settle(self, thread_id: str, *, access: Access) -> None:
         """
@@ -394,10 +397,13 @@ class States:
         config: RunnableConfig,
         apply: Callable[[AnyGraph, RunnableConfig], Awaitable[RunnableConfig]],
         access: Access,
+        first: Callable[[], Awaitable[None]] | None = None,
     ) -> JsonObject:
         """Write to an idle thread, settle it, and tell; the address of the newest checkpoint."""
         thread_id = thread.thread_id
         lease = await threads.lease(self._db, thread_id, access=access)
+        if first is not None:
+            await first()
         # What a checkpoint's metadata says of its graph.
         config["configurable"]["graph_id"] = _graph_id(thread)
 

@@ -11,7 +11,7 @@ from store.errors import InvalidInputError
 #: The variables that headers may be made of begin with this.
 ENV_PREFIX: Final = "LG_WEBHOOK_"
 
-_TEMPLATE: Final = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
+_TEMPLATE: Final = re.compile(r"\$\{\{(.*?)\}\}")
 _VARIABLE: Final = re.compile(r"env\.([A-Za-z_][A-Za-z0-9_]*)")
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 #: Ours to say.
@@ -56,7 +56,7 @@ class WebhookConfig:
 
     def _resolved(self, name: str, template: str, environment: Mapping[str, str]) -> str:
         def value(match: re.Match[str]) -> str:
-            variable = match[1].removeprefix("env.")
+            variable = match[1].strip().removeprefix("env.")
             if variable not in environment:
                 raise InvalidInputError(
                     f"`webhooks.headers.{name}` names {variable}, which is not set"
@@ -136,7 +136,7 @@ def _headers(headers: Any, prefix: str) -> dict[str, str]:
         if not _NAME.fullmatch(name) or name.lower() in _RESERVED or not isinstance(template, str):
             raise InvalidInputError(f"`webhooks.headers`: {name!r} cannot be set, or is no string")
         for expression in _TEMPLATE.findall(template):
-            variable = _VARIABLE.fullmatch(expression)
+            variable = _VARIABLE.fullmatch(expression.strip())
             if variable is None or not variable[1].startswith(prefix):
                 raise InvalidInputError(
                     f"`webhooks.headers.{name}` must name variables as "

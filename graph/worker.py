@@ -131,6 +131,7 @@ class Worker:
         self._events = events
         self._heartbeat = heartbeat
         self._timing = timing
+        self._home = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         #: Runs that nobody here executes, with what was not answered yet when each was first seen.
         self._strays: dict[Held, frozenset[object]] = {}
@@ -233,6 +234,19 @@ class Worker:
                 await queue.drain(self._db, self._heartbeat.worker_id)
         await self._executor.drain(grace_seconds=grace_seconds)
         self._endings.close()
+
+    def abandon(self, run_id: str | None) -> None:
+        """
+        Give up what is on the graphs' loop, which never comes back; before this process drains.
+
+        Its runs are handed back, which counts as no loss, but for the one that blocks it: that one is
+        lost, or else it would block process after process for ever. Of any thread.
+
+        Args:
+            run_id: Which one that is; None if nobody knows: then all of them are lost.
+        """
+        with suppress(RuntimeError):  # closed: everything is handed back
+            self._home.call_soon_threadsafe(self._executor.abandon, run_id)
 
     def _claim_no_more(self) -> None:
         self._runs.draining = True

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
+from store import audit
 from store.access import Access, looking_for
 from store.cipher import at
 from store.database import Database, Transaction
@@ -158,6 +159,7 @@ async def update(
     config: JsonObject | None = None,
     context: JsonObject | None = None,
     metadata: JsonObject | None = None,
+    actor: str | None = None,
     access: Access,
 ) -> Assistant:
     """
@@ -165,6 +167,7 @@ async def update(
 
     Args:
         metadata: Merged key by key; of the others each is replaced, or stays if it is None.
+        actor: Who does it, for the audit log, which has it if the owner changes; here and below.
 
     Raises:
         NotFoundError: There is no such assistant that is visible.
@@ -176,10 +179,11 @@ async def update(
         **_sealed(db, assistant_id, description, config, context, metadata or {}),
     }
     async with db.transaction() as tx:
-        await _lock(tx, assistant_id, access)
+        before = await _lock(tx, assistant_id, access)
         updated = await tx.one(Assistant, SQL["update"], params)
+        assert updated is not None
         await tx.execute(SQL["add_version"], params)
-    assert updated is not None
+        await _record_move(tx, updated, before, actor)
     return updated
 
 
@@ -212,17 +216,21 @@ async def versions(
     return found
 
 
-async def set_latest(db: Database, assistant_id: str, version: int, *, access: Access) -> Assistant:
+async def set_latest(
+    db: Database, assistant_id: str, version: int, *, actor: str | None = None, access: Access
+) -> Assistant:
     """
-    Make an assistant what it was in a version, all of it; runs use that from now on.
+    Make an assistant what it was in a version, all of it, also whose; runs use that from now on.
 
     Raises:
         NotFoundError: There is no such assistant that is visible, or no such version of it.
     """
     params = {"assistant_id": assistant_id, "version": version}
     async with db.transaction() as tx:
-        await _lock(tx, assistant_id, access)
+        before = await _lock(tx, assistant_id, access)
         latest = await tx.one(Assistant, SQL["set_latest"], params)
+        if latest is not None:
+            await _record_move(tx, latest, before, actor)
     if latest is None:
         raise NotFoundError(f"Version {version} not found for assistant {assistant_id}")
     return latest
@@ -276,7 +284,18 @@ def _sealed(
     }
 
 
-async def _lock(tx: Transaction, assistant_id: str, access: Access) -> None:
+async def _lock(tx: Transaction, assistant_id: str, access: Access) -> JsonObject:
+    """Its metadata, which nobody else changes now."""
     params = {"assistant_id": assistant_id, "visible": access.array}
-    if not await tx.tuples(SQL["lock"], params):
+    rows = await tx.tuples(SQL["lock"], params)
+    if not rows:
         raise not_found(assistant_id)
+    metadata: JsonObject = rows[0][0]
+    return metadata
+
+
+async def _record_move(
+    tx: Transaction, assistant: Assistant, before: JsonObject, actor: str | None
+) -> None:
+    subject = f"assistant:{assistant.assistant_id}"
+    await audit.record_move(tx, subject, before, assistant.metadata, actor=actor)

@@ -27,6 +27,7 @@ Act = Literal[
     "share.revoked",
     "member.added",
     "member.removed",
+    "owner.changed",
     "webhook.created",
     "webhook.updated",
     "webhook.deleted",
@@ -43,6 +44,8 @@ Act = Literal[
     "audit.trimmed",
 ]
 
+#: The keys of metadata that say whose something is; the first one that is there counts.
+OWNER_KEYS: Final = ("owner", "user_id")
 #: Identities and subjects are cut to so many characters; details beyond so many bytes are left out.
 TEXT_MAX: Final = 512
 DETAILS_MAX_BYTES: Final = 8192
@@ -124,6 +127,34 @@ async def record_of_thread(
         "most": TEXT_MAX,
     }
     await tx.execute(SQL["of_thread"], params)
+
+
+async def record_move(
+    tx: Transaction,
+    subject: str,
+    before: JsonObject | None,
+    after: JsonObject,
+    *,
+    actor: str | None,
+) -> None:
+    """
+    Record that something has become somebody else's, as an act on whose it was; nothing if it has not.
+
+    Args:
+        before: Its metadata before the change; None: that says nothing of whose it is.
+        after: Its metadata since.
+    """
+    if before is None or (was := owner_of(before)) == (is_now := owner_of(after)):
+        return
+    details = {"to": _text(is_now)}
+    await record(tx, "owner.changed", actor=actor, owner=was, subject=subject, details=details)
+
+
+def owner_of(metadata: JsonObject) -> str:
+    """Whose something is: `thread_owner` of the database, for what is read already."""
+    named = [metadata[key] for key in OWNER_KEYS if metadata.get(key) is not None]
+    owner = next(iter(named), "")
+    return owner if isinstance(owner, str) else dump_json(owner).decode()
 
 
 async def page(

@@ -68,8 +68,9 @@ class CheckpointReader(AsyncPostgresSaver):
         self.cipher = database.cipher
         self._leased: Leased | None = None
         self._begins_anew = False
-        # Of a copy that reads what DeltaChannels are made of: thread and namespace.
+        # Of a copy that reads what DeltaChannels are made of: thread and namespace, and what was read.
         self._read_of = ("", "")
+        self._undecoded: dict[str, Any] | None = None
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
         """One that decodes the types of a graph too; LangGraph asks for it at each run."""
@@ -331,27 +332,33 @@ class CheckpointReader(AsyncPostgresSaver):
     async def _stored_history(
         self, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """What the database has, read as LangGraph does."""
-        reader = self
-        if self.cipher.is_on:
-            reader = copy.copy(self)
-            configurable = configurable_of(config)
-            reader._read_of = (
-                str(configurable["thread_id"]), configurable.get("checkpoint_ns", ""),
-            )  # fmt: skip
-        return await super(CheckpointReader, reader).aget_delta_channel_history(
+        """What the database has, read as LangGraph does; what is large is decoded in a thread."""
+        configurable = configurable_of(config)
+        reader = copy.copy(self)
+        reader._read_of = str(configurable["thread_id"]), configurable.get("checkpoint_ns", "")
+        found = await super(CheckpointReader, reader).aget_delta_channel_history(
             config=config, channels=channels
         )
+        if reader._undecoded is None:
+            return found
+        size = sum(len(row["blob"] or b"") for row in reader._undecoded["stage2_rows"])
+        if size > INLINE_BYTES:
+            return await asyncio.to_thread(reader._decoded_history)
+        return reader._decoded_history()
 
-    def _build_delta_channels_writes_history(
-        self, *, stage2_rows: Sequence[Any], **more: Any
-    ) -> dict[str, DeltaChannelHistory]:
+    def _build_delta_channels_writes_history(self, **read: Any) -> dict[str, DeltaChannelHistory]:
+        """Take what LangGraph would decode here, on the event loop; of a copy."""
+        self._undecoded = read
+        return {}
+
+    def _decoded_history(self) -> dict[str, DeltaChannelHistory]:
+        assert self._undecoded is not None
+        rows = self._undecoded["stage2_rows"]
         if self.cipher.is_on:
-            stage2_rows = [
-                {**row, "blob": opened_part(self.cipher, *self._read_of, row)}
-                for row in stage2_rows
-            ]
-        return super()._build_delta_channels_writes_history(stage2_rows=stage2_rows, **more)
+            rows = [{**row, "blob": opened_part(self.cipher, *self._read_of, row)} for row in rows]
+        return super()._build_delta_channels_writes_history(
+            **{**self._undecoded, "stage2_rows": rows}
+        )
 
 
 # ------------------------------------------------------------------ conditions

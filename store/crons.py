@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from store import queue, threads
+from store import audit, queue, threads
 from store.access import EVERYTHING, Access
 from store.cipher import Cipher, at
 from store.database import Database, Transaction, made_once
@@ -198,7 +198,12 @@ async def count_of_user(db: Database, user_id: str) -> int:
 
 
 async def update(
-    db: Database, cron_id: str, change: Callable[[Cron], Cron], *, access: Access
+    db: Database,
+    cron_id: str,
+    change: Callable[[Cron], Cron],
+    *,
+    actor: str | None = None,
+    access: Access,
 ) -> Cron:
     """
     Change a cron; a run that is being made of it meanwhile is made of what it was.
@@ -206,6 +211,7 @@ async def update(
     Args:
         change: What it becomes; called in the transaction, so that nothing comes between. What it
             raises undoes it. Ids, and who asked for it, stay as they are.
+        actor: Who does it, for the audit log, which has it if the owner changes.
 
     Raises:
         NotFoundError: There is none with this id that is visible.
@@ -219,6 +225,8 @@ async def update(
         row = _row(db.cipher, change(_opened(db.cipher, found)))
         changed = await tx.one(Cron, SQL["update"], row)
         assert changed is not None
+        subject = f"cron:{cron_id}"
+        await audit.record_move(tx, subject, found.metadata, changed.metadata, actor=actor)
         return _opened(db.cipher, changed)
 
 

@@ -384,11 +384,23 @@ class Database:
             return await Transaction(connection, self.cipher).one(row, query, params)
 
     async def tuples(
-        self, query: LiteralString, params: Params, *, prepare: bool | None = None
+        self,
+        query: LiteralString,
+        params: Params,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
     ) -> list[tuple[Any, ...]]:
-        """The rows of a one-statement transaction, as tuples; `prepare` as for `all`."""
+        """
+        The rows of a one-statement transaction, as tuples; `prepare` as for `all`.
+
+        Args:
+            binary: For large ``bytea``, which comes as hexadecimal text otherwise.
+        """
         async with self.connection() as connection:
-            return await Transaction(connection, self.cipher).tuples(query, params, prepare=prepare)
+            return await Transaction(connection, self.cipher).tuples(
+                query, params, prepare=prepare, binary=binary
+            )
 
     async def execute(self, query: LiteralString, params: Params) -> int:
         """Run a statement; how many rows it touched."""
@@ -442,12 +454,17 @@ class Transaction:
         return found
 
     async def tuples(
-        self, query: LiteralString, params: Params, *, prepare: bool | None = None
+        self,
+        query: LiteralString,
+        params: Params,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
     ) -> list[tuple[Any, ...]]:
-        """The rows, as tuples; `prepare` as for `Database.all`."""
+        """The rows, as tuples; `prepare` and `binary` as for `Database.tuples`."""
         cursor: AsyncCursor[tuple[Any, ...]] = self.connection.cursor(row_factory=tuple_row)
         async with cursor:
-            await cursor.execute(query, params, prepare=prepare)
+            await cursor.execute(query, params, prepare=prepare, binary=binary)
             return await cursor.fetchall()
 
     async def execute(self, query: LiteralString, params: Params) -> int:

@@ -6,9 +6,10 @@ come out the same.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal, LiteralString, Protocol
+from typing import Any, Final, Literal, LiteralString, NamedTuple, Protocol
 
 import structlog
 
@@ -35,6 +36,8 @@ _MAX_SEQ: Final = 2**31 - 1
 _THREADS_PER_PAGE: Final = 100
 #: Each brings a whole list of messages.
 _CHECKPOINTS_PER_PAGE: Final = 20
+#: Their columns are made into text on the event loop: for thousands that takes too long at once.
+_ROWS_PER_INSERT: Final = 100
 _ATTEMPTS: Final = 20
 _PAUSE_SECONDS: Final = 0.1
 
@@ -256,6 +259,19 @@ async def _rebuild_thread(db: Database, replay: "_Replay", thread_id: str) -> Hi
     return None
 
 
+class _Checkpoint(NamedTuple):
+    """A root checkpoint as `root_checkpoints` reads it, with the blob of the messages' channel."""
+
+    id: str
+    parent: str | None
+    at: str
+    metadata: dict[str, Any]
+    version: str | None
+    type_: str | None
+    blob: bytes | None
+    writes: list[list[bytes]] | None
+
+
 class _Replay:
     """The checkpoints of a thread, read once each."""
 
@@ -266,7 +282,7 @@ class _Replay:
         self._thread_id, self._channel, self._fold = thread_id, channel, fold
         self._history: History | None = None
         self._version: str | None = None
-        self._value: object = None
+        self._value: Any = None
 
     async def catch_up(self) -> History:
         """Apply the checkpoints that were written since."""
@@ -278,65 +294,92 @@ class _Replay:
                 "after": after,
                 "limit": _CHECKPOINTS_PER_PAGE,
             }
-            page = await self._db.tuples(_SQL["root_checkpoints"], params)
+            rows = await self._db.tuples(_SQL["root_checkpoints"], params, binary=True)
+            page = deque(_Checkpoint(*row) for row in rows)
             if self._history is None:
-                self._history = await self._begin(page[0][0] if page else None)
-            for row in page:
-                await self._apply(self._history, *row)
-            if len(page) < _CHECKPOINTS_PER_PAGE:
+                self._history = await self._begin(page[0].id if page else None)
+            await self._take(self._history, page)
+            if len(rows) < _CHECKPOINTS_PER_PAGE:
                 return self._history
 
     async def _begin(self, first: str | None) -> History:
         params = {"thread_id": self._thread_id, "first": first}
         rows = await self._db.tuples(_SQL["messages_before"], params)
         forks = await self._db.tuples(_SQL["forks"], params)
-        kept = (_kept(self._db.cipher, self._thread_id, Record(*row)) for row in rows)
-        return History(kept, (Fork(*fork) for fork in forks))
 
-    async def _apply(
-        self,
-        history: History,
-        checkpoint_id: str,
-        parent: str | None,
-        at: str,
-        metadata: dict[str, Any],
-        version: str | None,
-        type_: str | None,
-        blob: bytes | None,
-        writes: list[list[bytes]] | None,
+        def begin() -> History:
+            kept = (_kept(self._db.cipher, self._thread_id, Record(*row)) for row in rows)
+            return History(kept, (Fork(*fork) for fork in forks))
+
+        return await asyncio.to_thread(begin)
+
+    async def _take(self, history: History, page: "deque[_Checkpoint]") -> None:
+        """
+        Apply a page, in a thread.
+
+        Whole lists are decoded, again and again, and a graph's own reducer makes them of what was
+        written: nothing for the event loop that answers everybody.
+        """
+        while page:
+            await asyncio.to_thread(self._apply_known, history, page)
+            if page:
+                read = await self._decoder.history(self._thread_id, page[0].id, self._channel)
+                await asyncio.to_thread(self._apply, history, page.popleft(), read)
+
+    def _apply_known(self, history: History, page: "deque[_Checkpoint]") -> None:
+        """Apply checkpoints up to the first whose list has to be read."""
+        while page and not self._is_to_be_read(history, page[0]):
+            self._apply(history, page.popleft(), None)
+
+    def _is_folded(self, checkpoint: "_Checkpoint") -> bool:
+        """Whether its list is not in it, because the channel is a DeltaChannel."""
+        counters = checkpoint.metadata.get("counters_since_delta_snapshot", ())
+        is_there = checkpoint.version is None or checkpoint.type_ is not None
+        return not is_there and self._channel in counters
+
+    def _is_to_be_read(self, history: History, checkpoint: "_Checkpoint") -> bool:
+        if self._fold is None or not self._is_folded(checkpoint):
+            return False
+        if checkpoint.parent != history.projected:
+            return True
+        return bool(checkpoint.writes) and not isinstance(self._value, list)
+
+    def _apply(
+        self, history: History, checkpoint: "_Checkpoint", read: tuple[Any, list[Any]] | None
     ) -> None:
-        counters = metadata.get("counters_since_delta_snapshot", ())
-        if version is not None and type_ is None and self._channel in counters:
-            if self._fold is None:
-                history.skip(checkpoint_id, parent)
-                return
-            if parent != history.projected or writes:
-                self._value = await self._folded(self._fold, history, checkpoint_id, parent, writes)
+        if not self._is_folded(checkpoint):
+            self._value = self._stored(checkpoint)
+            self._version = checkpoint.version
+        elif self._fold is None:
+            history.skip(checkpoint.id, checkpoint.parent)
+            return
+        else:
             self._version = None
-        elif version is None or version != self._version:
-            self._version = version
-            self._value = (
-                None if type_ in (None, "empty") else self._decode(version, type_, blob or b"")
-            )
-        run_id = run_id_of(metadata)
-        is_import = run_id is None and metadata.get(IMPORTED) is True
-        history.add(checkpoint_id, parent, self._value, at=at, run_id=run_id, is_import=is_import)
+            if read is not None:
+                self._value = self._fold.apply(*read)
+            elif checkpoint.writes:
+                self._value = self._fold.apply(list(self._value), self._written(checkpoint))
+        run_id = run_id_of(checkpoint.metadata)
+        history.add(
+            checkpoint.id,
+            checkpoint.parent,
+            self._value,
+            at=checkpoint.at,
+            run_id=run_id,
+            is_import=run_id is None and checkpoint.metadata.get(IMPORTED) is True,
+        )
 
-    async def _folded(
-        self,
-        fold: Fold,
-        history: History,
-        checkpoint_id: str,
-        parent: str | None,
-        writes: list[list[bytes]] | None,
-    ) -> object:
-        if parent != history.projected or not isinstance(self._value, list):
-            return fold.apply(
-                *await self._decoder.history(self._thread_id, checkpoint_id, self._channel)
-            )
-        in_order = sorted(writes or (), key=lambda w: (w[0], w[1], int(w[2])))
-        new = [self._decode_write(parent, w) for w in in_order]
-        return fold.apply(list(self._value), new)
+    def _stored(self, checkpoint: "_Checkpoint") -> object:
+        if checkpoint.version is not None and checkpoint.version == self._version:
+            return self._value
+        if checkpoint.type_ in (None, "empty"):
+            return None
+        return self._decode(checkpoint.version, checkpoint.type_, checkpoint.blob or b"")
+
+    def _written(self, checkpoint: "_Checkpoint") -> list[object]:
+        """What was written to the channel by the steps between its parent and a checkpoint."""
+        in_order = sorted(checkpoint.writes or (), key=lambda w: (w[0], w[1], int(w[2])))
+        return [self._decode_write(checkpoint.parent, write) for write in in_order]
 
     def _decode(self, version: str | None, type_: str | None, blob: bytes) -> object:
         key = (self._thread_id, "", self._channel, version or "", type_ or "")
@@ -365,10 +408,11 @@ async def _replace(tx: Transaction, thread_id: str, history: History) -> None:
     params: dict[str, Any] = {"thread_id": thread_id}
     await tallies.mark_stale(tx, [thread_id])
     await tx.execute(_SQL["delete_messages"], params)
-    records = [sealing.message(tx.cipher, thread_id, r) for r in history.records.values()]
-    columns = {f.name: [getattr(record, f.name) for record in records] for f in fields(Record)}
-    columns["meta_data"] = [record.meta_data.decode() for record in records]
-    await tx.execute(_SQL["insert_messages"], {**params, **columns})
+    records = list(history.records.values())
+    for first in range(0, len(records), _ROWS_PER_INSERT):
+        part = records[first : first + _ROWS_PER_INSERT]
+        columns = await asyncio.to_thread(_columns, tx.cipher, thread_id, part)
+        await tx.execute(_SQL["insert_messages"], {**params, **columns})
     forks = {
         f.name: [getattr(fork, f.name) for fork in history.forks.values()] for f in fields(Fork)
     }
@@ -379,6 +423,14 @@ async def _replace(tx: Transaction, thread_id: str, history: History) -> None:
         "message_count": history.count,
     }
     await tx.execute(_SQL["set_projected"], {**params, **progress})
+
+
+def _columns(cipher: Cipher, thread_id: str, clear: list[Record]) -> dict[str, list[Any]]:
+    """Rows of a thread as they lie in the database, column by column."""
+    records = [sealing.message(cipher, thread_id, record) for record in clear]
+    columns = {f.name: [getattr(record, f.name) for record in records] for f in fields(Record)}
+    columns["meta_data"] = [record.meta_data.decode() for record in records]
+    return columns
 
 
 def _plus(done: Rebuilt, **more: int) -> Rebuilt:

@@ -759,19 +759,19 @@ async def reap(
     for held in lost:
         try:
             given_up = await _give_up(db, held, worker_id=worker_id, max_attempts=max_attempts)
-        except LockedError as error:
-            # Somebody keeps its thread locked: the others are not to wait for that.
-            log.warning("run not given up", run_id=held.run_id, reason=error.message)
+        except LockedError:
+            # The others are not to wait for that.
+            log.warning("a lost run waits: its thread is locked", run_id=held.run_id)
             continue
         except UnavailableError as error:
             if not reaped:
                 raise
             # The caller has to end what was given up so far; the rest is found by the next sweep.
-            log.warning("runs not given up", reason=error.message)
+            log.warning("lost runs wait for the database", reason=error.message)
             break
         except Error as error:
             # One run, which the next one to ask may have better luck with.
-            log.warning("run not given up", run_id=held.run_id, reason=error.message)
+            log.warning("a lost run is not given up", run_id=held.run_id, reason=error.message)
             continue
         if given_up:
             reaped.append(given_up)

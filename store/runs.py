@@ -9,7 +9,7 @@ from store.cipher import Cipher, at
 from store.database import Database, repeated
 from store.errors import NotFoundError
 from store.lane import Statement
-from store.models import CONFIG, JsonObject, Run, RunStatus, opened_assistant
+from store.models import CONFIG, JsonObject, Run, RunStatus, ThreadStatus, opened_assistant
 from store.sql import load
 
 SQL = load("runs")
@@ -96,6 +96,16 @@ async def find(
 async def ending(db: Database, run_id: str) -> LoggedEnd | None:
     """How the run stands, if there is one; for those who follow it already."""
     return await repeated(lambda: db.one(LoggedEnd, SQL["ending"], {"run_id": run_id}))
+
+
+async def left_in(db: Database, run_id: str) -> ThreadStatus | None:
+    """
+    What a run that has ended left its thread in; None if somebody else has had the thread since.
+
+    Whatever was read of the thread before this is then what the run left there.
+    """
+    rows = await repeated(lambda: db.tuples(SQL["left_in"], {"run_id": run_id}))
+    return rows[0][0] if rows else None
 
 
 async def get(db: Database, run_id: str, *, thread_id: str | None = None, access: Access) -> Run:

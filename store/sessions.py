@@ -108,10 +108,10 @@ async def create(
     Raises:
         AlreadyExistsError: The id is taken.
     """
-    await threads.create(db, session_id, metadata=metadata, life=life, access=access)
-    if expires_at is None:
-        return await get(db, session_id, access=EVERYTHING)
-    return await update(db, session_id, expiry=(expires_at,), access=EVERYTHING)
+    await threads.create(
+        db, session_id, metadata=metadata, expires_at=expires_at, life=life, access=access
+    )
+    return await get(db, session_id, access=EVERYTHING)
 
 
 async def get(db: Database, session_id: str, *, access: Access) -> Session:
@@ -252,6 +252,7 @@ async def update(
     expiry: tuple[datetime | None] | None = None,
     etags: Sequence[str] | None = None,
     touches: bool = True,
+    actor: str | None = None,
     access: Access,
 ) -> Session:
     """
@@ -263,6 +264,7 @@ async def update(
         expiry: When it ends from now on; left as it is unless given.
         etags: Change it only if it has one of these.
         touches: Whether it counts as used by this.
+        actor: Who does it, for the audit log, which has it if the owner changes; None for the server itself.
 
     Raises:
         NotFoundError: There is no such session that is visible.
@@ -278,7 +280,13 @@ async def update(
         "touches": touches,
         "visible": access.array,
     }
-    changed = await db.one(Session, SQL["change"], params)
+    async with db.transaction() as tx:
+        before = await threads.may_move(tx, session_id, changes or {}, access=access)
+        changed = await tx.one(Session, SQL["change"], params)
+        if changed is not None:
+            await audit.record_move(
+                tx, f"session:{session_id}", before, changed.metadata, actor=actor
+            )
     if changed is None:
         await get(db, session_id, access=access)
         raise ChangedError(f"Session {session_id} has changed")

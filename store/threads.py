@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from store import audit, resealing
@@ -57,11 +58,12 @@ def not_found(thread_id: str) -> NotFoundError:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewThread:
-    """A thread that is to be made; `life` and `temporary` as for `create`."""
+    """A thread that is to be made; its attributes as for `create`."""
 
     thread_id: str
     metadata: JsonObject
     life: Life | None
+    expires_at: datetime | None = None
     temporary: bool = False
 
     def row(self, cipher: Cipher, **more: Any) -> JsonObject:
@@ -72,6 +74,7 @@ class NewThread:
             "config": {},
             "strategy": self.life and self.life.strategy,
             "ttl_minutes": self.life and self.life.ttl_minutes,
+            "expires_at": self.expires_at,
             "temporary": self.temporary,
             **more,
         }
@@ -90,6 +93,7 @@ async def create(
     config: JsonObject | None = None,
     if_exists: Literal["raise", "do_nothing"] = "raise",
     life: Life | None = None,
+    expires_at: datetime | None = None,
     temporary: bool = False,
     access: Access,
 ) -> Thread:
@@ -98,13 +102,20 @@ async def create(
 
     Args:
         life: How long it lives unused; None for ever.
+        expires_at: When it ends as a session, used or not; None for never.
         temporary: It goes with its run, and nobody is told of it.
         access: Which threads may be found.
 
     Raises:
         AlreadyExistsError: The id is taken, and `if_exists` is ``raise`` or the thread not visible.
     """
-    new = NewThread(thread_id=thread_id, metadata=metadata or {}, life=life, temporary=temporary)
+    new = NewThread(
+        thread_id=thread_id,
+        metadata=metadata or {},
+        life=life,
+        expires_at=expires_at,
+        temporary=temporary,
+    )
     sealed = db.cipher.seal_values(config or {}, CONFIG)
     params = new.row(db.cipher, config=sealed, visible=access.array)
     try:
@@ -136,6 +147,20 @@ async def get(db: Database, thread_id: str, *, access: Access) -> Thread:
     if found is None:
         raise not_found(thread_id)
     return found
+
+
+async def require_visible(
+    db: Database, thread_id: str, *, metadata: JsonObject, access: Access
+) -> None:
+    """
+    See that a thread with this metadata would be visible, before it is made.
+
+    Raises:
+        NotFoundError: It would not.
+    """
+    params = {"metadata": db.cipher.seal_values(metadata), "visible": access.array}
+    if not await db.tuples(SQL["would_be_visible"], params):
+        raise not_found(thread_id)
 
 
 async def exists(db: Database, thread_id: str) -> bool:
@@ -253,6 +278,7 @@ async def update(
     *,
     metadata: JsonObject,
     keep_seconds: float | None = None,
+    actor: str | None = None,
     access: Access,
 ) -> Thread:
     """
@@ -262,6 +288,7 @@ async def update(
 
     Args:
         keep_seconds: After which one that is deleted by this is purged; None for never.
+        actor: Who does it, for the audit log, which has it if the owner changes; None for the server itself.
 
     Raises:
         NotFoundError: There is no such thread that is visible.
@@ -273,12 +300,29 @@ async def update(
         "visible": access.array,
     }
     async with db.transaction() as tx:
+        before = await may_move(tx, thread_id, metadata, access=access)
         updated = await tx.one(Thread, SQL["update"], params)
         if updated is None:
             raise not_found(thread_id)
+        await audit.record_move(tx, f"session:{thread_id}", before, updated.metadata, actor=actor)
         if metadata.get("status") == "deleted":
             await unshare(tx, thread_id)
     return updated
+
+
+async def may_move(
+    tx: Transaction, thread_id: str, changes: JsonObject, *, access: Access
+) -> JsonObject | None:
+    """
+    The metadata of a thread that a change may make somebody else's, for `audit.record_move` after it.
+
+    Nobody changes it meanwhile. None if the change does not say whose it is, or the thread is not visible.
+    """
+    if changes.keys().isdisjoint(audit.OWNER_KEYS):
+        return None
+    params = {"thread_id": thread_id, "visible": access.array}
+    rows = await tx.tuples(SQL["metadata_to_change"], params)
+    return rows[0][0] if rows else None
 
 
 async def unshare(tx: Transaction, thread_id: str) -> None:

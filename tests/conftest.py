@@ -1,6 +1,7 @@
 """Real servers for every test that asks for them, and a database of its own for each test."""
 
 import asyncio
+import faulthandler
 import functools
 import inspect
 import logging
@@ -29,10 +30,20 @@ UNBOUNDED = ("bench", "fuzz", "package")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(item.get_closest_marker(name) for name in UNBOUNDED):
+        if _is_unbounded(item):
             continue
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = _bounded(item.obj)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # What is for hours has no end by faulthandler_timeout either.
+    if _is_unbounded(item):
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _is_unbounded(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in UNBOUNDED)
 
 
 def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

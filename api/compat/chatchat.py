@@ -8,7 +8,7 @@ client's own history is what counts, and nothing is kept.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Response
@@ -32,6 +32,8 @@ from store.models import JsonObject
 router = APIRouter(prefix="/chat", tags=["chatchat"], route_class=JsonRoute)
 
 ConversationId = Annotated[SessionId | None, Field(examples=["5f0c8f7e8f2b4c0f9a59d35b1f6f0c2b"])]
+#: Of `finish_reason`, what says that an answer is not whole.
+_CUT: Final = frozenset({"length", "incomplete"})
 #: Its `AgentStatus`.
 TOKEN, TOOL_START, TOOL_END, APPROVAL, FAILED, CHAIN_END = 2, 7, 8, 6, -1, -999
 
@@ -229,7 +231,7 @@ class Chunks:
         message = {
             "role": "assistant",
             "content": text,
-            "finish_reason": "stop",
+            "finish_reason": "length" if self.heard.finish_reason in _CUT else "stop",
             "tool_calls": list(self.calls.values()),
         }
         return {

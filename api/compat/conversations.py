@@ -27,7 +27,8 @@ class ConversationCreate(Payload):
     """A new conversation."""
 
     user_id: Label = Field(examples=["6b1d0d1c-6f0e-4a55-a0a1-6a0c5a6a0f10"])
-    name: Annotated[str, Field(max_length=255)] = "new_chat"
+    #: Its front end names a conversation by the whole of the first question.
+    name: str = "new_chat"
     chat_type: Label = Field(examples=["general_chat"])
 
 
@@ -55,12 +56,16 @@ async def list_conversations(
     caller: CallerDep,
     services: ServicesDep,
 ) -> Response:
-    """A user's conversations of one type, the one touched last first."""
+    """A user's conversations of one type, the newest first."""
     found: list[JsonObject] = []
     cursor: str | None = None
     while len(found) < MAX_LISTED:
         asked = SessionList(
-            user_id=user_id, chat_type=chat_types, pinned_first=False, limit=100, cursor=cursor
+            user_id=user_id,
+            chat_type=chat_types,
+            sort="-create_time",
+            limit=100,
+            cursor=cursor,
         )
         page = await records.list_page(services, caller, asked)
         found += map(session_json, page.sessions)

@@ -43,6 +43,8 @@ class Heard:
 
     texts: dict[str, str] = field(default_factory=dict)
     error: str | None = None
+    #: Of the last message that is whole.
+    finish_reason: str | None = None
 
     def news(self, name: str, data: JsonObject) -> tuple[str, str]:
         """The id and the new text of an answer in an event; empty for others."""
@@ -58,6 +60,7 @@ class Heard:
             # The rest of it, or all that came whole.
             content = str(data["content"])
             new = content[len(had) :] if content.startswith(had) else ""
+            self.finish_reason = data.get("finish_reason")
         self.texts[message_id] = had + new
         return message_id, new
 

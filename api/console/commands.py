@@ -35,6 +35,7 @@ from api.processes.connections import allow_connections
 from api.processes.embedded import EmbeddedServerError, Servers, embedded_servers
 from api.processes.peers import ALONE, Peers, placed
 from api.processes.supervisor import BACKLOG, Supervisor, listen
+from api.processes.watchdog import FIRST, GRAPHS, STUCK_STATUS, watching
 from api.settings import (
     Settings,
     environment_sections,
@@ -43,6 +44,7 @@ from api.settings import (
     without_password,
 )
 from graph.config import GraphConfig, load_config
+from graph.loop import Backing
 from store import audit as audit_log, messages, resealing
 from store.audit import Filter
 from store.checkpoints import open_saver
@@ -114,9 +116,8 @@ def serve(settings: Settings) -> None:
         if settings.workers > 1:
             status = _serve_by_many(settings, servers, prefix, told)
         else:
-            status = 0
             on_start = partial(_print_addresses, settings.host, prefix, servers, told)
-            _run(_serve(settings, servers, on_start))
+            status = _run(_serve(settings, servers, on_start))
     if status:
         sys.exit(status)
 
@@ -204,9 +205,11 @@ def _serve_as_one_of_many(
     try:
         # They are in use for as long as one of the processes is there, whoever of them was killed.
         with _servers(settings) as servers, placed(directory, settings.workers) as peers:
-            _run(_serve(settings, servers, lambda _: on_start(), [listener], peers))
+            status = _run(_serve(settings, servers, lambda _: on_start(), [listener], peers))
     except (EmbeddedServerError, Error) as exc:
         sys.exit(f"threadwell: {exc}")
+    if status:
+        sys.exit(status)
 
 
 async def _serve(
@@ -215,12 +218,15 @@ async def _serve(
     on_start: Callable[[int], None],
     sockets: list[socket.socket] | None = None,
     peers: Peers = ALONE,
-) -> None:
-    """Be a server process on a database that is migrated; on sockets that are open, if given."""
+) -> int:
+    """Be a server process on a database that is migrated; on sockets that are open, if given; its status."""
     if settings.workers == 0:
         settings = settings.model_copy(update={"slots": 0})
         log.info("this process only answers: runs, jobs and crons wait for a worker")
-    async with _working(settings, servers, peers) as (services, app):
+    async with (
+        _working(settings, servers, peers) as (services, app),
+        _not_stuck(settings, services) as status,
+    ):
         config = uvicorn.Config(
             app,
             host=settings.host,
@@ -236,24 +242,31 @@ async def _serve(
             timeout_graceful_shutdown=round(settings.shutdown_grace_seconds) + CLOSING_SECONDS,
         )
         await Server(config, services, on_start).serve(sockets)
+    return status()
 
 
 def worker(settings: Settings) -> None:
     """Work on runs without serving the API, until SIGTERM or Ctrl-C."""
     with _servers(settings) as servers:
         _run(migrate_database(servers.database_url))
-        _run(_work(settings, servers))
+        status = _run(_work(settings, servers))
+    if status:
+        sys.exit(status)
 
 
-async def _work(settings: Settings, servers: Servers) -> None:
+async def _work(settings: Settings, servers: Servers) -> int:
     leave = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, leave.set)
-    async with _working(settings, servers) as (services, _):
+    async with (
+        _working(settings, servers) as (services, _),
+        _not_stuck(settings, services) as status,
+    ):
         log.info("working", slots=settings.slots, graphs=services.registry.graph_ids)
         await leave.wait()
         await services.worker.drain()
+    return status()
 
 
 @asynccontextmanager
@@ -275,6 +288,27 @@ async def _working(
             operators.listening(settings, app),
         ):
             yield services, app
+
+
+@asynccontextmanager
+async def _not_stuck(settings: Settings, services: Services) -> AsyncIterator[Callable[[], int]]:
+    """
+    End this process if an event loop of it is stuck; only here, where the process is all our own.
+
+    Gives what its exit status is to be, afterwards.
+    """
+
+    async def of_graphs(_: Backing) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    loops = {FIRST: asyncio.get_running_loop(), GRAPHS: await services.place.run(of_graphs)}
+    with watching(
+        loops,
+        worker=services.worker,
+        seconds=settings.loop_stuck_seconds,
+        exit_seconds=settings.shutdown_grace_seconds + CLOSING_SECONDS,
+    ) as watchdog:
+        yield lambda: STUCK_STATUS if watchdog.fired else 0
 
 
 def _collect_seldom() -> None:

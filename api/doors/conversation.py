@@ -30,12 +30,12 @@ from api.sessions.runs import (
     stop,
     under_way,
 )
-from api.submissions import submit
+from api.submissions import admit, submit
 from graph.encode import dumps
 from graph.requests import RunRequest
 from graph.runs import Submitted
 from graph.snapshots import open_interrupts
-from store import assistants, branches, messages, sessions, threads
+from store import branches, messages, sessions, threads
 from store.access import EVERYTHING, Access
 from store.errors import (
     AlreadyExistsError,
@@ -166,29 +166,29 @@ async def begin(services: Services, caller: Caller, asked: Asked) -> Submitted:
             "Conversations that are kept: not with the checkpointer that langgraph.json names"
         )
     session_id = session_id_of(asked.session_id, caller)
-    session = await _session(services, caller, asked, session_id)
+    session, run = await _session(services, caller, asked, session_id)
     run_id = await _claim(services, caller, session, asked)
-    return await _answer(services, caller, session, asked, run_id)
+    return await _answer(services, caller, session, asked, replace(run, run_id=run_id))
 
 
 async def _answer(
-    services: Services, caller: Caller, session: Session, asked: Asked, run_id: str | None
+    services: Services, caller: Caller, session: Session, asked: Asked, run: RunRequest
 ) -> Submitted:
     """The run that answers, once what else is answered in the session is stopped."""
 
     async def make() -> Submitted:
-        request = await _request(services, caller, session, asked, run_id)
+        request = await _request(services, caller, session, asked, run)
         return await submit(services, caller, request, thread_id=session.id, attached=True)
 
     for left in reversed(range(ATTEMPTS if asked.on_busy == "interrupt" else 1)):
         is_busy = await _is_busy(services, session.id)
         # Asked after that: what it is busy with may be this very request, which came twice at once.
-        if known := await known_run(services, session, run_id):
+        if known := await known_run(services, session, run.run_id):
             return known
         if is_busy:
             await _free(services, caller, session, asked.on_busy)
         try:
-            return await made_or_found(services, session, run_id, make)
+            return await made_or_found(services, session, run.run_id, make)
         except ThreadBusyError:
             # By somebody who came meanwhile.
             if not left:
@@ -196,13 +196,57 @@ async def _answer(
     raise busy()
 
 
-async def _session(services: Services, caller: Caller, asked: Asked, session_id: str) -> Session:
-    if asked.answers:
-        # One that is made for this has asked nothing.
-        access = await caller.may("threads", "read", {"thread_id": session_id})
-        return await sessions.get(services.db, session_id, access=access)
+async def _session(
+    services: Services, caller: Caller, asked: Asked, session_id: str
+) -> tuple[Session, RunRequest]:
+    """The session, made if it is not there, and a run of it whose input is yet to come."""
+    access = await caller.may("threads", "read", {"thread_id": session_id})
+    try:
+        session = await sessions.get(services.db, session_id, access=access)
+    except NotFoundError:
+        if asked.answers:
+            # One that is made for this has asked nothing.
+            raise
+        return await _made(services, caller, asked, session_id, access)
+    return session, _run(services, asked, session.metadata)
+
+
+async def _made(
+    services: Services, caller: Caller, asked: Asked, session_id: str, access: Access
+) -> tuple[Session, RunRequest]:
+    """As `_session`, of one that is made for the run, unless that is refused."""
     attributes = _attributes(asked, session_id)
-    return await opened(services, caller, session_id, attributes, said=asked.messages)
+    run = _run(services, asked, attributes)
+    said = {**asked.fields, "messages": asked.messages}
+    first = replace(run, input=said, if_not_exists="create")
+    may_run = await admit(services, caller, first, thread_id=session_id)
+    await require_keepable(services, caller, asked.messages)
+    try:
+        session = await services.new_sessions.make(
+            caller, session_id, attributes, seen_by=(access, may_run)
+        )
+    except AlreadyExistsError:
+        # By somebody else meanwhile: it is found now; not theirs, it is not.
+        session = await sessions.get(services.db, session_id, access=access)
+    return session, replace(_run(services, asked, session.metadata), admitted=True)
+
+
+def _run(services: Services, asked: Asked, metadata: JsonObject) -> RunRequest:
+    """
+    A run in a session with this metadata, without its input.
+
+    Raises:
+        NotFoundError: There is no graph.
+    """
+    reply = {REPLY: asked.reply_id} if asked.reply_id else {}
+    return RunRequest(
+        assistant_id=asked.model or named(metadata, "assistant_id") or first_graph(services),
+        stream_modes=asked.modes,
+        metadata={**asked.metadata, **reply},
+        multitask_strategy="reject",
+        injected={REQUEST: asked.about},
+        session={},
+    )
 
 
 def _require_words(asked: Asked) -> None:
@@ -241,44 +285,6 @@ def _attributes(asked: Asked, session_id: str) -> JsonObject:
     return {**asked.attributes, **named, **model}
 
 
-async def opened(
-    services: Services,
-    caller: Caller,
-    session_id: str,
-    attributes: JsonObject,
-    *,
-    said: Sequence[JsonObject] = (),
-) -> Session:
-    """
-    Find a session, or make it.
-
-    Args:
-        said: What it is to begin with: it is not made for files that are refused.
-
-    Raises:
-        NotFoundError: It is not the caller's.
-        Error: Of its files, as `with_files_kept`.
-    """
-    readable = await caller.may("threads", "read", {"thread_id": session_id})
-    with suppress(NotFoundError):
-        return await sessions.get(services.db, session_id, access=readable)
-    if model := attributes.get("assistant_id"):
-        await _require_model(services, caller, model)
-    await require_keepable(services, caller, said)
-    # Made by somebody else meanwhile, it is found now; not theirs, it is not.
-    with suppress(AlreadyExistsError):
-        return await services.new_sessions.make(caller, session_id, attributes)
-    return await sessions.get(services.db, session_id, access=readable)
-
-
-async def _require_model(services: Services, caller: Caller, model: str) -> None:
-    """See that a run could be of it, before a session is made for that."""
-    assistant_id = services.runs.assistant_id(model)
-    if not services.runs.is_system(assistant_id):
-        access = await caller.may("assistants", "read", {"assistant_id": assistant_id})
-        await assistants.get(services.db, assistant_id, access=access)
-
-
 async def _is_busy(services: Services, session_id: str) -> bool:
     thread = await threads.get(services.db, session_id, access=EVERYTHING)
     return thread.status == "busy"
@@ -300,44 +306,34 @@ async def _free(services: Services, caller: Caller, session: Session, on_busy: O
 
 
 async def _request(
-    services: Services, caller: Caller, session: Session, asked: Asked, run_id: str | None
+    services: Services, caller: Caller, session: Session, asked: Asked, run: RunRequest
 ) -> RunRequest:
     """The run that takes the session on by what was said, from wherever it was said."""
     access = await caller.may("threads", "read", {"thread_id": session.id})
-    reply = {REPLY: asked.reply_id} if asked.reply_id else {}
-    base = RunRequest(
-        run_id=run_id,
-        assistant_id=asked.model or named(session, "assistant_id") or first_graph(services),
-        stream_modes=asked.modes,
-        metadata={**asked.metadata, **reply},
-        multitask_strategy="reject",
-        injected={REQUEST: asked.about},
-        session={},
-    )
     thread = await threads.get(services.db, session.id, access=EVERYTHING)
     waiting = open_interrupts(thread.interrupts) if thread.status == "interrupted" else ()
     if asked.answers:
         answers = {one.id: asked.answers[one.id] for one in waiting if one.id in asked.answers}
         if not answers:
             raise ConflictError("The session does not ask that any more", code="not_interrupted")
-        return replace(base, command={"resume": answers}, strict_resume=True)
+        return replace(run, command={"resume": answers}, strict_resume=True)
     step = await _step(services, session.id, asked)
     if waiting and step.at_head:
         # What is said now is the answer.
         answer = {waiting[0].id: text_of(step.new[-1]["content"])}
-        return replace(base, command={"resume": answer}, strict_resume=True)
-    checkpoint = (
-        None if step.at_head else await _place(services, caller, session, step, base, access)
-    )
-    if any(has_files(message) for message in step.new):
-        await require_speaker(services, caller, session, base, step.new[-1]["content"])
-    given = (
-        None
-        if step.again
-        else await _input(services, caller, session.id, asked, step, checkpoint, access)
-    )
-    question = given["messages"][-1]["id"] if given else step.after
-    return replace(base, input=given, checkpoint=checkpoint, session={"user_message_id": question})
+        return replace(run, command={"resume": answer}, strict_resume=True)
+    if step.again:
+        run = replace(run, session={"user_message_id": step.after})
+        return await _following(services, caller, session, step, run, access)
+    if not run.admitted and any(has_files(message) for message in step.new):
+        await require_speaker(services, caller, session, run, step.new[-1]["content"])
+    said = await _said(services, caller, session.id, step, access)
+    run = replace(run, session={"user_message_id": said[-1]["id"]})
+    # Whole before it is gone back for it: else it might be refused only thereafter.
+    whole = replace(run, input={**asked.fields, "messages": said})
+    run = await _following(services, caller, session, step, whole, access)
+    fields = await _new_fields(services, session.id, asked.fields, run.checkpoint)
+    return replace(run, input={**fields, "messages": said})
 
 
 async def _step(services: Services, session_id: str, asked: Asked) -> Step:
@@ -366,16 +362,10 @@ async def _named(services: Services, session_id: str, asked: Asked) -> Step | No
     return Step(asked.messages if asked.added else [last], after=parent) if parent else None
 
 
-async def _input(
-    services: Services,
-    caller: Caller,
-    session_id: str,
-    asked: Asked,
-    step: Step,
-    checkpoint: JsonObject | None,
-    access: Access,
-) -> JsonObject:
-    """The input of the graph: each message with an id, and none that the session knows already."""
+async def _said(
+    services: Services, caller: Caller, session_id: str, step: Step, access: Access
+) -> list[JsonObject]:
+    """The messages that the graph is given: each with an id, and none that the session knows already."""
     ids = [message["id"] for message in step.new if message.get("id")]
     known = await messages.known_ids(services.db, session_id, ids) if ids else set()
     new = []
@@ -383,8 +373,7 @@ async def _input(
         said = await with_files_kept(services, caller, session_id, message, access=access)
         is_new = said.get("id") and said["id"] not in known
         new.append(said if is_new else {**said, "id": str(uuid7())})
-    fields = await _new_fields(services, session_id, asked.fields, checkpoint)
-    return {**fields, "messages": new}
+    return new
 
 
 async def _new_fields(
@@ -416,28 +405,30 @@ def is_same(one: Any, other: Any) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
-async def _place(
+async def _following(
     services: Services,
     caller: Caller,
     session: Session,
     step: Step,
-    request: RunRequest,
+    run: RunRequest,
     access: Access,
-) -> JsonObject | None:
-    """The state in which a message was the last one; None for the newest one."""
+) -> RunRequest:
+    """The run, from the state in which the message that it follows was the last one."""
+    if step.at_head:
+        return run
     if step.after is None:
         found = await branches.beginning(services.db, session.id, access=access)
     else:
         found = await branches.state_after(services.db, session.id, step.after, access=access)
     if found is None:
-        return None
+        return run
     place = found.checkpoint_id
     leads_on = not step.again or await is_next(services, session.id, place, access)
     if place is None or not leads_on:
-        is_answered = not step.again
-        await begin_anew(services, caller, session, request, step.after, is_answered=is_answered)
-        return None
-    return None if found.is_head else {"checkpoint_id": place}
+        return await begin_anew(
+            services, caller, session, run, step.after, is_answered=not step.again
+        )
+    return run if found.is_head else replace(run, checkpoint={"checkpoint_id": place})
 
 
 async def branch(services: Services, session_id: str) -> list[Message]:

@@ -35,8 +35,9 @@ _SPEAKERS: dict[str, Role] = {
     "chatgpt": "assistant", "bot": "assistant", "model": "assistant", "answer": "assistant",
     "claude": "assistant", "助手": "assistant", "system": "system", "系统": "system",
 }  # fmt: skip
-_HEADING = re.compile(r"#{1,6}\s+(.+?)\s*#*\s*")
-_BOLD = re.compile(r"\*\*([^*]{1,40}?)\s*[:：]?\s*\*\*\s*[:：]?\s*(.*)")
+_HEADING = re.compile(r"#{1,6}\s+(\S.*)")
+_BOLD = re.compile(r"\*\*([^*]{1,50})\*\*\s*(?:[:：]\s*)?(.*)")
+_WORDS = re.compile(r"\w(?:.*\w)?")
 _FENCE = re.compile(r"\s{0,3}(```+|~~~+)")
 TITLES: dict[str, str] = {
     "user": "User", "assistant": "Assistant", "system": "System", "tool": "Tool",
@@ -97,16 +98,17 @@ def documents(file: BinaryIO) -> Iterator[JsonObject | Transcript]:
 
 
 def _ours(mark: re.Match[str], source: Iterator[str]) -> Iterator[JsonObject]:
-    about, said = _told(mark), []
+    about, said, size = _told(mark), [], 0
     for line in source:
         found = _MARK.fullmatch(line.removesuffix("\n"))
         if found is None:
             said.append(line)
-            if sum(map(len, said[-1:])) > MAX_BYTES:
+            size += len(line)
+            if size > MAX_BYTES:
                 raise TooLargeError("A message is too long")
             continue
         yield _with_content(about, "".join(said))
-        about, said = _told(found), []
+        about, said, size = _told(found), [], 0
     yield _with_content(about, "".join(said))
 
 
@@ -175,7 +177,7 @@ class _Reader:
         elif self.said:
             self.said[-1][1].append(line)
         elif self.title is None and (heading := _HEADING.fullmatch(bare)):
-            self.title = heading[1]
+            self.title = heading[1].rstrip().rstrip("#").rstrip() or heading[1]
 
     def _begin(self, role: Role, text: str) -> None:
         if len(self.said) == MAX_MESSAGES:
@@ -201,4 +203,5 @@ def _speaker(line: str) -> tuple[Role, str] | None:
 
 def _bare(name: str) -> str:
     """A name without its decoration."""
-    return re.sub(r"^[^\w]+|[^\w]+$", "", name).lower()
+    found = _WORDS.search(name)
+    return found[0].lower() if found else ""

@@ -7,7 +7,7 @@ are the same in every language. See docs/decisions/0028.
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
@@ -115,9 +115,9 @@ def _translated(text: str) -> str | None:
     exactly = catalogue()["messages"].get(text)
     if exactly is not None:
         return exactly
-    for pattern, template in _patterns():
-        if found := pattern.fullmatch(text):
-            return template.format(*(_exactly(part) for part in found.groups()))
+    for pieces, template in _templates():
+        if (named := _named(pieces, text)) is not None:
+            return template.format(*map(_exactly, named))
     return None
 
 
@@ -129,11 +129,29 @@ def catalogue() -> Mapping[str, Mapping[str, str]]:
 
 
 @cache
-def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
-    """The messages that name something: those that say most of themselves first."""
+def _templates() -> tuple[tuple[tuple[str, ...], str], ...]:
+    """The messages that name something, as what stands around it: those that say most of themselves first."""
     templates = [item for item in catalogue()["messages"].items() if "{}" in item[0]]
     templates.sort(key=lambda item: -len(item[0]))
-    return tuple(
-        (re.compile(re.escape(english).replace(r"\{\}", "(.+?)"), re.S), chinese)
-        for english, chinese in templates
-    )
+    return tuple((tuple(english.split("{}")), chinese) for english, chinese in templates)
+
+
+def _named(pieces: Sequence[str], text: str) -> list[str] | None:
+    """
+    What stands between the pieces of a message; None if the text is another one.
+
+    Not by a regular expression: of a text that a client chose, one with several gaps tries every place
+    for each of them. Here each piece is taken where it comes first, which leaves most to the others.
+    """
+    first, *middle, last = pieces
+    if not (text.startswith(first) and text.endswith(last)):
+        return None
+    at, end = len(first), len(text) - len(last)
+    found = []
+    for piece in middle:
+        place = text.find(piece, at + 1, end)
+        if place < 0:
+            return None
+        found.append(text[at:place])
+        at = place + len(piece)
+    return [*found, text[at:end]] if at < end else None

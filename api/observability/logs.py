@@ -18,6 +18,12 @@ SECRET_KEYS = frozenset(
     {"api_key", "authorization", "cookie", "password", "secret", "token", "x-api-key"}
 )
 
+#: The lowest levels of libraries that log secrets, or what was said, below them.
+_LOWEST: Final = {
+    **dict.fromkeys(("httpx", "httpx2", "httpcore", "httpcore2", "openai"), logging.WARNING),
+    **dict.fromkeys(("uvicorn.error", "websockets", "sse_starlette"), logging.INFO),
+}
+
 #: Of exceptions that were raised for others, so many are written.
 MAX_CHAIN: Final = 10
 
@@ -36,9 +42,10 @@ def configure(*, level: str, json: bool, pid: int | None = None, error_texts: bo
 
         pid: Added to every event, if given: where several processes write to one stderr.
 
-        error_texts: Whether the texts of exceptions are written: of a traceback, and of exceptions that
-            are values of an event (`error=exc`). Without them nothing that users said is, unless code
-            of the user's logs it.
+        error_texts: Whether the texts of exceptions are written: of a traceback, of exceptions that
+            are values of an event (`error=exc`), and where a message repeats the text of the exception
+            that it is logged with. Without them nothing that users said is, unless code of the user's
+            logs it.
     """
     shared: list[Processor] = [
         *([] if pid is None else [partial(_with_pid, pid)]),
@@ -49,6 +56,7 @@ def configure(*, level: str, json: bool, pid: int | None = None, error_texts: bo
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
+        *([] if error_texts else [_without_texts_in_messages]),
         # Before the secrets are taken out: the text of an error may have one.
         _exceptions(texts=error_texts),
         _exceptions_as_values(texts=error_texts),
@@ -77,9 +85,10 @@ def configure(*, level: str, json: bool, pid: int | None = None, error_texts: bo
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
-    # They log each call to a model, with its URL, at info.
-    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.root.level))
+    # At info the first ones log each call to a model, with its URL; at debug uvicorn logs the headers and
+    # frames of WebSockets, and sse_starlette chunks of answers: tokens, and what was said.
+    for name, lowest in _LOWEST.items():
+        logging.getLogger(name).setLevel(max(lowest, logging.root.level))
 
 
 def be_a_guest() -> None:
@@ -117,6 +126,15 @@ def _without_texts(exc_info: tuple[type[BaseException], BaseException, Any]) -> 
         chain.append(f"Traceback (most recent call last):\n{frames}{_kind(exc)}")
         exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
     return "\n\n".join(reversed(chain))
+
+
+def _without_texts_in_messages(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """As LangGraph logs a node that is tried again: with the text of the exception in the message too."""
+    found = event.get("exc_info")
+    exc = found[1] if isinstance(found, tuple) else found
+    if isinstance(exc, BaseException) and (text := str(exc)):
+        event["event"] = str(event["event"]).replace(text, "…")
+    return event
 
 
 def _kind(exc: BaseException) -> str:

@@ -116,6 +116,7 @@ async def update(
         config=config or None,
         context=context or None,
         metadata=value.get("metadata"),
+        actor=caller.actor,
         access=access,
     )
     return json_response(updated)
@@ -165,7 +166,9 @@ async def set_latest(
     """Make an assistant what it was in a version."""
     value: JsonObject = {"assistant_id": assistant_id, "version": body.version}
     access = await caller.may("assistants", "update", value)
-    latest = await assistants.set_latest(services.db, assistant_id, body.version, access=access)
+    latest = await assistants.set_latest(
+        services.db, assistant_id, body.version, actor=caller.actor, access=access
+    )
     return json_response(latest)
 
 

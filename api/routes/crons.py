@@ -224,7 +224,7 @@ async def update(
             return changed
         return replace(changed, next_run_at=following(changed, now))
 
-    changed = await crons.update(services.db, cron_id, change, access=access)
+    changed = await crons.update(services.db, cron_id, change, actor=caller.actor, access=access)
     services.crons.wake()
     return json_response(cron_json(changed))
 

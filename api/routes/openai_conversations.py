@@ -7,9 +7,9 @@ from fastapi import APIRouter, Query, Response
 from uuid_utils.compat import uuid7
 
 from api.deps import CallerDep, ServicesDep, SessionId
-from api.doors.conversation import opened, owner
+from api.doors.conversation import owner
 from api.doors.errors import OpenAIRoute
-from api.doors.files import with_files_kept
+from api.doors.files import require_keepable, with_files_kept
 from api.doors.openai_responses import (
     ConversationCreate,
     ConversationUpdate,
@@ -25,8 +25,8 @@ from api.sessions.once import session_busy
 from api.sessions.runs import delete
 from graph.message_json import decode
 from store import messages, sessions
-from store.access import EVERYTHING
-from store.errors import NotFoundError
+from store.access import EVERYTHING, Access
+from store.errors import Error, NotFoundError
 from store.models import JsonObject, Message, Session
 
 router = APIRouter(prefix="/v1/conversations", tags=["openai"], route_class=OpenAIRoute)
@@ -40,11 +40,20 @@ async def create_conversation(
 ) -> Response:
     """Create a conversation: a session, which may begin with messages."""
     attributes = {**(body.metadata or {}), **owner(caller)}
-    items = body.items or []
-    said = [item.given() for item in items]
-    session = await opened(services, caller, str(uuid7()), attributes, said=said)
-    if items:
-        await _add(services, caller, session.id, items)
+    session_id, items = str(uuid7()), body.items or []
+    if not items:
+        session = await services.new_sessions.make(caller, session_id, attributes)
+        return json_response(conversation_json(session))
+    access = await caller.may("threads", "update", {"thread_id": session_id})
+    await services.histories.graph_of(attributes)
+    await require_keepable(services, caller, [item.given() for item in items])
+    session = await services.new_sessions.make(caller, session_id, attributes, seen_by=[access])
+    try:
+        await _add(services, caller, session_id, items, access)
+    except Error:
+        # What its graph does not take. Nobody knows of it yet.
+        await services.runs.delete_thread(session_id, access=EVERYTHING)
+        raise
     return json_response(conversation_json(session))
 
 
@@ -67,7 +76,9 @@ async def update_conversation(
     value: JsonObject = {"thread_id": conversation_id, "metadata": given}
     access = await caller.may("threads", "update", value)
     changes = value.get("metadata") or {}
-    changed = await sessions.update(services.db, conversation_id, changes=changes, access=access)
+    changed = await sessions.update(
+        services.db, conversation_id, changes=changes, actor=caller.actor, access=access
+    )
     return json_response(conversation_json(changed))
 
 
@@ -111,7 +122,10 @@ async def create_items(
 ) -> Response:
     """Add messages that nothing answers."""
     await _session(services, caller, conversation_id)
-    added = await _add(services, caller, conversation_id, body.items)
+    access = await caller.may("threads", "update", {"thread_id": conversation_id})
+    # Ahead of their files.
+    await sessions.get(services.db, conversation_id, access=access)
+    added = await _add(services, caller, conversation_id, body.items, access)
     return json_response(item_page(added))
 
 
@@ -159,12 +173,9 @@ async def _row(services: ServicesDep, session_id: str, item_id: str) -> Message:
 
 
 async def _add(
-    services: ServicesDep, caller: CallerDep, session_id: str, items: list[Item]
+    services: ServicesDep, caller: CallerDep, session_id: str, items: list[Item], access: Access
 ) -> list[Message]:
     """Put messages at the end of a conversation, and have nothing answer them."""
-    access = await caller.may("threads", "update", {"thread_id": session_id})
-    # Ahead of its files.
-    await sessions.get(services.db, session_id, access=access)
     given = [
         await with_files_kept(services, caller, session_id, item.given(), access=access)
         for item in items

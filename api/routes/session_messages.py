@@ -127,7 +127,7 @@ async def send_message(
     return await _answer(services, caller, submitted, is_streamed=is_streamed)
 
 
-@router.post("/messages/{message_id}/regenerate")
+@router.post("/messages/{message_id:path}/regenerate")
 async def regenerate_message(
     session_id: SessionId,
     message_id: Text,
@@ -145,7 +145,7 @@ async def regenerate_message(
     return await _answer(services, caller, submitted, is_streamed=is_streamed)
 
 
-@router.patch("/messages/{message_id}")
+@router.patch("/messages/{message_id:path}")
 async def edit_message(
     session_id: SessionId,
     message_id: Text,
@@ -172,7 +172,7 @@ async def edit_message(
     return json_response(message_json(page[0]))
 
 
-@router.delete("/messages/{message_id}", status_code=204)
+@router.delete("/messages/{message_id:path}", status_code=204)
 async def delete_message(
     session_id: SessionId, message_id: Text, caller: CallerDep, services: ServicesDep
 ) -> Response:

@@ -145,7 +145,7 @@ async def make_title(session_id: SessionId, caller: CallerDep, services: Service
     return json_response({key: shown[key] for key in ("id", "name", "title_source")})
 
 
-@router.put("/{session_id}/messages/{message_id}/feedback")
+@router.put("/{session_id}/messages/{message_id:path}/feedback")
 async def put_feedback(
     session_id: SessionId,
     message_id: MessagePath,
@@ -158,7 +158,7 @@ async def put_feedback(
     return json_response(feedback_json(kept))
 
 
-@router.delete("/{session_id}/messages/{message_id}/feedback", status_code=204)
+@router.delete("/{session_id}/messages/{message_id:path}/feedback", status_code=204)
 async def delete_feedback(
     session_id: SessionId, message_id: MessagePath, caller: CallerDep, services: ServicesDep
 ) -> Response:

@@ -159,6 +159,7 @@ async def update(
         thread_id,
         metadata=value.get("metadata") or {},
         keep_seconds=services.settings.deleted_session_seconds,
+        actor=caller.actor,
         access=access,
     )
     if body.ttl:

@@ -1,6 +1,7 @@
 """Sessions as their callers keep them: made, listed, renamed, judged; for each family of routes."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from uuid_utils.compat import uuid7
@@ -47,9 +48,14 @@ class Page:
     counts: Counts | None
 
 
-async def create(services: Services, caller: Caller, body: SessionCreate) -> Session:
+async def create(
+    services: Services, caller: Caller, body: SessionCreate, *, seen_by: Iterable[Access] = ()
+) -> Session:
     """
     Make a session as a caller describes it; where users are known, it is the caller's.
+
+    Args:
+        seen_by: As for `NewSessions.make`.
 
     Raises:
         PermissionDeniedError: It names somebody else, or the caller may not create threads.
@@ -61,7 +67,11 @@ async def create(services: Services, caller: Caller, body: SessionCreate) -> Ses
     if caller.user is not None:
         attributes["user_id"] = caller.user.identity
     return await services.new_sessions.make(
-        caller, body.id or str(uuid7()), attributes, expires_at=body.expires_at
+        caller,
+        body.id or str(uuid7()),
+        attributes,
+        expires_at=body.expires_at,
+        seen_by=seen_by,
     )
 
 
@@ -149,6 +159,7 @@ async def update(
         removed=body.removed(),
         expiry=body.expiry(),
         etags=None if is_any else _ETAG.findall(if_match or ""),
+        actor=caller.actor,
         access=access,
     )
 

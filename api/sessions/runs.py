@@ -15,13 +15,12 @@ from uuid import UUID, uuid5
 import orjson
 from uuid_utils.compat import uuid7
 
-from api import limits
 from api.bootstrap import Services
 from api.identity.auth import Caller
 from api.schemas.sessions import MessageSend, Regenerate, attachment_block
 from api.session_events import MODES
 from api.sessions.once import claim, known_run, made_or_found, once
-from api.submissions import allow, submit
+from api.submissions import admit, allow, submit
 from graph.branches import no_state
 from graph.following import ENDED
 from graph.requests import RunRequest
@@ -54,12 +53,14 @@ async def ask(
     body: MessageSend,
     *,
     idempotency_key: str | None = None,
+    admitted: bool = False,
 ) -> Submitted:
     """
     Start a run of the session's graph with the user's message, or with the answer to its question.
 
     Args:
         idempotency_key: Makes this one with every other request of the caller that has it.
+        admitted: The session was made for it, after `admit_first`.
 
     Raises:
         NotFoundError: There is no such session, message to follow, or graph to answer.
@@ -70,7 +71,8 @@ async def ask(
     access = await caller.may("threads", "read", {"thread_id": session_id})
     session = await sessions.get(services.db, session_id, access=access)
     key = await claim(services, caller, session, idempotency_key, _payload(body), access=access)
-    saying = partial(_say, services, caller, session, body, key, access)
+    request = replace(_request(services, session.metadata, body, key), admitted=admitted)
+    saying = partial(_say, services, caller, session, body, request, access)
     return await once(services, session, key, saying)
 
 
@@ -79,11 +81,10 @@ async def _say(
     caller: Caller,
     session: Session,
     body: MessageSend,
-    key: str | None,
+    request: RunRequest,
     access: Access,
 ) -> Submitted:
     """As `ask`, of what has no run yet."""
-    request = _request(services, session, body, key)
     if body.resume is not None:
         if session.thread_status != "interrupted":
             raise ConflictError("The session asks nothing", code="not_interrupted")
@@ -93,11 +94,31 @@ async def _say(
         asked = {"user_message_id": message["id"]}
         request = replace(request, input={"messages": [message]}, session=asked)
         if body.branches:
-            checkpoint = await _parent(services, caller, session, body.parent_id, request, access)
-            request = replace(request, checkpoint=checkpoint)
-        if body.id is not None and key is None:
+            request = await _following(services, caller, session, body, request, access)
+        if body.id is not None and request.run_id is None:
             return await _submit_once(services, caller, session, request, body.id)
     return await submit(services, caller, request, thread_id=session.id, attached=True)
+
+
+async def admit_first(
+    services: Services, caller: Caller, session_id: str, body: MessageSend, metadata: JsonObject
+) -> list[Access]:
+    """
+    See that `ask` would take in a question as the first of a session, before that is made.
+
+    Args:
+        metadata: Of the session.
+
+    Returns:
+        What is to find the session, once it is there.
+
+    Raises: as `ask`.
+    """
+    said = {"messages": [{"role": "user", "content": body.query}]}
+    request = _request(services, metadata, body, None)
+    first = replace(request, input=said, if_not_exists="create")
+    may_read = await caller.may("threads", "read", {"thread_id": session_id})
+    return [may_read, await admit(services, caller, first, thread_id=session_id)]
 
 
 async def regenerate(
@@ -141,13 +162,14 @@ async def _say_again(
     if place.role != "assistant":
         raise InvalidInputError("Only what the assistant said can be said again")
     question = await branches.question_before(services.db, session.id, message_id)
-    request = replace(_request(services, session, body, key), session={"user_message_id": question})
+    request = _request(services, session.metadata, body, key)
+    request = replace(request, session={"user_message_id": question})
     if not await is_next(services, session.id, place.checkpoint_id, access):
         if question is None:
             raise no_state(message_id)
         # Of the question no state is kept that leads on to an answer. The conversation ends with it
         # then, and what begins is all that is to be done.
-        await begin_anew(services, caller, session, request, question, is_answered=False)
+        request = await begin_anew(services, caller, session, request, question, is_answered=False)
     else:
         request = replace(request, checkpoint={"checkpoint_id": place.checkpoint_id})
     return await submit(services, caller, request, thread_id=session.id, attached=True)
@@ -165,11 +187,11 @@ async def is_next(
 
 
 def _request(
-    services: Services, session: Session, body: MessageSend | Regenerate, run_id: str | None
+    services: Services, metadata: JsonObject, body: MessageSend | Regenerate, run_id: str | None
 ) -> RunRequest:
     return RunRequest(
         run_id=run_id,
-        assistant_id=named(session, "assistant_id", "graph_id") or first_graph(services),
+        assistant_id=named(metadata, "assistant_id", "graph_id") or first_graph(services),
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
@@ -177,9 +199,9 @@ def _request(
     )
 
 
-def named(session: Session, *keys: str) -> str | None:
+def named(metadata: JsonObject, *keys: str) -> str | None:
     """What a session's metadata says by the first of the keys: through /threads anything is there."""
-    found = (session.metadata.get(key) for key in keys)
+    found = (metadata.get(key) for key in keys)
     return next((name for name in found if isinstance(name, str) and name), None)
 
 
@@ -207,12 +229,7 @@ async def _message(
     access: Access,
 ) -> JsonObject:
     """The user's message, as the graph is given it."""
-    if (
-        body.id is not None
-        and await messages.find_seq(services.db, session.id, body.id) is not None
-    ):
-        # With its id it would replace the one that is there.
-        raise AlreadyExistsError(f"Message {body.id} exists already")
+    await _require_unsaid(services, session, body.id)
     message: JsonObject = {
         "role": "user",
         "content": await _content(services, caller, session, body, request, access),
@@ -222,6 +239,14 @@ async def _message(
     if body.chat_type is not None:
         message["additional_kwargs"] = {"chat_type": body.chat_type}
     return message
+
+
+async def _require_unsaid(services: Services, session: Session, own_id: str | None) -> None:
+    """See that a session has no message yet of the id that a client gives one: it would be replaced."""
+    if own_id is None:
+        return
+    if await messages.find_seq(services.db, session.id, own_id) is not None:
+        raise AlreadyExistsError(f"Message {own_id} exists already")
 
 
 async def _content(
@@ -293,28 +318,30 @@ async def send_files(
     await files.send(services.db, named, session_id, owner=caller.identity, access=access)
 
 
-async def _parent(
+async def _following(
     services: Services,
     caller: Caller,
     session: Session,
-    parent_id: str | None,
+    body: MessageSend,
     request: RunRequest,
     access: Access,
-) -> JsonObject | None:
-    """The checkpoint that a message goes on from; None for the newest."""
+) -> RunRequest:
+    """The run, from the state in which the message that it follows was the last one."""
+    parent_id = body.parent_id
     if parent_id is None:
         place = await branches.beginning(services.db, session.id, access=access)
     else:
         place = await branches.state_after(services.db, session.id, parent_id, access=access)
     if place is None:
-        return None
+        return request
     if place.is_head and request.multitask_strategy == "reject" and session.thread_status != "busy":
         # It is the newest one for as long as nothing else runs, and then this does not.
-        return None
+        return request
     if place.checkpoint_id is None:
-        await begin_anew(services, caller, session, request, parent_id, is_answered=True)
-        return None
-    return {"checkpoint_id": place.checkpoint_id}
+        return await begin_anew(
+            services, caller, session, request, parent_id, is_answered=True, own_id=body.id
+        )
+    return replace(request, checkpoint={"checkpoint_id": place.checkpoint_id})
 
 
 async def begin_anew(
@@ -325,31 +352,37 @@ async def begin_anew(
     message_id: str | None,
     *,
     is_answered: bool,
-) -> None:
+    own_id: str | None = None,
+) -> RunRequest:
     """
     Go back to where no checkpoint is kept, ahead of a run that the caller may create and will follow.
 
     Whatever would refuse the run does so now: without it the conversation would be left without its end.
 
+    Args:
+        request: With all that the run is to be given.
+        own_id: The id that its client gave the message.
+
+    Returns:
+        The run that goes on from there.
+
     Raises:
-        AlreadyExistsError: Another request has made the run meanwhile.
+        AlreadyExistsError: Another request has made the run meanwhile, or said the message.
         LeaseLostError: Somebody else writes to the session: perhaps another request, that is about to
             make the run.
         Error: What else refuses the run.
     """
-    await limits.follow()
-    allowed = await allow(services, caller, request, thread_id=session.id)
-    await services.runs.admit(
-        allowed.request,
-        thread_id=session.id,
-        access=allowed.access,
-        assistant_access=allowed.assistant_access,
-    )
-    if await known_run(services, session, request.run_id):
-        raise AlreadyExistsError(f"Run {request.run_id} exists already")
+
+    async def require_new() -> None:
+        if await known_run(services, session, request.run_id):
+            raise AlreadyExistsError(f"Run {request.run_id} exists already")
+        await _require_unsaid(services, session, own_id)
+
+    access = await admit(services, caller, request, thread_id=session.id)
     await services.branches.begin_anew(
-        session.id, message_id, is_answered=is_answered, access=allowed.access
+        session.id, message_id, is_answered=is_answered, first=require_new, access=access
     )
+    return replace(request, admitted=True)
 
 
 # --------------------------------------------------------------------------- once only

@@ -65,7 +65,7 @@ FROM created;
 
 -- name: lock
 -- Those of the graphs are everybody's to read, not to change.
-SELECT assistant_id
+SELECT metadata
 FROM assistant
 WHERE assistant_id = %(assistant_id)s AND metadata @> ANY(%(visible)s::jsonb[])
 FOR UPDATE;

@@ -13,6 +13,13 @@ SELECT run_id, status, error, epoch, told AS event_count
 FROM run
 WHERE run_id = %(run_id)s::uuid;
 
+-- name: left_in
+-- What a run left its thread in, unless somebody has had the thread since: its end raised the epoch by one.
+SELECT t.settled_status
+FROM run r
+JOIN thread t ON t.thread_id = r.thread_id AND t.epoch = r.epoch + 1
+WHERE r.run_id = %(run_id)s::uuid AND r.status NOT IN ('pending', 'running');
+
 -- name: list
 SELECT r.run_id, r.thread_id, r.assistant_id, r.status, r.multitask_strategy, r.metadata,
     r.kwargs, r.attempt, r.first_epoch, coalesce(r.first_epoch, t.epoch + 1) AS log_epoch,

@@ -1,7 +1,7 @@
 -- name: create
 WITH created AS (
-    INSERT INTO thread (thread_id, metadata, config)
-    VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb)
+    INSERT INTO thread (thread_id, metadata, config, expires_at)
+    VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb, %(expires_at)s::timestamptz)
     ON CONFLICT (thread_id) DO NOTHING
     RETURNING thread_id, status, metadata, config, interrupts, error,
         created_at, updated_at, state_updated_at, base_epoch
@@ -25,10 +25,11 @@ FROM created;
 -- After a first try whose answer was lost: a thread that is just the same, and that nothing was done
 -- with, is what it made.
 WITH created AS (
-    INSERT INTO thread AS t (thread_id, metadata, config)
-    VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb)
+    INSERT INTO thread AS t (thread_id, metadata, config, expires_at)
+    VALUES (%(thread_id)s, %(metadata)s::jsonb, %(config)s::jsonb, %(expires_at)s::timestamptz)
     ON CONFLICT (thread_id) DO UPDATE SET updated_at = t.updated_at
     WHERE t.metadata = EXCLUDED.metadata AND t.config = EXCLUDED.config
+        AND t.expires_at IS NOT DISTINCT FROM EXCLUDED.expires_at
         AND t.updated_at = t.created_at AND t.head_checkpoint_id IS NULL
         AND t.metadata @> ANY(%(visible)s::jsonb[])
     RETURNING thread_id, status, metadata, config, interrupts, error,
@@ -56,6 +57,9 @@ SELECT thread_id, status, metadata, config, interrupts, error,
 FROM thread
 WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[]);
 
+-- name: would_be_visible
+SELECT WHERE %(metadata)s::jsonb @> ANY(%(visible)s::jsonb[]);
+
 -- name: exists
 SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s;
 
@@ -82,6 +86,12 @@ FROM thread
 WHERE (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
     AND (%(status)s::text IS NULL OR status = %(status)s::text)
     AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]));
+
+-- name: metadata_to_change
+SELECT metadata
+FROM thread
+WHERE thread_id = %(thread_id)s AND metadata @> ANY(%(visible)s::jsonb[])
+FOR NO KEY UPDATE;
 
 -- name: update
 -- What makes a session a deleted one does what deleting it does, and the other way round.

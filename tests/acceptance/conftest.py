@@ -47,6 +47,7 @@ GRAPHS = (
     "transforming",
     "choir",
     "duet",
+    "trio",
     "ask_in_chat",
     "adds",
     "finds",

@@ -28,7 +28,7 @@ from langgraph.stream import (
     UpdatesTransformer,
 )
 from langgraph.stream.transformers import ValuesTransformer
-from langgraph.types import interrupt
+from langgraph.types import Command, interrupt
 
 from graph.agents.chat import State, call_model
 
@@ -381,6 +381,31 @@ def _duet() -> Any:
     return builder.compile()
 
 
+def _sing(name: str, *, to: str | None = None) -> Any:
+    def sing(state: MessagesState) -> Any:
+        said = {"messages": [("ai", name)]}
+        return Command(update=said, goto=to) if to else said
+
+    return sing
+
+
+def _close(state: MessagesState) -> dict[str, Any]:
+    if "wrong" in state["messages"][0].text:
+        raise ValueError("a wrong note")
+    return {"messages": [("ai", "closed")]}
+
+
+def _trio() -> Any:
+    """Two nodes that answer in one step, of which one sends on by a Command, and one that may fail then."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("left", _sing("left", to="close"), destinations=("close",))
+    builder.add_node("right", _sing("right"))
+    builder.add_node("close", _close)
+    builder.add_edge(START, "left")
+    builder.add_edge(START, "right")
+    return builder.compile()
+
+
 class Finding(MessagesState, total=False):
     topic: str
     steps: Annotated[list[str], operator.add]
@@ -426,3 +451,4 @@ adds = _calculator()
 ask_in_chat = _chain(MessagesState, ("ask", _ask_in_chat))
 choir = _chain(MessagesState, ("both", _answer_twice))
 duet = _duet()
+trio = _trio()

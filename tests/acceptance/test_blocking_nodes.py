@@ -9,15 +9,32 @@ from typing import Any
 import httpx
 import pytest
 from langgraph_sdk.client import LangGraphClient
+from langgraph_sdk.schema import Run
 
 from api.processes.embedded import Servers
-from tests.acceptance.conftest import QUICK, Connect
+from tests.acceptance.conftest import QUICK, Connect, Sql
 from tests.acceptance.gate import DEADLINE_SECONDS, Gate
 from tests.acceptance.process import ServerProcess, serving
 
 KEEP_ALIVE = {"SSE_HEARTBEAT_SECONDS": "0.5"}
 #: Longer than the lease.
 KEEP_ALIVES = 10
+#: The process ends soon after a loop of it is stuck.
+STUCK = {"LOOP_STUCK_SECONDS": "3", "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": "30"}
+#: Routes of an author's, one of which does not come back.
+ROUTES = """\
+import time
+
+from starlette.applications import Starlette
+
+
+async def stay(request):
+    time.sleep(3600)
+
+
+app = Starlette()
+app.add_route("/stay", stay)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +45,14 @@ def blocked(servers: Servers, database: str, project: Path) -> Iterator[ServerPr
         yield server
 
 
-@pytest.mark.parametrize("graph", ["blocking", "computing"])
+@pytest.mark.parametrize("graph_id", ["blocking", "computing"])
 async def test_a_process_whose_graphs_are_blocked_answers_and_keeps_its_run(
-    graph: str, blocked: ServerProcess, server: ServerProcess, clients: Connect, gate: Gate
+    graph_id: str, blocked: ServerProcess, server: ServerProcess, clients: Connect, gate: Gate
 ) -> None:
     client = clients(blocked)
     gate.hold("job:block")
     thread_id = (await client.threads.create())["thread_id"]
-    streaming = await _stream(blocked, thread_id, gate.port, "job", graph)
+    streaming = await _stream(blocked, thread_id, gate.port, "job", graph_id)
     await gate.arrived("job:block")
 
     async with httpx.AsyncClient(base_url=blocked.url, timeout=5) as http:
@@ -101,6 +118,75 @@ async def test_cancelling_a_run_that_blocks_ends_it_at_the_time_it_may_take(
     assert len(kept) == len(left) + 5
 
 
+async def test_a_process_whose_graphs_never_come_back_ends_and_its_runs_go_on_elsewhere(
+    servers: Servers, database: str, project: Path, server: ServerProcess, clients: Connect,
+    gate: Gate, sql: Sql,
+) -> None:  # fmt: skip
+    urls = {"DATABASE_URL": database, "REDIS_URL": servers.redis_url}
+    with serving(project, {**QUICK, **STUCK, **urls}) as stuck:
+        client = clients(stuck)
+        gate.hold("other:a", "job:block")
+        waits, one = await _begin(stuck, client, gate, "steps", "other")
+        await gate.arrived("other:a")
+        blocks, other = await _begin(stuck, client, gate, "blocking", "job")
+        await gate.arrived("job:block")
+
+        status = await asyncio.to_thread(stuck.wait)
+
+    # Cut off, so that their clients come back elsewhere.
+    assert "end" not in [*await one.rest(), *await other.rest()]
+
+    assert status == 70
+    [told] = [line for line in stuck.lines if "an event loop is stuck" in line]
+    assert "loop=graphs" in told
+    assert f"run_id={blocks['run_id']}" in told
+    assert "report_and_block" in told
+    # Both go on elsewhere, and the one that was not to blame has not lost an attempt by that.
+    await gate.arrived("other:a", 2)
+    await gate.arrived("job:block", 2)
+    gate.release("other:a", "job:block")
+    client = clients(server)
+    assert await _ended(client, sql, waits) == ("success", 1)
+    assert await _ended(client, sql, blocks) == ("success", 2)
+
+
+def test_a_process_whose_first_loop_never_comes_back_ends(
+    servers: Servers, database: str, project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "routes.py").write_text(ROUTES)
+    config = json.loads(project.read_text()) | {"http": {"app": "./routes.py:app"}}
+    config["dependencies"], config["graphs"] = [], {"agent": config["graphs"]["agent"]}
+    (tmp_path / "langgraph.json").write_text(json.dumps(config))
+    variables = {**STUCK, "DATABASE_URL": database, "REDIS_URL": servers.redis_url}
+    with serving(tmp_path / "langgraph.json", variables) as stuck:
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"{stuck.url}/stay", timeout=DEADLINE_SECONDS)
+
+        assert stuck.wait() == 70
+    assert "loop=first" in stuck.log
+    assert "routes.py:7 stay" in stuck.log
+
+
+async def _begin(
+    server: ServerProcess, client: LangGraphClient, gate: Gate, graph_id: str, name: str
+) -> tuple[Run, "_Stream"]:
+    """Begin a run on a thread of its own, in this process."""
+    thread_id = (await client.threads.create())["thread_id"]
+    streaming = await _stream(server, thread_id, gate.port, name, graph_id)
+    # It has begun, and begins nowhere else.
+    await streaming.begun()
+    [run] = await client.runs.list(thread_id)
+    return run, streaming
+
+
+async def _ended(client: LangGraphClient, sql: Sql, run: Run) -> tuple[str, int]:
+    """The status of a run once it has ended, and how many attempts it took."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await client.runs.join(run["thread_id"], run["run_id"])
+    [(status, attempts)] = sql("SELECT status, attempt FROM run WHERE run_id = %s", run["run_id"])
+    return status, attempts
+
+
 async def _checkpoint_ids(client: LangGraphClient, thread_id: str) -> list[str | None]:
     history = await client.threads.get_history(thread_id, limit=100)
     return [state["checkpoint"]["checkpoint_id"] for state in history]
@@ -119,6 +205,12 @@ class _Stream:
             while not (await self._line()).startswith(b":"):
                 pass
 
+    async def begun(self) -> None:
+        """Return at its first event."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not (await self._line()).startswith(b"event: metadata"):
+                pass
+
     async def rest(self) -> list[str]:
         """The names of all events, once the stream has ended."""
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -135,12 +227,12 @@ class _Stream:
 
 
 async def _stream(
-    server: ServerProcess, thread_id: str, port: int, name: str, graph: str = "blocking"
+    server: ServerProcess, thread_id: str, port: int, name: str, graph_id: str = "blocking"
 ) -> _Stream:
     url = httpx.URL(server.url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     work = {"gate": port, "name": name}
-    body = json.dumps({"assistant_id": graph, "input": work, "durability": "sync"})
+    body = json.dumps({"assistant_id": graph_id, "input": work, "durability": "sync"})
     lines = [
         f"POST /threads/{thread_id}/runs/stream HTTP/1.1",
         f"Host: {url.host}",

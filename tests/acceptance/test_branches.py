@@ -269,6 +269,54 @@ async def test_nothing_is_next_after_a_change_whichever_node_spoke_last(
     assert (await ask(http, imported, "three")).json()["response"] == "(2) three"
 
 
+async def test_ids_with_slashes_are_addressed_as_they_are_or_encoded(
+    http: httpx.AsyncClient,
+) -> None:
+    file = {
+        "format": "threadwell",
+        "version": 1,
+        "session": {"graph_id": "chat"},
+        "messages": [
+            {"id": "a/question", "role": "user", "content": "one"},
+            {"id": "a/answer", "role": "assistant", "content": "eins"},
+        ],
+    }
+    report = (await http.post("/api/sessions/import", json=file)).json()
+    session_id = report["sessions"][0]["id"]
+    path = f"/api/sessions/{session_id}/messages"
+
+    answers = [
+        await http.patch(f"{path}/a/question", json={"content": "two"}),
+        await http.put(f"{path}/a%2Fanswer/feedback", json={"score": 1}),
+        await http.delete(f"{path}/a/answer/feedback"),
+        await again(http, session_id, "a%2Fanswer"),
+        await http.delete(f"{path}/a%2Fquestion"),
+        await http.delete(f"{path}/a/question"),
+    ]
+
+    assert [a.status_code for a in answers] == [200, 200, 204, 200, 204, 404], answers
+    assert texts(await said(http, session_id)) == ["(1) two"]
+
+
+async def test_what_failed_is_corrected_and_goes_on(
+    http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = await session(http, assistant_id="trio")
+    path = f"/api/sessions/{session_id}/messages"
+    failed = await http.post(path, json={"query": "a wrong song"})
+    [asked, left, _] = await said(http, session_id)
+
+    corrected = await http.patch(f"{path}/{asked['id']}", json={"content": "a song"})
+    gone = await http.delete(f"{path}/{left['id']}")
+    before = await client.threads.get_state(session_id)
+    await client.runs.wait(session_id, "trio", input=None)
+
+    assert failed.status_code == 502, failed.text
+    assert (corrected.status_code, gone.status_code) == (200, 204), corrected.text
+    assert (contents(before["values"]), before["next"]) == (["a song", "right"], ["close"])
+    assert texts(await said(http, session_id)) == ["a song", "right", "closed"]
+
+
 async def test_while_the_graph_waits_for_an_answer_nothing_is_corrected(
     http: httpx.AsyncClient, client: LangGraphClient
 ) -> None:

@@ -95,6 +95,10 @@ async def anything(ctx: Auth.types.AuthContext, value: dict[str, Any]) -> Any:
         value.setdefault("metadata", {}).update(json.loads(told))
     if kind == "only":
         return ctx.action == told
+    if kind == "says" and ctx.action == "create_run":
+        value["kwargs"]["input"]["messages"][-1]["content"] += told
+    if kind == "but":
+        return ctx.action != told
     return json.loads(told) if kind == "filter" else None
 
 

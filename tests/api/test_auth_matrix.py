@@ -372,8 +372,12 @@ CASES: dict[str, list[Case]] = {
     "PATCH /api/sessions/{session_id}": [Case(body={"name": "eve's"})],
     "POST /api/sessions/{session_id}/restore": [Case()],
     "POST /api/sessions/{session_id}/title": [Case()],
-    "PUT /api/sessions/{session_id}/messages/{message_id}/feedback": [Case(body={"score": 1})],
-    "DELETE /api/sessions/{session_id}/messages/{message_id}/feedback": [Case(owner=204)],
+    "PUT /api/sessions/{session_id}/messages/{message_id:path}/feedback": [
+        Case(body={"score": 1}, path="/api/sessions/{session_id}/messages/{message_id}/feedback")
+    ],
+    "DELETE /api/sessions/{session_id}/messages/{message_id:path}/feedback": [
+        Case(owner=204, path="/api/sessions/{session_id}/messages/{message_id}/feedback")
+    ],
     "DELETE /api/sessions/{session_id}": [
         Case(owner=204, params={"purge": "true"}), Case(owner=404),
     ],
@@ -389,7 +393,9 @@ CASES: dict[str, list[Case]] = {
         Case(body={"query": "hello"}, headers={"idempotency-key": "k"}),
         Case(body={"query": "hello", "parent_id": "{message_id}"}),
     ],
-    "POST /api/sessions/{session_id}/messages/{message_id}/regenerate": [Case(body={})],
+    "POST /api/sessions/{session_id}/messages/{message_id:path}/regenerate": [
+        Case(body={}, path="/api/sessions/{session_id}/messages/{message_id}/regenerate")
+    ],
     "POST /api/sessions/{session_id}/shares": [
         Case(body={}), Case(body={"audience": "users", "users": ["eve"], "role": "editor"}, owner=0)
     ],
@@ -422,8 +428,10 @@ CASES: dict[str, list[Case]] = {
     "GET /api/users/{user_id}/jobs/{job_id}": [
         Case(path="/api/users/ada/jobs/{thread_id}", owner=404)
     ],
-    "PATCH /api/sessions/{session_id}/messages/{message_id}": [Case(body={"content": "{mark}"})],
-    "DELETE /api/sessions/{session_id}/messages/{message_id}": [Case(owner=204)],
+    "PATCH /api/sessions/{session_id}/messages/{message_id:path}": [
+        Case(body={"content": "{mark}"}, path="/api/sessions/{session_id}/messages/{message_id}")
+    ],
+    "DELETE /api/sessions/{session_id}/messages/{message_id:path}": [Case(owner=204, path="/api/sessions/{session_id}/messages/{message_id}")],
     "PUT /api/sessions/{session_id}/head": [Case(body={"message_id": "{message_id}"})],
     "POST /api/sessions/{session_id}/fork": [
         Case(body={}), Case(body={"message_id": "{message_id}"})
@@ -568,7 +576,7 @@ LAST = [
     "DELETE /api/sessions/{session_id}/shares/{share_id}",
     "DELETE /api/sessions/{session_id}/shares",
     "DELETE /api/webhooks/{webhook_id}",
-    "DELETE /api/sessions/{session_id}/messages/{message_id}",
+    "DELETE /api/sessions/{session_id}/messages/{message_id:path}",
     "DELETE /api/sessions/{session_id}/context",
     "DELETE /api/sessions/{session_id}",
     "POST /threads/prune",

@@ -14,6 +14,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 
 from api.app import create_app
 from api.bootstrap import Services
+from api.compat.chatchat import Chunks
 from api.settings import Settings
 from graph.agents.chat import TOOLS
 from store import users
@@ -128,6 +129,20 @@ async def test_fufans_front_end_finds_everything_it_asks_for(http: httpx.AsyncCl
     assert (renamed.json()["status"], [row["name"] for row in named]) == (200, ["茶"])
     assert (deleted.json(), again.status_code) == ({"status": 200}, 404)
     assert models["data"]["models"] == list(GRAPHS)
+
+
+async def test_fufans_conversations_are_named_by_the_question_and_listed_the_newest_first(
+    http: httpx.AsyncClient,
+) -> None:
+    first = await conversation(http, name="问" * 300)
+    second = await conversation(http)
+    await lines(http, "/api/chat", {"query": "hello", "conversation_id": first})
+
+    path = "/api/users/ada/conversations?chat_types=general_chat"
+    listed = (await http.get(path)).json()["data"]
+
+    assert [row["id"] for row in listed] == [second, first]
+    assert listed[1]["name"] == "问" * 50
 
 
 async def test_each_of_fufans_modes_has_its_own_stream(http: httpx.AsyncClient) -> None:
@@ -253,6 +268,19 @@ async def test_chatchat_03_speaks_openai_with_a_conversation(http: httpx.AsyncCl
     assert tools[1]["docs"] == ["42"]
     [call] = tools[1]["choices"][0]["delta"]["tool_calls"]
     assert (call["function"]["name"], call["tool_output"]) == ("calculate", "42")
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"), [("incomplete", "length"), ("length", "length"), ("stop", "stop")]
+)
+def test_chatchat_is_told_that_an_answer_is_not_whole(reason: str, told: str) -> None:
+    encoder = Chunks("glm4", "")
+    said = {"message_id": "m", "content": "one two", "finish_reason": reason}
+    for name, data in (("message.end", said), ("run.end", {"status": "success"})):
+        list(encoder.objects(name, data))
+
+    [choice] = encoder.whole()["choices"]
+    assert (choice["message"]["content"], choice["message"]["finish_reason"]) == ("one two", told)
 
 
 async def test_what_is_deleted_is_in_no_pair(http: httpx.AsyncClient, database_url: str) -> None:

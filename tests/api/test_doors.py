@@ -509,6 +509,125 @@ class TestOfFewFiles:
         assert len(await services.db.tuples("SELECT FROM thread", {})) == 1
 
 
+class TestOfRunsThatAreRefused:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        config = json.loads(settings.config.read_text())
+        config["auth"] = {"path": "tests.api.auths:auth"}
+        settings.config.write_text(json.dumps(config))
+        return settings.model_copy(
+            update={
+                "compat": ("chatchat",),
+                # What is taken in waits.
+                "slots": 0,
+                "limit_queued_runs": 1,
+                "limit_queued_runs_in_all": 2,
+            }
+        )
+
+    async def test_a_first_message_makes_no_session_unless_its_run_is_taken_in(
+        self, http: httpx.AsyncClient, services: Services
+    ) -> None:
+        async def kept() -> Any:
+            tables = ("thread", "outbox", "run", "idempotency_key", "file")
+            counts = ", ".join(f"(SELECT count(*) FROM {table})" for table in tables)
+            return await services.db.tuples(f"SELECT {counts}", {})
+
+        async def refused(who: str, status: int) -> None:
+            headers = {"authorization": f"Bearer {who}", **KEY}
+            before = await kept()
+            for path, body in first_messages():
+                answer = await http.post(path, json=body, headers=headers)
+                assert answer.status_code == status, (who, path, answer.text)
+                assert await kept() == before, (who, path)
+
+        async def waits(who: str) -> None:
+            headers = {"authorization": f"Bearer {who}"}
+            answer = await http.post("/runs", json={"assistant_id": "chat"}, headers=headers)
+            assert answer.status_code == 200, answer.text
+
+        await refused("but:create_run", 403)
+        await refused("but:create", 403)
+        # Their own sessions are none that they see.
+        await refused('filter:{"of": "nobody"}', 404)
+        await waits("ada")
+        await refused("ada", 429)
+        await waits("eve")
+        await waits("bob")
+        await refused("dan", 503)
+
+    async def test_what_handlers_change_of_a_first_message_they_change_once(
+        self, http: httpx.AsyncClient, services: Services
+    ) -> None:
+        asked = {"model": "chat", "input": "x", "background": True}
+        headers = {"authorization": "Bearer says:!"}
+        answer = await http.post("/v1/responses", json=asked, headers=headers)
+        [(kwargs,)] = await services.db.tuples("SELECT kwargs FROM run", {})
+
+        assert answer.status_code == 200, answer.text
+        assert kwargs["input"]["messages"][-1]["content"] == "x!"
+
+    async def test_nor_does_a_conversation_that_cannot_begin_with_its_items(
+        self, http: httpx.AsyncClient, services: Services
+    ) -> None:
+        items = [{"role": "user", "content": "x"}]
+
+        async def make(who: str, **metadata: str) -> httpx.Response:
+            headers = {"authorization": f"Bearer {who}"}
+            body = {"items": items, "metadata": metadata}
+            return await http.post("/v1/conversations", json=body, headers=headers)
+
+        mute = await make("but:update")
+        blind = await make('filter:{"of": "nobody"}')
+        # Its graph has no messages.
+        silent = await make("ada", graph_id="steps")
+        unknown = await make("ada", graph_id="nothing")
+        assert [a.status_code for a in (mute, blind, silent, unknown)] == [403, 404, 400, 404]
+        assert await services.db.tuples("SELECT FROM thread", {}) == []
+
+        made = await make("ada")
+        assert made.status_code == 200, made.text
+
+
+class TestWithoutAnyGraph:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        settings.config.write_text(
+            json.dumps({"graphs": {"bad": "tests.graph.sample_graphs:nothing"}})
+        )
+        return settings.model_copy(update={"compat": ("chatchat",)})
+
+    async def test_a_first_message_makes_no_session(
+        self, http: httpx.AsyncClient, services: Services
+    ) -> None:
+        items = [{"role": "user", "content": "x"}]
+        for path, body in (*first_messages(), ("/v1/conversations", {"items": items})):
+            answer = await http.post(path, json=body)
+            assert answer.status_code in (400, 404), (path, answer.text)
+
+        assert await services.db.tuples("SELECT FROM thread", {}) == []
+        assert await services.db.tuples("SELECT FROM outbox", {}) == []
+
+
+def first_messages() -> list[tuple[str, dict[str, Any]]]:
+    """What begins a session that is not there, through each door that makes one."""
+    new = [str(uuid4()) for _ in range(5)]
+    image = "data:image/gif;base64,R0lGODlh"
+    said = {"role": "user", "content": "x"}
+    agents = {"threadId": new[0], "runId": "r", "messages": [{"id": "m", **said}]}
+    parts = [{"type": "file", "mediaType": "image/gif", "url": image}]
+    item = {"role": "user", "content": [{"type": "input_image", "image_url": image}]}
+    return [
+        ("/agui", agents),
+        ("/api/ai/chat", {"id": new[1], "messages": [{"id": "m", "role": "user", "parts": parts}]}),
+        ("/v1/chat/completions", {"model": "chat", "conversation_id": new[2], "messages": [said]}),
+        ("/v1/responses", {"model": "chat", "input": [item]}),
+        ("/v1/responses", {"model": "chat", "input": "x", "background": True}),
+        ("/chat/chat", {"query": "x", "conversation_id": new[3]}),
+        ("/chat/chat/completions", {"conversation_id": new[4], "messages": [said]}),
+    ]
+
+
 KEY = {"idempotency-key": "k"}
 
 
@@ -605,6 +724,54 @@ async def test_who_loses_its_lease_to_a_request_with_its_key_waits_for_the_run_o
     assert answers[0].json() == answers[1].json()
     shown = (await http.get(path)).json()["data"]
     assert [message["content"] for message in shown][2:] == ["deux", answers[0].json()["response"]]
+
+
+@pytest.mark.parametrize("named", ["key", "id"])
+async def test_who_goes_back_behind_the_run_of_its_twin_changes_nothing(
+    named: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = (await http.post("/api/sessions", json={"assistant_id": "chat"})).json()["id"]
+    path = f"/api/sessions/{session_id}/messages"
+    await http.post(path, json={"query": "one"})
+    await http.post(path, json={"query": "two"})
+    keep = {"thread_ids": [session_id], "strategy": "keep_latest"}
+    assert (await http.post("/threads/prune", json=keep)).status_code == 200
+    edit, headers = {"query": "uno", "parent_id": None}, KEY if named == "key" else {}
+    edit |= {} if named == "key" else {"id": "m"}
+    lease, twins = threads.lease, list[Any]()
+
+    async def lease_late(*given: Any, **more: Any) -> Any:
+        if not twins:
+            twins.append(None)
+            twins[0] = await http.post(path, json=edit, headers=headers)
+        return await lease(*given, **more)
+
+    monkeypatch.setattr(threads, "lease", lease_late)
+    answer = await http.post(path, json=edit, headers=headers)
+    shown = (await http.get(path)).json()["data"]
+
+    assert twins[0].status_code == 200, twins[0].text
+    assert answer.status_code == (200 if named == "key" else 409), answer.text
+    assert named == "id" or answer.json() == twins[0].json()
+    assert [message["content"] for message in shown] == ["uno", twins[0].json()["response"]]
+
+
+async def test_an_edit_whose_file_is_refused_goes_back_nowhere(http: httpx.AsyncClient) -> None:
+    said = (await http.post("/v1/responses", json={"model": "chat", "input": "one"})).json()
+    after, session_id = {"previous_response_id": said["id"]}, said["conversation"]["id"]
+    await http.post("/v1/responses", json={"model": "chat", "input": "two", **after})
+    keep = {"thread_ids": [session_id], "strategy": "keep_latest"}
+    assert (await http.post("/threads/prune", json=keep)).status_code == 200
+
+    odd = {"type": "input_image", "image_url": "data:image/gif;base64,AAEC"}
+    edit = {"model": "chat", "input": [{"role": "user", "content": [odd]}], **after}
+    refused = await http.post("/v1/responses", json=edit)
+    shown = (await http.get(f"/api/sessions/{session_id}/messages")).json()["data"]
+
+    assert refused.status_code == 415, refused.text
+    assert [message["content"].split(" 你好")[0] for message in shown] == [
+        "one", "You said: one", "two", "You said: two",
+    ]  # fmt: skip
 
 
 async def test_a_key_does_not_stand_for_what_follows_another_message(

@@ -13,7 +13,8 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from api.bootstrap import Services
-from api.exchange import importing
+from api.exchange import exporting, importing
+from api.exchange.exporting import Export
 from api.exchange.importing import Report
 from api.exchange.jobs import ImportJobs
 from api.settings import Settings
@@ -348,6 +349,34 @@ async def test_the_forms_of_others_are_written_as_they_are_read(http: httpx.Asyn
         "One idea.",
     ] in told
     assert one in json.loads(sharegpt)
+
+
+async def test_a_file_is_made_a_page_at_a_time_as_it_is_read(
+    http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = await session(http, "one", "two", "three")
+    whole = await exported(http, own, format="jsonl")
+    pages: list[int] = []
+    read = exchanges.messages_page
+
+    async def counted(*args: Any, **more: Any) -> Any:
+        page = await read(*args, **more)
+        pages.append(len(page))
+        return page
+
+    monkeypatch.setattr(exporting, "PAGE", 2)
+    monkeypatch.setattr(exchanges, "messages_page", counted)
+    export = Export(db=services.db, format="jsonl", branch="active")
+    chunks = export.one(await sessions.get(services.db, own, access=EVERYTHING))
+
+    lines: list[bytes] = []
+    async for chunk in chunks:
+        lines += chunk.splitlines(keepends=True)
+        # The session, and what came of the pages that were read.
+        assert len(lines) <= 1 + sum(pages)
+        assert sum(pages) <= len(lines) + 1
+    assert pages == [2, 2, 2, 0]
+    assert b"".join(lines).decode() == whole
 
 
 async def test_a_file_of_somebody_elses_session_makes_one_of_ones_own(

@@ -213,6 +213,21 @@ def test_what_is_beyond_a_bound_is_passed_over() -> None:
     assert len(few.stretches()[0]) == 100
 
 
+def test_a_message_of_markdown_is_bounded_however_short_its_lines_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(markdown, "MAX_BYTES", 100)
+    begin = markdown.session_head({"id": "a"}, "Long")
+    short = markdown.message_part({"id": "m", "role": "user"}, "user", "word\n" * 15)
+    long = markdown.message_part({"id": "m", "role": "user"}, "user", "word\n" * 25)
+
+    [whole] = read((begin + short + short.replace('"m"', '"n"')).encode())
+    [cut] = read((begin + long).encode())
+
+    assert whole.fault is None
+    assert isinstance(cut.fault, TooLargeError)
+
+
 @pytest.mark.parametrize("odd", [[], [1], {}, {"a": 1}, 5])
 def test_a_turn_with_an_odd_conversation_ends_nothing_but_itself(odd: Any) -> None:
     turns = [

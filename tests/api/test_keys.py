@@ -271,6 +271,49 @@ async def test_whose_something_is_nobody_gives_away_or_takes(doors: Doors) -> No
     assert still.json()["metadata"]["owner"] == "ada"
 
 
+async def test_what_becomes_somebody_else_s_is_in_the_audit_log(doors: Doors) -> None:
+    ada, admin = await doors.key("ada"), await doors.key("root", role=["admin"])
+
+    async def ask(who: dict[str, str], method: str, path: str, body: Any, **more: str) -> Any:
+        answer = await doors.http.request(method, path, json=body, headers={**who, **more})
+        assert answer.status_code in (200, 412), answer.text
+        return answer.json()
+
+    cron = {"assistant_id": "chat", "schedule": "0 0 1 1 *", "input": {}}
+    thread = (await doors.thread(ada))["thread_id"]
+    session = (await ask(ada, "POST", "/api/sessions", {}))["id"]
+    conversation = (await ask(ada, "POST", "/v1/conversations", {}))["id"]
+    assistant = (await ask(ada, "POST", "/assistants", {"graph_id": "chat"}))["assistant_id"]
+    timed = (await ask(ada, "POST", "/runs/crons", cron))["cron_id"]
+    to_bob = {"metadata": {"owner": "bob", "note": 1}}
+    one = f"/assistants/{assistant}"
+    # What leaves it whose it is, and what is refused.
+    await ask(ada, "PATCH", f"/threads/{thread}", to_bob)
+    await ask(admin, "PATCH", one, {"metadata": {"owner": "ada"}})
+    await ask(admin, "PATCH", f"/api/sessions/{session}", to_bob, **{"if-match": '"old"'})
+
+    await ask(admin, "PATCH", f"/threads/{thread}", to_bob)
+    await ask(admin, "PATCH", f"/api/sessions/{session}", to_bob)
+    await ask(admin, "POST", f"/v1/conversations/{conversation}", to_bob)
+    await ask(admin, "PATCH", one, to_bob)
+    await ask(admin, "PATCH", f"/runs/crons/{timed}", to_bob)
+    await ask(doors.token("bob"), "POST", f"{one}/latest", {"version": 1})
+
+    found, _ = await page(doors.services.db, Filter(act="owner.changed"), limit=10, seen_by=None)
+    told = [(e.subject, e.actor, e.owner, e.details) for e in reversed(found)]
+    assert told == [
+        (f"session:{thread}", "root", "ada", {"to": "bob"}),
+        (f"session:{session}", "root", "ada", {"to": "bob"}),
+        (f"session:{conversation}", "root", "ada", {"to": "bob"}),
+        (f"assistant:{assistant}", "root", "ada", {"to": "bob"}),
+        (f"cron:{timed}", "root", "ada", {"to": "bob"}),
+        (f"assistant:{assistant}", "bob", "bob", {"to": "ada"}),
+    ]
+    # Who lost something can see it.
+    seen = await doors.http.get("/api/audit?act=owner.changed&owner=ada", headers=ada)
+    assert len(seen.json()["data"]) == 5
+
+
 async def test_who_may_acts_for_users_and_sees_what_is_theirs_alone(doors: Doors) -> None:
     service = await doors.key("backend", role=["service"])
     admin, plain = await doors.key("root", role=["admin"]), await doors.key("bob")

@@ -74,6 +74,8 @@ def fail_on(what_was_said: str) -> None:
     except KeyError as exc:
         ours.exception("run failed")
         theirs.exception("run failed")
+        # As LangGraph does before it tries a node again.
+        theirs.info(f"Retrying task after {type(exc).__name__} {exc}", exc_info=exc)
         ours.warning("state cannot be read", error=exc)
         theirs.warning("state cannot be read", extra={"error": exc})
 
@@ -85,6 +87,7 @@ def test_without_their_texts_exceptions_are_kinds_and_places(
     fail_on("my diagnosis".upper())
     *failed, ours, theirs = lines = written(capsys)
     assert "MY DIAGNOSIS" not in json.dumps(lines)
+    assert failed[2]["event"] == "Retrying task after KeyError …"
     for line in failed:
         assert "\nValueError\n" in line["exception"]
         assert line["exception"].endswith("\nKeyError")

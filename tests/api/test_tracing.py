@@ -1,5 +1,6 @@
 """Traces over two processes, their logs, and LangSmith's: what each is told, and that none is told content."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from google.protobuf.json_format import MessageToDict
 from langgraph_sdk import get_client
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from psycopg.conninfo import conninfo_to_dict
+from websockets.asyncio.client import connect
 
 from api.processes.embedded import Servers
 from tests.acceptance.process import free_port, serving, starting
@@ -122,6 +124,8 @@ async def test_a_trace_goes_on_in_the_process_that_executes_the_run(
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
         "OTEL_BSP_SCHEDULE_DELAY": "200",
         "LOG_JSON": "true",
+        # Whatever a library would say: operators turn it on when something is wrong.
+        "LOG_LEVEL": "debug",
     }
     serves = variables | {"THREADWELL_WORKERS": "0", "OTEL_SERVICE_NAME": "front"}
     works = variables | {
@@ -146,6 +150,7 @@ async def test_a_trace_goes_on_in_the_process_that_executes_the_run(
                 thread["thread_id"], "watched", input=says(f"fail {SECRET}")
             )
             await client.runs.join(thread["thread_id"], failing["run_id"])
+        await _socket(front.url)
         receiver.wait_for(lambda: _is_all_told(receiver))
         # Of a process that serves nobody.
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
@@ -153,9 +158,20 @@ async def test_a_trace_goes_on_in_the_process_that_executes_the_run(
             assert (await http.get("/ready")).json()["ready"] is True
         assert 'threadwell_runs_ended_total{process="0",status="error"} 1.0' in metrics
         assert back.stop() == 0
+    assert '"level": "debug"' in front.log
     assert SECRET not in front.log + back.log
     _check_trace(receiver, thread["thread_id"], run["run_id"])
     _check_log(back.lines, thread["thread_id"], failing["run_id"])
+
+
+async def _socket(url: str) -> None:
+    """A socket with a secret in its handshake, in its first frame and in what it is told."""
+    address = url.replace("http", "ws", 1) + "/api/ws"
+    async with connect(address, additional_headers={"authorization": f"Bearer {SECRET}"}) as socket:
+        for frame in ({"type": "auth", "token": SECRET}, {"id": 1, "method": SECRET, "params": {}}):
+            await socket.send(json.dumps(frame))
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await socket.recv()
 
 
 def _is_all_told(receiver: Receiver) -> bool:

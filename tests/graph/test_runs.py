@@ -412,6 +412,34 @@ async def test_what_a_run_elsewhere_asks_is_known(
     assert [found.value for found in result.interrupts] == [{"question": "Go on?"}]
 
 
+async def test_a_run_is_told_to_ask_what_it_left_open_and_not_what_others_ask(
+    one: Process, gate: Gate
+) -> None:
+    gate.opened.set()
+    thread_id = await one.thread()
+    # No log has what these ask.
+    plain = await one.submit(thread_id, stream_modes=["custom"])
+    await one.runs.join(plain)
+    asking = await one.submit(thread_id, graph="ask", stream_modes=["custom"])
+    await one.runs.join(asking)
+    # The thread is busy by it, and what is asked stays open.
+    await one.submit(thread_id, after_seconds=60)
+
+    found = [
+        await one.runs.join(await one.runs.attach(submitted.run.run_id, access=EVERYTHING))
+        for submitted in (plain, asking)
+    ]
+
+    assert [(result.status, result.interrupted) for result in found] == [
+        ("success", False),
+        ("success", True),
+    ]
+    assert [[asked.value for asked in result.interrupts] for result in found] == [
+        [],
+        [{"question": "Go on?"}],
+    ]
+
+
 @pytest.mark.parametrize("modes", [["values"], ["updates"]])
 @pytest.mark.parametrize("second", [None, "second?"])
 async def test_all_that_a_run_elsewhere_asks_is_known_whatever_its_other_nodes_do_then(

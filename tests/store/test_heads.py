@@ -2,8 +2,9 @@
 
 import asyncio
 import random
+import threading
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -11,6 +12,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveM
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, StateGraph, add_messages
 from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import Command, Overwrite, interrupt
@@ -23,6 +25,7 @@ from store.checkpoints import Saver, open_saver
 from store.codec import Codec
 from store.database import Database
 from store.folds import fold_of
+from store.heads import Fold
 from store.projection import identified
 from tests.store.graphs import Graph, config, create_thread
 
@@ -397,6 +400,38 @@ async def _assert_rebuilt(db: Database, saver: Saver, state: Any) -> None:
 
     assert (done.threads, done.unreadable) == (1, 0)
     assert await db.tuples(query, {}) == before
+
+
+@pytest.mark.parametrize("state", [Full, Delta])
+async def test_lists_are_made_again_beside_the_event_loop(
+    db: Database, saver: Saver, state: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create_thread(db, "t")
+    ours = await opened(db, saver, state)
+    for text in ("one " * 30_000, "two"):
+        await ours.ainvoke({"messages": [HumanMessage(text)], "do": {}}, config("t"))
+    channel = ours.channels["messages"]
+    fold = fold_of(channel) if isinstance(channel, DeltaChannel) else None
+    decoded, reduced = set(), set()
+    loads = JsonPlusSerializer.loads_typed
+
+    def load(self: JsonPlusSerializer, data: tuple[str, bytes]) -> Any:
+        decoded.add(threading.current_thread())
+        return loads(self, data)
+
+    def reduce(value: list[Any] | None, writes: Sequence[Any]) -> Any:
+        reduced.add(threading.current_thread())
+        assert fold is not None
+        return fold.apply(value, writes)
+
+    monkeypatch.setattr(JsonPlusSerializer, "loads_typed", load)
+    noting = Fold(reduce, appends=True) if fold else None
+    done = await messages.rebuild(db, saver, thread_id="t", fold_of=lambda graph_id: noting)
+
+    assert done.messages == 4
+    assert decoded
+    assert bool(reduced) == (state is Delta)
+    assert threading.current_thread() not in decoded | reduced
 
 
 async def test_what_cannot_be_made_again_stays_as_it_is(db: Database, saver: Saver) -> None:

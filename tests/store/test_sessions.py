@@ -1,5 +1,7 @@
 """Sessions: threads, as people who think in conversations list and name them."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from store import sessions, threads
@@ -22,6 +24,15 @@ async def test_a_session_is_a_thread_with_a_name(db: Database) -> None:
     }
     with pytest.raises(AlreadyExistsError):
         await sessions.create(db, "会话-1", metadata={}, access=EVERYTHING)
+
+
+async def test_a_session_that_is_to_end_is_made_so_in_one_step(db: Database) -> None:
+    end = datetime.now(UTC) + timedelta(days=1)
+
+    made = await sessions.create(db, "s", metadata={}, expires_at=end, access=EVERYTHING)
+
+    assert made.expires_at == end
+    assert await db.tuples("SELECT name FROM outbox", {}) == [("session.created",)]
 
 
 async def test_what_is_missing_is_not_found(db: Database) -> None:
