@@ -312,8 +312,10 @@ class Findings:
                 yield f"a session streamed {told}"
 
     def evidence(self, found: list[str]) -> Iterator[str]:
-        """What is left of the threads that the findings name: a fault comes back seldom."""
-        for (thread_id,) in self._sql("SELECT thread_id FROM thread ORDER BY 1"):
+        """What is known of the threads that the findings name: a fault comes back seldom."""
+        # A thread that is gone has its visits still.
+        kept = {thread_id for (thread_id,) in self._sql("SELECT thread_id FROM thread")}
+        for thread_id in sorted(kept | {visit.thread_id for visit in self._visits}):
             if not any(thread_id in finding for finding in found):
                 continue
             yield f"--- {thread_id}: {self._sql(_THREAD, thread_id)}"
