@@ -5,6 +5,7 @@ The names of the official server are of all processes together; ours have the `p
 among those that share a port. docs/observability.md lists them; no label has a value that a client makes.
 """
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -27,9 +28,11 @@ from prometheus_client.samples import Sample
 
 from api import __version__
 from api.bootstrap import Services
+from api.observability.health import PROBE_SECONDS
 from graph.executor import Executor
 from graph.jobs import OUTCOMES
 from store.checkpoints import Saver
+from store.errors import UnavailableError
 from store.flusher import Flusher
 from store.meters import Histogram
 
@@ -83,17 +86,12 @@ async def measure(services: Services) -> dict[str, Any]:
 
 async def exposition(services: Services) -> bytes:
     """
-    Everything in Prometheus' text format.
+    Everything in Prometheus' text format; of the queue nothing while PostgreSQL does not answer.
 
-    Raises:
-        UnavailableError: PostgreSQL does not answer.
+    What this process counts by itself tells of such an outage, so it is told then too.
     """
-    stats = await services.queue_stats.get()
     found = [
-        *(
-            GaugeMetricFamily(name, about, value=asdict(stats)[field] or 0)
-            for field, (_, name, about) in _QUEUE.items()
-        ),
+        *await _of_queue(services),
         *_together(
             [
                 (services.peers.name, snapshot(services)),
@@ -102,6 +100,18 @@ async def exposition(services: Services) -> bytes:
         ),
     ]
     return generate_latest(_Found(found))
+
+
+async def _of_queue(services: Services) -> list[Metric]:
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            stats = asdict(await services.queue_stats.get())
+    except (UnavailableError, TimeoutError):
+        return []
+    return [
+        GaugeMetricFamily(name, about, value=stats[field] or 0)
+        for field, (_, name, about) in _QUEUE.items()
+    ]
 
 
 def snapshot(services: Services) -> list[Metric]:

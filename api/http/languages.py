@@ -29,6 +29,8 @@ ENGLISH: Final = (
 _BELOW: Final = tuple(f"{face}/" for face in ENGLISH)
 
 #: The language of the request; None where there is no choice.
+#: Of as many lines as an error of ours has at most; more are a client's.
+MAX_LINES: Final = 20
 _CURRENT: ContextVar[Language | None] = ContextVar("language", default=None)
 
 
@@ -90,10 +92,11 @@ def in_chinese(detail: str, code: str) -> str:
     """An error's text in Chinese."""
     if (whole := _translated(detail)) is not None:
         return whole
-    lines = [_line(line) for line in detail.split("\n")]
-    known = [line for line in lines if line is not None]
-    if len(known) == len(lines):
-        return "\n".join(known)
+    lines = detail.split("\n", MAX_LINES)
+    if len(lines) <= MAX_LINES:
+        known = [said for line in lines if (said := _line(line)) is not None]
+        if len(known) == len(lines):
+            return "\n".join(known)
     meaning = catalogue()["codes"].get(code)
     return f"{meaning}（{detail}）" if meaning else detail
 

@@ -15,6 +15,7 @@ from api.processes.embedded import Servers
 from tests.acceptance.conftest import QUICK, Connect, Sql
 from tests.acceptance.gate import DEADLINE_SECONDS, Gate
 from tests.acceptance.process import ServerProcess, serving
+from tests.measured import read, value
 
 KEEP_ALIVE = {"SSE_HEARTBEAT_SECONDS": "0.5"}
 #: Longer than the lease.
@@ -62,6 +63,10 @@ async def test_a_process_whose_graphs_are_blocked_answers_and_keeps_its_run(
             # The state is read beside the graphs' loop.
             state = (await http.get(f"/threads/{thread_id}/state")).json()
             assert state["next"] == ["block"]
+        # It is told, and the process is sent requests all the same.
+        ready = await http.get("/ready")
+        assert (ready.status_code, ready.json()["checks"]["graphs"]) == (200, "blocked")
+        assert value(read((await http.get("/metrics")).text), "threadwell_graphs_blocked") == 1
     gate.release("job:block")
 
     assert "error" not in (names := await streaming.rest())

@@ -9,12 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
 from api.processes.embedded import Servers
 from tests.acceptance.conftest import QUICK, Connect, empty_database
-from tests.acceptance.process import starting
+from tests.acceptance.process import ServerProcess, starting
+from tests.measured import read, value
 from tests.receiver import Receiver, receiving
 
 TOKEN = "t0ken-of-the-receiver"
@@ -109,6 +111,7 @@ async def test_a_webhook_is_told_by_another_process_if_the_first_is_killed_befor
         assert result["messages"][-1]["content"]
         await in_time(receiver, 1)
         await one.printed("job is tried again")
+        await _counted(one, "again")
         _hold_back(variables["DATABASE_URL"])
         one.stop(signal.SIGKILL)
         log = one.log
@@ -119,6 +122,7 @@ async def test_a_webhook_is_told_by_another_process_if_the_first_is_killed_befor
         _let_go(variables["DATABASE_URL"])
         heard = await in_time(receiver, told_before + 1)
         await other.printed("webhook told")
+        await _counted(other, "done")
         assert other.stop() == 0
         log += other.log
 
@@ -127,6 +131,15 @@ async def test_a_webhook_is_told_by_another_process_if_the_first_is_killed_befor
     assert receiver.heard[-1].headers["authorization"] == f"Bearer {TOKEN}"
     assert TOKEN not in log
     assert _jobs(variables["DATABASE_URL"]) == 0
+
+
+async def _counted(server: ServerProcess, outcome: str) -> None:
+    """Return once a try to tell a webhook is counted: that follows the line in the log."""
+    async with asyncio.timeout(30), httpx.AsyncClient(base_url=server.url) as http:
+        while True:
+            found = read((await http.get("/metrics")).text)
+            if value(found, "threadwell_jobs_total", kind="webhook", outcome=outcome) >= 1:
+                return
 
 
 def _hold_back(database_url: str) -> None:

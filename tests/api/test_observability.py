@@ -1,5 +1,6 @@
 """What operators see: metrics and who may read them, probes, and slow statements."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,6 +24,9 @@ from api.settings import Settings
 from store.database import open_database
 from tests.acceptance.process import free_port, serving as serving_process
 from tests.acceptance.talk import says
+from tests.faults.stores import Network, network_to, network_to_redis, through
+from tests.graph.engines import until
+from tests.measured import Labels, Measured, read, value
 from tests.serving import serving
 
 TOKEN = "collectors-only-0123"
@@ -31,27 +35,13 @@ LABELS = {
     "process", "status", "how", "why", "kind", "outcome", "pool", "door", "method", "le",
     "version", "implementation", "major", "minor", "patchlevel", "generation",
 }  # fmt: skip
+#: What probes tell of a process that lacks nothing.
+SOUND = {
+    "postgres": "ok", "migrations": "ok", "redis": "ok", "lease": "ok", "graphs": "ok",
+    "process": "ok",
+}  # fmt: skip
 
-
-Labels = tuple[tuple[str, str], ...]
 Bound = tuple[Callable[[Any, Any], bool], float]
-Measured = dict[tuple[str, Labels], float]
-
-
-def read(text: str) -> Measured:
-    """Every series by its name and its labels, without the process."""
-    return {
-        (sample.name, tuple(sorted((k, v) for k, v in sample.labels.items() if k != "process"))): (
-            sample.value
-        )
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def value(found: Measured, name: str, **labels: str) -> float:
-    return found[name, tuple(sorted(labels.items()))]
-
 
 #: Of two runs by `chat` and one by `boom`: by how much what grows, and what is so afterwards.
 GROWN: dict[tuple[str, Labels], Bound] = {
@@ -78,6 +68,8 @@ GROWN: dict[tuple[str, Labels], Bound] = {
     ): (eq, 1),
 }
 NOW: dict[tuple[str, Labels], Bound] = {
+    ("threadwell_postgres_connections_max", (("pool", "graphs"),)): (gt, 0),
+    ("threadwell_postgres_requests_waiting", (("pool", "api"),)): (eq, 0),
     ("threadwell_redis_lag_seconds", ()): (lt, 5),
     ("threadwell_heartbeat_age_seconds", ()): (lt, 15),
     ("threadwell_http_open", (("kind", "request"),)): (eq, 1),  # the one that asks
@@ -185,19 +177,15 @@ async def test_a_process_is_ready_until_it_goes(
 ) -> None:
     up, deep = await http.get("/ready"), await http.get("/ok?deep=1")
     assert up.status_code == 200
-    checks = {
-        "postgres": "ok", "migrations": "ok", "redis": "ok", "lease": "ok", "graphs": "ok",
-        "process": "ok",
-    }  # fmt: skip
-    assert up.json() == {"ready": True, "checks": checks}
-    assert deep.json() == {"ok": True, "services": checks}
+    assert up.json() == {"ready": True, "checks": SOUND}
+    assert deep.json() == {"ok": True, "services": SOUND}
     assert (await http.get("/ok")).json() == {"ok": True, "services": {}}
 
     await services.worker.drain(grace_seconds=0)
     services.health.forget()
     going = await http.get("/ready")
     assert going.status_code == 503
-    assert going.json()["checks"] == {**checks, "process": "draining"}
+    assert going.json()["checks"] == {**SOUND, "process": "draining"}
     assert going.json()["code"] == "unavailable"
     assert going.headers["retry-after"] == "1"
 
@@ -215,6 +203,128 @@ async def test_a_process_is_not_ready_on_a_schema_that_lacks_something(
     assert behind.json()["checks"]["migrations"] == "behind"
     # It is alive: to start it again is of no use.
     assert (await http.get("/ok")).status_code == 200
+
+
+class Watched:
+    """A server whose ways to PostgreSQL and to Redis can be closed."""
+
+    def __init__(self, http: httpx.AsyncClient, postgres: Network, redis: Network) -> None:
+        self.http = http
+        self.postgres = postgres
+        self.redis = redis
+
+    async def lose(self, network: Network) -> None:
+        network.refuses = True
+        await asyncio.to_thread(network.cut)
+
+    async def told(self) -> tuple[int, dict[str, str]]:
+        """The status of `/ready`, and what is not as it should be."""
+        answer = await self.http.get("/ready")
+        checks = answer.json()["checks"]
+        return answer.status_code, {k: v for k, v in checks.items() if v != SOUND[k]}
+
+    async def measured(self) -> Measured:
+        answer = await self.http.get("/metrics")
+        assert answer.status_code == 200, answer.text
+        return read(answer.text)
+
+    async def tells(self, status: int, **checks: str) -> None:
+        """Return once this is told: it is looked at once a second."""
+
+        async def is_told() -> bool:
+            return await self.told() == (status, checks)
+
+        await until(is_told)
+
+
+@pytest.fixture
+async def watched(
+    settings: Settings, servers: Servers, database_url: str
+) -> AsyncIterator[Watched]:
+    quick = settings.model_copy(
+        update={
+            "lease_seconds": 3.0, "heartbeat_seconds": 0.5, "database_pool_timeout_seconds": 0.5,
+        }
+    )  # fmt: skip
+    with network_to(database_url) as postgres, network_to_redis(servers.redis_url) as redis:
+        async with (
+            open_services(
+                quick,
+                database_url=through(postgres, database_url),
+                redis_url=f"redis://127.0.0.1:{redis.port}",
+            ) as services,
+            services.worker.working(),
+            serving(create_app(services)) as url,
+            httpx.AsyncClient(base_url=url, timeout=30) as http,
+        ):
+            yield Watched(http, postgres, redis)
+            postgres.refuses = redis.refuses = False
+
+
+async def test_a_process_without_redis_is_ready_and_tells_how_far_it_is_behind(
+    watched: Watched,
+) -> None:
+    await watched.lose(watched.redis)
+    await watched.tells(200, redis="away")
+    run = {"assistant_id": "chat", "input": says("hello")}
+    answer = await watched.http.post("/runs/wait", json=run)
+    assert answer.status_code == 200, answer.text
+
+    async def has_failed() -> bool:
+        found = await watched.measured()
+        lag = value(found, "threadwell_redis_lag_seconds")
+        return lag > 1 and value(found, "threadwell_redis_failures_total") > 0
+
+    await until(has_failed)
+    deep = await watched.http.get("/ok?deep=1")
+    assert (deep.status_code, deep.json()["services"]["redis"]) == (200, "away")
+    watched.redis.refuses = False
+    await watched.tells(200)
+
+    async def has_caught_up() -> bool:
+        return value(await watched.measured(), "threadwell_redis_lag_seconds") == 0
+
+    await until(has_caught_up)
+
+
+async def test_a_process_without_postgres_is_alive_not_ready_and_measured_all_the_same(
+    watched: Watched,
+) -> None:
+    """An alert on what is not told would never be one."""
+    assert value(await watched.measured(), "lg_api_num_pending_runs") == 0
+    await watched.lose(watched.postgres)
+    away = {"postgres": "away", "migrations": "away"}
+    await watched.tells(503, **away, lease="lost")
+
+    for path, status in (
+        ("/ok", 200), ("/ok?deep=1", 503), ("/ok?check_db=1", 503), ("/metrics?format=json", 503),
+    ):  # fmt: skip
+        assert (await watched.http.get(path)).status_code == status, path
+    found = await watched.measured()
+    assert value(found, "threadwell_heartbeat_age_seconds") > 2
+    assert value(found, "lg_api_workers_max") > 0
+    # Of all processes: nobody knows, which is not 0.
+    assert [name for name, _ in found if name.startswith("lg_api_num")] == []
+    watched.postgres.refuses = False
+    await watched.tells(200)
+
+    async def is_told_of_the_queue() -> bool:
+        return ("lg_api_num_pending_runs", ()) in await watched.measured()
+
+    # That, too, is asked for once a second.
+    await until(is_told_of_the_queue)
+
+
+async def test_a_process_that_has_no_redis_says_so(settings: Settings, database_url: str) -> None:
+    async with (
+        open_services(settings, database_url=database_url, redis_url="") as services,
+        serving(create_app(services)) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        assert (await http.get("/ready")).json() == {
+            "ready": True,
+            "checks": {**SOUND, "redis": "none"},
+        }
 
 
 async def test_a_slow_statement_is_logged_by_name_and_without_what_is_in_it(

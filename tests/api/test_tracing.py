@@ -10,9 +10,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 import httpx
+import langsmith
 import pytest
 from google.protobuf.json_format import MessageToDict
+from langchain_core.tracers import LangChainTracer
 from langgraph_sdk import get_client
+from langgraph_sdk.client import LangGraphClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from psycopg.conninfo import conninfo_to_dict
 from websockets.asyncio.client import connect
@@ -87,6 +90,19 @@ def receiver() -> Iterator[Receiver]:
         yield server
         server.shutdown()
         thread.join()
+
+
+async def test_without_its_variables_nothing_of_langsmith_is_made(
+    client: LangGraphClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    for kind in (langsmith.Client, LangChainTracer):
+        name = kind.__name__
+        monkeypatch.setattr(kind, "__init__", lambda *_, name=name, **__: made.append(name))
+
+    await client.runs.wait(None, "chat", input=says("hello"))
+
+    assert made == []
 
 
 def _spans(receiver: Receiver, *, of_caller: bool = True) -> dict[str, dict[str, Any]]:
@@ -168,7 +184,8 @@ async def _socket(url: str) -> None:
     """A socket with a secret in its handshake, in its first frame and in what it is told."""
     address = url.replace("http", "ws", 1) + "/api/ws"
     async with connect(address, additional_headers={"authorization": f"Bearer {SECRET}"}) as socket:
-        for frame in ({"type": "auth", "token": SECRET}, {"id": 1, "method": SECRET, "params": {}}):
+        for method, params in (("auth", {"token": SECRET}), (SECRET, {})):
+            frame = {"id": 1, "method": method, "params": params}
             await socket.send(json.dumps(frame))
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await socket.recv()

@@ -18,7 +18,8 @@ from tests.faults.stores import Network, network_to, through
 POOL_SECONDS = 0.5
 #: These need no database, or wait for it: for a thread that may not be there yet.
 ALWAYS = {
-    "/", "/ok", "/info", "/threads/{thread_id}/stream/events", "/v1/models", "/v1/models/{model}",
+    "/", "/ok", "/info", "/metrics", "/threads/{thread_id}/stream/events", "/v1/models",
+    "/v1/models/{model}",
 }  # fmt: skip
 #: These are never anything but an error.
 NEVER = {("get", "/mcp"), ("delete", "/mcp")}

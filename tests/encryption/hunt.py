@@ -128,6 +128,15 @@ def row_counts(url: str) -> dict[str, int]:
         return counts
 
 
+def unwritten(url: str) -> set[str]:
+    """The tables that never had a row, as PostgreSQL counted."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        rows = connection.execute(
+            "SELECT relname FROM pg_stat_user_tables WHERE schemaname = 'public' AND n_tup_ins = 0"
+        ).fetchall()
+    return {name for (name,) in rows}
+
+
 # --------------------------------------------------------------------------- Redis
 
 

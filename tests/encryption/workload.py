@@ -347,6 +347,32 @@ class Day:
         pair = (pairs["data"] if isinstance(pairs, dict) else pairs)[0]
         await self.put(f"/api/pairs/{pair['id']}/feedback", {"score": 5, "reason": MARK})
 
+    async def gone(self) -> None:
+        """What is taken out, deleted for good, or goes by itself."""
+        await self.post("/threads", {"metadata": {"note": MARK}, "ttl": {"ttl": 60}})
+        session = await self.post("/api/sessions", {"name": MARK, "assistant_id": "kept"})
+        path = f"/api/sessions/{session['id']}"
+        for _ in range(2):
+            said = await self.post(f"{path}/messages", {"query": MARK})
+        kept = f"/api/sessions/{self.made.session_id}/messages"
+        last = (await self.post(kept, {"query": MARK}))["id"]
+        for gone in (f"{path}/messages/{said['id']}", f"{kept}/{last}", f"{path}?purge=true"):
+            answer = await self.http.delete(gone, headers=ADA)
+            assert answer.status_code == 204, answer.text
+
+    async def export(self) -> None:
+        """All that is theirs, as a file."""
+        about = f"/api/users/{CLEAR}"
+        begun = await self.post(f"{about}/export", None)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while True:
+                told = (await self.get(f"{about}/jobs/{begun['id']}")).json()
+                if told["status"] in ("success", "error"):
+                    break
+                await asyncio.sleep(0.05)
+        assert told["status"] == "success", told
+        assert WORD in (await self.get(f"{about}/export")).text
+
     async def cache(self) -> None:
         """What graphs keep for a while by the SDK's cache."""
         await sdk_cache.cache_set("k", {"text": MARK})
@@ -385,3 +411,5 @@ async def live(day: Day) -> None:
     await day.doors()
     await day.old_projects()
     await day.cache()
+    await day.gone()
+    await day.export()

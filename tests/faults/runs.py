@@ -8,6 +8,7 @@ import httpx
 
 from tests.acceptance.gate import Gate
 from tests.acceptance.sse import Frame
+from tests.measured import Measured, read
 
 #: A client of each server.
 Http = list[httpx.AsyncClient]
@@ -18,6 +19,11 @@ async def until(holds: Callable[[], Any]) -> None:
     async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def measured(http: httpx.AsyncClient) -> Measured:
+    """What a process tells of itself."""
+    return read((await http.get("/metrics")).text)
 
 
 async def new_thread(http: Http) -> str:

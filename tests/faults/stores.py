@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
@@ -426,6 +427,15 @@ def network_to(database_url: str) -> AbstractContextManager[Network]:
     parts = conninfo_to_dict(database_url)
     host, port = str(parts["host"]), int(parts.get("port") or 5432)
     return open_network(Path(host) / f".s.PGSQL.{port}" if host.startswith("/") else (host, port))
+
+
+def network_to_redis(redis_url: str) -> AbstractContextManager[Network]:
+    """A way to a Redis."""
+    parts = urlsplit(redis_url)
+    is_socket = parts.scheme == "unix"
+    return open_network(
+        Path(parts.path) if is_socket else (parts.hostname or "", parts.port or 6379)
+    )
 
 
 def through(network: Network, database_url: str) -> str:

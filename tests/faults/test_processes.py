@@ -24,7 +24,8 @@ from tests.acceptance.gate import Gate
 from tests.acceptance.process import BUSY_SECONDS, starting
 from tests.acceptance.sse import Frame, collect, follow, frames
 from tests.faults.cluster import DEAD, GRACE_SECONDS, Cluster, freeze, kill, thaw
-from tests.faults.runs import Http, attempts, begin, begin_here, ended, steps, until
+from tests.faults.runs import Http, attempts, begin, begin_here, ended, measured, steps, until
+from tests.measured import value
 from tests.soak.cluster import Member
 from tests.soak.turnstile import open_turnstile
 
@@ -41,6 +42,7 @@ WHERE thread_id = %s AND metadata ->> 'run_attempt' = '2' AND metadata ->> 'step
 #: What the stream of each run told: id and name of every event.
 Told = dict[str, list[tuple[str | None, str]]]
 Stored = Callable[[str], Awaitable[list[Any]]]
+Growth = Callable[..., Awaitable[float]]
 
 
 async def begin_on(
@@ -90,8 +92,21 @@ async def stored(cluster: Cluster, servers: Servers) -> AsyncIterator[Stored]:
         yield read
 
 
+@pytest.fixture
+async def growth(http: Http) -> Growth:
+    """By how much what a server counts has grown since the test began."""
+    before = [await measured(one) for one in http]
+
+    async def of(server: int, name: str, **labels: str) -> float:
+        found = before[server], await measured(http[server])
+        earlier, now = (value(one, f"threadwell_{name}_total", **labels) for one in found)
+        return now - earlier
+
+    return of
+
+
 async def test_runs_of_killed_processes_resume_elsewhere_from_their_last_checkpoint(
-    cluster: Cluster, http: Http, gate: Gate
+    cluster: Cluster, http: Http, gate: Gate, growth: Growth
 ) -> None:
     doomed, survivor = cluster.servers
     of_worker = await begin_on(cluster, cluster.worker, http, gate, durability="async")
@@ -126,11 +141,15 @@ async def test_runs_of_killed_processes_resume_elsewhere_from_their_last_checkpo
     assert received[:told] == begun[:told]
     assert [frame.place for frame in received] == sorted({frame.place for frame in received})
     assert cluster.in_flight() == []
+    grew = [
+        await growth(1, "runs_reaped", status="pending"), await growth(1, "runs_begun", how="resumed")
+    ]  # fmt: skip
+    assert grew == [2, 2]
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 async def test_a_process_frozen_beyond_its_lease_writes_nothing_when_it_goes_on(
-    durability: str, cluster: Cluster, http: Http, gate: Gate, stored: Stored
+    durability: str, cluster: Cluster, http: Http, gate: Gate, stored: Stored, growth: Growth
 ) -> None:
     zombie = cluster.servers[0]
     gate.hold("job:a", "job:b")
@@ -165,6 +184,7 @@ async def test_a_process_frozen_beyond_its_lease_writes_nothing_when_it_goes_on(
     assert attempts(received) == [1, 2]
     assert received == await meanwhile == await collect(http[1], "GET", path)
     assert cluster.in_flight() == []
+    assert await growth(0, "runs_given_up", why="lost") == await growth(0, "worker_buried") == 1
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])

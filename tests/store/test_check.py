@@ -11,6 +11,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
+from redis.asyncio import Redis
 
 from api.processes.embedded import Servers
 from store import search
@@ -282,6 +283,23 @@ async def test_a_log_that_is_ahead_of_its_thread_would_refuse_every_event_and_is
 
     assert (found.kind, found.subject, found.is_repaired) == ("log_ahead", "there", True)
     assert await found_by(checking(db, saver, streams=streams)) == []
+
+
+async def test_a_log_that_would_be_kept_for_ever_gets_an_end_whether_its_thread_is_there_or_not(
+    servers: Servers, streams: Streams, db: Database, saver: Saver
+) -> None:
+    check = checking(db, saver, streams=streams, log_ttl_seconds=600.0)
+    async with Redis.from_url(servers.redis_url) as redis:
+        keys = [streams.key(thread_id) for thread_id in ("there", "gone")]
+        assert [await redis.persist(key) for key in keys] == [True, True]
+
+        found = await found_by(check, repair=True)
+
+        assert {(one.kind, one.subject, one.is_repaired) for one in found} == {
+            ("log_unending", "there", True), ("log_unending", "gone", True),
+        }  # fmt: skip
+        assert await found_by(check) == []
+        assert all([0 < await redis.ttl(key) <= 600 for key in keys])
 
 
 async def test_pages_are_looked_at_one_after_the_other(
