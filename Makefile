@@ -10,6 +10,8 @@ MODEL_PORT ?= 8001
 REFERENCE_VENV := .venv-reference
 DEPLOY_VENV := .venv-deploy
 AUDIT_VENV := .venv-audit
+# Whatever the environment says: every process that a test starts would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install run psql test bench fuzz soak differential package check audit format coverage model constraints clean
 

@@ -19,6 +19,7 @@ from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.description import describe
 from api.http.headers import TRACING, HeaderFilter
+from api.http.held import HeldBodies
 from api.http.languages import Languages
 from api.http.problems import Problems
 from api.identity.auth import Authentication, is_open
@@ -253,7 +254,11 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         Middleware(Languages, everywhere=services.settings.translate_everything),
         Middleware(Problems),
         Middleware(LastResort),
-        Middleware(BodyLimit, max_body_bytes=services.settings.request_body_max_bytes),
+        Middleware(
+            BodyLimit,
+            max_body_bytes=services.settings.request_body_max_bytes,
+            held=HeldBodies(services.settings.json_bodies_max_bytes),
+        ),
         Middleware(WithoutContext),
     ]
 

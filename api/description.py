@@ -152,6 +152,30 @@ _MADE: dict[str, dict[str, str]] = {
     "POST /v1/conversations": {"conversation_id": "id"},
     "POST /v1/responses": {"response_id": "id"},
 }
+#: Where one goes on with it by what is said there, the path alone being not enough. A body takes the place of all
+#: that a fuzzer would say; None where a path names what the answer tells beside (`_TOLD`).
+_SAID: dict[str, dict[str, JsonObject | None]] = {
+    "POST /api/sessions": {
+        "POST /api/sessions/{session_id}/messages": {"query": "hello"},
+        "POST /api/sessions/{session_id}/shares": {"audience": "link"},
+        "POST /api/users/{user_id}/export": None,
+    },
+    "POST /api/sessions/{session_id}/fork": {
+        "POST /api/sessions/{session_id}/messages": {"query": "hello"},
+    },
+    "POST /api/shares/{token}/clone": {
+        "POST /api/sessions/{session_id}/messages": {"query": "hello"},
+    },
+    "POST /api/sessions/{session_id}/messages": {
+        "POST /api/sessions/{session_id}/fork": {"message_id": "$response.body#/id"},
+    },
+    "POST /v1/conversations": {
+        "POST /v1/responses": {"input": "hello", "conversation": "$response.body#/id"},
+    },
+}
+_TOLD = {"POST /api/sessions": {"user_id": "user_id"}}
+#: Where nothing is of what was only just made: no deletion to take back, and no opinion.
+_TAKES_BACK = ("POST */restore", "DELETE */feedback")
 _OF_EVERY_ROUTE = (
     HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE,
@@ -193,18 +217,27 @@ def _link(operations: dict[str, JsonObject]) -> None:
     for route, made in _MADE.items():
         if route not in operations:
             continue
+        said = _SAID.get(route, {})
         values = {name: f"$request.path.{name}" for name in _names(route)}
-        values |= {name: f"$response.body#/{field}" for name, field in made.items()}
+        told = made | _TOLD.get(route, {})
+        values |= {name: f"$response.body#/{field}" for name, field in told.items()}
         links = {
             operation["operationId"]: {
                 "operationId": operation["operationId"],
                 "parameters": {f"path.{name}": values[name] for name in _names(to)},
+                **_body(said.get(to)),
             }
             for to, operation in operations.items()
-            if made.keys() <= _names(to) <= values.keys() and not to.endswith("/restore")
+            if (made.keys() <= _names(to) or to in said)
+            and _names(to) <= values.keys()
+            and not _is(to, _TAKES_BACK)
         }
         answers = operations[route]["responses"]
         answers[min(answers)]["links"] = links
+
+
+def _body(said: JsonObject | None) -> JsonObject:
+    return {} if said is None else {"requestBody": said, "x-schemathesis": {"merge_body": False}}
 
 
 def _names(route: str) -> set[str]:

@@ -14,6 +14,7 @@ from uuid_utils import uuid4
 
 from api.errors import BrokenOffError, error_response, internal_error_response, response_to
 from api.http.headers import HeaderFilter
+from api.http.held import HeldBodies, Hold
 from api.identity.auth import METRICS_PATH, OPEN_PATHS
 from api.loopback import is_in_process
 from api.observability.http_meter import HttpMeter, is_event_stream
@@ -232,14 +233,18 @@ class BodyLimit:
     """
     Refuses bodies that are too large, announced or not, with 413.
 
+    What a request holds of `held`, as `bodies.bounded` counts it, is given back when its answer begins.
+
     Args:
         app: What is behind it.
         max_body_bytes: The largest body that is let through.
+        held: What bodies that are read whole are counted in. What graphs ask their own server is not.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, held: HeldBodies) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -250,6 +255,15 @@ class BodyLimit:
         if not announced.isdecimal() or int(announced) > self.max_body_bytes:
             await response_to(self._too_large())(scope, receive, send)
             return
+        hold = Hold(self.held)
+        if not is_in_process(scope):
+            scope.setdefault("state", {})["hold"] = hold
+        try:
+            await self._let_through(scope, receive, send, hold)
+        finally:
+            hold.give_back()
+
+    async def _let_through(self, scope: Scope, receive: Receive, send: Send, hold: Hold) -> None:
         received, refused = 0, False
 
         async def receive_counting() -> Message:
@@ -263,6 +277,7 @@ class BodyLimit:
         async def send_or_refuse(message: Message) -> None:
             """Answer in its stead: an application of the user's takes our error for a fault."""
             nonlocal refused
+            hold.give_back()
             too_large = received > self.max_body_bytes
             if too_large and message["type"] == "http.response.start":
                 refused = True

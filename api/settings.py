@@ -193,6 +193,14 @@ class Settings(BaseSettings):
         "takes four thirds of its size.",
         ge=1,
     )
+    json_bodies_max_bytes: int = _env(
+        "HTTP_MAX_JSON_BODIES_BYTES",
+        default=128 * 1024 * 1024,
+        about="Maximum bytes that a process holds at once of such bodies beyond 1 MiB each, until they are "
+        "answered; one alone may have more. Others wait, the smaller ones first, and are 503 "
+        "`overloaded` after 10 s. Bodies up to 1 MiB are not counted.",
+        ge=1,
+    )
     translate_everything: bool = _env(
         "TRANSLATE_EVERYTHING",
         default=False,

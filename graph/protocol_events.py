@@ -94,6 +94,12 @@ class ProtocolEvent:
             return NAMED + self.name
         return "input" if self.method.startswith("input.") else self.method
 
+    @property
+    def ends_run(self) -> bool:
+        """Whether it tells that a run is over."""
+        is_of_run = self.method == "lifecycle" and not self.namespace
+        return is_of_run and not self.data.startswith(b'{"event":"running"')
+
     def encode(self) -> bytes:
         """It as it goes out."""
         node = b',"node":' + dumps(self.node) if self.node else b""

@@ -281,7 +281,7 @@ async def update(
         "visible": access.array,
     }
     async with db.transaction() as tx:
-        before = await threads.may_move(tx, session_id, changes or {}, access=access)
+        before = await threads.before_change(tx, session_id, changes or {}, access=access)
         changed = await tx.one(Session, SQL["change"], params)
         if changed is not None:
             await audit.record_move(
@@ -294,22 +294,30 @@ async def update(
 
 
 async def delete(
-    db: Database, session_id: str, *, keep_seconds: float | None, access: Access
+    db: Database,
+    session_id: str,
+    *,
+    keep_seconds: float | None,
+    actor: str | None = None,
+    access: Access,
 ) -> None:
     """
     Delete a session so that it can be restored; its run in flight, if any, goes on.
 
     Args:
         keep_seconds: After which it is purged; None for never.
+        actor: Who does it, for the audit log, which has it if it was shared; None for the server itself.
 
     Raises:
         NotFoundError: There is no such session that is visible.
     """
     params = {"id": session_id, "keep_seconds": keep_seconds, "visible": access.array}
+    deleted: JsonObject = {"status": "deleted"}
     async with db.transaction() as tx:
+        before = await threads.before_change(tx, session_id, deleted, access=access)
         if not await tx.tuples(SQL["delete"], params):
             raise not_found(session_id)
-        await threads.unshare(tx, session_id)
+        await threads.unshare(tx, session_id, before, actor=actor)
 
 
 async def restore(db: Database, session_id: str, *, access: Access) -> Session:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from store import audit, resealing
-from store.access import EVERYTHING, Access, looking_for
+from store.access import EVERYTHING, MEMBERS, Access, looking_for
 from store.cipher import Cipher, at
 from store.database import Database, Transaction, repeated
 from store.errors import (
@@ -288,7 +288,8 @@ async def update(
 
     Args:
         keep_seconds: After which one that is deleted by this is purged; None for never.
-        actor: Who does it, for the audit log, which has it if the owner changes; None for the server itself.
+        actor: Who does it, for the audit log, which has it if others may see it since, or fewer; None for the
+            server itself.
 
     Raises:
         NotFoundError: There is no such thread that is visible.
@@ -300,34 +301,45 @@ async def update(
         "visible": access.array,
     }
     async with db.transaction() as tx:
-        before = await may_move(tx, thread_id, metadata, access=access)
+        before = await before_change(tx, thread_id, metadata, access=access)
         updated = await tx.one(Thread, SQL["update"], params)
         if updated is None:
             raise not_found(thread_id)
         await audit.record_move(tx, f"session:{thread_id}", before, updated.metadata, actor=actor)
         if metadata.get("status") == "deleted":
-            await unshare(tx, thread_id)
+            await unshare(tx, thread_id, before, actor=actor)
     return updated
 
 
-async def may_move(
+async def before_change(
     tx: Transaction, thread_id: str, changes: JsonObject, *, access: Access
 ) -> JsonObject | None:
     """
-    The metadata of a thread that a change may make somebody else's, for `audit.record_move` after it.
+    The metadata of a thread before a change of who may see it, for the audit log after it.
 
-    Nobody changes it meanwhile. None if the change does not say whose it is, or the thread is not visible.
+    Nobody changes it meanwhile. None if it is no such change, or the thread is not visible.
     """
-    if changes.keys().isdisjoint(audit.OWNER_KEYS):
+    if changes.keys().isdisjoint(audit.OWNER_KEYS) and changes.get("status") != "deleted":
         return None
     params = {"thread_id": thread_id, "visible": access.array}
     rows = await tx.tuples(SQL["metadata_to_change"], params)
     return rows[0][0] if rows else None
 
 
-async def unshare(tx: Transaction, thread_id: str) -> None:
-    """Revoke the links to a thread, as a part of a transaction that has made it a deleted session."""
-    await tx.execute(SQL["unshare"], {"thread_id": thread_id})
+async def unshare(
+    tx: Transaction, thread_id: str, before: JsonObject | None, *, actor: str | None
+) -> None:
+    """
+    Revoke the links to a thread, as a part of a transaction that has made it a deleted session.
+
+    Args:
+        before: Its metadata before that, with its members.
+        actor: Who has, for the audit log; None for the server itself.
+    """
+    links = await tx.execute(SQL["unshare"], {"thread_id": thread_id})
+    if links or (before or {}).get(MEMBERS):
+        details = {"links": links, "members": "all"}
+        await audit.record_of_thread(tx, "share.revoked", thread_id, actor=actor, details=details)
 
 
 async def delete(db: Database, thread_id: str, *, actor: str | None = None, access: Access) -> None:

@@ -8,6 +8,7 @@ import logging
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,20 @@ def template(servers: Servers) -> Iterator[str]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture
-def database_url(servers: Servers, template: str) -> Iterator[str]:
+@contextmanager
+def cloned(servers: Servers, template: str) -> Iterator[str]:
+    """The URL of a migrated database."""
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         yield make_conninfo(servers.database_url, dbname=name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database_url(servers: Servers, template: str) -> Iterator[str]:
+    with cloned(servers, template) as url:
+        yield url
 
 
 @pytest.fixture

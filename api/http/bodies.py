@@ -4,6 +4,7 @@ Request bodies: JSON, whatever the content type says.
 Studio sends its JSON as ``text/plain``, and curl as a form.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
@@ -16,7 +17,8 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.types import Message
 
-from store.errors import InvalidInputError, TooLargeError
+from api.http.held import SMALL_BYTES, STALLED_SECONDS, Hold
+from store.errors import InvalidInputError, OverloadedError, TooLargeError
 from store.json import without_nul
 
 #: What says nothing of what a function is called with, and all that may be asked for to be `Arguments`.
@@ -35,22 +37,43 @@ def bounded(request: Request) -> Request:
     """
     The request, whose body is to be read whole: one beyond `HTTP_MAX_JSON_BODY_BYTES` is not.
 
-    Reading it raises `TooLargeError` then.
+    Reading it raises `TooLargeError` then, and `OverloadedError` if there is no room for it, or it stalls.
     """
     most = request.app.state.services.settings.json_body_max_bytes
-    announced = request.headers.get("content-length", "")
+    given = request.headers.get("content-length", "")
+    announced = int(given) if given.isdecimal() else 0
+    hold: Hold | None = getattr(request.state, "hold", None)
     received = 0
+
+    async def require_room() -> None:
+        size = max(received, announced)
+        if size > most:
+            raise TooLargeError(f"The request body is larger than {most} bytes")
+        if size > SMALL_BYTES and hold is not None and not hold.is_taken:
+            # One that does not say how large it gets may get as large as any.
+            await hold.take(announced or most)
 
     async def receive() -> Message:
         nonlocal received
-        message = await request.receive()
-        received += len(message.get("body", b""))
         # Before it is sent, if it is announced.
-        if max(received, int(announced) if announced.isdecimal() else 0) > most:
-            raise TooLargeError(f"The request body is larger than {most} bytes")
+        await require_room()
+        message = await _next(request, hold)
+        received += len(message.get("body", b""))
+        await require_room()
         return message
 
     return Request(request.scope, receive)
+
+
+async def _next(request: Request, hold: Hold | None) -> Message:
+    if hold is None or not hold.is_taken:
+        return await request.receive()
+    try:
+        async with asyncio.timeout(STALLED_SECONDS):
+            return await request.receive()
+    except TimeoutError:
+        # What it has room for others wait for.
+        raise OverloadedError("The request body has stalled") from None
 
 
 def parse(raw: bytes) -> Any:

@@ -56,7 +56,7 @@ class Watchdog:
         seconds: float,
         exit_seconds: float,
     ) -> None:
-        self._watched = [_Watched(name, loop) for name, loop in loops.items()]
+        self._watched = [Watched(name, loop) for name, loop in loops.items()]
         self._worker = worker
         self._seconds = seconds
         self._exit_seconds = exit_seconds
@@ -83,7 +83,7 @@ class Watchdog:
                     self._end_the_process(watched)
                     return
 
-    def _end_the_process(self, stuck: "_Watched") -> None:
+    def _end_the_process(self, stuck: "Watched") -> None:
         self.fired = True
         # What blocks it need not be a run's.
         run_id = stuck.run_id() if stuck.name == GRAPHS else None
@@ -104,7 +104,7 @@ class Watchdog:
         os._exit(STUCK_STATUS)
 
 
-class _Watched:
+class Watched:
     """An event loop that is asked for a sign at each look, once at a time."""
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:

@@ -35,6 +35,8 @@ from store.models import JsonObject
 
 #: How many subscriptions a socket may have.
 MAX_SUBSCRIPTIONS = 64
+#: How long the first events wait for further subscriptions, which clients send one after the other.
+TOGETHER_SECONDS = 0.02
 
 _EVENT_ID = re.compile(r"(?:synth:[^:]*:)?([0-9]{1,19})-([0-9]{1,19})\.([0-9]{1,3})")
 
@@ -73,14 +75,18 @@ class ProtocolSocket(CommandSocket):
         # How far those subscriptions were played that are being played now.
         self._sent_through = 0
         self._playing: asyncio.Task[None] | None = None
+        # Held while subscriptions are added: nothing is sent meanwhile.
+        self._adding = asyncio.Lock()
 
     async def answer(self, number: int, method: str, params: JsonObject) -> JsonObject | None:
         """Subscribe or not, or do what a command says to the thread."""
         if method == "subscription.subscribe":
-            await self._subscribe(number, params)
+            async with self._adding:
+                await self._subscribe(number, params)
             return None
         if method == "subscription.reconnect":
-            await self._reconnect(number, params)
+            async with self._adding:
+                await self._reconnect(number, params)
             return None
         if method == "subscription.unsubscribe":
             subscription_id = params.get("subscription_id")
@@ -163,10 +169,15 @@ class ProtocolSocket(CommandSocket):
             raise error
 
     async def _play(self) -> None:
+        clock = asyncio.get_running_loop().time
+        begins_at = clock() + TOGETHER_SECONDS
         # They may all be given up by now.
         tape = self._tape(min((one.since for one in self._subscriptions.values()), default=0))
         async with aclosing(tape.events()) as batches:
             async for batch in batches:
+                await asyncio.sleep(max(begins_at - clock(), 0))
+                async with self._adding:
+                    pass
                 for told in batch:
                     # Before it goes: what is stopped while it is sent has been sent.
                     self._sent_through = max(self._sent_through, told.seq)

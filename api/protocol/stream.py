@@ -22,6 +22,9 @@ from store.threads import not_found
 #: Says that events are missing; clients of the protocol pass over what they do not know.
 GAP = "resume_gap"
 
+#: How long after the end of a run the next one is told of.
+BREATH_SECONDS = 0.05
+
 
 class Tape:
     """
@@ -60,7 +63,7 @@ class Tape:
             NotFoundError: The thread is not the client's to read any more.
         """
         try:
-            async with aclosing(self._events()) as batches:
+            async with aclosing(apart(self._events())) as batches:
                 async for batch in batches:
                     yield batch
         except UnavailableError as exc:
@@ -200,6 +203,28 @@ async def frames(tape: Tape, wanted: Wanted) -> AsyncGenerator[bytes, None]:
                 )
                 if chunk:
                     yield chunk
+
+
+async def apart(
+    batches: AsyncGenerator[list[ProtocolEvent], None],
+) -> AsyncGenerator[list[ProtocolEvent], None]:
+    """
+    The same events, with a pause between the end of a run and what comes after it.
+
+    `useStream` of @langchain/react 1.1 handles an end a moment after it has received it. If the next run
+    begins in the same packet, as in a replay, it takes the old end for that of the new run.
+    """
+    clock = asyncio.get_running_loop().time
+    silent_until = 0.0
+    async with aclosing(batches):
+        async for batch in batches:
+            ends = [number for number, told in enumerate(batch, 1) if told.ends_run]
+            last = ends[-1] if ends else 0
+            for part in filter(None, (batch[:last], batch[last:])):
+                await asyncio.sleep(max(silent_until - clock(), 0))
+                yield part
+                if part[-1].ends_run:
+                    silent_until = clock() + BREATH_SECONDS
 
 
 async def applied_through(services: Services, thread_id: str) -> int:

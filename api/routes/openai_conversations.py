@@ -89,7 +89,7 @@ async def delete_conversation(
     """Delete it, as a session is deleted."""
     await _session(services, caller, conversation_id)
     access = await caller.may("threads", "delete", {"thread_id": conversation_id})
-    await delete(services, conversation_id, access=access)
+    await delete(services, conversation_id, actor=caller.actor, access=access)
     return json_response({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
 

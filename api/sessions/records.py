@@ -175,7 +175,7 @@ async def delete(services: Services, caller: Caller, session_id: str, *, purge: 
     if purge:
         await services.runs.purge_session(session_id, actor=caller.actor, access=access)
     else:
-        await runs.delete(services, session_id, access=access)
+        await runs.delete(services, session_id, actor=caller.actor, access=access)
 
 
 async def judge(

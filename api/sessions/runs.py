@@ -447,15 +447,20 @@ async def stop(services: Services, session_id: str, *, access: Access) -> JsonOb
     }
 
 
-async def delete(services: Services, session_id: str, *, access: Access) -> None:
+async def delete(services: Services, session_id: str, *, actor: str, access: Access) -> None:
     """
     Delete a session so that it can be restored; an answer that is still coming is stopped.
+
+    Args:
+        actor: Who does it, for the audit log.
 
     Raises:
         NotFoundError: There is no such session that is visible.
     """
     keep_seconds = services.settings.deleted_session_seconds
-    await sessions.delete(services.db, session_id, keep_seconds=keep_seconds, access=access)
+    await sessions.delete(
+        services.db, session_id, keep_seconds=keep_seconds, actor=actor, access=access
+    )
     with suppress(NotFoundError):  # purged meanwhile
         await services.runs.cancel(session_id, None, action="interrupt", access=EVERYTHING)
 

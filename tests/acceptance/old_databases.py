@@ -1,7 +1,14 @@
 """Databases as the old projects left them: by their own schemas, with what was found in them."""
 
 import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import OperationalError
 
 #: By their models, as SQLAlchemy creates them in SQLite.
 _CONVERSATION = """
@@ -118,6 +125,56 @@ def fufan(path: Path, *, later: bool = False) -> str:
             (FUFAN_EMPTY, ADA, "Empty", "chat_with_search", "2024-03-11 00:00:00"),
         ]),
     )  # fmt: skip
+
+
+@contextmanager
+def mariadb(directory: Path, port: int) -> Iterator[str]:
+    """The URL of a MariaDB in which there is nothing yet, for the length of the block."""
+    about = [f"--datadir={directory}/data", "--user=root"]
+    subprocess.run(
+        ["mariadb-install-db", "--no-defaults", *about], check=True, capture_output=True, timeout=60
+    )
+    server = subprocess.Popen(
+        ["mariadbd", "--no-defaults", *about, f"--port={port}", "--bind-address=127.0.0.1",
+         f"--socket={directory}/socket", "--skip-grant-tables"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"mysql+pymysql://root@127.0.0.1:{port}"
+    try:
+        _wait_for(create_engine(f"{url}/mysql"))
+        yield url
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def _wait_for(engine: Engine) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with engine.connect():
+                return
+        except OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def fufan_in_mariadb(url: str, path: Path) -> str:
+    """What `fufan` has made, where fufan's people have it."""
+    fufan(path)
+    with create_engine(f"{url}/mysql").connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE fufan CHARACTER SET utf8mb4")
+    with sqlite3.connect(path) as source, create_engine(f"{url}/fufan").begin() as target:
+        for statement in _FUFAN.replace('"', "`").split(";")[:-1]:
+            target.exec_driver_sql(statement)
+        for table in ("user", "conversation", "message"):
+            rows = source.execute(f"SELECT * FROM {table}").fetchall()
+            marks = ",".join(["%s"] * len(rows[0]))
+            target.exec_driver_sql(f"INSERT INTO {table} VALUES ({marks})", rows)
+    source.close()
+    # As the project has it, whose driver is asynchronous.
+    return f"{url}/fufan".replace("pymysql", "asyncmy")
 
 
 def _quoted(text: str) -> str:

@@ -1,5 +1,6 @@
 """What a person with psql sees, and the commands for the database."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -37,13 +38,17 @@ async def test_messages_and_conversations_are_rows(http: httpx.AsyncClient, sql:
 
     rows = sql("SELECT role, content FROM message WHERE conversation_id = %s", created["id"])
     cursor = sql("SELECT * FROM conversation WHERE id = %s", created["id"])
-    columns = sql(
-        "SELECT column_name FROM information_schema.columns WHERE table_name = 'conversation' "
-        "ORDER BY ordinal_position"
-    )
+
+    def columns(of: str) -> list[str]:
+        found = sql(
+            "SELECT column_name FROM information_schema.columns WHERE table_name = %s "
+            "ORDER BY ordinal_position",
+            of,
+        )
+        return [name for (name,) in found]
 
     assert rows == [("user", "你好"), ("assistant", "(1) 你好")]
-    assert [name for (name,) in columns] == [
+    assert columns("conversation") == [
         "id",
         "user_id",
         "name",
@@ -53,6 +58,9 @@ async def test_messages_and_conversations_are_rows(http: httpx.AsyncClient, sql:
         "update_time",
     ]
     assert cursor[0][:5] == (created["id"], "ada", "First", "c", "active")
+    told = (ROOT / "docs/sessions.md").read_text().partition("## The message table")[2]
+    named = re.findall(r"^\| (`\w.*?) \|", told, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(named))) == set(columns("message"))
 
 
 async def test_the_message_table_is_made_again_the_same_beside_a_running_server(

@@ -510,11 +510,10 @@ async def test_a_subscription_that_is_played_from_the_beginning_loses_nothing_to
         await opened.command("subscription.subscribe", channels=["lifecycle"])
         await opened.command("run.start", assistant_id="chat", input=said(*["word"] * 1_000))
         await opened.followed.until(is_end)
-        # Sent together: the one comes while the other is still being played.
-        messages, values = await asyncio.gather(
-            opened.command("subscription.subscribe", channels=["messages"]),
-            opened.command("subscription.subscribe", channels=["values"]),
-        )
+        messages = await opened.command("subscription.subscribe", channels=["messages"])
+        # The next one comes while this one is still being played.
+        await opened.followed.until(lambda event: event["method"] == "messages")
+        values = await opened.command("subscription.subscribe", channels=["values"])
         await opened.followed.until(
             lambda event: event["method"] == "values" and len(data(event)["messages"]) == 2
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
@@ -23,7 +24,14 @@ from api.settings import Settings
 from store.errors import Error
 from tests.acceptance import old_databases as old
 from tests.acceptance.conftest import Sql
-from tests.acceptance.process import ROOT, ServerProcess, command, environment, serving
+from tests.acceptance.process import (
+    ROOT,
+    ServerProcess,
+    command,
+    environment,
+    free_port,
+    serving,
+)
 from tests.acceptance.talk import contents, says
 from threadwell import repository
 from threadwell.connection import default, use
@@ -180,6 +188,31 @@ async def test_fufan_comes_along_with_its_users_and_grows(
     assert [row["name"] for row in listed.json()["data"]] == ["你好"]
     assert [row["id"] for row in shown.json()["data"]] == ["m1", "m2", "m3"]
     assert sql('SELECT left(password_hash, 7) FROM "user"') == [("scrypt$",)]
+
+
+@pytest.mark.skipif(shutil.which("mariadbd") is None, reason="no MariaDB is installed")
+async def test_fufan_comes_along_from_mysql_too(
+    importing: Importing, tmp_path: Path, sql: Sql
+) -> None:
+    server = old.mariadb(tmp_path, free_port())
+    url = await asyncio.to_thread(server.__enter__)
+    try:
+        url = await asyncio.to_thread(old.fufan_in_mariadb, url, tmp_path / "fufan.db")
+        zone = ZoneInfo("Asia/Shanghai")
+        reports = [await importing(url, dialect="fufan", zone=zone) for _ in range(2)]
+    finally:
+        await asyncio.to_thread(server.__exit__, None, None, None)
+
+    assert [counts(report) for report in reports] == [(2, 0, 0, 0, 4), (0, 0, 2, 0, 0)]
+    pairs = sql(
+        "SELECT id, query, response, (create_time AT TIME ZONE 'UTC')::text FROM message_pair"
+        " WHERE conversation_id = %s ORDER BY seq",
+        old.FUFAN_ONE,
+    )
+    assert [pair[:3] for pair in pairs] == [
+        ("m1", "你好", "您好"), ("m2", "什么是LangGraph", "一个框架。"),
+    ]  # fmt: skip
+    assert pairs[0][3].startswith("2024-03-10 00:00:00"), "08:00 in Shanghai"
 
 
 async def test_what_cannot_be_read_is_said_without_a_secret(

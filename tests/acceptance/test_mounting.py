@@ -79,6 +79,38 @@ async def test_before_it_lives_it_says_so(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
 
 
+async def test_types_of_a_state_are_known_though_an_application_imports_langgraph_first(
+    tmp_path: Path,
+) -> None:
+    # `threadwell.mounting` imports `api` before all else; alone it is quick.
+    script = """
+import langgraph.graph
+import api
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.graph import START, StateGraph
+from pydantic import BaseModel
+
+class Trip(BaseModel):
+    to: str
+
+class State(BaseModel):
+    trip: Trip
+
+builder = StateGraph(State)
+builder.add_node("go", lambda state: None)
+builder.add_edge(START, "go")
+# As strict as ours.
+saver = InMemorySaver(serde=JsonPlusSerializer(allowed_msgpack_modules=None))
+graph = builder.compile(checkpointer=saver)
+config = {"configurable": {"thread_id": "1"}}
+graph.invoke({"trip": Trip(to="Oslo")}, config)
+print(type(graph.get_state(config).values["trip"]).__name__)
+"""
+    status, said = await run_in(tmp_path, script)
+    assert (status, said.splitlines()[-1]) == (0, "Trip"), said
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """An application that has a package `api`, as many of FastAPI's have."""

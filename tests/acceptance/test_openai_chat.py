@@ -178,6 +178,37 @@ async def test_editing_and_regenerating_in_open_webui_make_siblings_and_tasks_le
     assert session["user_id"] == "ada"
 
 
+async def test_librechat_whose_ids_of_answers_nobody_else_knows_makes_siblings_too(
+    ai: AsyncOpenAI, http: httpx.AsyncClient
+) -> None:
+    chat_id = str(uuid.uuid4())
+
+    async def send(talk: Talk, message: str, parent: str, model: str = "chat") -> str:
+        headers = {
+            "X-Conversation-ID": chat_id,
+            "X-User-Message-ID": message,
+            "X-Parent-Message-ID": parent,
+            "X-User-ID": "ada",
+        }
+        return await said(ai, talk, model=model, extra_headers=headers)
+
+    one = await send([user("one")], "u1", "00000000-0000-0000-0000-000000000000")
+    talk = [user("one"), assistant(one)]
+    title = await send([user("Name this chat")], "u1", "r1", "chat@stateless")
+    two = await send([*talk, user("two")], "u2", "r1")
+    edited = await send([*talk, user("zwei")], "u3", "r1")
+    again = await send([*talk, user("zwei")], "u3", "r1")
+
+    assert (one, title) == ("(1) one", "(1) Name this chat")
+    assert (two, edited, again) == ("(3) two", "(3) zwei", "(3) zwei")
+    assert await history(http, chat_id) == ["one", "(1) one", "zwei", "(3) zwei"]
+    assert sorted(await history(http, chat_id, "all")) == sorted(
+        ["one", "(1) one", "two", "(3) two", "zwei", "(3) zwei", "(3) zwei"]
+    )
+    session = (await http.get(f"/api/sessions/{chat_id}")).json()
+    assert session["user_id"] == "ada"
+
+
 async def test_without_ids_branches_are_found_by_what_was_said(
     ai: AsyncOpenAI, http: httpx.AsyncClient
 ) -> None:

@@ -455,10 +455,21 @@ async def test_what_matters_to_security_is_in_the_log_and_read_page_by_page(
     await ada.ask("DELETE", f"/api/sessions/{session}?purge=true", status=204)
     thread = (await ada.ask("POST", "/threads", json={}))["thread_id"]
     await ada.ask("DELETE", f"/threads/{thread}", status=204)
+    # To delete what is shared is to share it no more, by either way; what is not shared says nothing of that.
+    for audience in ({"mode": "live"}, members):
+        shared = (await ada.ask("POST", "/api/sessions", json={}))["id"]
+        await ada.ask("POST", f"/api/sessions/{shared}/shares", json=audience)
+        if audience is members:
+            await ada.ask("PATCH", f"/threads/{shared}", json={"metadata": {"status": "deleted"}})
+        else:
+            await ada.ask("DELETE", f"/api/sessions/{shared}", status=204)
+    alone = (await ada.ask("POST", "/api/sessions", json={}))["id"]
+    await ada.ask("DELETE", f"/api/sessions/{alone}", status=204)
 
     entries = await in_the_log(ada)
 
     assert [entry["act"] for entry in entries] == [
+        "share.revoked", "member.added", "share.revoked", "share.created",
         "session.purged", "session.purged", "sessions.exported", "share.revoked", "share.revoked",
         "member.removed", "member.added", "share.created",
     ]  # fmt: skip

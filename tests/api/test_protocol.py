@@ -1,7 +1,9 @@
 """The event-streaming protocol: numbers, what a client wants to see, gaps, and who may open a socket."""
 
+import asyncio
 import json
 import uuid
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
+from api.protocol.stream import BREATH_SECONDS, apart
 from api.settings import Settings
+from graph.encode import dumps
 from graph.protocol import ProtocolView
 from graph.protocol_events import Numbering, ProtocolEvent, Wanted, wanted
 from store.errors import InvalidInputError
@@ -144,6 +148,35 @@ def test_a_question_is_told_once_by_a_log_that_lost_its_beginning() -> None:
     assert told == ["input.requested"]
 
 
+async def test_a_run_begins_a_moment_after_the_one_before_it_has_ended() -> None:
+    view = ProtocolView(["lifecycle", "values"])
+    view.know(thread())
+    log: list[tuple[str, dict[str, Any]]] = [
+        ("metadata", {"attempt": 1}),
+        ("values", {"x": 1}),
+        ("end", {"status": "success"}),
+    ]
+    one, two, three = (
+        [
+            told
+            for number, (name, content) in enumerate(log, 1)
+            for told in view.read(Event(BASE + run, number, str(run), name, dumps(content)))
+        ]
+        for run in (1, 2, 3)
+    )
+
+    async def batches() -> AsyncGenerator[list[ProtocolEvent], None]:
+        # Two that are over and one that goes on, as a log has them.
+        yield [*one, *two, *three[:1]]
+        yield three[1:]
+
+    clock = asyncio.get_running_loop().time
+    heard = [(clock(), batch) async for batch in apart(batches())]
+    (ended_at, over), (begun_at, begun), (_, rest) = heard
+    assert (over, begun, rest) == ([*one, *two], three[:1], three[1:])
+    assert begun_at - ended_at >= BREATH_SECONDS
+
+
 async def test_what_the_log_does_not_reach_back_to_is_said(http: httpx.AsyncClient) -> None:
     thread_id = str(uuid.uuid4())
     text = " ".join(f"word{number}" for number in range(60))
@@ -189,6 +222,23 @@ async def test_a_page_of_another_origin_opens_no_socket(http: httpx.AsyncClient)
 
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 4403
+
+
+async def test_subscriptions_that_are_sent_together_are_played_together(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As `useStream` sends them: what it receives of a run after its end, it does not show.
+    monkeypatch.setattr("api.protocol.socket.TOGETHER_SECONDS", 2.0)
+    thread_id = str(uuid.uuid4())
+    async with following(http, thread_id) as followed:
+        await start(http, thread_id, "chat", input=_says("hello"))
+        await followed.until(is_end)
+    async with socket(str(http.base_url), thread_id) as opened:
+        await opened.command("subscription.subscribe", channels=["lifecycle"])
+        await opened.command("subscription.subscribe", channels=["lifecycle", "values"])
+        await opened.followed.until(is_end)
+
+    assert opened.followed.events == followed.of("lifecycle", "values")
 
 
 async def test_a_thread_that_was_made_again_is_another_one(http: httpx.AsyncClient) -> None:

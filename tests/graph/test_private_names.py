@@ -27,6 +27,7 @@ NAMES = [
     "langchain_core.language_models._compat_bridge:message_to_events",
     "langchain_core.language_models.chat_models:BaseChatModel._agenerate",
     "langchain_core.language_models.chat_models:BaseChatModel._astream",
+    "langgraph._internal._serde:STRICT_MSGPACK_ENABLED",
     "langgraph.checkpoint.base.id:_last_v6_timestamp",
     "langgraph.checkpoint.postgres.aio:AsyncPostgresSaver._build_delta_channels_writes_history",
     "langgraph.checkpoint.postgres.aio:AsyncPostgresSaver._cursor",

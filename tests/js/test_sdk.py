@@ -37,11 +37,13 @@ def served(servers: Servers, project: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
-@pytest.mark.parametrize("script", ["sdk.test.mjs", "doors.test.mjs", "assistant-ui.test.mjs"])
+@pytest.mark.parametrize(
+    "script", ["sdk.test.mjs", "react.test.mjs", "doors.test.mjs", "assistant-ui.test.mjs"]
+)
 def test_the_clients_work(script: str, modules: None, served: ServerProcess) -> None:
     ran = subprocess.run(
         # The SDK may keep a connection open after all is said.
-        ["node", "--test", "--test-force-exit", "--test-timeout=60000", script],
+        ["node", "--test", "--test-force-exit", "--test-timeout=240000", script],
         cwd=HERE,
         env=environment({"THREADWELL_URL": served.url}),
         capture_output=True,

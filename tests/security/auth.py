@@ -1,10 +1,12 @@
-"""Two users, each of whom sees what is their own, and nobody else."""
+"""Two users, each of whom sees what is their own; and one who has shared something, and is not there."""
 
 from typing import Any
 
 from langgraph_sdk import Auth
 
 USERS = ("ada", "eve")
+#: Who makes no requests but those of the beginning.
+AWAY = "joe"
 
 auth = Auth()
 
@@ -13,7 +15,7 @@ auth = Auth()
 async def authenticate(authorization: str | None) -> str:
     """By the name as a bearer's token."""
     name = (authorization or "").removeprefix("Bearer ")
-    if name not in USERS:
+    if name not in (*USERS, AWAY):
         raise Auth.exceptions.HTTPException(status_code=401, detail="Who is it?")
     return name
 

@@ -39,6 +39,8 @@ EMPTIED = (
     "^/api/sessions/\\{session_id\\}/(context|shares)$"
     "|^(/threads/\\{thread_id\\})?/runs/\\{run_id\\}/join$"
 )
+#: Deletes what has another path elsewhere: a check that knows it there takes it for lost.
+DELETES_ELSEWHERE = "/api/conversations/{conversation_id}"
 #: Of a scenario, at the most. Each begins with what makes something; a short one has no use of it.
 STEPS = 100
 #: With another method their last part is an id, which is 422.
@@ -113,8 +115,13 @@ def _is_stream(start: Message) -> bool:
     return kind.startswith(b"text/event-stream")
 
 
-async def seed(http: httpx.AsyncClient) -> dict[str, list[str]]:
-    """Make one of everything that a path names; ids by the parameter's name."""
+async def seed(http: httpx.AsyncClient, away: httpx.AsyncClient) -> dict[str, list[str]]:
+    """
+    Make one of everything that a path names; ids by the parameter's name.
+
+    Args:
+        away: Somebody who makes no requests later: what they have shared nobody deletes.
+    """
     told = {"query": "hello"}
     session = (await http.post("/api/sessions", json={"assistant_id": "chat"})).json()["id"]
     first = (await http.post(f"/api/sessions/{session}/messages", json=told)).json()
@@ -129,6 +136,9 @@ async def seed(http: httpx.AsyncClient) -> dict[str, list[str]]:
     hook = await http.post("/api/webhooks", json={"url": "http://127.0.0.1:9/", "enabled": False})
     shares = f"/api/sessions/{session}/shares"
     share = (await http.post(shares, json={"mode": "snapshot"})).json()
+    lasting = (await away.post("/api/sessions", json={"assistant_id": "chat"})).json()["id"]
+    await away.post(f"/api/sessions/{lasting}/messages", json=told)
+    shown = (await away.post(f"/api/sessions/{lasting}/shares", json={"mode": "snapshot"})).json()
     sent = await http.post("/api/files", files={"file": ("a.txt", b"hello", "text/plain")})
     return {
         "session_id": [session],
@@ -141,7 +151,7 @@ async def seed(http: httpx.AsyncClient) -> dict[str, list[str]]:
         "cron_id": [cron.json()["cron_id"]],
         "webhook_id": [hook.json()["id"]],
         "share_id": [share["id"]],
-        "token": [share["url"].rsplit("/", 1)[1]],
+        "token": [one["url"].rsplit("/", 1)[1] for one in (share, shown)],
         "file_id": [sent.json()["id"]],
         "model": ["chat", "ask@stateless"],
         "graph_id": ["chat", "ask", "steps"],
@@ -251,6 +261,10 @@ def _configuration(directory: Path, ids: dict[str, list[str]], scenarios: int) -
         "[[operations]]",
         f"include-path-regex = {json.dumps(EMPTIED)}",
         "checks.use_after_free.enabled = false",
+        "[[operations]]",
+        f"include-path = {json.dumps(DELETES_ELSEWHERE)}",
+        'include-method = "DELETE"',
+        "phases.stateful.enabled = false",
         "[dictionaries]",
         f"words = {{values = {json.dumps(words)}}}",
     ]

@@ -1,6 +1,7 @@
 """What somebody would try who means harm; docs/security.md says which test is for what."""
 
 import ast
+import asyncio
 import gzip
 import importlib
 import itertools
@@ -32,6 +33,7 @@ from api.app import create_app
 from api.bootstrap import open_services
 from api.exchange import markdown
 from api.http.bodies import parse
+from api.http.held import HeldBodies
 from api.http.languages import in_chinese
 from api.observability import logs
 from api.processes.embedded import Servers
@@ -39,6 +41,7 @@ from api.settings import Settings, without_password
 from store.checkpoints import open_saver
 from store.database import Database
 from store.errors import Error, TooLargeError
+from tests.faults.runs import until
 from tests.receiver import receiving
 from tests.serving import serving
 
@@ -274,6 +277,88 @@ async def test_a_wide_body_is_refused_before_anything_is_made_of_it(
             refused = await http.post("/threads", content=content)
             assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
             assert refused.json()["detail"] == "The request body is larger than 16777216 bytes"
+
+
+class LargeBodies:
+    """Bodies of 2 MiB to a server that holds 3 MiB of them; some stop before their end."""
+
+    def __init__(self, http: httpx.AsyncClient, held: HeldBodies) -> None:
+        self.http = http
+        self.held = held
+        self.body = b'{"metadata":{"a":"' + b"x" * (2 << 20) + b'"}}'
+        self.goes_on = asyncio.Event()
+
+    def send(self, *, stops: bool = False) -> asyncio.Task[httpx.Response]:
+        content = self._slow() if stops else self.body
+        size = {"content-length": str(len(self.body))}
+        return asyncio.create_task(self.http.post("/threads", content=content, headers=size))
+
+    async def _slow(self) -> AsyncIterator[bytes]:
+        yield self.body[:1000]
+        await self.goes_on.wait()
+        yield self.body[1000:]
+
+    async def until_held(self, count: int) -> None:
+        await until(lambda: self.held.bytes == count * len(self.body))
+
+
+@pytest.fixture
+async def large(
+    settings: Settings, servers: Servers, database_url: str
+) -> AsyncIterator[LargeBodies]:
+    few = settings.model_copy(
+        update={"request_body_max_bytes": 1 << 24, "json_bodies_max_bytes": 3 << 20}
+    )
+    async with open_services(
+        few, database_url=database_url, redis_url=servers.redis_url
+    ) as services:
+        app = create_app(services)
+        given = [value for one in app.user_middleware for value in one.kwargs.values()]
+        [held] = [value for value in given if isinstance(value, HeldBodies)]
+        async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
+            yield LargeBodies(http, held)
+
+
+async def test_many_large_bodies_at_once_are_held_a_few_at_a_time(
+    large: LargeBodies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others wait, or are refused; a small one waits for none of them."""
+    first = large.send(stops=True)
+    await large.until_held(1)
+    second = large.send()
+    await until(lambda: large.held.waiting == 1)
+
+    assert (await large.http.post("/threads", json={})).status_code == 200
+    monkeypatch.setattr("api.http.held.MAX_WAITING", 1)
+    refused = await large.send()
+    assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+    assert int(refused.headers["retry-after"]) > 0
+
+    large.goes_on.set()
+    assert [(await one).status_code for one in (first, second)] == [200, 200]
+    assert (large.held.bytes, large.held.waiting) == (0, 0)
+
+
+async def test_a_large_body_that_does_not_come_keeps_nobody_waiting(
+    large: LargeBodies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sender leaves in the middle, or stalls."""
+    left = large.send(stops=True)
+    await large.until_held(1)
+    left.cancel()
+    await large.until_held(0)
+
+    monkeypatch.setattr("api.http.bodies.STALLED_SECONDS", 0.05)
+    reader, writer = await asyncio.open_connection(
+        large.http.base_url.host, large.http.base_url.port
+    )
+    writer.write(b"POST /threads HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n{")
+    answer = await reader.readuntil(b"}")
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"overloaded"' in answer
+    await large.until_held(0)
 
 
 def test_no_expression_of_ours_takes_long_on_any_text() -> None:

@@ -12,7 +12,7 @@ from api.app import create_app
 from api.bootstrap import Services
 from api.settings import Settings
 from tests.api.conftest import GRAPHS
-from tests.security.auth import USERS
+from tests.security.auth import AWAY, USERS
 from tests.security.generated import Found, Impatient, generate, seed
 from tests.serving import serving
 
@@ -43,14 +43,15 @@ def settings(tmp_path: Path) -> Settings:
 async def _generate(
     services: Services, directory: Path, *options: str, each: int, scenarios: int, number: int
 ) -> Found:
-    ada = {"authorization": f"Bearer {USERS[0]}"}
+    ada, joe = ({"authorization": f"Bearer {user}"} for user in (USERS[0], AWAY))
     async with (
         serving(Impatient(create_app(services))) as url,
         httpx.AsyncClient(base_url=url, timeout=120, headers=ada) as http,
+        httpx.AsyncClient(base_url=url, timeout=120, headers=joe) as away,
     ):
         # It takes FastAPI seconds to make, and schemathesis waits ten.
         await http.get("/openapi.json")
-        ids = await seed(http)
+        ids = await seed(http, away)
         return await generate(
             url, directory, ids, *options, each=each, scenarios=scenarios, seed=number
         )

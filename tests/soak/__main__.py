@@ -35,22 +35,28 @@ def main() -> int:
     parser.add_argument(
         "--protected", action="store_true", help="with encryption, API keys and limits"
     )
-    options = parser.parse_args()
-    return asyncio.run(_soak(options.seconds, options.seed, options.log, options.protected))
+    parser.add_argument("--workers", type=int, default=1, help="beside two servers (1)")
+    return asyncio.run(_soak(parser.parse_args()))
 
 
-async def _soak(seconds: float, seed: int, log: Path | None, protected: bool) -> int:
+async def _soak(options: argparse.Namespace) -> int:
+    seconds, seed, log = options.seconds, options.seed, options.log
     ledger = Ledger()
     async with (
         open_turnstile(random.Random(f"{seed} steps")) as turnstile,
-        open_cluster(random.Random(f"{seed} faults"), turnstile, protected=protected) as cluster,
+        open_cluster(
+            random.Random(f"{seed} faults"),
+            turnstile,
+            protected=options.protected,
+            workers=options.workers,
+        ) as cluster,
     ):
         begun = cluster.sizes()
         found = await _load(cluster, ledger, seconds, seed)
         cipher = cipher_of(cluster.members[0].variables)
         findings = Findings(ledger, turnstile.visits, cluster.database_url, cipher)
         try:
-            found += await _settled(findings)
+            found += await _settled(findings, len(cluster.members))
             found += [*findings.of_runs(), *findings.of_order(), *findings.of_steps()]
             found += findings.of_amount(cluster.faults, seconds)
             async with httpx.AsyncClient(
@@ -112,9 +118,9 @@ def _headers(cluster: Cluster) -> dict[str, str]:
     return {"x-api-key": cluster.key} if cluster.key else {}
 
 
-async def _settled(findings: Findings) -> list[str]:
+async def _settled(findings: Findings, processes: int) -> list[str]:
     deadline = time.monotonic() + SETTLE_SECONDS
-    while (left := findings.unsettled()) and time.monotonic() < deadline:  # noqa: ASYNC110
+    while (left := findings.unsettled(processes)) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.2)
     return left
 

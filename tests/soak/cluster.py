@@ -1,4 +1,4 @@
-"""Two servers and a worker on one PostgreSQL and one Valkey, and what befalls them."""
+"""Two servers and workers on one PostgreSQL and one Valkey, and what befalls them."""
 
 import asyncio
 import base64
@@ -51,7 +51,7 @@ class Member:
 
     def __init__(self, name: str, config: Path, variables: dict[str, str]) -> None:
         self.name = name
-        self.serves = name != "worker"
+        self.serves = not name.startswith("worker")
         self.port = free_port() if self.serves else 0
         self.url = f"http://127.0.0.1:{self.port}"
         self.variables = variables
@@ -375,13 +375,14 @@ class Valkey:
 
 @asynccontextmanager
 async def open_cluster(
-    rng: random.Random, turnstile: Turnstile, *, protected: bool
+    rng: random.Random, turnstile: Turnstile, *, protected: bool, workers: int = 1
 ) -> AsyncIterator[Cluster]:
     """
     Start everything, and in the end stop whatever is left of it.
 
     Args:
         protected: With `PROTECTION`.
+        workers: How many beside two servers.
     """
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         directory = Path(name)
@@ -396,7 +397,8 @@ async def open_cluster(
             protection = PROTECTION if protected else {}
             variables = {**VARIABLES, **protection, **urls, GATE: str(turnstile.port)}
             key = await asyncio.to_thread(_made_key, variables) if protected else ""
-            members = [Member(who, config, variables) for who in ("1", "2", "worker")]
+            names = ["1", "2", *(f"worker {number}" for number in range(1, workers + 1))]
+            members = [Member(who, config, variables) for who in names]
             try:
                 for member in members:
                     await member.up()

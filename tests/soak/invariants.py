@@ -82,8 +82,8 @@ class Findings:
         """Let go of PostgreSQL."""
         self._connection.close()
 
-    def unsettled(self) -> list[str]:
-        """What is still under way, or seems to be: nothing for ever."""
+    def unsettled(self, processes: int) -> list[str]:
+        """What is still under way, or seems to be: nothing for ever, and so many processes."""
         runs = self._sql(
             "SELECT run_id, status, attempt, worker_id, thread_id FROM run"
             " WHERE status IN ('pending', 'running')"
@@ -96,7 +96,7 @@ class Findings:
         workers = self._sql("SELECT worker_id, pid FROM worker ORDER BY started_at")
         found = [f"run in flight: {row}" for row in runs]
         found += [f"thread busy without a run: {row}" for row in threads]
-        return found + ([f"workers: {workers}"] if len(workers) != 3 else [])
+        return found + ([f"workers: {workers}"] if len(workers) != processes else [])
 
     def of_runs(self) -> Iterator[str]:
         """Every run that was acknowledged ended as it may."""
@@ -312,8 +312,10 @@ class Findings:
                 yield f"a session streamed {told}"
 
     def evidence(self, found: list[str]) -> Iterator[str]:
-        """What is left of the threads that the findings name: a fault comes back seldom."""
-        for (thread_id,) in self._sql("SELECT thread_id FROM thread ORDER BY 1"):
+        """What is known of the threads that the findings name: a fault comes back seldom."""
+        # A thread that is gone has its visits still.
+        kept = {thread_id for (thread_id,) in self._sql("SELECT thread_id FROM thread")}
+        for thread_id in sorted(kept | {visit.thread_id for visit in self._visits}):
             if not any(thread_id in finding for finding in found):
                 continue
             yield f"--- {thread_id}: {self._sql(_THREAD, thread_id)}"

@@ -138,6 +138,23 @@ async def test_a_writer_that_is_stopped_leaves_nobody_waiting(db: Database) -> N
         await running
 
 
+async def test_what_many_threads_write_at_once_is_one_transaction(db: Database) -> None:
+    epochs: dict[str, int] = {}
+    for thread_id in (f"t{number}" for number in range(20)):
+        await create_thread(db, thread_id)
+        epochs[thread_id] = (await take_lease(db, thread_id)).epoch
+    async with open_writer(db) as writer:
+        written = [
+            await writer.write(writes(thread_id, thread_id, epoch=epoch))
+            for thread_id, epoch in epochs.items()
+        ]
+        await asyncio.gather(*written)
+
+    assert await stored(db) == set(epochs)
+    query = "SELECT count(DISTINCT xmin::text) FROM checkpoint_writes"
+    assert await db.tuples(query, {}) == [(1,)]
+
+
 async def test_entries_of_a_thread_commit_in_their_order(db: Database) -> None:
     finished: list[int] = []
     async with open_writer(db) as writer:
