@@ -10,6 +10,9 @@ MODEL_PORT ?= 8001
 REFERENCE_VENV := .venv-reference
 DEPLOY_VENV := .venv-deploy
 AUDIT_VENV := .venv-audit
+# Up to four processes; none with `make test PARALLEL=`. A test that hangs ends the run: another process
+# would try it again.
+PARALLEL := --numprocesses logical --maxprocesses 4 --no-loadscope-reorder --max-worker-restart 0
 # Whatever the environment says: every process that a test starts would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -27,7 +30,7 @@ psql: $(INSTALLED) ## query the database, of a server that runs or not (ARGS="-c
 	$(BIN)/python -m api.console.psql $(ARGS)
 
 test: $(INSTALLED) $(DEPLOY_VENV)/.installed ## run the tests on embedded servers (ARGS="-k name" for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 bench: $(INSTALLED) ## measure what runs, lists, followers and queues cost (ARGS="-k cost" for some of it)
 	$(BIN)/python -m pytest -m bench -s tests/bench tests/faults $(ARGS)

@@ -59,7 +59,7 @@ class Completions(Payload):
     )
     conversation_id: str | None = ""
     model: Label | None = None
-    stream: bool = False
+    stream: bool | None = None
 
 
 class Feedback(Payload):
@@ -162,7 +162,7 @@ async def completions(body: Completions, caller: CallerDep, services: ServicesDe
             raise InvalidInputError("`messages` has none of a role and a text")
         submitted = await ask_without_session(services, caller, said, model=body.model)
     encoder = Chunks(body.model or "", body.conversation_id or "")
-    return await respond(services, caller, submitted, encoder, stream=body.stream)
+    return await respond(services, caller, submitted, encoder, stream=bool(body.stream))
 
 
 @router.post("/feedback")

@@ -247,7 +247,7 @@ async def test_chatchat_03_speaks_openai_with_a_conversation(http: httpx.AsyncCl
         "messages": [{"role": "user", "content": "one"}],
         "model": "glm4", "conversation_id": id_, "tools": ["weather"], "metadata": {},
     }  # fmt: skip
-    whole = (await http.post("/chat/chat/completions", json=body)).json()
+    whole = (await http.post("/chat/chat/completions", json={**body, "stream": None})).json()
     streamed = await lines(http, "/chat/chat/completions", {**body, "stream": True})
     tools = await lines(http, "/chat/chat/completions", {
         "messages": body["messages"], "model": "tooled", "stream": True,

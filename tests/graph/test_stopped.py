@@ -82,7 +82,9 @@ async def test_of_two_calls_of_a_node_the_later_one_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "speeches", [heard(), heard(""), heard("of another", node="critic")], ids=repr
+    "speeches",
+    [heard(), heard(""), heard("of another", node="critic")],
+    ids=["nothing", "no word", "of another node"],
 )
 async def test_nothing_is_kept_of_who_said_nothing(speeches: Speeches) -> None:
     graph = talk()

@@ -6,6 +6,7 @@ import { show } from "./screen.mjs";
 
 const { Client } = await import("@langchain/langgraph-sdk");
 const { useStream, useSubmissionQueue } = await import("@langchain/react");
+const { StreamController } = await import("langgraph-sdk-1/stream");
 // Node has one of its own from 22 on.
 globalThis.WebSocket ??= (await import("ws")).WebSocket;
 
@@ -15,7 +16,10 @@ const human = (content) => ({ messages: [{ type: "human", content }] });
 
 async function until(look, what) {
   const deadline = Date.now() + 20_000;
-  while (!(await look())) assert.ok(Date.now() < deadline, `in vain for ${what}`);
+  while (!(await look())) {
+    assert.ok(Date.now() < deadline, `in vain for ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
 }
 
 for (const transport of ["sse", "websocket"]) {
@@ -105,6 +109,29 @@ for (const transport of ["sse", "websocket"]) {
     gate.release();
     await screen.until((stream) => !stream.isLoading && last(stream) === "(3) and you", "both");
     screen.leave();
+    gate.close();
+  });
+
+  test(`${transport}: a queue on the server is seen by every page`, async () => {
+    const gate = await openGate();
+    // What a newer hook is made of.
+    const opened = (thread) => {
+      const options = { assistantId: "chat", client, threadId: thread, transport, queue: "server" };
+      const page = new StreamController(options);
+      return { page, leave: page.activate(), shown: () => page.rootStore.getSnapshot() };
+    };
+    const one = opened(null);
+    one.page.submit(human(`hold ${gate.port} x more words`));
+    await until(() => last(one.shown()) === "(1)", "the first word");
+    await one.page.submit(human("and you"), { multitaskStrategy: "enqueue" });
+    const other = opened(one.shown().threadId);
+    await until(() => other.page.queueStore.getSnapshot().length === 1, "the queue");
+    gate.release();
+    for (const { page, shown } of [one, other]) {
+      await until(() => !shown().isLoading && last(shown()) === "(3) and you", "both answers");
+      await until(() => page.queueStore.getSnapshot().length === 0, "an empty queue");
+    }
+    [one, other].forEach(({ leave }) => leave());
     gate.close();
   });
 

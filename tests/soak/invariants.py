@@ -18,7 +18,7 @@ from tests.soak.turnstile import Visit
 NOTICED_SECONDS = 0.25
 #: What happens at least, on a machine that is busy with something else; and how many runs may be struck
 #: three times by chance.
-SUCCESSES_A_SECOND, FAULTS_A_SECOND = 0.25, 0.1
+SUCCESSES_A_SECOND, FAULTS_A_SECOND = 0.06, 0.06
 UNLUCKY, UNLUCKY_A_SECOND = 2, 1 / 300
 BEFORE_ASKING = STEPS[: STEPS.index(ASKING)]
 
