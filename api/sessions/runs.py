@@ -25,7 +25,7 @@ from graph.branches import no_state
 from graph.following import ENDED
 from graph.requests import RunRequest
 from graph.runs import Submitted
-from store import branches, files, messages, runs, sessions
+from store import branches, files, messages, runs, sessions, threads
 from store.access import EVERYTHING, Access
 from store.errors import (
     AlreadyExistsError,
@@ -491,6 +491,7 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
     Raises:
         RunFailedError: The run ended with an error, or took too long (`RunTimeoutError`); what was
             asked is kept.
+        NotFoundError: The session was purged meanwhile.
     """
     result = await services.runs.join(submitted)
     if result.error is not None:
@@ -498,6 +499,8 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
         raise failure(result.error["message"])
     run = submitted.run
     rows = await _of_run(services, run)
+    if not rows:
+        await threads.get(services.db, run.thread_id, access=EVERYTHING)
     said, asked = _said(rows), next((row.id for row in rows if row.role == "user"), None)
     if rows and asked is None:
         asked = await services.follower.patiently(

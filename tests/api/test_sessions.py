@@ -267,6 +267,22 @@ async def test_deleting_a_session_stops_its_answer(
     assert (await client.runs.get(session["id"], run["run_id"]))["status"] == "interrupted"
 
 
+async def test_who_waits_for_an_answer_of_a_session_that_is_purged_is_told_so(
+    http: httpx.AsyncClient, services: Services
+) -> None:
+    session = await created(http, assistant_id="endless")
+    path = f"/api/sessions/{session['id']}"
+    asking = asyncio.create_task(http.post(f"{path}/messages", json={"query": "go"}))
+    while not services.worker.executor.running:
+        assert not asking.done()
+        await asyncio.sleep(0.01)
+
+    assert (await http.delete(path, params={"purge": True})).status_code == 204
+
+    answer = await asking
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
 async def test_a_copy_that_cannot_be_made_whole_is_not_there(
     http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
