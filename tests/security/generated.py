@@ -53,6 +53,7 @@ ALSO_IDS = (
     "|^/threads/\\{thread_id\\}/(runs/(crons|stream|wait)|state/checkpoint)$"
     # A message's id may have a slash in it.
     "|^/api/pairs/\\{message_id\\}/feedback$"
+    "|^/api/sessions/\\{session_id\\}/messages/\\{message_id\\}/(regenerate|feedback)$"
 )
 
 
