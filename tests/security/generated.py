@@ -39,10 +39,12 @@ NAMES_MORE = (
 #: Or it tells of a run that is gone in its body, as the LangGraph Server does.
 EMPTIED = (
     "^/api/sessions/\\{session_id\\}/(context|shares)$"
-    "|^(/threads/\\{thread_id\\})?/runs/\\{run_id\\}/join$"
+    "|^(/threads/\\{thread_id\\})?/runs/\\{run_id\\}/(join|stream)$"
 )
 #: Deletes what has another path elsewhere: a check that knows it there takes it for lost.
 DELETES_ELSEWHERE = "DELETE /api/conversations/{conversation_id}"
+#: An empty `xray` is none, as for the LangGraph Server.
+MAY_BE_EMPTY = "GET /assistants/{assistant_id}/graph"
 #: Of a scenario, at the most. Each begins with what makes something; a short one has no use of it.
 STEPS = 100
 #: With another method their last part is an id, which is 422.
@@ -51,6 +53,7 @@ ALSO_IDS = (
     "|^/threads/\\{thread_id\\}/(runs/(crons|stream|wait)|state/checkpoint)$"
     # A message's id may have a slash in it.
     "|^/api/pairs/\\{message_id\\}/feedback$"
+    "|^/api/sessions/\\{session_id\\}/messages/\\{message_id\\}/(regenerate|feedback)$"
 )
 
 
@@ -248,6 +251,9 @@ def _configuration(directory: Path, ids: dict[str, list[str]], scenarios: int) -
         f"negative_data_rejection.expected-statuses = {json.dumps(DENIALS)}",
         "[[operations]]",
         f"include-path = {json.dumps(RPC)}",
+        'checks.negative_data_rejection.expected-statuses = [200, "4xx"]',
+        "[[operations]]",
+        f"include-name = {json.dumps(MAY_BE_EMPTY)}",
         'checks.negative_data_rejection.expected-statuses = [200, "4xx"]',
         "[[operations]]",
         f"include-path = {json.dumps(IN_BACKGROUND)}",
