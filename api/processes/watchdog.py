@@ -67,6 +67,9 @@ class Watchdog:
 
     def start(self) -> None:
         """Look from now on."""
+        # At once: where a loop is, is known from when it has answered for the first time.
+        for watched in self._watched:
+            watched.look()
         self._thread.start()
 
     def stop(self) -> None:

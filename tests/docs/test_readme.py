@@ -24,8 +24,10 @@ BLOCKS: dict[str, str] = dict(
 #: Where README says that things are.
 HERE, MODEL = "127.0.0.1:2024", "http://127.0.0.1:11434/v1"
 SECONDS = 60.0
-#: `make` with this environment, whatever has changed since it was set up.
-MAKE = shlex.join(["make", "-o", f"{sys.prefix}/.installed", f"VENV={sys.prefix}"])
+#: `make` with this environment, whatever has changed since it was set up; as if not within `make test`.
+MAKE = shlex.join(
+    ["make", "--no-print-directory", "-o", f"{sys.prefix}/.installed", f"VENV={sys.prefix}"]
+)
 
 
 def in_bash(script: str) -> list[str]:
