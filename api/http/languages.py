@@ -28,9 +28,10 @@ ENGLISH: Final = (
 )  # fmt: skip
 _BELOW: Final = tuple(f"{face}/" for face in ENGLISH)
 
-#: The language of the request; None where there is no choice.
 #: Of as many lines as an error of ours has at most; more are a client's.
 MAX_LINES: Final = 20
+
+#: The language of the request; None where there is no choice.
 _CURRENT: ContextVar[Language | None] = ContextVar("language", default=None)
 
 
