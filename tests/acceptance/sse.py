@@ -57,7 +57,7 @@ async def follow(
     opened = asyncio.Event()
 
     async def read() -> list[Frame]:
-        headers = {"Last-Event-ID": last_event_id}
+        headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         async with http.stream("GET", url, headers=headers) as response:
             opened.set()
             return [frame async for frame in frames(response)]

@@ -11,7 +11,7 @@ from langgraph_sdk.client import LangGraphClient
 from tests.acceptance.conftest import Sql
 from tests.acceptance.gate import Gate
 from tests.acceptance.process import ServerProcess
-from tests.acceptance.sse import Frame, collect, frames
+from tests.acceptance.sse import Frame, collect, follow, frames
 from tests.acceptance.talk import contents
 from tests.acceptance.test_sessions import ask, session
 
@@ -452,10 +452,9 @@ async def test_a_client_that_was_lost_comes_back_and_reads_the_same_text(
         await http.delete(f"{path}/messages/{first['id']}"),
         await again(http, session_id, first["id"]),
     ]
-    following = asyncio.create_task(collect(http, "GET", f"{path}/stream"))
-    resuming = asyncio.create_task(
-        collect(http, "GET", f"{replica.url}{path}/stream", last_event_id=heard[-1].id)
-    )
+    # Open before it goes on: who comes when it has ended is told nothing.
+    following = await follow(http, f"{path}/stream", last_event_id="")
+    resuming = await follow(http, f"{replica.url}{path}/stream", last_event_id=heard[-1].id)
     gate.release("lost")
     whole, rest = await following, await resuming
     later = await collect(http, "GET", f"{path}/stream?since={heard[-1].id}")
