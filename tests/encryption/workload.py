@@ -73,6 +73,16 @@ class Day:
         assert answer.status_code < 300, (path, answer.status_code, answer.text)
         return answer
 
+    async def succeeds(self, path: str) -> None:
+        """Wait for the end of a job that is told of there."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while True:
+                told = (await self.get(path)).json()
+                if told["status"] in ("success", "error"):
+                    break
+                await asyncio.sleep(0.05)
+        assert told["status"] == "success", told
+
     async def _sent(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
         answer = await self.http.request(method, path, json=body, headers={**ADA, **headers})
         assert answer.status_code < 300, (method, path, answer.status_code, answer.text)
@@ -248,13 +258,7 @@ class Day:
         # Kept on the server until somebody comes to it.
         begun = await self.post("/api/sessions/import?background=true", file)
         self.made.import_id = begun["id"]
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while True:
-                told = (await self.get(f"/api/imports/{begun['id']}")).json()
-                if told["status"] in ("success", "error"):
-                    break
-                await asyncio.sleep(0.05)
-        assert told["status"] == "success", told
+        await self.succeeds(f"/api/imports/{begun['id']}")
 
     async def search(self) -> None:
         """Found by a word, by a pair of characters, and by the name."""
@@ -364,13 +368,7 @@ class Day:
         """All that is theirs, as a file."""
         about = f"/api/users/{CLEAR}"
         begun = await self.post(f"{about}/export", None)
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while True:
-                told = (await self.get(f"{about}/jobs/{begun['id']}")).json()
-                if told["status"] in ("success", "error"):
-                    break
-                await asyncio.sleep(0.05)
-        assert told["status"] == "success", told
+        await self.succeeds(f"{about}/jobs/{begun['id']}")
         assert WORD in (await self.get(f"{about}/export")).text
 
     async def cache(self) -> None:
