@@ -35,7 +35,7 @@ from api.processes.connections import allow_connections
 from api.processes.embedded import EmbeddedServerError, Servers, embedded_servers
 from api.processes.peers import ALONE, Peers, placed
 from api.processes.supervisor import BACKLOG, Supervisor, listen
-from api.processes.watchdog import FIRST, GRAPHS, STUCK_STATUS, watching
+from api.processes.watchdog import FIRST, GRAPHS, Watchdog, watching
 from api.settings import (
     Settings,
     environment_sections,
@@ -225,7 +225,7 @@ async def _serve(
         log.info("this process only answers: runs, jobs and crons wait for a worker")
     async with (
         _working(settings, servers, peers) as (services, app),
-        _not_stuck(settings, services) as status,
+        _not_stuck(settings, services) as watchdog,
     ):
         config = uvicorn.Config(
             app,
@@ -242,7 +242,7 @@ async def _serve(
             timeout_graceful_shutdown=round(settings.shutdown_grace_seconds) + CLOSING_SECONDS,
         )
         await Server(config, services, on_start).serve(sockets)
-    return status()
+    return watchdog.status
 
 
 def worker(settings: Settings) -> None:
@@ -261,12 +261,12 @@ async def _work(settings: Settings, servers: Servers) -> int:
         loop.add_signal_handler(number, leave.set)
     async with (
         _working(settings, servers) as (services, _),
-        _not_stuck(settings, services) as status,
+        _not_stuck(settings, services) as watchdog,
     ):
         log.info("working", slots=settings.slots, graphs=services.registry.graph_ids)
         await leave.wait()
         await services.worker.drain()
-    return status()
+    return watchdog.status
 
 
 @asynccontextmanager
@@ -291,12 +291,8 @@ async def _working(
 
 
 @asynccontextmanager
-async def _not_stuck(settings: Settings, services: Services) -> AsyncIterator[Callable[[], int]]:
-    """
-    End this process if an event loop of it is stuck; only here, where the process is all our own.
-
-    Gives what its exit status is to be, afterwards.
-    """
+async def _not_stuck(settings: Settings, services: Services) -> AsyncIterator[Watchdog]:
+    """End this process if an event loop of it is stuck; only here, where the process is all our own."""
 
     async def of_graphs(_: Backing) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
@@ -308,7 +304,7 @@ async def _not_stuck(settings: Settings, services: Services) -> AsyncIterator[Ca
         seconds=settings.loop_stuck_seconds,
         exit_seconds=settings.shutdown_grace_seconds + CLOSING_SECONDS,
     ) as watchdog:
-        yield lambda: STUCK_STATUS if watchdog.fired else 0
+        yield watchdog
 
 
 def _collect_seldom() -> None:

@@ -60,8 +60,8 @@ class Watchdog:
         self._worker = worker
         self._seconds = seconds
         self._exit_seconds = exit_seconds
-        #: Whether it ends this process.
-        self.fired = False
+        #: The exit status of this process.
+        self.status = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -87,7 +87,7 @@ class Watchdog:
                     return
 
     def _end_the_process(self, stuck: "Watched") -> None:
-        self.fired = True
+        self.status = STUCK_STATUS
         # What blocks it need not be a run's.
         run_id = stuck.run_id() if stuck.name == GRAPHS else None
         log.error(
