@@ -6,7 +6,8 @@ that does not fit in waits for a while, the smaller ones first; small ones are n
 """
 
 import asyncio
-import heapq
+from bisect import insort
+from contextlib import suppress
 from itertools import count
 from typing import Final
 
@@ -32,6 +33,7 @@ class HeldBodies:
         self._most = most
         self._patience_seconds = patience_seconds
         self._held = 0
+        # In the order in which they get room; of two of a size, the one that came first.
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._numbers = count()
 
@@ -58,7 +60,8 @@ class HeldBodies:
         if len(self._waiting) >= MAX_WAITING:
             raise _overloaded()
         room = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (size, next(self._numbers), room))
+        place = (size, next(self._numbers), room)
+        insort(self._waiting, place)
         try:
             async with asyncio.timeout(self._patience_seconds):
                 await room
@@ -71,14 +74,14 @@ class HeldBodies:
                 self.give_back(size)
             raise
         finally:
-            self._waiting = [one for one in self._waiting if one[2] is not room]
-            heapq.heapify(self._waiting)
+            with suppress(ValueError):  # it has got room
+                self._waiting.remove(place)
 
     def give_back(self, size: int) -> None:
         """Count a body no more; who waits and fits in now goes on."""
         self._held -= size
         while self._waiting and self._fits(self._waiting[0][0]):
-            waiting, _, room = heapq.heappop(self._waiting)
+            waiting, _, room = self._waiting.pop(0)
             if not room.done():
                 self._held += waiting
                 room.set_result(None)
