@@ -13,6 +13,8 @@ Role = Literal["viewer", "editor"]
 #: The key of a thread's metadata that says whom it is shared with: their roles by their identities.
 #: Only `store.shares` writes it.
 MEMBERS: Final = "members"
+#: The keys of metadata that say whose something is; the first one that is there counts.
+OWNER_KEYS: Final = ("owner", "user_id")
 #: The key of a session's metadata while it is being imported, and by whom; only the server sets it.
 UNDER_WAY: Final = "import_under_way"
 ROLES: Final[tuple[Role, ...]] = ("viewer", "editor")

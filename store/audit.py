@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
+from store.access import OWNER_KEYS
 from store.database import Database, Transaction
 from store.json import dump_json
 from store.models import JsonObject
@@ -44,8 +45,6 @@ Act = Literal[
     "audit.trimmed",
 ]
 
-#: The keys of metadata that say whose something is; the first one that is there counts.
-OWNER_KEYS: Final = ("owner", "user_id")
 #: Identities and subjects are cut to so many characters; details beyond so many bytes are left out.
 TEXT_MAX: Final = 512
 DETAILS_MAX_BYTES: Final = 8192

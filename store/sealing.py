@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, LiteralString, TypeVar
 import orjson
 
 from store import blinds
+from store.access import OWNER_KEYS
 from store.cipher import NOT_ENCRYPTED, SEALED, Cipher, at
 from store.errors import UnreadableError
 from store.models import CONFIG
@@ -130,7 +131,7 @@ def shown_of_job(payload: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(run, dict):
         return {}
     metadata = run.get("metadata") or {}
-    of = {name: metadata[name] for name in ("owner", "user_id") if name in metadata}
+    of = {name: metadata[name] for name in OWNER_KEYS if name in metadata}
     kwargs = {n: v for n, v in shown_of_kwargs(run.get("kwargs") or {}).items() if n == "config"}
     return {"run": {"metadata": of, "kwargs": kwargs}}
 

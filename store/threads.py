@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from store import audit, resealing
-from store.access import EVERYTHING, MEMBERS, Access, looking_for
+from store.access import EVERYTHING, MEMBERS, OWNER_KEYS, Access, looking_for
 from store.cipher import Cipher, at
 from store.database import Database, Transaction, repeated
 from store.errors import (
@@ -319,7 +319,7 @@ async def before_change(
 
     Nobody changes it meanwhile. None if it is no such change, or the thread is not visible.
     """
-    if changes.keys().isdisjoint(audit.OWNER_KEYS) and changes.get("status") != "deleted":
+    if changes.keys().isdisjoint(OWNER_KEYS) and changes.get("status") != "deleted":
         return None
     params = {"thread_id": thread_id, "visible": access.array}
     rows = await tx.tuples(SQL["metadata_to_change"], params)
