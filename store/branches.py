@@ -54,9 +54,23 @@ async def state_before(db: Database, session_id: str, message_id: str, *, access
     return _found(await _place(db, "state_before", session_id, message_id, access), message_id)
 
 
-async def beginning(db: Database, session_id: str, *, access: Access) -> Place | None:
-    """Find the state before anything was said; None if nothing was yet."""
-    return await _place(db, "state_before", session_id, None, access)
+async def state_following(
+    db: Database, session_id: str, message_id: str | None, *, access: Access
+) -> Place | None:
+    """
+    Find the state in which what is to follow a message is said.
+
+    Args:
+        message_id: None for what nothing is before.
+
+    Returns:
+        None if nothing was said yet.
+
+    Raises: as `state_after`, of a message.
+    """
+    if message_id is None:
+        return await _place(db, "state_before", session_id, None, access)
+    return await state_after(db, session_id, message_id, access=access)
 
 
 async def last(db: Database, session_id: str, *, access: Access) -> str | None:

@@ -416,10 +416,7 @@ async def _following(
     """The run, from the state in which the message that it follows was the last one."""
     if step.at_head:
         return run
-    if step.after is None:
-        found = await branches.beginning(services.db, session.id, access=access)
-    else:
-        found = await branches.state_after(services.db, session.id, step.after, access=access)
+    found = await branches.state_following(services.db, session.id, step.after, access=access)
     if found is None:
         return run
     place = found.checkpoint_id

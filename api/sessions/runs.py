@@ -328,10 +328,7 @@ async def _following(
 ) -> RunRequest:
     """The run, from the state in which the message that it follows was the last one."""
     parent_id = body.parent_id
-    if parent_id is None:
-        place = await branches.beginning(services.db, session.id, access=access)
-    else:
-        place = await branches.state_after(services.db, session.id, parent_id, access=access)
+    place = await branches.state_following(services.db, session.id, parent_id, access=access)
     if place is None:
         return request
     if place.is_head and request.multitask_strategy == "reject" and session.thread_status != "busy":
@@ -500,7 +497,9 @@ async def answer(services: Services, submitted: Submitted) -> JsonObject:
     run = submitted.run
     rows = await _of_run(services, run)
     if not rows:
-        await threads.get(services.db, run.thread_id, access=EVERYTHING)
+        await services.follower.patiently(
+            lambda: threads.get(services.db, run.thread_id, access=EVERYTHING)
+        )
     said, asked = _said(rows), next((row.id for row in rows if row.role == "user"), None)
     if rows and asked is None:
         asked = await services.follower.patiently(
