@@ -208,8 +208,8 @@ class Settings(BaseSettings):
         "HTTP_MAX_JSON_BODIES_BYTES",
         default=128 * 1024 * 1024,
         about="Maximum bytes that a process holds at once of such bodies beyond 1 MiB each, until they are "
-        "answered; one alone may have more. Others wait, the smaller ones first, and are 503 "
-        "`overloaded` after 10 s. Bodies up to 1 MiB are not counted.",
+        "answered; those of one caller half of it, but one alone may have more. Others wait, the smaller ones "
+        "first, and are 503 `overloaded` after 10 s. Bodies up to 1 MiB are not counted.",
         ge=1,
     )
     translate_everything: bool = _env(
