@@ -161,7 +161,9 @@ async def test_a_stranger_has_no_larger_body_read_and_not_for_ever(
     monkeypatch.setattr("api.http.held.STALLED_SECONDS", 0.05)
     for size, status in ((64 * 1024 * 1024 + 1, 413), (2_000_000, 503), (5, 503)):
         reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
-        writer.write(f"POST /threads HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode())
+        writer.write(
+            f"POST /threads HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
+        )
         answer = await reader.readuntil(b"}")
         writer.close()
 
