@@ -373,7 +373,7 @@ class Settings(BaseSettings):
         "LEASE_SECONDS",
         default=20.0,
         about="Seconds without a heartbeat after which a process counts as dead and other processes "
-        "resume its runs; at least three times HEARTBEAT_SECONDS.",
+        "resume its runs and background jobs; at least three times HEARTBEAT_SECONDS.",
         gt=0,
     )
     heartbeat_seconds: float = _env(

@@ -188,6 +188,7 @@ class Worker:
             "collect": self._collect_forever,
             "crons": self._crons.work_forever,
             "jobs": self._jobs.work_forever,
+            "leases of jobs": self._jobs.renew_forever,
             "trim": self._changes.trim_forever,
             "listeners": self._changes.listen_forever,
         }
