@@ -57,7 +57,7 @@ OF_ADA = frozenset(
 ADA, EVE, BOB = ({"authorization": f"Bearer {name}"} for name in ("ada", "eve", "bob"))
 KINDS = ("custom", "built in")
 EVENTS = "text/event-stream"
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 60.0
 
 
 class Http(httpx.AsyncClient):

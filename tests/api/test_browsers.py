@@ -24,7 +24,7 @@ from tests.serving import serving
 EVIL = "https://evil.example"
 TEXT = {"content-type": "text/plain;charset=UTF-8"}
 ADA = {"authorization": "Bearer ada"}
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 

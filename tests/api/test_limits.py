@@ -30,7 +30,7 @@ from tests.serving import serving
 
 GRAPHS = {name: f"tests.graph.sample_graphs:{name}" for name in ("chat", "endless")}
 ASK = {"assistant_id": "endless", "input": {"messages": [["user", "hi"]]}}
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture
