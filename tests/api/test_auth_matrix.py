@@ -737,12 +737,14 @@ async def _send(
         headers={**who, **world.fill(case.headers)},
     )
     async with request as answer:
+        is_stream = answer.headers.get("content-type", "").startswith(EVENTS)
+        listened = case.seconds if who is EVE else 0.5 if who is ADA else 1.0
         try:
-            async with asyncio.timeout(case.seconds if who is EVE else 0.5 if who is ADA else 1.0):
+            async with asyncio.timeout(listened if is_stream else DEADLINE_SECONDS):
                 async for chunk in answer.aiter_bytes():
                     told += chunk
         except TimeoutError:
-            assert answer.headers["content-type"].startswith(EVENTS)
+            assert is_stream
     return answer.status_code, told.decode()
 
 

@@ -683,9 +683,11 @@ async def _hears_of_nobody_else(world: World) -> None:
         request = world.http.stream("GET", "/api/events", params={"since": "-1"}, headers=headers)
         async with request as answer:
             try:
-                async with asyncio.timeout(2.0):
+                # What was before is told without a pause.
+                async with asyncio.timeout(DEADLINE_SECONDS) as limit:
                     async for chunk in answer.aiter_text():
                         told += chunk
+                        limit.reschedule(asyncio.get_running_loop().time() + 2.0)
             except TimeoutError:
                 pass
         lines = re.findall(r"^data: (.*)$", told.replace("\r", ""), re.MULTILINE)

@@ -24,7 +24,7 @@ async def replicas(
 ) -> AsyncIterator[tuple[EventLog, ...]]:
     """Event logs that share their streams, as processes do."""
     prefix = options.pop("prefix", names())
-    async with asyncio.timeout(60), _open_all(redis_url, count, prefix, options) as logs:
+    async with asyncio.timeout(120), _open_all(redis_url, count, prefix, options) as logs:
         yield tuple(logs)
 
 
