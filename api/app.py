@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from api import __version__, custom_app, errors, loopback
 from api.bootstrap import Services, mount_prefix
+from api.browsers import ANY, KnownHosts, KnownOrigins, is_loopback_host
 from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.description import describe
@@ -253,6 +254,7 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         *([Middleware(TracedRequests, tracing=tracing)] if tracing else []),
         Middleware(Languages, everywhere=services.settings.translate_everything),
         Middleware(Problems),
+        *_of_pages(services, http),
         Middleware(LastResort),
         Middleware(
             BodyLimit,
@@ -261,6 +263,23 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         ),
         Middleware(WithoutContext),
     ]
+
+
+def _of_pages(services: Services, http: Http) -> Iterator[Middleware]:
+    """What keeps pages of others from a server; most where it does not ask who calls."""
+    settings, auth = services.settings, services.graphs.auth
+    # Studio's user is whoever says so on this machine.
+    asks_all = services.authority is not None and not (auth and not auth.disable_studio_auth)
+    is_bare = not asks_all and is_loopback_host(settings.host)
+    names = settings.http_allowed_hosts
+    if ANY not in names and (names or is_bare):
+        yield Middleware(KnownHosts, names=names, only_loopback=not names)
+    yield Middleware(
+        KnownOrigins,
+        origins=None if is_bare and not are_origins_set(services) else allowed_origins(services),
+        origin_regex=http.cors.allow_origin_regex,
+        only_sockets=asks_all,
+    )
 
 
 def _limits(services: Services) -> list[Middleware]:
@@ -299,6 +318,13 @@ def _around(
         yield Middleware(CustomApp, theirs=custom, is_theirs=is_theirs)
     # What fails in ours is answered here: it is nothing for their handlers.
     yield Middleware(LastResort)
+
+
+def are_origins_set(services: Services) -> bool:
+    """Whether somebody said which origins browsers may call from."""
+    cors = services.graphs.http.cors
+    is_in_file = cors.allow_origins is not None or cors.allow_origin_regex is not None
+    return is_in_file or "cors_allow_origins" in services.settings.model_fields_set
 
 
 def allowed_origins(services: Services) -> list[str]:

@@ -295,6 +295,8 @@ def _jobs(ground: _Ground, engine: _Engine, importer: Importer) -> Jobs:
             TITLE_JOB: engine.titles.kind(),
             **_of_users(ground, engine),
         },
+        lease_seconds=ground.timing.lease_seconds,
+        renew_seconds=ground.timing.heartbeat_seconds,
     )
 
 

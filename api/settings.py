@@ -51,6 +51,8 @@ WITHOUT_EFFECT = (
     "LANGGRAPH_AES_JSON_KEYS",
     "LANGGRAPH_CONFIG",
 )
+#: A name, or all below one, or an address; IPv6 without brackets.
+_HOST_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 #: A user before a password, in a URL.
 _USER = re.compile(r"://[^:/?#@]*:")
 
@@ -158,7 +160,16 @@ class Settings(BaseSettings):
         "CORS_ALLOW_ORIGINS",
         default=("*",),
         about="Origins that browsers may call from, separated by commas; `*`: all. Takes precedence "
-        "over `http.cors.allow_origins` in langgraph.json.",
+        "over `http.cors.allow_origins` in langgraph.json. If neither is set, and callers are not "
+        "authenticated, a server on loopback refuses pages other than those of this machine and of "
+        "LangGraph Studio. See docs/security.md.",
+    )
+    http_allowed_hosts: CommaSeparated = _env(
+        "HTTP_ALLOWED_HOSTS",
+        default=(),
+        about="Names of this server that `Host` may have beside those of this machine, separated by commas: "
+        "`chat.example.com`, `*.example.com` for all below it, `*` for any. Empty: checked only where callers "
+        "are not authenticated and the server listens on loopback. See docs/security.md.",
     )
     mount_prefix: str | None = _env(
         "MOUNT_PREFIX",
@@ -373,7 +384,7 @@ class Settings(BaseSettings):
         "LEASE_SECONDS",
         default=20.0,
         about="Seconds without a heartbeat after which a process counts as dead and other processes "
-        "resume its runs; at least three times HEARTBEAT_SECONDS.",
+        "resume its runs and background jobs; at least three times HEARTBEAT_SECONDS.",
         gt=0,
     )
     heartbeat_seconds: float = _env(
@@ -685,6 +696,13 @@ class Settings(BaseSettings):
     @classmethod
     def _redis_url(cls, url: str | None) -> str | None:
         return _checked_url(url, REDIS_SCHEMES, check_redis) if url else url
+
+    @field_validator("http_allowed_hosts")
+    @classmethod
+    def _hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(name == "*" or _HOST_NAME.fullmatch(name) for name in names):
+            raise ValueError("must be names or addresses, without scheme and port")
+        return tuple(name.lower() for name in names)
 
     @field_validator("mount_prefix")
     @classmethod

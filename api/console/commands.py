@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -29,6 +28,7 @@ from api import metrics, operators, ui_bundles
 from api.app import allowed_origins, open_app
 from api.backing import admitted, cipher_of, opened_cipher
 from api.bootstrap import Services, identity_kinds, load_graphs, mount_prefix, open_services
+from api.browsers import is_loopback_host
 from api.console import build_ui as ui_builder, check as check_command, keys as keys_command
 from api.observability import logs
 from api.processes.connections import allow_connections
@@ -162,14 +162,6 @@ def encryption_of(settings: Settings, graphs: GraphConfig) -> str:
 async def _kinds(settings: Settings, servers: Servers) -> frozenset[str]:
     async with open_database(servers.database_url) as db:
         return await identity_kinds(settings, db)
-
-
-def is_loopback_host(host: str) -> bool:
-    """Whether who listens on an address is reached from this machine alone."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _serve_by_many(

@@ -1,15 +1,13 @@
-"""What every WebSocket here is: commands come in frames of JSON, answers go; and who may open one."""
+"""What every WebSocket here is: commands come in frames of JSON, answers go."""
 
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from fastapi import WebSocket, WebSocketDisconnect
-from starlette.middleware.cors import CORSMiddleware
 
 from api import limits
 from api.errors import BrokenOffError, refuse
@@ -26,24 +24,6 @@ log = structlog.get_logger(__name__)
 
 #: Close codes: another process goes on with this; what is behind this failed.
 GOES_ON, FAILED = 1012, 1011
-
-
-def is_welcome(websocket: WebSocket) -> bool:
-    """Whether a page that opens a socket may: browsers ask no leave for those, as CORS has them do."""
-    origin = websocket.headers.get("origin")
-    if origin is None:
-        return True
-    try:
-        is_same = urlsplit(origin).netloc == websocket.headers.get("host")
-    except ValueError:  # it is no origin
-        return False
-    if is_same:
-        return True
-    for middleware in websocket.app.user_middleware:
-        if middleware.cls is CORSMiddleware:
-            cors = CORSMiddleware(websocket.app, **middleware.kwargs)
-            return cors.is_allowed_origin(origin)
-    return False
 
 
 class CommandSocket(ABC):

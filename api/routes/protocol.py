@@ -7,19 +7,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from api.bootstrap import Services
 from api.deps import CallerDep, ServicesDep, ThreadId
-from api.errors import refuse
 from api.http.bodies import bounded, described, parse
 from api.http.responses import json_response
 from api.identity.auth import Caller
 from api.protocol.commands import Commands, envelope, failure
 from api.protocol.socket import ProtocolSocket
-from api.protocol.sockets import is_welcome
 from api.protocol.stream import Tape, frames
 from api.sse import EventStream, reads
 from graph.protocol_events import since_of, wanted
 from store import threads
 from store.access import EVERYTHING, Access
-from store.errors import BadRequestError, InvalidInputError, PermissionDeniedError
+from store.errors import BadRequestError, InvalidInputError
 
 router = APIRouter(prefix="/threads/{thread_id}", tags=["protocol"])
 
@@ -88,9 +86,6 @@ async def stream_events(
 @router.websocket("/stream/events")
 async def socket(websocket: WebSocket, caller: CallerDep, services: ServicesDep) -> None:
     """Commands and events of a thread over one connection."""
-    if not is_welcome(websocket):
-        await refuse(websocket, PermissionDeniedError("This origin is not allowed"))
-        return
     try:
         thread_id = _THREAD_ID.validate_python(websocket.path_params["thread_id"])
     except ValidationError:

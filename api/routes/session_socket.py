@@ -12,10 +12,10 @@ from api.errors import refuse, status_of
 from api.http.bodies import parse
 from api.identity.auth import Caller
 from api.protocol.commands import envelope, failure
-from api.protocol.sockets import is_welcome, received
+from api.protocol.sockets import received
 from api.sessions.socket import SessionSocket
 from graph.encode import dumps
-from store.errors import AuthenticationError, Error, PermissionDeniedError, UnsupportedError
+from store.errors import AuthenticationError, Error, UnsupportedError
 
 router = APIRouter(tags=["sessions"])
 
@@ -33,9 +33,6 @@ Knock = Callable[[str | None], Awaitable[Caller]]
 @router.websocket("/api/ws")
 async def session_socket(websocket: WebSocket, services: ServicesDep) -> None:
     """Commands and events of many sessions over one connection."""
-    if not is_welcome(websocket):
-        await refuse(websocket, PermissionDeniedError("This origin is not allowed"))
-        return
     if services.graphs.checkpointer is not None:
         message = "Messages of a session: not with the checkpointer that langgraph.json names"
         await refuse(websocket, UnsupportedError(message))

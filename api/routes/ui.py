@@ -8,6 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import HTMLResponse
 
+from api.browsers import is_of_this_machine
 from api.deps import ServicesDep
 from api.http.bodies import JsonRoute
 from api.schemas.ui import ComponentLoad
@@ -21,8 +22,6 @@ _EXAMPLE: Final = (
     '<script src="http://127.0.0.1:2024/ui/agent/entrypoint.js" '
     "onload='__LGUI_agent.render(&quot;weather&quot;, \"{{shadowRootId}}\")'></script>"
 )
-#: On this machine there is no proxy that takes TLS away, and a page with TLS may load from it without.
-_LOCAL: Final = ("localhost", "127.0.0.1")
 
 
 @router.post(
@@ -86,7 +85,8 @@ def _html(bundle: Bundle, component: str, base_url: str) -> str:
 def _base_url(request: Request) -> str:
     """This server, as the request came to it: the page may be another server's."""
     url = request.base_url
-    if url.scheme == "http" and url.hostname not in _LOCAL:
-        # A proxy may have taken TLS away and not said so. The page's own scheme is right then.
+    if url.scheme == "http" and not is_of_this_machine(url.hostname or ""):
+        # A proxy may have taken TLS away and not said so. The page's own scheme is right then, but not for
+        # this machine, which pages with TLS load from without.
         return f"//{url.netloc}{url.path}"
     return str(url)

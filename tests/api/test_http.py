@@ -233,7 +233,8 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/threads", "headers": []}
+    headers = [(b"host", b"localhost")]
+    scope = {"type": "http", "method": "POST", "path": "/threads", "headers": headers}
     with capture_logs() as logs:
         await create_app(services)({**scope, "query_string": b""}, receive, send)
 

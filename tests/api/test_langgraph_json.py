@@ -324,7 +324,7 @@ async def test_the_environment_has_the_last_word(serve: Serve) -> None:
             for name in "ab"
         }
 
-    assert {answer.status_code for answer in answers.values()} == {200}
+    assert {name: answer.status_code for name, answer in answers.items()} == {"a": 403, "b": 200}
     assert "access-control-allow-origin" not in answers["a"].headers
     assert answers["b"].headers["access-control-allow-origin"] == "https://b.example"
 

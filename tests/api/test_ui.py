@@ -57,7 +57,8 @@ def configured(project: Path) -> Callable[..., Path]:
 def serve(configured: Callable[..., Path], servers: Servers, database_url: str) -> Serve:
     @asynccontextmanager
     async def start(*, strict: bool = False, **sections: Any) -> AsyncIterator[httpx.AsyncClient]:
-        settings = Settings(config=configured(**sections), strict=strict)
+        config = configured(**sections)
+        settings = Settings(config=config, strict=strict, http_allowed_hosts=("*",))
         urls = {"database_url": database_url, "redis_url": servers.redis_url}
         async with (
             open_services(settings, **urls) as services,

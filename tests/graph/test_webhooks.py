@@ -12,11 +12,11 @@ from graph.guard import UrlRules
 from graph.runs import Submitted
 from graph.webhook_config import WebhookConfig, read_webhooks
 from graph.webhooks import VALUES_MAX_BYTES
-from store import queue
+from store import endings
 from store.access import EVERYTHING
 from store.database import Database
+from store.endings import CANCELLED, ROLLED_BACK, WORKER_LOST
 from store.errors import InvalidInputError
-from store.queue import CANCELLED, ROLLED_BACK, WORKER_LOST
 from tests.graph import sample_graphs
 from tests.graph.engines import HERE, Gate, Process, gated, process, soon, until
 from tests.receiver import Receiver, receiving
@@ -240,7 +240,7 @@ async def test_an_end_that_is_written_twice_is_told_once(one: Process, receiver:
     assert submitted.execution is not None
     await ended(submitted)
     claim = submitted.execution.claim
-    again = queue.Ending(
+    again = endings.Ending(
         claimed=claim,
         status="success",
         thread_status="interrupted",
@@ -248,7 +248,7 @@ async def test_an_end_that_is_written_twice_is_told_once(one: Process, receiver:
         webhook={"url": receiver.url, "run": {"run_id": claim.run.run_id}},
     )
 
-    assert await queue.finish(one.db, [again]) == {claim.run.run_id}
+    assert await endings.finish(one.db, [again]) == {claim.run.run_id}
 
     assert await jobs_left(one.db) == 0
 

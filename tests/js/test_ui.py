@@ -82,7 +82,7 @@ def test_the_sdk_shows_components_of_the_server(sdk: str, served: ServerProcess)
 def files(modules: None, tmp_path: Path) -> Path:
     """A page that shows what the server has, for another server."""
     files = tmp_path / "files"
-    bundler = [HERE / "node_modules/.bin/esbuild", "page.jsx", "--bundle", "--jsx=automatic"]
+    bundler = [str(HERE / "node_modules/.bin/esbuild"), "page.jsx", "--bundle", "--jsx=automatic"]
     subprocess.run(
         [*bundler, f"--outfile={files}/page.js", "--log-level=error"],
         cwd=HERE, check=True, timeout=SECONDS,
