@@ -42,6 +42,7 @@ SECTIONS = {
     "LANGGRAPH_STORE": "store",
     "LANGGRAPH_THREAD_TTL": "checkpointer.ttl",
     "LANGGRAPH_UI": "ui",
+    "LANGGRAPH_UI_CONFIG": "ui_config",
     "LANGGRAPH_WEBHOOKS": "webhooks",
 }
 #: Settings of the official server that have no counterpart; docs/settings.md says why.
@@ -49,7 +50,6 @@ WITHOUT_EFFECT = (
     "BG_JOB_ISOLATED_LOOPS",
     "LANGGRAPH_AES_JSON_KEYS",
     "LANGGRAPH_CONFIG",
-    "LANGGRAPH_UI_CONFIG",
 )
 #: A name, or all below one, or an address; IPv6 without brackets.
 _HOST_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
