@@ -161,8 +161,8 @@ class Settings(BaseSettings):
         default=("*",),
         about="Origins that browsers may call from, separated by commas; `*`: all. Takes precedence "
         "over `http.cors.allow_origins` in langgraph.json. If neither is set, and callers are not "
-        "authenticated, a server on loopback refuses pages other than those of this machine and of "
-        "LangGraph Studio. See docs/security.md.",
+        "authenticated, a server on loopback refuses pages other than those of this machine, "
+        "LangGraph Studio and agent-chat-ui. See docs/security.md.",
     )
     http_allowed_hosts: CommaSeparated = _env(
         "HTTP_ALLOWED_HOSTS",
