@@ -63,7 +63,7 @@ from api.routes import (
     stats,
     system,
     threads,
-    unsupported,
+    ui,
     users,
 )
 from graph.http_section import Http
@@ -104,7 +104,7 @@ ROUTERS = (
     session_socket.router,
     users.router,
     audit.router,
-    unsupported.router,
+    ui.router,
 )
 
 #: Which ``http.disable_*`` of langgraph.json a path belongs to: the first prefix that it has.

@@ -42,6 +42,7 @@ SECTIONS = {
     "LANGGRAPH_STORE": "store",
     "LANGGRAPH_THREAD_TTL": "checkpointer.ttl",
     "LANGGRAPH_UI": "ui",
+    "LANGGRAPH_UI_CONFIG": "ui_config",
     "LANGGRAPH_WEBHOOKS": "webhooks",
 }
 #: Settings of the official server that have no counterpart; docs/settings.md says why.
@@ -49,7 +50,6 @@ WITHOUT_EFFECT = (
     "BG_JOB_ISOLATED_LOOPS",
     "LANGGRAPH_AES_JSON_KEYS",
     "LANGGRAPH_CONFIG",
-    "LANGGRAPH_UI_CONFIG",
 )
 #: A name, or all below one, or an address; IPv6 without brackets.
 _HOST_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
@@ -161,8 +161,8 @@ class Settings(BaseSettings):
         default=("*",),
         about="Origins that browsers may call from, separated by commas; `*`: all. Takes precedence "
         "over `http.cors.allow_origins` in langgraph.json. If neither is set, and callers are not "
-        "authenticated, a server on loopback refuses pages other than those of this machine and of "
-        "LangGraph Studio. See docs/security.md.",
+        "authenticated, a server on loopback refuses pages other than those of this machine, "
+        "LangGraph Studio and agent-chat-ui. See docs/security.md.",
     )
     http_allowed_hosts: CommaSeparated = _env(
         "HTTP_ALLOWED_HOSTS",
@@ -384,7 +384,7 @@ class Settings(BaseSettings):
         "LEASE_SECONDS",
         default=20.0,
         about="Seconds without a heartbeat after which a process counts as dead and other processes "
-        "resume its runs; at least three times HEARTBEAT_SECONDS.",
+        "resume its runs and background jobs; at least three times HEARTBEAT_SECONDS.",
         gt=0,
     )
     heartbeat_seconds: float = _env(

@@ -10,7 +10,10 @@ from typing import Any, Final, cast
 
 from langchain_core.messages import RemoveMessage
 from langchain_core.runnables import RunnableConfig
-from langgraph.types import Command, StateSnapshot, StateUpdate
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.types import TASKS
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Command, Send, StateSnapshot, StateUpdate
 
 from graph.adoption import end_with
 from graph.executor import Executor
@@ -236,30 +239,66 @@ class Branches:
             if not snapshot.next:
                 # A node that LangGraph guesses may lead on, or there may be none to guess.
                 return await end_with(graph, config, {channel: changes})
-            return await _go_on_with(graph, config, snapshot, {channel: changes})
+            return await _go_on_with(graph, config, snapshot, channel, changes)
 
         await self._states.change(thread_id, apply, access=access)
 
 
 async def _go_on_with(
-    graph: AnyGraph, config: RunnableConfig, snapshot: StateSnapshot, values: JsonObject
+    graph: AnyGraph,
+    config: RunnableConfig,
+    snapshot: StateSnapshot,
+    channel: str,
+    changes: list[Any],
 ) -> RunnableConfig:
     """
-    Update a state as the nodes that made it, so that what is next is next thereafter.
+    Change messages as the nodes that made the state, so that what is next is next thereafter.
 
-    They lead on by their edges again; where a ``Command`` of theirs said what is next, it is said again.
+    The edges of these nodes lead on again: conditional edges see the change. What a ``Command`` of theirs
+    said is next is said again, unless tool calls are taken out that wait to be made.
     """
-    found = await cast("Saver", graph.checkpointer).aget_tuple(snapshot.config)
-    seen = found.checkpoint["versions_seen"] if found else {}
-    spoke = {name: max(of.values()) for name, of in seen.items() if of and name in graph.nodes}
-    last = [name for name in spoke if spoke[name] == max(spoke.values())]
-    goto = [task.name for task in snapshot.tasks if task.path[0] == _BY_NAME]
-    said = cast("Any", Command(update=values, goto=goto))
-    if len(last) < 2:
+    saver = cast("Saver", graph.checkpointer)
+    found = await saver.aget_tuple(snapshot.config)
+    last = await _last_nodes(graph, saver, found)
+    goto: list[str | Send] = []
+    if not _withdraws_calls(snapshot.values.get(channel) or [], changes):
+        goto += [task.name for task in snapshot.tasks if task.path[0] == _BY_NAME]
+        # A ``Send`` does not tell who sent it: where there are conditional edges, they did.
+        if found and not any(_has_conditional_edges(graph, name) for name in last):
+            goto += found.checkpoint["channel_values"].get(TASKS) or []
+    said = cast("Any", Command(update={channel: changes}, goto=goto))
+    if not last:
         # Then LangGraph knows which.
         return await graph.aupdate_state(config, said)
     updates = [StateUpdate(said, last[0]), *(StateUpdate(None, name) for name in last[1:])]
     return await graph.abulk_update_state(config, [updates])
+
+
+async def _last_nodes(graph: AnyGraph, saver: Saver, found: CheckpointTuple | None) -> list[str]:
+    """The nodes of the step that led to a state, whatever was changed since; none if that is not known."""
+    ran = found
+    while ran and ran.parent_config and ran.metadata.get("source") == "update":
+        ran = await saver.aget_tuple(ran.parent_config)
+    if ran and ran.parent_config and ran.metadata.get("source") == "loop":
+        before = await graph.aget_state(ran.parent_config)
+        # With the durability `exit` not every step has its checkpoint.
+        if (before.metadata or {}).get("step") == ran.metadata["step"] - 1:
+            return sorted({task.name for task in before.tasks})
+    # What a ``Send`` began is not in it.
+    seen = found.checkpoint["versions_seen"] if found else {}
+    spoke = {name: max(of.values()) for name, of in seen.items() if of and name in graph.nodes}
+    return [name for name in spoke if spoke[name] == max(spoke.values())]
+
+
+def _has_conditional_edges(graph: AnyGraph, node: str) -> bool:
+    return isinstance(graph, CompiledStateGraph) and bool(graph.builder.branches.get(node))
+
+
+def _withdraws_calls(listed: Iterable[Any], changes: Iterable[Any]) -> bool:
+    """Whether a change takes messages out whose tool calls have no answer yet."""
+    gone = {change.id for change in changes if isinstance(change, RemoveMessage)}
+    calls = {call for one in listed if _read(one, "id") in gone for call in _calls(one)}
+    return bool(calls - {str(_read(one, "tool_call_id")) for one in listed})
 
 
 def _channel(graph: AnyGraph) -> str:

@@ -35,9 +35,10 @@ from graph.stream import ASIDE, Outcome, StreamPlan, stream
 from graph.tracing import Tracing, fail
 from graph.user import user_of
 from graph.webhooks import delivery_of
-from store import messages, queue, sessions, threads
+from store import endings, lost_runs, messages, rollback, sessions, threads
 from store.checkpoints import Saver
 from store.database import Database
+from store.endings import Ending
 from store.errors import (
     CONTENT_ERRORS,
     LeaseLostError,
@@ -47,7 +48,7 @@ from store.errors import (
 from store.events import EventLog, ThreadWriter
 from store.finisher import Finisher
 from store.models import JsonObject, RunStatus, ThreadStatus
-from store.queue import Claim, Ending, Held
+from store.queue import Claim, Held
 
 log = structlog.get_logger(__name__)
 
@@ -332,12 +333,12 @@ class Executor:
         Returns:
             False if the run was not ours any more.
         """
-        if not await queue.undo(self._db, held):
+        if not await rollback.undo(self._db, held):
             return False
         await self.retention.forget_run(held.run_id)
         # While the thread is still ours: the next run projects onto what is there.
         await self.project(held.thread_id)
-        return await queue.discard(self._db, held)
+        return await rollback.discard(self._db, held)
 
     async def _wait(self, seconds: float) -> None:
         if self._tasks:
@@ -503,7 +504,7 @@ class Executor:
             ended = await self._insist(lambda: self._roll_back(claim))
         else:
             ended = await self._insist(lambda: self._finish(execution, result, writer.event_count))
-            if not ended and await self._insist(lambda: queue.is_to_undo(self._db, claim.held)):
+            if not ended and await self._insist(lambda: rollback.is_to_undo(self._db, claim.held)):
                 # That was said before the end could be written, and counts.
                 execution.stop("rollback")
                 await self._settle(execution, writer, result)
@@ -539,17 +540,17 @@ class Executor:
 
     async def _hand_back(self, claim: Claim) -> bool:
         """Whether that was the run's end, because somebody wants it stopped."""
-        given_up = await queue.hand_back(self._db, claim)
+        given_up = await lost_runs.hand_back(self._db, claim)
         if given_up and given_up.status == "running":
             return await self.roll_back(given_up.held)
         return given_up is not None and given_up.status != "pending"
 
     async def _finish(self, execution: Execution, result: Result, event_count: int) -> bool:
         claim = execution.claim
-        error = queue.CANCELLED if result.status == "interrupted" else result.error
+        error = endings.CANCELLED if result.status == "interrupted" else result.error
         webhook = delivery_of(claim.run, status=result.status, error=error, values=result.values)
         if claim.run.temporary:
-            return await queue.finish_temporary(self._db, claim, webhook=webhook)
+            return await endings.finish_temporary(self._db, claim, webhook=webhook)
         status, interrupts = await self._thread_state(claim, result)
         if title := claim.run.kwargs.get("title"):
             # Before the end, not in its statement: most runs have no title to ask for.
@@ -571,9 +572,9 @@ class Executor:
     async def _roll_back(self, claim: Claim) -> bool:
         if claim.run.temporary:
             webhook = delivery_of(
-                claim.run, status="rollback", error=queue.ROLLED_BACK, values=None
+                claim.run, status="rollback", error=endings.ROLLED_BACK, values=None
             )
-            return await queue.finish_temporary(self._db, claim, webhook=webhook)
+            return await endings.finish_temporary(self._db, claim, webhook=webhook)
         return await self.roll_back(claim.held)
 
     async def _thread_state(self, claim: Claim, result: Result) -> tuple[ThreadStatus, JsonObject]:

@@ -9,8 +9,8 @@ from store import priorities
 from store.database import Database
 from store.errors import LimitedError, OverloadedError
 from store.limits import key_of
+from store.new_runs import NewRun
 from store.priorities import DEFAULT_GROUP, Urgency
-from store.queue import NewRun
 from store.runs import Setting
 
 #: When it is worth asking again for a place in the queue.

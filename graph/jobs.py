@@ -3,16 +3,16 @@ Does the durable jobs of `store.jobs`: those kinds of work that a server has bes
 
 A new kind is a `Kind` in `api.bootstrap`, and whoever makes a job of it due: `store.jobs.enqueue` in the
 transaction that does. What it does may happen twice, and in any process
-that executes runs.
+that executes runs: a process that is lost, or cannot renew its leases, has its jobs done by another.
 """
 
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -29,7 +29,7 @@ SLOTS: Final = 16
 LOOKS: Final = 3
 #: Between two looks for jobs that nothing announced: those of processes that were lost.
 POLL_SECONDS: Final = 5.0
-#: How much longer than a job may take its lease is: for writing down that it is done.
+#: How much longer than a try may take its lease is at the most: for writing down what came of it.
 SLACK_SECONDS: Final = 15.0
 #: What a pause is multiplied with, so that many that failed together do not come back together.
 SPREAD: Final = (0.9, 1.2)
@@ -84,20 +84,35 @@ class Jobs:
 
     Args:
         kinds: What it does.
+        lease_seconds: How long after it was last heard of what it does is taken up by others.
+        renew_seconds: Between two times that it is heard of. So long before a lease ends that could not
+            be renewed, it stops working at the job.
     """
 
-    def __init__(self, *, db: Database, kinds: Mapping[str, Kind]) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        kinds: Mapping[str, Kind],
+        lease_seconds: float,
+        renew_seconds: float,
+    ) -> None:
         self._db = db
         self._kinds = kinds
-        self._leases = {name: kind.timeout_seconds + SLACK_SECONDS for name, kind in kinds.items()}
+        self._lease_seconds = lease_seconds
+        self._renew_seconds = renew_seconds
+        self._fence_seconds = lease_seconds - renew_seconds
+        self._longest = {name: kind.timeout_seconds + SLACK_SECONDS for name, kind in kinds.items()}
         self._bounded = {name: kind for name, kind in kinds.items() if kind.most is not None}
         self._due = asyncio.Event()
         #: What is being done.
         self._tasks: dict[asyncio.Task[None], Job] = {}
         #: What came of tries, by kind and ``done``, ``again`` or ``given_up``.
         self.outcomes = Counter[tuple[str, str]]()
-        #: Those that may be cut off: what came of the others is being written down.
-        self._trying: set[asyncio.Task[Any]] = set()
+        #: Those that may be cut off, and when they are: what came of the others is being written down.
+        self._trying: dict[asyncio.Task[None], asyncio.Timeout] = {}
+        #: Held while leases are renewed.
+        self._renewing = asyncio.Lock()
 
     @property
     def kinds(self) -> Collection[str]:
@@ -133,26 +148,58 @@ class Jobs:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             raise
 
+    async def renew_forever(self) -> None:
+        """
+        Keep the leases of what is being done; what cannot be kept in time is cut off.
+
+        Raises:
+            UnavailableError: PostgreSQL did not answer.
+        """
+        while True:
+            await asyncio.sleep(self._renew_seconds)
+            async with self._renewing:
+                await self._renew()
+
+    async def _renew(self) -> None:
+        held = {task: self._tasks[task] for task in self._trying}
+        if not held:
+            return
+        asked_at = _now()
+        renewed = await self._renewed(held.values())
+        for task, job in held.items():
+            fence = self._trying.get(task)
+            if fence is not None and not fence.expired() and job.job_id in renewed:
+                fence.reschedule(asked_at + self._fence_seconds)
+
+    async def _renewed(self, held: Iterable[Job]) -> set[int]:
+        return await jobs.renew(
+            self._db, list(held), self._longest, lease_seconds=self._lease_seconds
+        )
+
     async def _claim(self) -> bool:
         """Take up what is due; whether there may be more."""
         # Those first that leave room for others, so that they get what the others leave, too.
         for name, kind in self._bounded.items():
             await self._claim_bounded(name, kind)
-        leases = {name: s for name, s in self._leases.items() if name not in self._bounded}
-        if self._free <= 0 or not leases:
+        longest = {name: s for name, s in self._longest.items() if name not in self._bounded}
+        if self._free <= 0 or not longest:
             return False
-        free = self._free
-        claimed = await jobs.claim(self._db, leases, slots=free)
-        self._begin(claimed)
+        free, asked_at = self._free, _now()
+        claimed = await jobs.claim(self._db, longest, lease_seconds=self._lease_seconds, slots=free)
+        self._begin(claimed, asked_at)
         return len(claimed) == free and self._free > 0
 
     async def _claim_bounded(self, name: str, kind: Kind) -> None:
         """Take up what is due of a kind that has not all slots."""
         assert kind.most is not None
-        lease, looks = self._leases[name], LOOKS
+        longest, looks = self._longest[name], LOOKS
         while looks and (room := min(self._free, kind.most - self._alike(name)[""])) > 0:
+            asked_at = _now()
             if not kind.is_apart:
-                self._begin(await jobs.claim(self._db, {name: lease}, slots=room))
+                claimed = await jobs.claim(
+                    self._db, {name: longest}, lease_seconds=self._lease_seconds, slots=room
+                )
+                self._begin(claimed, asked_at)
                 return
             full = {
                 key: [
@@ -162,13 +209,18 @@ class Jobs:
                 ]
                 for key, most in kind.most_alike.items()
             }
-            claimed = await jobs.claim_apart(
-                self._db, name, lease_seconds=lease, full=full, slots=room
+            found = await jobs.claim_apart(
+                self._db,
+                name,
+                lease_seconds=self._lease_seconds,
+                longest_seconds=longest,
+                full=full,
+                slots=room,
             )
-            if claimed is None:
+            if found is None:
                 return
-            self._begin(claimed)
-            looks = LOOKS if claimed else looks - 1
+            self._begin(found, asked_at)
+            looks = LOOKS if found else looks - 1
 
     def _alike(self, kind: str, key: str = "") -> Counter[str]:
         """Of the jobs of a kind that are being done how many are alike in a key; all in none."""
@@ -180,9 +232,10 @@ class Jobs:
     def _free(self) -> int:
         return SLOTS - len(self._tasks)
 
-    def _begin(self, claimed: Sequence[Job]) -> None:
+    def _begin(self, claimed: Sequence[Job], asked_at: float) -> None:
+        fence_at = asked_at + self._fence_seconds
         for job in claimed:
-            task = asyncio.create_task(self._do(job), name=f"job {job.job_id}")
+            task = asyncio.create_task(self._do(job, fence_at), name=f"job {job.job_id}")
             self._tasks[task] = job
             task.add_done_callback(self._end)
 
@@ -191,18 +244,27 @@ class Jobs:
         # A slot came free.
         self.wake()
 
-    async def _do(self, job: Job) -> None:
+    async def _do(self, job: Job, fence_at: float) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._trying.add(task)
         try:
-            failure = await self._try(job)
+            async with asyncio.timeout_at(fence_at) as fence:
+                self._trying[task] = fence
+                failure = await self._try(job)
+        except TimeoutError:
+            # Another may have it by now. If not, it counts as an attempt: a job that keeps its process
+            # from renewing leases is to be given up in the end.
+            log.warning("job lost its lease", kind=job.kind, job_id=job.job_id)
+            return
         except asyncio.CancelledError:
             with suppress(UnavailableError):
                 await jobs.hand_back(self._db, job)
             raise
         finally:
-            self._trying.discard(task)
+            self._trying.pop(task, None)
+        async with self._renewing:
+            # One that is under way would put off the next attempt.
+            pass
         try:
             if failure is None:
                 await jobs.done(self._db, job)
@@ -235,6 +297,8 @@ class Jobs:
         facts = {"kind": job.kind, "job_id": job.job_id, "attempt": job.attempt}
         pauses = self._kinds[job.kind].pauses_seconds
         if failure.for_good or job.attempt > len(pauses):
+            if not await self._renewed([job]):  # somebody else's by now
+                return
             log.error("job given up", **facts, reason=failure.message)
             if give_up := self._kinds[job.kind].give_up:
                 await give_up(job, failure.message)
@@ -246,3 +310,8 @@ class Jobs:
         await jobs.again(self._db, job, delay_seconds=pause)
         self.outcomes[job.kind, "again"] += 1
         asyncio.get_running_loop().call_later(pause, self.wake)
+
+
+def _now() -> float:
+    """By the clock of `asyncio.timeout_at`, which is the event loop's own."""
+    return asyncio.get_running_loop().time()

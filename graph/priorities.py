@@ -14,8 +14,8 @@ from graph.user import User, user_of
 from store import priorities
 from store.database import Database
 from store.errors import InvalidInputError, UnavailableError
+from store.new_runs import NewRun
 from store.priorities import DEFAULT_GROUP, FIRST, GROUP_MAX_LENGTH, LAST, Urgency
-from store.queue import NewRun
 from store.runs import Setting
 
 log = structlog.get_logger(__name__)

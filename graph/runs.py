@@ -27,7 +27,7 @@ from graph.requests import (
 )
 from graph.tracing import TRACEPARENT, Tracing
 from graph.webhooks import Webhooks
-from store import queue, runs, sessions, threads
+from store import endings, new_runs, rollback, runs, sessions, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
 from store.errors import (
@@ -39,7 +39,8 @@ from store.errors import (
 from store.events import EventLog
 from store.heartbeat import Heartbeat
 from store.models import CancelAction, Lease, Run, RunStatus
-from store.queue import Claim, NewRun
+from store.new_runs import NewRun
+from store.queue import Claim
 from store.retention import Life
 from store.runs import Setting
 from store.threads import NewThread
@@ -161,7 +162,7 @@ class Runs:
         started = await self._start(new) if attached else None
         if isinstance(started, Execution):
             return Submitted(started.claim.run, started, access)
-        return Submitted(started or await queue.enqueue(self._db, new), None, access)
+        return Submitted(started or await new_runs.enqueue(self._db, new), None, access)
 
     async def admit(
         self,
@@ -259,7 +260,7 @@ class Runs:
             new.append(replace(run, thread_metadata=metadata))
         if self._room is not None:
             await self._room.require(new)
-        return await queue.enqueue_new(self._db, new, life=self._life)
+        return await new_runs.enqueue_new(self._db, new, life=self._life)
 
     async def _setting(
         self, request: RunRequest, thread_id: str, access: Access, assistant_access: Access
@@ -332,7 +333,7 @@ class Runs:
     async def _granted(self, new: NewRun) -> Claim | Run | None:
         if self._priorities is not None and not await self._priorities.may_start(new):
             return None
-        return await queue.start(self._db, new, worker_id=self._heartbeat.worker_id)
+        return await new_runs.start(self._db, new, worker_id=self._heartbeat.worker_id)
 
     async def attach(
         self, run_id: str, *, thread_id: str | None = None, access: Access
@@ -374,7 +375,7 @@ class Runs:
         """
         if action == "rollback":
             self._retention.require_taking_back()
-        stopped = await queue.cancel(self._db, thread_id, run_ids, action=action, access=access)
+        stopped = await endings.cancel(self._db, thread_id, run_ids, action=action, access=access)
         for run_id in stopped:
             # The signal would reach us too; this is sooner.
             self._executor.stop(run_id, action)
@@ -435,10 +436,10 @@ class Runs:
         await runs.get(self._db, run_id, thread_id=thread_id, access=access)
         await self._retention.detach(thread_id, run_id)
         self._retention.require_taking_back()
-        await queue.forget(self._db, thread_id, run_id, access=access)
+        await rollback.forget(self._db, thread_id, run_id, access=access)
         await self._retention.forget_run(run_id)
         await self._executor.project(thread_id)
-        await queue.delete(self._db, thread_id, run_id)
+        await rollback.delete(self._db, thread_id, run_id)
 
     async def delete_thread(
         self, thread_id: str, *, actor: str | None = None, access: Access

@@ -25,13 +25,14 @@ from graph.executor import Executor, emit_end
 from graph.jobs import Jobs
 from graph.retention import Retention
 from graph.runs import Runs
-from store import files, priorities, queue, search, tallies, user_jobs
+from store import endings, files, lost_runs, priorities, queue, search, tallies, user_jobs
 from store.database import Database
 from store.errors import UnavailableError, UnreadableError
 from store.events import EventLog
 from store.heartbeat import Heartbeat
+from store.lost_runs import GivenUp
 from store.models import JsonObject
-from store.queue import Claim, GivenUp, Held
+from store.queue import Claim, Held
 from store.signals import Signal, listen
 
 log = structlog.get_logger(__name__)
@@ -187,6 +188,7 @@ class Worker:
             "collect": self._collect_forever,
             "crons": self._crons.work_forever,
             "jobs": self._jobs.work_forever,
+            "leases of jobs": self._jobs.renew_forever,
             "trim": self._changes.trim_forever,
             "listeners": self._changes.listen_forever,
         }
@@ -298,7 +300,7 @@ class Worker:
         run_id, lease = claim.run.run_id, claim.lease
         log.error("run cannot be decrypted", run_id=run_id, reason=unreadable.message)
         error: JsonObject = {"error": "UnreadableError", "message": unreadable.message}
-        if await queue.refuse(self._db, claim, error):
+        if await endings.refuse(self._db, claim, error):
             writer = self._events.writer(lease.thread_id, lease.epoch, run_id)
             emit_end(writer, "error", error)
             writer.close()
@@ -359,7 +361,7 @@ class Worker:
         lease_seconds = self._timing.lease_seconds
         for run_id, action in await queue.to_stop(self._db, self._heartbeat.worker_id):
             self._executor.stop(run_id, action)
-        for given_up in await queue.reap(
+        for given_up in await lost_runs.reap(
             self._db,
             worker_id=self._heartbeat.worker_id,
             # Who was cut off from PostgreSQL cannot tell whether others beat meanwhile.

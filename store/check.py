@@ -41,6 +41,7 @@ _KINDS: Final = (
     "checkpoints_of_nobody",
     "rows_of_nobody",
     "search_behind",
+    "name_not_indexed",
 )
 #: What the rows of messages are made again for.
 _REBUILT: Final = frozenset(
@@ -285,6 +286,7 @@ class Check:
             "leftover_blobs": lambda: self._locked("delete_leftover_blobs", params),
             "rows_of_nobody": lambda: self._db.execute(_SQL["delete_rows"], params),
             "search_behind": lambda: self._db.execute(_SQL["index_again"], params),
+            "name_not_indexed": lambda: self._locked("index_name", params),
             "log_ahead": lambda: self._forget_log(found.subject),
             "log_unending": lambda: self._end_log(found.subject),
         }

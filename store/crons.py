@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from store import audit, queue, threads
+from store import audit, new_runs, queue, threads
 from store.access import EVERYTHING, Access
 from store.cipher import Cipher, at
 from store.database import Database, Transaction, made_once
@@ -21,8 +21,8 @@ from store.errors import (
 )
 from store.json import dump_json
 from store.models import JsonObject, Run
+from store.new_runs import NewRun
 from store.ordering import Order, ordered
-from store.queue import NewRun
 from store.sql import load
 from store.threads import NewThread
 
@@ -299,7 +299,7 @@ async def fire(
             raise ConflictError(f"{MAX_WAITING} runs of this cron are waiting already")
         if thread is not None:
             await threads.create_within(tx, thread)
-        run = await queue.put(tx, new)
+        run = await new_runs.put(tx, new)
         params = {
             "cron_id": cron.cron_id,
             "run_id": run.run_id,

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 
-from store import queue
+from store import endings
 from store.database import Database
+from store.endings import Ending
 from store.errors import UnavailableError
 from store.meters import BATCH_SIZES, Histogram
-from store.queue import Ending
 
 #: How many runs a transaction ends at the most.
 BATCH_RUNS = 64
@@ -48,16 +48,16 @@ class Finisher:
             self._task = asyncio.create_task(self._write(), name="finish runs")
         ended = await finished
         if ended is None:
-            ended = bool(await queue.finish(self._db, [ending]))
+            ended = bool(await endings.finish(self._db, [ending]))
         return ended
 
     async def _write(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:BATCH_RUNS], self._waiting[BATCH_RUNS:]
-            endings = [ending for ending, _ in batch]
+            ended_runs = [ending for ending, _ in batch]
             self.batches.observe(len(batch))
             try:
-                ended = await queue.finish(self._db, endings, wait=False)
+                ended = await endings.finish(self._db, ended_runs, wait=False)
             except UnavailableError as exc:
                 _fail(batch, exc)
             except Exception:  # noqa: BLE001 - which one is at fault shows when each is alone

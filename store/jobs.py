@@ -2,11 +2,11 @@
 Durable jobs: what is to be done after a transaction, once that has committed, at least once.
 
 A job is enqueued by the transaction that makes it due, with `enqueue` or by SQL of its own, so
-that neither is there without the other. Any process does it, under a lease in time: one that does
-not come back is taken up by another. A job is a few statements and no run: see decision 14.
+that neither is there without the other. Any process does it, under a lease in time that it renews:
+one that does not come back is taken up by another. A job is a few statements and no run: see decision 14.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -58,16 +58,25 @@ async def enqueue(
     await tx.execute(SQL["enqueue"], params)
 
 
-async def claim(db: Database, leases: Mapping[str, float], *, slots: int) -> list[Job]:
+async def claim(
+    db: Database, longest: Mapping[str, float], *, lease_seconds: float, slots: int
+) -> list[Job]:
     """
     Take up the jobs that are due longest, `slots` at the most.
 
-    Nobody else gets them before their leases end; a job is to be `done`, or done `again`, by then.
+    Nobody else gets them before their leases end; by then a job is to be `done`, done `again`, or its
+    lease to be renewed with `renew`.
 
     Args:
-        leases: The kinds that the caller does, and how long each may take, in seconds.
+        longest: The kinds that the caller does, and how long a lease of each is at the most, in seconds.
+        lease_seconds: How long the lease of a first attempt is; of each further one it is twice as long.
     """
-    params = {"kinds": list(leases), "leases": dict(leases), "slots": slots}
+    params = {
+        "kinds": list(longest),
+        "longest": dict(longest),
+        "lease": lease_seconds,
+        "slots": slots,
+    }
     return list(_readable(db.cipher, await db.all(Job, SQL["claim"], params)))
 
 
@@ -76,6 +85,7 @@ async def claim_apart(
     kind: str,
     *,
     lease_seconds: float,
+    longest_seconds: float,
     full: Mapping[str, Collection[str]],
     slots: int,
 ) -> list[Job] | None:
@@ -83,7 +93,8 @@ async def claim_apart(
     Take up jobs of one kind that are due, of each user one, so that nobody waits behind another.
 
     Args:
-        lease_seconds: How long each may take.
+        lease_seconds: As for `claim`.
+        longest_seconds: How long a lease is at the most.
         full: By keys of their payloads: those with one of these values are left.
         slots: Jobs at the most.
 
@@ -99,8 +110,26 @@ async def claim_apart(
     due = [job_id for (job_id,) in await db.tuples(SQL["due_apart"], params)]
     if not due:
         return None
-    claim = {"job_ids": due, "lease": lease_seconds}
+    claim = {"job_ids": due, "lease": lease_seconds, "longest": longest_seconds}
     return list(_readable(db.cipher, await db.all(Job, SQL["claim_these"], claim)))
+
+
+async def renew(
+    db: Database, held: Sequence[Job], longest: Mapping[str, float], *, lease_seconds: float
+) -> set[int]:
+    """
+    Begin the leases of jobs anew, as `claim` would.
+
+    Returns:
+        The ids of those that it was done for. The others are somebody else's or gone, or locked just now.
+    """
+    params = {
+        "job_ids": [job.job_id for job in held],
+        "attempts": [job.attempt for job in held],
+        "longest": dict(longest),
+        "lease": lease_seconds,
+    }
+    return {job_id for (job_id,) in await db.tuples(SQL["renew"], params)}
 
 
 def place(kind: str) -> bytes:

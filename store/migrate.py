@@ -25,6 +25,9 @@ from store.vectors import prepare_index
 #: upgrade a process of the version before starts on them, as one that runs goes on.
 _BREAKING: Final = "_breaks_"
 
+#: A line between the parts of a file that is no transaction.
+_THEN: Final[LiteralString] = "\n-- then\n"
+
 #: Any number, the same in every process that migrates one of our databases.
 LOCK_ID = 7_241_015_318
 
@@ -167,7 +170,9 @@ async def _apply_one(
 ) -> None:
     record: LiteralString = "INSERT INTO schema_migration (version, name) VALUES (%s, %s)"
     if text.startswith("-- no transaction"):
-        await connection.execute(text)
+        # What is to commit by itself has to be sent by itself.
+        for statement in text.split(_THEN):
+            await connection.execute(statement)
         await connection.execute(record, (version, name))
         return
     async with connection.transaction():

@@ -1,4 +1,4 @@
-"""Runs as they are read. Their status is written by `store.queue` alone."""
+"""Runs as they are read. Their status is written by the queries of ``queue.sql`` alone."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace

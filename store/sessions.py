@@ -18,7 +18,7 @@ from store.cipher import TEXT_MARK, Cipher
 from store.database import Database, repeated
 from store.errors import ChangedError, GoneError, NotFoundError
 from store.models import JsonObject, Session
-from store.ordering import ordered
+from store.ordering import Order, among, first, ordered
 from store.retention import Life
 from store.sql import load
 
@@ -45,7 +45,7 @@ class Filter:
     Attributes:
         status: ``active``, ``archived`` or ``deleted``; None for the first two.
         attributes: What their metadata contains.
-        title: A word of their names.
+        title: A part of their names.
         ids: Sessions that are found by something else than their names, beside those that are.
     """
 
@@ -133,7 +133,7 @@ async def list_page(
     which: Filter,
     *,
     sort_by: SortBy = "update_time",
-    order: Literal["asc", "desc"] = "desc",
+    order: Order = "desc",
     pinned_first: bool = False,
     after: Place | None = None,
     limit: int,
@@ -156,7 +156,7 @@ async def list_page(
         # Each by an index of its own; most of the time the first has but a few.
         parts = [True, False] if after is None or after.pinned else [False]
     conditions, query = _conditions(db.cipher, which, access, SQL["list"])
-    query = ordered(query, _COLUMNS[sort_by], order, tie_break="thread_id")
+    place = (_COLUMNS[sort_by], order)
     rows: list[Session] = []
     for pinned in parts:
         begun = after if not pinned_first or (after and after.pinned == pinned) else None
@@ -167,11 +167,37 @@ async def list_page(
             "limit": limit + 1 - len(rows),
             "offset": 0,
         }
-        # Planned anew for each filter: a plan for any would be one for none.
-        rows += await db.all(Session, query, params, prepare=False, lenient=True)
+        if which.title and not db.cipher.is_on:
+            rows += await _named(db, query, params, place)
+        else:
+            rows += await _all(db, ordered(query, *place, tie_break="thread_id"), params)
         if len(rows) > limit:
             break
     return rows[:limit], len(rows) > limit
+
+
+async def _named(
+    db: Database, query: LiteralString, params: JsonObject, place: tuple[str, Order]
+) -> list[Session]:
+    """
+    Sessions with a text in their names.
+
+    One that many have is soon found in the order of the list, one that few have by its index. PostgreSQL
+    cannot tell which, so they are first looked for among the threads that come first.
+    """
+    latest = first(SQL["in_order"], *place, tie_break="thread_id")
+    matching = ordered(query, *place, tie_break="thread_id")
+    params = {**params, "window": threads.WINDOW_ROWS}
+    found = await _all(db, among("thread", latest, matching), params)
+    if len(found) == params["limit"]:
+        return found
+    every = ordered(SQL["every"], *place, tie_break="thread_id")
+    return await _all(db, among("thread", SQL["named"], every), params)
+
+
+async def _all(db: Database, query: LiteralString, params: JsonObject) -> list[Session]:
+    # Planned anew for each filter: a plan for any would be one for none.
+    return await db.all(Session, query, params, prepare=False, lenient=True)
 
 
 def _conditions(
@@ -184,6 +210,7 @@ def _conditions(
         "user_id": which.user_id,
         "status": which.status,
         "title": _title(cipher, which.title),
+        "part": which.title,
         "ids": list(which.ids),
         "visible": access.array,
     }
@@ -202,7 +229,7 @@ def _literally(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def _place(after: Place | None, sort_by: SortBy, order: str) -> JsonObject:
+def _place(after: Place | None, sort_by: SortBy, order: Order) -> JsonObject:
     beyond = f"{sort_by.removesuffix('_time')}d_{'before' if order == 'desc' else 'after'}"
     names = ("updated_before", "updated_after", "created_before", "created_after")
     place: JsonObject = dict.fromkeys(names)
@@ -278,15 +305,11 @@ async def update(
         "expires_at": expiry and expiry[0],
         "etags": etags if etags is None else list(etags),
         "touches": touches,
+        "actor": audit.named(actor),
+        "most": audit.TEXT_MAX,
         "visible": access.array,
     }
-    async with db.transaction() as tx:
-        before = await threads.before_change(tx, session_id, changes or {}, access=access)
-        changed = await tx.one(Session, SQL["change"], params)
-        if changed is not None:
-            await audit.record_move(
-                tx, f"session:{session_id}", before, changed.metadata, actor=actor
-            )
+    changed = await db.one(Session, SQL["change"], params)
     if changed is None:
         await get(db, session_id, access=access)
         raise ChangedError(f"Session {session_id} has changed")

@@ -24,12 +24,12 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from api import metrics, operators
+from api import metrics, operators, ui_bundles
 from api.app import allowed_origins, open_app
 from api.backing import admitted, cipher_of, opened_cipher
 from api.bootstrap import Services, identity_kinds, load_graphs, mount_prefix, open_services
 from api.browsers import is_loopback_host
-from api.console import check as check_command, keys as keys_command
+from api.console import build_ui as ui_builder, check as check_command, keys as keys_command
 from api.observability import logs
 from api.processes import sockets as sockets_of_clients
 from api.processes.connections import allow_connections
@@ -39,6 +39,7 @@ from api.processes.supervisor import BACKLOG, Supervisor, listen
 from api.processes.watchdog import FIRST, GRAPHS, Watchdog, watching
 from api.settings import (
     Settings,
+    environment,
     environment_sections,
     overridden,
     variables_without_effect,
@@ -455,6 +456,12 @@ async def _import(settings: Settings, servers: Servers, importer: Any, plan: Any
         return await importer.run(services, plan, tell=importer.show_progress)
 
 
+def build_ui(settings: Settings) -> None:
+    """Bundle the components of generative UI for browsers."""
+    graphs = load_config(settings.config, environment_sections())
+    print(ui_builder.build(graphs, environment()))  # noqa: T201 - the command's answer
+
+
 def keys(settings: Settings, *, action: str, key_id: str | None, **options: Any) -> None:
     """Make, list or revoke API keys."""
     plan = keys_command.plan(action, key_id, **options)
@@ -502,6 +509,8 @@ def report(services: Services) -> None:
         log.warning("an environment variable of the official server has no effect here", name=name)
     for graph_id, reason in services.registry.failures.items():
         log.error("graph not loaded", graph_id=graph_id, reason=reason)
+    for name in ui_bundles.missing(services.graphs):
+        log.error("ui not built", ui=name, reason=ui_bundles.HOW_TO_BUILD)
     auth = services.graphs.auth
     if auth and not auth.disable_studio_auth:
         log.warning(

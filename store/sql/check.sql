@@ -218,6 +218,18 @@ WHERE t.thread_id > %(after)s AND (%(last)s::text IS NULL OR t.thread_id <= %(la
         )
     )
 
+-- name: name_not_indexed
+SELECT t.thread_id, CASE
+        WHEN n.thread_id IS NULL THEN 'the index of names does not have it'
+        ELSE 'the index of names has another name of it'
+    END
+FROM thread AS t
+LEFT JOIN thread_name AS n ON n.thread_id = t.thread_id
+WHERE t.thread_id > %(after)s AND (%(last)s::text IS NULL OR t.thread_id <= %(last)s)
+    AND (%(only)s::text[] IS NULL OR t.thread_id = ANY(%(only)s))
+    AND session_name(t.metadata) <> session_name('{}')
+    AND n.parts IS DISTINCT FROM name_parts(session_name(t.metadata))
+
 -- name: heads
 -- Of threads whose messages are those of their heads, what these are and which graph made them.
 SELECT t.thread_id, t.head_checkpoint_id, t.metadata ->> 'graph_id'
@@ -301,3 +313,10 @@ UPDATE search_progress AS p
 SET touched_at = least(p.touched_at, t.updated_at)
 FROM thread AS t
 WHERE t.thread_id = %(thread_id)s
+
+-- name: index_name
+INSERT INTO thread_name (thread_id, parts)
+SELECT thread_id, name_parts(session_name(metadata))
+FROM thread
+WHERE thread_id = %(thread_id)s
+ON CONFLICT (thread_id) DO UPDATE SET parts = EXCLUDED.parts

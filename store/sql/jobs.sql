@@ -1,5 +1,7 @@
 -- Work that is done beside requests and runs, at least once. While a job is being done, its due_at is
--- when it counts as lost; its attempt is the fence against whoever had it before.
+-- when it counts as lost, which whoever does it puts off; its attempt is the fence against whoever had
+-- it before. A lease is twice as long with each attempt, up to the longest of its kind: a job that kills
+-- its process does not kill one after the other.
 
 -- name: enqueue
 INSERT INTO job (kind, payload, owner, due_at)
@@ -20,7 +22,10 @@ WITH next AS MATERIALIZED (
 )
 UPDATE job
 SET attempt = attempt + 1,
-    due_at = now() + make_interval(secs => (%(leases)s::jsonb ->> kind)::double precision)
+    due_at = now() + make_interval(secs => least(
+        %(lease)s::double precision * 2 ^ least(attempt, 9),
+        (%(longest)s::jsonb ->> kind)::double precision
+    ))
 FROM next
 WHERE job.job_id = next.job_id
 RETURNING job.job_id, kind, payload, attempt, created_at;
@@ -60,10 +65,31 @@ WITH next AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 )
 UPDATE job
-SET attempt = attempt + 1, due_at = now() + make_interval(secs => %(lease)s::double precision)
+SET attempt = attempt + 1,
+    due_at = now() + make_interval(secs => least(
+        %(lease)s::double precision * 2 ^ least(attempt, 9), %(longest)s::double precision
+    ))
 FROM next
 WHERE job.job_id = next.job_id
 RETURNING job.job_id, kind, payload, attempt, created_at;
+
+-- name: renew
+-- Whoever has one locked meanwhile may wait for another of them: the next time will do.
+WITH ours AS MATERIALIZED (
+    SELECT job.job_id
+    FROM job
+    JOIN unnest(%(job_ids)s::bigint[], %(attempts)s::int[]) AS held (job_id, attempt)
+        ON held.job_id = job.job_id AND held.attempt = job.attempt
+    FOR UPDATE OF job SKIP LOCKED
+)
+UPDATE job
+SET due_at = now() + make_interval(secs => least(
+        %(lease)s::double precision * 2 ^ least(attempt - 1, 9),
+        (%(longest)s::jsonb ->> kind)::double precision
+    ))
+FROM ours
+WHERE job.job_id = ours.job_id
+RETURNING job.job_id;
 
 -- name: done
 DELETE FROM job WHERE job_id = %(job_id)s AND attempt = %(attempt)s;

@@ -10,17 +10,17 @@ FROM thread
 WHERE thread_id = %(id)s AND session_is_there(metadata, expires_at)
     AND metadata @> ANY(%(visible)s::jsonb[]);
 
--- name: list
--- Planned for each filter: a condition that asks for nothing is folded away, and an index is found for
--- the others. The place is the last row that the client has; nothing is skipped or repeated but what
--- was itself touched meanwhile.
+-- part: session
 SELECT thread_id AS id, metadata ->> 'user_id' AS user_id, session_name(metadata) AS name,
     metadata ->> 'chat_type' AS chat_type, session_status(metadata) AS status, metadata,
     status AS thread_status, message_count, expires_at, session_etag(metadata, expires_at) AS etag,
     created_at AS create_time, updated_at AS update_time
 FROM thread
-WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
-    AND (%(updated_before)s::timestamptz IS NULL OR (updated_at, thread_id)
+
+-- part: in_order
+-- What an index tells that has the order of the list. The place is the last row that the client has;
+-- nothing is skipped or repeated but what was itself touched meanwhile.
+WHERE (%(updated_before)s::timestamptz IS NULL OR (updated_at, thread_id)
         < (%(updated_before)s::timestamptz, %(place_id)s::text))
     AND (%(updated_after)s::timestamptz IS NULL OR (updated_at, thread_id)
         > (%(updated_after)s::timestamptz, %(place_id)s::text))
@@ -28,24 +28,65 @@ WHERE (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
         < (%(created_before)s::timestamptz, %(place_id)s::text))
     AND (%(created_after)s::timestamptz IS NULL OR (created_at, thread_id)
         > (%(created_after)s::timestamptz, %(place_id)s::text))
+    AND (%(user_id)s::text IS NULL OR metadata ->> 'user_id' = %(user_id)s::text)
     AND (%(status)s::text IS NULL OR coalesce(metadata ->> 'status', 'active') = %(status)s::text)
     AND (%(status)s::text IS NOT NULL OR coalesce(metadata ->> 'status', 'active') <> 'deleted')
     AND (%(pinned)s::boolean IS NOT true OR metadata ->> 'pinned' = 'true')
+    AND (%(pinned)s::boolean IS NOT false OR metadata ->> 'pinned' IS DISTINCT FROM 'true')
+
+-- part: and_asked_for
     -- The same for the index that finds what else is asked for, so that it finds both at once.
     AND (
         %(pinned)s::boolean IS NOT true
         OR (%(metadata)s::jsonb = '{}' AND '{}'::jsonb = ANY(%(visible)s::jsonb[]))
         OR metadata @> '{"pinned": true}' OR metadata @> '{"pinned": "true"}'
     )
-    AND (%(pinned)s::boolean IS NOT false OR metadata ->> 'pinned' IS DISTINCT FROM 'true')
     AND (%(metadata)s::jsonb = '{}' OR metadata @> %(metadata)s::jsonb)
+    AND (expires_at IS NULL OR expires_at > now())
+    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]))
+
+-- name: list
+-- Planned for each filter: a condition that asks for nothing is folded away, and an index is found for
+-- the others.
+{session}
+{in_order}
+{and_asked_for}
     AND (
         %(title)s::text IS NULL
         OR (%(title)s::text <> '' AND session_name(metadata) ILIKE %(title)s::text)
         OR thread_id = ANY(%(ids)s::text[])
     )
-    AND (expires_at IS NULL OR expires_at > now())
-    AND ('{}'::jsonb = ANY(%(visible)s::jsonb[]) OR metadata @> ANY(%(visible)s::jsonb[]));
+
+-- name: in_order
+SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
+FROM thread
+{in_order}
+
+-- name: named
+-- By the index of the parts of names; what has all the parts of a text need not have the text. Threads
+-- without a name are not in it: they are looked for if the text is in what those are called.
+SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
+FROM thread
+JOIN thread_name USING (thread_id)
+{in_order}
+{and_asked_for}
+    AND parts @@ name_query(%(part)s::text) AND session_name(metadata) ILIKE %(title)s::text
+    AND session_name(metadata) <> session_name('{}')
+UNION ALL
+SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
+FROM thread
+{in_order}
+{and_asked_for}
+    AND session_name('{}') ILIKE %(title)s::text AND session_name(metadata) = session_name('{}')
+UNION ALL
+SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
+FROM thread
+{in_order}
+{and_asked_for}
+    AND thread_id = ANY(%(ids)s::text[]) AND NOT session_name(metadata) ILIKE %(title)s::text
+
+-- name: every
+{session}
 
 -- name: counts
 -- By status; and of those that are active, or of the `most` of them that were touched last, by folder and
@@ -120,12 +161,19 @@ WITH before AS MATERIALIZED (
         changed_keys(
             was || jsonb_build_object('expires_at', expired_at),
             metadata || jsonb_build_object('expires_at', expires_at)
-        ) AS keys
+        ) AS keys, thread_owner(was) AS was_of, thread_owner(metadata) AS is_of
 ), told AS (
     INSERT INTO outbox (name, thread_id, data)
     SELECT 'session.updated', id, jsonb_build_object('changed', keys)
     FROM changed
     WHERE keys IS NOT NULL
+), moved AS (
+    -- As `audit.record_move`.
+    INSERT INTO audit (act, actor, owner, subject, details)
+    SELECT 'owner.changed', %(actor)s, left(was_of, %(most)s), 'session:' || id,
+        jsonb_build_object('to', left(is_of, %(most)s))
+    FROM changed
+    WHERE was_of <> is_of
 )
 SELECT id, user_id, name, chat_type, status, metadata, thread_status, message_count, expires_at,
     etag, create_time, update_time

@@ -28,7 +28,7 @@ from langgraph.stream import (
     UpdatesTransformer,
 )
 from langgraph.stream.transformers import ValuesTransformer
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, Send, interrupt
 
 from graph.agents.chat import State, call_model
 
@@ -406,6 +406,37 @@ def _trio() -> Any:
     return builder.compile()
 
 
+def _parts(state: MessagesState) -> list[Send]:
+    """What a plan sends on: nothing once it is taken out."""
+    is_planned = any(message.text == "plan" for message in state["messages"])
+    return [Send("work", {"part": part}) for part in "ab" if is_planned]
+
+
+def _plan_and_send(state: MessagesState) -> Command[Any]:
+    planned = _plan(state)
+    return Command(update=planned, goto=_parts(MessagesState(messages=planned["messages"])))
+
+
+def _plan(state: MessagesState) -> dict[str, Any]:
+    calls = (
+        [{"name": "work", "args": {}, "id": "c1"}] if "call" in state["messages"][0].text else []
+    )
+    return {"messages": [AIMessage("plan", tool_calls=calls)]}
+
+
+def _work_in_parts(*, edges: bool) -> Any:
+    """A plan whose parts are sent to workers, by conditional edges or by a Command, and a sum of theirs."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("plan", _plan if edges else _plan_and_send)
+    builder.add_node("work", lambda state: {"messages": [("ai", state["part"])]})
+    builder.add_node("sum", lambda state: {"messages": [("ai", "sum")]})
+    builder.add_edge(START, "plan")
+    if edges:
+        builder.add_conditional_edges("plan", _parts, ["work"])
+    builder.add_edge("work", "sum")
+    return builder.compile()
+
+
 class Finding(MessagesState, total=False):
     topic: str
     steps: Annotated[list[str], operator.add]
@@ -452,3 +483,5 @@ ask_in_chat = _chain(MessagesState, ("ask", _ask_in_chat))
 choir = _chain(MessagesState, ("both", _answer_twice))
 duet = _duet()
 trio = _trio()
+parts_by_edges = _work_in_parts(edges=True)
+parts_by_command = _work_in_parts(edges=False)

@@ -317,6 +317,47 @@ async def test_what_failed_is_corrected_and_goes_on(
     assert texts(await said(http, session_id)) == ["a song", "right", "closed"]
 
 
+@pytest.mark.parametrize("graph", ["parts_by_edges", "parts_by_command"])
+async def test_what_was_sent_to_a_node_is_sent_to_it_still_after_a_correction(
+    graph: str, http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = await session(http, assistant_id=graph)
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "one", "id": "q"}]}
+    path = f"/api/sessions/{session_id}/messages/q"
+
+    async def corrected(*texts: str) -> list[str]:
+        for text in texts:
+            answer = await http.patch(path, json={"content": text})
+            assert answer.status_code == 200, answer.text
+        state = await client.threads.get_state(session_id)
+        return list(state["next"])
+
+    await client.runs.wait(session_id, graph, input=asked, interrupt_before=["work"])
+    before_the_work = await corrected("two", "three")
+    await client.runs.wait(session_id, graph, input=None, interrupt_before=["sum"])
+    before_the_sum = await corrected("four", "five")
+    await client.runs.wait(session_id, graph, input=None)
+
+    assert before_the_work == ["work", "work"]
+    assert before_the_sum == ["sum"]
+    assert texts(await said(http, session_id)) == ["five", "plan", "a", "b", "sum"]
+
+
+@pytest.mark.parametrize("graph", ["parts_by_edges", "parts_by_command"])
+async def test_what_is_deleted_before_its_tools_are_called_calls_none(
+    graph: str, http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = await session(http, assistant_id=graph)
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "call"}]}
+    await client.runs.wait(session_id, graph, input=asked, interrupt_before=["work"])
+    [_, calling] = await said(http, session_id)
+
+    gone = await http.delete(f"/api/sessions/{session_id}/messages/{calling['id']}")
+
+    assert gone.status_code == 204, gone.text
+    assert (await client.threads.get_state(session_id))["next"] == []
+
+
 async def test_while_the_graph_waits_for_an_answer_nothing_is_corrected(
     http: httpx.AsyncClient, client: LangGraphClient
 ) -> None:

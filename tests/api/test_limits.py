@@ -32,7 +32,7 @@ from tests.serving import serving
 
 GRAPHS = {name: f"tests.graph.sample_graphs:{name}" for name in ("chat", "endless")}
 ASK = {"assistant_id": "endless", "input": {"messages": [["user", "hi"]]}}
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -371,19 +371,19 @@ async def test_many_processes_on_one_port_let_exactly_the_burst_through(
         "REDIS_URL": servers.redis_url,
         "THREADWELL_WORKERS": "2",
         "LIMIT_REQUESTS_PER_SECOND": "0.001",
-        "LIMIT_REQUEST_BURST": "25",
+        "LIMIT_REQUEST_BURST": "10",
     }
 
     async def ask(url: str, who: dict[str, str]) -> int:
         # A connection of its own, so that either process may get it.
-        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=30, verify=False) as http:
             return (
                 await http.get("/threads/0197f2a4-7c1e-7d53-9f0a-3c1f6f0c2b11", headers=who)
             ).status_code
 
     with serving_processes(config, variables) as server:
-        statuses = await asyncio.gather(*(ask(server.url, ada) for _ in range(60)))
-        assert (statuses.count(404), statuses.count(429)) == (25, 35)
+        statuses = await asyncio.gather(*(ask(server.url, ada) for _ in range(24)))
+        assert (statuses.count(404), statuses.count(429)) == (10, 14)
         assert await ask(server.url, eve) == 404
 
 

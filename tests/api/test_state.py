@@ -7,7 +7,7 @@ from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import BadRequestError, ConflictError, NotFoundError
 
 from api.bootstrap import Services
-from store import queue, threads
+from store import new_runs, threads
 from store.access import EVERYTHING
 from tests.api.conftest import Run
 from tests.api.test_threads import UNKNOWN, _new_run
@@ -236,7 +236,7 @@ async def test_a_busy_thread_is_not_updated(
     client: LangGraphClient, services: Services, run: Run, thread_id: str
 ) -> None:
     await run(thread_id, "steps", {"text": "a"})
-    await queue.enqueue(services.db, _new_run(thread_id))
+    await new_runs.enqueue(services.db, _new_run(thread_id))
 
     with pytest.raises(ConflictError):
         await client.threads.update_state(thread_id, {"log": ["x"]})

@@ -9,9 +9,9 @@ from langgraph_sdk.errors import ConflictError, NotFoundError
 
 from api.bootstrap import Services
 from graph import value_search
-from store import queue
+from store import new_runs
 from store.access import EVERYTHING
-from store.queue import NewRun
+from store.new_runs import NewRun
 from tests.api.conftest import Run
 
 UNKNOWN = "00000000-0000-7000-8000-000000000000"
@@ -104,7 +104,7 @@ async def test_search_finds_by_metadata_ids_and_status(
 ) -> None:
     red = (await client.threads.create(metadata={"colour": "red"}))["thread_id"]
     blue = (await client.threads.create(metadata={"colour": "blue"}))["thread_id"]
-    await queue.enqueue(services.db, _new_run(blue))
+    await new_runs.enqueue(services.db, _new_run(blue))
 
     async def found(**search: Any) -> list[str]:
         return [thread["thread_id"] for thread in await client.threads.search(**search)]

@@ -53,7 +53,6 @@ BIG = r"Seq Scan on (thread|message|search_message|checkpoints)\b"
 #: What looks at each session that there is, and how much CPU it may take: for 100,000 of them.
 OF_ALL: Final = {
     "count": 100.0,
-    "sessions by a name that nobody has": 500.0,
     "counts of all": 400.0,
     "counts of a big user": 250.0,
 }

@@ -48,9 +48,9 @@ def accept() -> bool:
         tempfile.TemporaryDirectory(prefix="threadwell-") as data,
         tempfile.TemporaryDirectory(prefix="threadwell-") as directory,
         embedded_servers(Path(data), postgres=True, valkey=True, durable=False) as started,
-        ours(Path(directory), str(started.database_url), str(started.redis_url)) as url,
+        ours(Path(directory), str(started.database_url), str(started.redis_url)) as server,
     ):
-        answers = heard(list(CASES.values()), url)
+        answers = heard(list(CASES.values()), server.url)
     found = {name: differences.between(recorded[name], answers[name]) for name in CASES}
     differences.write_lines(found)
     named = {name for difference in differences.meant() for name in difference.cases}

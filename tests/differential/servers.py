@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.acceptance.process import free_port, serving
+from tests.acceptance.process import ServerProcess, free_port, serving
 from tests.differential import graphs
 from tests.differential.normalise import normalise
 from tests.differential.talk import Case, Exchange, play_all
@@ -47,15 +47,15 @@ def heard(cases: list[Case], url: str) -> dict[str, list[Exchange]]:
 
 
 @contextmanager
-def ours(directory: Path, database_url: str, redis_url: str) -> Iterator[str]:
-    """The URL of a server of this checkout that is up; it ends streams as the reference does."""
+def ours(directory: Path, database_url: str, redis_url: str) -> Iterator[ServerProcess]:
+    """A server of this checkout that is up; it ends streams as the reference does."""
     variables = {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "STREAM_END_EVENT": "false",
     }
     with serving(project(directory), variables) as server:
-        yield server.url
+        yield server
 
 
 @contextmanager

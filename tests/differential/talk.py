@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx
 
-SECONDS = 10.0
+#: Longer than whatever our server itself waits for before it answers with an error.
+SECONDS = 40.0
 AT_ONCE = 16
 #: Headers that belong to an answer; the others are the connection's.
 HEADERS = frozenset(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.acceptance.process import ServerProcess
 from tests.differential import differences
 from tests.differential.cases import CASES
 from tests.differential.recordings import read
@@ -12,18 +13,21 @@ MEANT = differences.lines()
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_case_goes_as_with_the_reference(case: str, answers: dict[str, list[Exchange]]) -> None:
+def test_a_case_goes_as_with_the_reference(
+    case: str, answers: dict[str, list[Exchange]], server: ServerProcess
+) -> None:
     found = differences.between(RECORDED[case], answers[case])
     if MEANT.get(case) == [differences.VARIES]:
         assert found, f"{case!r} does not differ any more"
     else:
-        assert found == MEANT.get(case, []), _told(case, answers[case])
+        assert found == MEANT.get(case, []), _told(case, answers[case], server.log)
 
 
-def _told(case: str, ours: list[Exchange]) -> str:
+def _told(case: str, ours: list[Exchange], log: str) -> str:
     shown = differences.between(RECORDED[case], ours, context=3)
     meant = "\n".join(["", "it may differ so, and must:", *MEANT[case]]) if case in MEANT else ""
-    return "\n".join([case, *(shown or ["it does not differ any more"]), meant])
+    printed = f"\nthe server's log ends so:\n{log[-4000:]}"
+    return "\n".join([case, *(shown or ["it does not differ any more"]), meant, printed])
 
 
 def test_every_case_is_recorded_and_no_other() -> None:

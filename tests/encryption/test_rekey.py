@@ -178,7 +178,7 @@ async def test_what_lies_beside_is_encrypted_and_its_keys_changed(
         assert in_tables(hunt, database_url) == []
 
     async with opened(database_url, KeyRing([OLD])) as db:
-        assert await jobs.claim(db, {webhooks.KIND: 5.0}, slots=9) == []
+        assert await jobs.claim(db, {webhooks.KIND: 5.0}, lease_seconds=5, slots=9) == []
         with pytest.raises(UnreadableError):
             await open_items(db).aget(("n",), "k")
 

@@ -1,4 +1,4 @@
-"""Erasures and exports of users whose processes are killed in the middle of them."""
+"""Erasures and exports of users whose processes are killed or frozen in the middle of them."""
 
 import asyncio
 import json
@@ -8,15 +8,17 @@ from uuid import uuid4
 import httpx
 
 from tests.acceptance.talk import says
-from tests.faults.cluster import Cluster, kill
-from tests.faults.runs import Http, until
+from tests.faults.cluster import Cluster, freeze, kill, thaw
+from tests.faults.runs import Http, measured, until
+from tests.measured import value
+from tests.soak.cluster import Member
 
 DEADLINE_SECONDS = 60.0
 HELD = """
 SELECT FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()
 """
-CLAIMED = "SELECT FROM job WHERE kind = %s AND attempt = 1"
+CLAIMED = "SELECT FROM job WHERE kind = %s AND attempt > 0"
 
 
 async def talk(http: httpx.AsyncClient, user: str) -> str:
@@ -40,8 +42,6 @@ async def begun_and_killed(
         await asyncio.gather(*(kill(member) for member in cluster.members))
     cluster.revive()
     await asyncio.to_thread(cluster.wait_until_up)
-    # As if its lease had ended, which is minutes long.
-    cluster.sql("UPDATE job SET due_at = now() WHERE kind = %s RETURNING job_id", kind)
     return str(begun["id"])
 
 
@@ -92,3 +92,36 @@ async def test_an_erasure_whose_processes_are_killed_is_done_and_recorded_once(
         "SELECT act FROM audit WHERE owner = %s AND act ~ 'erasure' ORDER BY 1", user
     )
     assert acts == [("erasure.done",), ("erasure.requested",)]
+
+
+async def whose(cluster: Cluster, http: Http) -> Member:
+    """The process that does the only job there is."""
+    for server, client in zip(cluster.servers, http, strict=True):
+        if value(await measured(client), "threadwell_jobs_active"):
+            return server
+    return cluster.worker
+
+
+async def test_an_export_whose_process_freezes_is_done_by_another_and_only_once(
+    cluster: Cluster, http: Http
+) -> None:
+    user = f"eve-{uuid4()}"
+    await talk(http[0], user)
+    path = f"/api/users/{user}/export"
+    with cluster.connect() as connection:
+        connection.execute("LOCK TABLE message IN ACCESS EXCLUSIVE MODE")
+        begun = (await http[0].post(path)).json()
+        await until(lambda: cluster.sql(CLAIMED, "user_export") and cluster.sql(HELD))
+        frozen = await whose(cluster, http)
+        freeze(frozen)
+    answering = http[1] if frozen is cluster.servers[0] else http[0]
+
+    job = await done(answering, user, begun["id"])
+    thaw(frozen)
+    cluster.wait_until_up()
+    await until(lambda: not cluster.sql("SELECT FROM job"))
+
+    assert (job["status"], job["report"]["message"]) == ("success", 2)
+    assert (await answering.get(f"/api/users/{user}/jobs/{begun['id']}")).json() == job
+    lines = [json.loads(line) for line in (await answering.get(path)).text.splitlines()]
+    assert [line["type"] for line in lines].count("message") == 2

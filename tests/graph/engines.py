@@ -40,7 +40,7 @@ from store.models import Run
 from store.webhooks import KIND
 from tests.store.queues import a_thread
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 #: Everything soon, so that no test waits; nobody dies unless it is made to.
 TIMING = Timing(
@@ -239,7 +239,10 @@ async def process(
             priorities=urgency, room=QueueRoom(db, *room) if room else None,
         )  # fmt: skip
         crons = Crons(db=db, runs=commands, decode=cron_request, clock=clock)
-        jobs = Jobs(db=db, kinds={KIND: hooks.kind(pauses_seconds)})
+        jobs = Jobs(
+            db=db, kinds={KIND: hooks.kind(pauses_seconds)},
+            lease_seconds=times.lease_seconds, renew_seconds=times.heartbeat_seconds,
+        )  # fmt: skip
         changes = Changes(
             db=db, place=Here(backing), endings=endings, keep_count=1000, keep_seconds=3600
         )

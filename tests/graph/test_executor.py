@@ -16,12 +16,14 @@ from langgraph.types import interrupt
 
 from graph.executor import StopReason
 from graph.runs import Submitted
-from store import queue, runs, threads
+from store import endings, lost_runs, new_runs, queue, runs, threads
 from store.access import EVERYTHING
 from store.database import Database
+from store.endings import CANCELLED
 from store.events import Event
 from store.models import Run
-from store.queue import CANCELLED, Claim, NewRun
+from store.new_runs import NewRun
+from store.queue import Claim
 from store.writer import lease_lost
 from tests.graph import sample_graphs
 from tests.graph.engines import (
@@ -149,14 +151,14 @@ async def test_a_run_is_stopped_before_it_began(
 async def test_a_run_is_stopped_while_it_is_claimed(
     one: Process, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = queue.start
+    start = new_runs.start
 
     async def start_and_stop(db: Database, new: NewRun, *, worker_id: str) -> Claim | Run | None:
         claim = await start(db, new, worker_id=worker_id)
         one.executor.stop(new.run_id, "interrupt")
         return claim
 
-    monkeypatch.setattr(queue, "start", start_and_stop)
+    monkeypatch.setattr(new_runs, "start", start_and_stop)
     submitted = await one.submit(await one.thread())
     await _ended(submitted)
 
@@ -281,7 +283,7 @@ async def test_a_run_that_finished_before_its_rollback_is_rolled_back_all_the_sa
 async def test_a_drained_run_that_somebody_wants_stopped_ends(one: Process, gate: Gate) -> None:
     thread_id, submitted = await _wait_in_the_middle(one, gate)
     # The signal has not reached the process.
-    await queue.cancel(one.db, thread_id, None, action="interrupt", access=EVERYTHING)
+    await endings.cancel(one.db, thread_id, None, action="interrupt", access=EVERYTHING)
 
     _stop(one, submitted, "drain")
 
@@ -440,7 +442,9 @@ async def _elsewhere(db: Database, one: Process, graph: Any) -> tuple[list[Event
     """What another process that has the graph tells of the run of one that is gone, and its end."""
     async with process(db, {"gated": graph}, working=False) as other:
         await queue.retire(db, one.heartbeat.worker_id)
-        await queue.reap(db, worker_id=other.heartbeat.worker_id, lease_seconds=20, max_attempts=3)
+        await lost_runs.reap(
+            db, worker_id=other.heartbeat.worker_id, lease_seconds=20, max_attempts=3
+        )
         again = await _take_over(other)
         assert again.execution is not None
         events = await other.heard(again, (again.execution.claim.lease.epoch, 0))
@@ -618,7 +622,7 @@ async def test_a_run_that_was_lost_after_its_last_node_just_ends(one: Process, g
     await _ended(submitted)
     assert await one.status(submitted) == "running"
     (held,) = await queue.owned(one.db, one.heartbeat.worker_id)
-    await queue.reap(
+    await lost_runs.reap(
         one.db,
         worker_id=one.heartbeat.worker_id,
         lease_seconds=20,
@@ -638,7 +642,7 @@ async def test_a_run_that_is_taken_up_again_before_it_has_stopped_leaks_no_slot(
 ) -> None:
     _thread_id, submitted = await _wait_in_the_middle(one, gate)
     (held,) = await queue.owned(one.db, one.heartbeat.worker_id)
-    await queue.reap(
+    await lost_runs.reap(
         one.db,
         worker_id=one.heartbeat.worker_id,
         lease_seconds=20,

@@ -46,7 +46,8 @@ def saying(*answers: Any) -> BaseChatModel:
 async def titling(db: Database, model: BaseChatModel | None) -> AsyncIterator[None]:
     titles = Titles(db=db, place=Here(None), model=lambda: model)  # type: ignore[arg-type]
     kind = Kind(work=titles.work, timeout_seconds=10, pauses_seconds=(0.01, 0.01))
-    task = asyncio.create_task(Jobs(db=db, kinds={sessions.TITLE_JOB: kind}).work_forever())
+    jobs = Jobs(db=db, kinds={sessions.TITLE_JOB: kind}, lease_seconds=60, renew_seconds=20)
+    task = asyncio.create_task(jobs.work_forever())
     try:
         yield
     finally:

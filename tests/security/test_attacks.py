@@ -464,7 +464,6 @@ def _shortest(code: Any, argument: Any) -> str:
 def test_no_text_takes_long_where_expressions_would_backtrack() -> None:
     """Errors in another language, and what is logged: both may have a text of a client's in them."""
     for text in (
-        ": this server does not support" + " a" * 30_000,
         "x" + " should have at least 1 items after validation, not" * 2_000,
         "'s cron schedule: " + "' is invalid: " * 5_000,
         "a: b\n" * 50_000,

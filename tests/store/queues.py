@@ -4,11 +4,14 @@ import asyncio
 import uuid
 from typing import Any
 
-from store import queue, runs, threads
+from store import endings, lost_runs, new_runs, queue, runs, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
+from store.endings import Ending
+from store.lost_runs import GivenUp
 from store.models import Run, RunStatus, Thread
-from store.queue import Claim, Ending, GivenUp, NewRun
+from store.new_runs import NewRun
+from store.queue import Claim
 
 ASSISTANT = str(uuid.uuid4())
 LEASE_SECONDS = 20.0
@@ -45,11 +48,11 @@ async def a_worker(db: Database) -> str:
 
 
 async def put(db: Database, thread_id: str, **more: Any) -> Run:
-    return await queue.enqueue(db, new_run(thread_id, **more))
+    return await new_runs.enqueue(db, new_run(thread_id, **more))
 
 
 async def begin(db: Database, thread_id: str, worker_id: str, **more: Any) -> Claim:
-    claimed = await queue.start(db, new_run(thread_id, **more), worker_id=worker_id)
+    claimed = await new_runs.start(db, new_run(thread_id, **more), worker_id=worker_id)
     assert isinstance(claimed, Claim)
     return claimed
 
@@ -61,7 +64,7 @@ async def claim_all(db: Database, worker_id: str, slots: int = 10) -> list[str]:
 
 async def end(db: Database, claimed: Claim, **more: Any) -> bool:
     options: dict[str, Any] = {"status": "success", "thread_status": "idle", "interrupts": {}}
-    ended = await queue.finish(db, [Ending(claimed=claimed, **{**options, **more})])
+    ended = await endings.finish(db, [Ending(claimed=claimed, **{**options, **more})])
     return ended == {claimed.run.run_id}
 
 
@@ -73,7 +76,7 @@ async def in_flight(
 
 async def reap(db: Database, worker_id: str, **more: Any) -> list[GivenUp]:
     options: dict[str, Any] = {"lease_seconds": LEASE_SECONDS, "max_attempts": 3}
-    return await queue.reap(db, worker_id=worker_id, **{**options, **more})
+    return await lost_runs.reap(db, worker_id=worker_id, **{**options, **more})
 
 
 async def lose(db: Database, worker_id: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from store import assistants, queue, runs, sessions, threads
+from store import assistants, endings, new_runs, rollback, runs, sessions, threads
 from store.access import EVERYTHING, Access
 from store.assistants import SystemAssistant
 from store.database import Database
@@ -35,9 +35,9 @@ async def test_a_thread_that_is_not_visible_is_not_there(db: Database) -> None:
         lambda access: threads.lease(db, thread_id, access=access),
         lambda access: sessions.get(db, thread_id, access=access),
         lambda access: sessions.update(db, thread_id, changes={"name": "x"}, access=access),
-        lambda access: queue.cancel(db, thread_id, None, action="interrupt", access=access),
-        lambda access: queue.enqueue(db, new_run(thread_id, access=access)),
-        lambda access: queue.enqueue(
+        lambda access: endings.cancel(db, thread_id, None, action="interrupt", access=access),
+        lambda access: new_runs.enqueue(db, new_run(thread_id, access=access)),
+        lambda access: new_runs.enqueue(
             db, new_run(thread_id, access=access, multitask_strategy="interrupt")
         ),
         lambda access: threads.delete(db, thread_id, access=access),
@@ -96,7 +96,9 @@ async def test_a_run_is_as_visible_as_its_thread(db: Database) -> None:
     thread_id = await a_thread(db)
     worker_id = await a_worker(db)
     for access in (THEIRS, NOTHING):
-        assert await queue.start(db, new_run(thread_id, access=access), worker_id=worker_id) is None
+        assert (
+            await new_runs.start(db, new_run(thread_id, access=access), worker_id=worker_id) is None
+        )
     claimed = await begin(db, thread_id, worker_id, access=MINE)
     run_id = claimed.run.run_id
     queued = await put(db, thread_id, access=MINE)
@@ -113,10 +115,10 @@ async def test_a_run_is_as_visible_as_its_thread(db: Database) -> None:
     found = await in_flight(db, ["running", "pending"], access=MINE)
     assert found == [(run_id, thread_id), (queued.run_id, thread_id)]
     await end(db, claimed)
-    await queue.cancel(db, thread_id, None, action="interrupt", access=MINE)
+    await endings.cancel(db, thread_id, None, action="interrupt", access=MINE)
     with pytest.raises(NotFoundError):
-        await queue.forget(db, thread_id, run_id, access=THEIRS)
-    await queue.forget(db, thread_id, run_id, access=MINE)
+        await rollback.forget(db, thread_id, run_id, access=THEIRS)
+    await rollback.forget(db, thread_id, run_id, access=MINE)
 
 
 async def test_the_assistants_of_graphs_are_everybodys_and_others_are_not(db: Database) -> None:

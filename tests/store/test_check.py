@@ -14,7 +14,7 @@ from langgraph.types import Command
 from redis.asyncio import Redis
 
 from api.processes.embedded import Servers
-from store import search
+from store import search, sessions
 from store.check import _KINDS, Check, Finding
 from store.checkpoints import Saver, open_saver
 from store.cipher import KeyRing
@@ -68,6 +68,7 @@ REPAIRED: dict[str, LiteralString] = {
     """,
     "rows_of_nobody": "INSERT INTO search_thread (thread_id) VALUES ('zzz')",
     "search_behind": "DELETE FROM search_message WHERE conversation_id = 'talk' AND seq = 1",
+    "name_not_indexed": "DELETE FROM thread_name WHERE thread_id = 'talk'",
 }
 REPORTED: dict[str, LiteralString] = {
     "checkpoints_of_nobody": """
@@ -105,6 +106,7 @@ async def made_sound(db: Database, saver: Saver) -> Database:
     for text in ("one", "two"):
         await (await opened(db, saver, Delta, "delta")).ainvoke(says(text), config("delta"))
     await db.execute(_OF_DELTA, {})
+    await sessions.set_title(db, "talk", "A talk")
     upload = Upload(db)
     await upload.append(b"what it holds")
     await upload.finish(name="a.txt", owner="", mime_type="text/plain")

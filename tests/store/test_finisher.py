@@ -5,9 +5,10 @@ import asyncio
 from psycopg import errors as pg
 
 from store.database import Database
+from store.endings import Ending
 from store.finisher import Finisher
 from store.lane import Call, Rows
-from store.queue import Claim, Ending
+from store.queue import Claim
 from tests.store.queues import a_thread, a_worker, begin, put, status, thread, together
 
 RUNS = 20

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from store import outbox, queue, threads
+from store import endings, new_runs, outbox, queue, rollback, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
 from store.outbox import Change
@@ -99,12 +99,12 @@ async def test_a_run_is_told_as_it_starts_and_as_it_ends_whatever_ends_it(db: Da
     thread_id = await a_thread(db)
     await end(db, await begin(db, thread_id, worker_id))
     claimed = await begin(db, thread_id, worker_id)
-    await queue.enqueue(db, new_run(thread_id))
-    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
+    await new_runs.enqueue(db, new_run(thread_id))
+    await endings.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
     await end(db, claimed, status="interrupted")
     taken_back = await begin(db, thread_id, worker_id)
-    await queue.undo(db, taken_back.held)
-    await queue.discard(db, taken_back.held)
+    await rollback.undo(db, taken_back.held)
+    await rollback.discard(db, taken_back.held)
 
     found = (await told(db))[1:]
 

@@ -21,7 +21,7 @@ FILL: tuple[LiteralString, ...] = (
             'project', CASE WHEN i > 19000 THEN 'old' ELSE 'new' END,
             'status', CASE WHEN mod(i, 100) = 1 THEN 'archived'
                 WHEN mod(i, 100) = 2 THEN 'deleted' ELSE 'active' END,
-            'pinned', mod(i, 50) = 3),
+            'pinned', mod(i, 50) = 3, 'name', 'A ' || i),
         now() - make_interval(secs => i)
     FROM generate_series(1, %(rows)s) AS i
     """,
@@ -83,6 +83,11 @@ WINDOW = among(
     ordered(load("threads")["search"], "updated_at", "desc", tie_break="thread_id"),
 )
 CANDIDATES = ordered(load("threads")["candidates"], "updated_at", "desc", tie_break="thread_id")
+NAMED = among(
+    "thread",
+    load("sessions")["named"],
+    ordered(load("sessions")["every"], "updated_at", "desc", tie_break="thread_id"),
+)
 FILTERED = among("thread", load("threads")["search"], _sorted_by("updated_at"))
 
 #: Never prepared, or their plans for parameters that are not known cost so much more that they are
@@ -101,6 +106,8 @@ CUSTOM_PLANS: list[Plan] = [
     # in its order by either index, never all of a user's sorted
     ("Scan Backward using thread_u", _sessions(), USER_0),
     ("thread_user", _sessions(), {**PAGE, "user_id": "u7"}),
+    ("thread_name_parts", NAMED, {**PAGE, "title": "%a 123%", "part": "a 123"}),
+    ("thread_metadata", NAMED, {**PAGE, "title": "%a%", "part": "a", "visible": MINE}),
     ("thread_ends", load("sessions")["ended"], {"limit": 10}),
     ("thread_pkey", load("sessions")["get"], {"id": "7", "visible": MINE}),
     ("thread_pkey", _sorted_by("thread_id"), SEARCH),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from store import priorities, queue
+from store import new_runs, priorities, queue
 from store.database import Database
 from store.priorities import Urgency
 from store.queue import AGING_SECONDS, SQL, Claim
@@ -125,7 +125,7 @@ async def test_a_batch_has_the_priorities_of_each(db: Database) -> None:
         for number, priority in enumerate((3, -3))
     ]
 
-    queued = await queue.enqueue_new(db, asked, life=None)
+    queued = await new_runs.enqueue_new(db, asked, life=None)
 
     assert await claimed(db, worker_id, 5) == [queued[1].run_id, queued[0].run_id]
 
@@ -188,8 +188,8 @@ async def test_what_is_one_runs_own_is_written_with_it_and_not_after_it(db: Data
     own = Urgency(0, "ada", is_of_run=True)
     begun, queued = await a_thread(db), await a_thread(db)
 
-    assert await queue.start(db, new_run(begun, priority=own), worker_id=worker_id)
-    await queue.enqueue(db, new_run(queued, priority=own))
+    assert await new_runs.start(db, new_run(begun, priority=own), worker_id=worker_id)
+    await new_runs.enqueue(db, new_run(queued, priority=own))
 
     rows = await db.tuples(
         "SELECT thread_id, priority, fairness_group, ctid::text FROM run ORDER BY seq", {}

@@ -9,9 +9,10 @@ from typing import Any, get_args
 
 import pytest
 
-from store import priorities, queue, runs, threads
+from store import endings, lost_runs, new_runs, priorities, queue, rollback, runs, threads
 from store.access import EVERYTHING
 from store.database import Database, open_database
+from store.endings import CANCELLED, WORKER_LOST, Ending
 from store.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -20,7 +21,8 @@ from store.errors import (
     UnavailableError,
 )
 from store.models import CancelAction, MultitaskStrategy, Run
-from store.queue import CANCELLED, WORKER_LOST, Claim, Ending, Held, NewRun
+from store.new_runs import NewRun
+from store.queue import Claim, Held
 from store.retention import Life
 from tests.faults.stores import lose_answer, network_to, through
 from tests.store.event_logs import until
@@ -45,12 +47,12 @@ from tests.store.queues import (
 
 
 async def roll_back(db: Database, held: Held) -> bool:
-    return await queue.undo(db, held) and await queue.discard(db, held)
+    return await rollback.undo(db, held) and await rollback.discard(db, held)
 
 
 async def delete(db: Database, thread_id: str, run_id: str) -> None:
-    await queue.forget(db, thread_id, run_id, access=EVERYTHING)
-    await queue.delete(db, thread_id, run_id)
+    await rollback.forget(db, thread_id, run_id, access=EVERYTHING)
+    await rollback.delete(db, thread_id, run_id)
 
 
 async def test_runs_begin_and_end_beside_what_only_names_their_thread(db: Database) -> None:
@@ -65,11 +67,13 @@ async def test_runs_begin_and_end_beside_what_only_names_their_thread(db: Databa
         [claimed] = await queue.claim(db, worker_id=worker_id, slots=5)
         assert claimed.run.run_id == first
         ending = Ending(claimed=claimed, status="success", thread_status="idle", interrupts={})
-        assert await queue.finish(db, [ending], wait=False) == {first}
+        assert await endings.finish(db, [ending], wait=False) == {first}
         [claimed] = await queue.claim(db, worker_id=worker_id, slots=5, served=[])
         assert claimed.run.run_id == second
         assert await end(db, claimed)
-        stopped = await queue.cancel(db, thread_id, [third], action="interrupt", access=EVERYTHING)
+        stopped = await endings.cancel(
+            db, thread_id, [third], action="interrupt", access=EVERYTHING
+        )
         assert stopped == [third]
 
 
@@ -89,15 +93,15 @@ async def test_nothing_starts_at_once_on_a_busy_or_missing_thread(db: Database) 
     thread_id, worker_id = await a_thread(db), await a_worker(db)
     await put(db, thread_id)
 
-    assert await queue.start(db, new_run(thread_id), worker_id=worker_id) is None
-    assert await queue.start(db, new_run("none"), worker_id=worker_id) is None
+    assert await new_runs.start(db, new_run(thread_id), worker_id=worker_id) is None
+    assert await new_runs.start(db, new_run("none"), worker_id=worker_id) is None
 
 
 async def test_of_many_starters_of_a_thread_one_wins(db: Database) -> None:
     thread_id, worker_id = await a_thread(db), await a_worker(db)
 
     claims = await together(
-        *(queue.start(db, new_run(thread_id), worker_id=worker_id) for _ in range(12))
+        *(new_runs.start(db, new_run(thread_id), worker_id=worker_id) for _ in range(12))
     )
 
     assert len([claimed for claimed in claims if claimed]) == 1
@@ -109,8 +113,8 @@ async def test_starters_and_enqueuers_never_make_two_runs_run(db: Database) -> N
 
     async def submit() -> None:
         new = new_run(thread_id)
-        if await queue.start(db, new, worker_id=worker_id) is None:
-            await queue.enqueue(db, new)
+        if await new_runs.start(db, new, worker_id=worker_id) is None:
+            await new_runs.enqueue(db, new)
 
     await together(*(submit() for _ in range(8)), *(put(db, thread_id) for _ in range(8)))
 
@@ -128,7 +132,7 @@ async def doubtful(
         url = through(network, database_url)
         async with open_database(url, cipher=db.cipher) as away, asyncio.timeout(20):
             lose_answer(network, new.run_id, refuse=True)
-            starting = asyncio.create_task(queue.start(away, new, worker_id=worker_id))
+            starting = asyncio.create_task(new_runs.start(away, new, worker_id=worker_id))
             await until(lambda: network.has_lost)
             yield starting
             network.refuses = False
@@ -177,7 +181,7 @@ async def test_a_temporary_run_that_has_come_and_gone_unheard_is_in_doubt(
     async with doubtful(db, database_url, new_run(thread_id, temporary=True), own) as starting:
         await reap(db, other, strays=await queue.owned(db, own))
         [claimed] = await queue.claim(db, worker_id=other, slots=1)
-        assert await queue.finish_temporary(db, claimed)
+        assert await endings.finish_temporary(db, claimed)
 
     with pytest.raises(UnavailableError) as caught:
         starting.result()
@@ -318,7 +322,7 @@ async def test_a_worker_that_was_buried_gets_nothing(db: Database) -> None:
     await put(db, busy)
     await queue.retire(db, dead)
 
-    assert await queue.start(db, new_run(idle), worker_id=dead) is None
+    assert await new_runs.start(db, new_run(idle), worker_id=dead) is None
     assert await claim_all(db, dead) == []
     assert (await thread(db, idle)).status == "idle"
 
@@ -401,20 +405,20 @@ async def test_a_run_is_finished_once(db: Database) -> None:
     assert await end(db, claimed)
     assert not await end(db, claimed, status="error")
     assert not await roll_back(db, claimed.held)
-    assert await queue.hand_back(db, claimed) is None
+    assert await lost_runs.hand_back(db, claimed) is None
     assert await status(db, claimed.run.run_id) == "success"
 
 
 async def test_a_run_of_an_earlier_lease_is_finished_by_nobody(db: Database) -> None:
     thread_id, worker_id = await a_thread(db), await a_worker(db)
     zombie = await begin(db, thread_id, worker_id, temporary=True)
-    await queue.hand_back(db, zombie)
+    await lost_runs.hand_back(db, zombie)
     (claimed,) = await queue.claim(db, worker_id=worker_id, slots=1)
 
     assert not await end(db, zombie)
     assert not await roll_back(db, zombie.held)
-    assert not await queue.finish_temporary(db, zombie)
-    assert await queue.hand_back(db, zombie) is None
+    assert not await endings.finish_temporary(db, zombie)
+    assert await lost_runs.hand_back(db, zombie) is None
     assert await status(db, claimed.run.run_id) == "running"
 
 
@@ -425,8 +429,8 @@ async def test_nothing_is_finished_on_a_deleted_thread(db: Database) -> None:
 
     assert not await end(db, claimed)
     # It is gone, as an end would have it.
-    assert await queue.finish_temporary(db, claimed)
-    assert await queue.hand_back(db, claimed) is None
+    assert await endings.finish_temporary(db, claimed)
+    assert await lost_runs.hand_back(db, claimed) is None
     with pytest.raises(NotFoundError):
         await roll_back(db, claimed.held)
 
@@ -447,7 +451,7 @@ async def test_a_temporary_thread_goes_with_its_run(db: Database) -> None:
     thread_id, worker_id = await a_thread(db), await a_worker(db)
     claimed = await begin(db, thread_id, worker_id, temporary=True)
 
-    assert await queue.finish_temporary(db, claimed)
+    assert await endings.finish_temporary(db, claimed)
 
     assert await status(db, claimed.run.run_id) is None
     with pytest.raises(NotFoundError):
@@ -479,7 +483,7 @@ async def test_rolling_back_a_run_that_waits_to_be_resumed_takes_back_what_it_wr
     thread_id, worker_id = await a_thread(db), await a_worker(db)
     begun = await begin(db, thread_id, worker_id)
     await checkpoint(db, begun, "1")
-    await queue.hand_back(db, begun)
+    await lost_runs.hand_back(db, begun)
     next_one = await put(db, thread_id, multitask_strategy="rollback")
 
     # Whoever looks for lost runs first has it, and nobody else begins meanwhile.
@@ -499,9 +503,9 @@ async def test_interrupting_a_run_that_waits_to_be_resumed_leaves_its_thread_int
     thread_id, worker_id = await a_thread(db), await a_worker(db)
     begun = await begin(db, thread_id, worker_id)
     await checkpoint(db, begun, "1")
-    await queue.hand_back(db, begun)
+    await lost_runs.hand_back(db, begun)
 
-    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
+    await endings.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
 
     assert await status(db, begun.run.run_id) == "interrupted"
     assert (await thread(db, thread_id)).status == "interrupted"
@@ -523,14 +527,15 @@ async def test_a_queued_run_is_cancelled_at_once_and_the_thread_is_as_before(
     )
     run = await put(db, thread_id)
 
-    assert await queue.cancel(
+    assert await endings.cancel(
         db, thread_id, [run.run_id], action="interrupt", access=EVERYTHING
     ) == [run.run_id]
 
     assert await status(db, run.run_id) == "interrupted"
     assert (await thread(db, thread_id)).status == "idle"
     assert (
-        await queue.cancel(db, thread_id, [run.run_id], action="interrupt", access=EVERYTHING) == []
+        await endings.cancel(db, thread_id, [run.run_id], action="interrupt", access=EVERYTHING)
+        == []
     )
 
 
@@ -541,10 +546,10 @@ async def test_cancelling_names_what_was_in_flight(db: Database) -> None:
     other = await put(db, await a_thread(db))
 
     assert (
-        await queue.cancel(db, thread_id, [other.run_id], action="interrupt", access=EVERYTHING)
+        await endings.cancel(db, thread_id, [other.run_id], action="interrupt", access=EVERYTHING)
         == []
     )
-    stopped = await queue.cancel(db, thread_id, None, action="rollback", access=EVERYTHING)
+    stopped = await endings.cancel(db, thread_id, None, action="rollback", access=EVERYTHING)
 
     assert sorted(stopped) == sorted([claimed.run.run_id, queued.run_id])
     assert await status(db, queued.run_id) is None
@@ -554,7 +559,7 @@ async def test_cancelling_names_what_was_in_flight(db: Database) -> None:
 
 async def test_nothing_is_cancelled_on_a_missing_thread(db: Database) -> None:
     with pytest.raises(NotFoundError):
-        await queue.cancel(db, "none", None, action="interrupt", access=EVERYTHING)
+        await endings.cancel(db, "none", None, action="interrupt", access=EVERYTHING)
 
 
 @pytest.mark.parametrize("wishes", [("rollback", "interrupt"), ("interrupt", "rollback")])
@@ -563,7 +568,7 @@ async def test_of_two_wishes_rollback_counts(db: Database, wishes: list[CancelAc
     claimed = await begin(db, thread_id, worker_id)
 
     for action in wishes:
-        await queue.cancel(db, thread_id, None, action=action, access=EVERYTHING)
+        await endings.cancel(db, thread_id, None, action=action, access=EVERYTHING)
 
     assert await queue.to_stop(db, worker_id) == [(claimed.run.run_id, "rollback")]
 
@@ -575,7 +580,7 @@ async def test_a_temporary_run_that_is_cancelled_in_the_queue_takes_its_thread_a
     thread_id = await a_thread(db)
     await put(db, thread_id, temporary=True)
 
-    await queue.cancel(db, thread_id, None, action=action, access=EVERYTHING)
+    await endings.cancel(db, thread_id, None, action=action, access=EVERYTHING)
 
     with pytest.raises(NotFoundError):
         await threads.get(db, thread_id, access=EVERYTHING)
@@ -589,7 +594,7 @@ async def test_a_run_is_claimed_or_cancelled_but_not_both(db: Database) -> None:
 
         claimed, stopped = await together(
             claim_all(db, worker_id),
-            queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING),
+            endings.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING),
         )
 
         assert stopped == [run.run_id]
@@ -610,10 +615,10 @@ async def test_only_a_run_that_has_ended_is_deleted(db: Database) -> None:
     queued = await put(db, thread_id)
     for run_id in (claimed.run.run_id, queued.run_id):
         with pytest.raises(ConflictError):
-            await queue.forget(db, thread_id, run_id, access=EVERYTHING)
+            await rollback.forget(db, thread_id, run_id, access=EVERYTHING)
 
     await end(db, claimed)
-    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
+    await endings.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
     await delete(db, thread_id, claimed.run.run_id)
 
     assert await status(db, claimed.run.run_id) is None
@@ -625,9 +630,9 @@ async def test_a_run_is_deleted_on_its_own_thread_only(db: Database) -> None:
     await end(db, claimed)
 
     with pytest.raises(NotFoundError):
-        await queue.forget(db, other, claimed.run.run_id, access=EVERYTHING)
+        await rollback.forget(db, other, claimed.run.run_id, access=EVERYTHING)
     with pytest.raises(NotFoundError):
-        await queue.forget(db, "none", claimed.run.run_id, access=EVERYTHING)
+        await rollback.forget(db, "none", claimed.run.run_id, access=EVERYTHING)
     assert await status(db, claimed.run.run_id) == "success"
 
 
@@ -639,7 +644,7 @@ async def test_a_run_that_is_handed_back_loses_no_attempt(db: Database) -> None:
     claimed = await begin(db, thread_id, worker_id)
     behind = await put(db, thread_id)
 
-    given_up = await queue.hand_back(db, claimed)
+    given_up = await lost_runs.hand_back(db, claimed)
 
     assert given_up is not None
     assert given_up.status == "pending"
@@ -652,9 +657,9 @@ async def test_a_run_that_is_handed_back_loses_no_attempt(db: Database) -> None:
 async def test_a_run_that_is_to_be_stopped_is_not_handed_back(db: Database) -> None:
     thread_id, worker_id = await a_thread(db), await a_worker(db)
     claimed = await begin(db, thread_id, worker_id)
-    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
+    await endings.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
 
-    given_up = await queue.hand_back(db, claimed)
+    given_up = await lost_runs.hand_back(db, claimed)
 
     assert given_up is not None
     assert given_up.status == await status(db, claimed.run.run_id) == "interrupted"
@@ -752,14 +757,14 @@ async def test_a_lost_run_that_was_being_cancelled_is_interrupted(db: Database) 
     claimed = await begin(db, thread_id, dead)
     await checkpoint(db, claimed)
     behind = await put(db, thread_id)
-    await queue.cancel(db, thread_id, [claimed.run.run_id], action="interrupt", access=EVERYTHING)
+    await endings.cancel(db, thread_id, [claimed.run.run_id], action="interrupt", access=EVERYTHING)
     await queue.retire(db, dead)
 
     (reaped,) = await reap(db, alive)
 
     assert reaped.status == await status(db, claimed.run.run_id) == "interrupted"
     assert (await thread(db, thread_id)).status == "busy"
-    await queue.cancel(db, thread_id, [behind.run_id], action="interrupt", access=EVERYTHING)
+    await endings.cancel(db, thread_id, [behind.run_id], action="interrupt", access=EVERYTHING)
     assert (await thread(db, thread_id)).status == "interrupted"
 
 
@@ -767,14 +772,14 @@ async def test_a_lost_run_that_was_being_rolled_back_leaves_no_trace(db: Databas
     thread_id, dead, alive = await a_thread(db), await a_worker(db), await a_worker(db)
     claimed = await begin(db, thread_id, dead)
     await checkpoint(db, claimed)
-    await queue.cancel(db, thread_id, None, action="rollback", access=EVERYTHING)
+    await endings.cancel(db, thread_id, None, action="rollback", access=EVERYTHING)
     await lose(db, dead)
 
     (reaped,) = await reap(db, alive)
 
     assert (reaped.status, await queue.owned(db, alive)) == ("running", [reaped.held])
     # Lost too before it was through with it, that one leaves it to the next.
-    assert await queue.undo(db, reaped.held)
+    assert await rollback.undo(db, reaped.held)
     await lose(db, alive)
     (again,) = await reap(db, await a_worker(db))
     assert not await roll_back(db, reaped.held)
@@ -866,7 +871,7 @@ async def _work_some(db: Database, worker_id: str) -> None:
                 # Somebody may want it rolled back meanwhile.
                 assert await end(db, claimed) or await roll_back(db, claimed.held)
             else:
-                given_up = await queue.hand_back(db, claimed)
+                given_up = await lost_runs.hand_back(db, claimed)
                 assert given_up
                 if given_up.status == "running":  # somebody wanted it rolled back meanwhile
                     assert await roll_back(db, given_up.held)
@@ -900,14 +905,14 @@ async def test_a_database_that_is_away_is_unavailable_to_all(
     async with open_database(database_url) as away:
         pass
     calls: list[Any] = [
-        queue.start(away, new_run(thread_id), worker_id=worker_id),
-        queue.enqueue(away, new_run(thread_id)),
+        new_runs.start(away, new_run(thread_id), worker_id=worker_id),
+        new_runs.enqueue(away, new_run(thread_id)),
         queue.claim(away, worker_id=worker_id, slots=1),
         end(away, claimed),
-        queue.finish_temporary(away, claimed),
+        endings.finish_temporary(away, claimed),
         roll_back(away, claimed.held),
-        queue.hand_back(away, claimed),
-        queue.cancel(away, thread_id, None, action="interrupt", access=EVERYTHING),
+        lost_runs.hand_back(away, claimed),
+        endings.cancel(away, thread_id, None, action="interrupt", access=EVERYTHING),
         delete(away, thread_id, claimed.run.run_id),
         reap(away, worker_id),
         queue.drain(away, worker_id),
@@ -932,7 +937,7 @@ async def test_a_connection_that_is_cut_is_unavailable(db: Database, database_ur
             {},
         )
         with pytest.raises(UnavailableError):
-            await queue.hand_back(other, claimed)
+            await lost_runs.hand_back(other, claimed)
     assert await status(db, claimed.run.run_id) == "running"
 
 
@@ -947,7 +952,7 @@ async def test_runs_with_threads_of_their_own_are_queued_together_or_not_at_all(
         new_run(ids[2]),
     ]
 
-    queued = await queue.enqueue_new(db, asked, life=Life(ttl_minutes=5))
+    queued = await new_runs.enqueue_new(db, asked, life=Life(ttl_minutes=5))
 
     assert [run.run_id for run in queued] == [new.run_id for new in asked]
     assert queued[1].created_at > queued[2].created_at
@@ -956,13 +961,13 @@ async def test_runs_with_threads_of_their_own_are_queued_together_or_not_at_all(
     claimed = await queue.claim(db, worker_id=worker_id, slots=9)
     assert [claim.run.run_id for claim in claimed] == [asked[0].run_id, asked[2].run_id]
     with pytest.raises(AlreadyExistsError):
-        await queue.enqueue_new(db, [new_run(str(uuid.uuid4())), new_run(ids[0])], life=None)
+        await new_runs.enqueue_new(db, [new_run(str(uuid.uuid4())), new_run(ids[0])], life=None)
     assert await db.tuples("SELECT count(*) FROM thread", {}) == [(3,)]
 
 
 async def test_runs_in_flight_are_told_page_by_page(db: Database) -> None:
     asked = [new_run(str(uuid.uuid4())) for _ in range(runs.PAGE + 1)]
-    await queue.enqueue_new(db, asked, life=None)
+    await new_runs.enqueue_new(db, asked, life=None)
     pages = [page async for page in runs.in_flight(db, ["pending"], access=EVERYTHING)]
     assert [len(page) for page in pages] == [runs.PAGE, 1]
     found = [pair for page in pages for pair in page]

@@ -9,7 +9,18 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from store import messages, queue, resealing, sealing, search, sessions, terms, threads
+from store import (
+    endings,
+    messages,
+    new_runs,
+    queue,
+    resealing,
+    sealing,
+    search,
+    sessions,
+    terms,
+    threads,
+)
 from store.access import EVERYTHING
 from store.checkpoints import Saver, open_saver
 from store.cipher import CLEAR, Cipher, KeyRing
@@ -57,14 +68,14 @@ async def _work(db: Database, saver: Saver) -> None:
     worker_id = await a_worker(db)
     thread_id = await a_thread(db)
     run = new_run(thread_id, kwargs={"input": MARKER, "webhook": MARKER}, metadata={"x": MARKER})
-    started = await queue.start(db, run, worker_id=worker_id)
+    started = await new_runs.start(db, run, worker_id=worker_id)
     assert isinstance(started, queue.Claim)
     error = {"error": "ValueError", "message": MARKER}
-    ending = queue.Ending(
+    ending = endings.Ending(
         claimed=started, status="error", thread_status="error", interrupts={}, error=error,
         thread_error=error,
     )  # fmt: skip
-    await queue.finish(db, [ending])
+    await endings.finish(db, [ending])
     await queue.retire(db, worker_id)
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from psycopg import Rollback
 
-from store import queue, threads
+from store import endings, queue, threads
 from store.access import EVERYTHING
 from store.database import Database
 from store.errors import UnavailableError
@@ -51,7 +51,7 @@ async def test_the_queue_signals_what_others_wait_for(db: Database) -> None:
         queued = await put(db, thread_id)
         assert await _take(signals, 1) == [Signal(kind="ready")]
 
-        await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
+        await endings.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
         assert await _take(signals, 2) == [
             Signal(kind="ended", run_id=queued.run_id, queued_on=thread_id),
             Signal(kind="stop", run_id=claimed.run.run_id),

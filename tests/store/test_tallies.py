@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from store import assistants, imports, queue, stats, tallies
+from store import assistants, imports, rollback, stats, tallies
 from store.access import EVERYTHING, Access
 from store.checkpoints import Saver
 from store.database import Database
@@ -215,7 +215,7 @@ async def test_whatever_changes_otherwise_is_counted_again(
     await count_all(db)
 
     # A run that is deleted, an assistant with all of its runs, times that an import gives, a purge.
-    await queue.delete(db, "t0", runs[0])
+    await rollback.delete(db, "t0", runs[0])
     assert await is_right(db)
     await imports.stamp(
         db, "t1", {"m0": "2026-03-02T00:00:00+00:00"}, created_at=None, updated_at=START

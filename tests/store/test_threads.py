@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from store import queue, retention, runs, threads
+from store import endings, retention, runs, threads
 from store.access import EVERYTHING, Access
 from store.database import Database
 from store.errors import AlreadyExistsError, NotFoundError, ThreadBusyError
@@ -162,7 +162,7 @@ async def test_a_run_that_is_queued_beside_a_change_of_state_keeps_what_that_one
     await threads.settle(db, lease, status="interrupted", interrupts={})
 
     assert (await thread(db, thread_id)).status == "busy"
-    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
+    await endings.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
     assert (await thread(db, thread_id)).status == "interrupted"
 
 
@@ -192,7 +192,7 @@ async def test_a_cancelled_queue_leaves_the_status_that_a_change_of_state_set(
     await threads.settle(db, lease, status="interrupted", interrupts={})
     await put(db, thread_id)
 
-    await queue.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
+    await endings.cancel(db, thread_id, None, action="interrupt", access=EVERYTHING)
 
     assert (await thread(db, thread_id)).status == "interrupted"
 
