@@ -279,6 +279,26 @@ async def test_a_wide_body_is_refused_before_anything_is_made_of_it(
             assert refused.json()["detail"] == "The request body is larger than 16777216 bytes"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        ("/threads/search", {"select": ["x"] * 5_000}, "invalid_input"),
+        ("/store/items", {"namespace": [1] * 10_000, "key": "k", "value": {}}, "invalid_input"),
+        ("/v1/responses", {"model": "m", "input": "x", "tools": [1] * 10_000}, "invalid_request_error"),
+    ],
+)  # fmt: skip
+async def test_very_many_faults_are_refused_without_being_named(
+    http: httpx.AsyncClient, path: str, body: dict[str, Any], told: str
+) -> None:
+    """A million of them would keep the event loop for a minute."""
+    method = "PUT" if path == "/store/items" else "POST"
+    refused = await http.request(method, path, json=body)
+
+    assert refused.status_code in (400, 422)
+    assert "More than 100 values of the request body are invalid" in refused.text
+    assert told in refused.text
+
+
 class LargeBodies:
     """Bodies of 2 MiB to a server that holds 3 MiB of them; some stop before their end."""
 
