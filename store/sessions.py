@@ -185,9 +185,10 @@ async def _is_by_index(db: Database, which: Filter, access: Access) -> bool:
         return False
     if {} in access.visible:
         return True
-    params = {"visible": access.array, "window": threads.WINDOW_ROWS}
-    rows = await db.tuples(SQL["sees_many"], params, prepare=False)
-    return bool(rows[0][0])
+    # By what PostgreSQL expects: to count them takes as long as to look at them.
+    query = "EXPLAIN (FORMAT JSON) " + SQL["visible"]
+    rows = await db.tuples(query, {"visible": access.array}, prepare=False)
+    return bool(rows[0][0][0]["Plan"]["Plan Rows"] > threads.WINDOW_ROWS)
 
 
 async def _named(

@@ -117,6 +117,8 @@ def listed(servers: Servers, template: str) -> Iterator[Listed]:
         opening = open_database(url)
         db = runner.run(opening.__aenter__())
         runner.run(db.execute(fill, {"latest": LATEST, "few": FEW}))
+        # It is expected how many somebody sees.
+        runner.run(db.execute("ANALYZE thread", {}))
         yield Listed(runner, db)
         runner.run(opening.__aexit__(None, None, None))
 
