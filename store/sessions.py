@@ -329,15 +329,11 @@ async def update(
         "expires_at": expiry and expiry[0],
         "etags": etags if etags is None else list(etags),
         "touches": touches,
+        "actor": audit.named(actor),
+        "most": audit.TEXT_MAX,
         "visible": access.array,
     }
-    async with db.transaction() as tx:
-        before = await threads.before_change(tx, session_id, changes or {}, access=access)
-        changed = await tx.one(Session, SQL["change"], params)
-        if changed is not None:
-            await audit.record_move(
-                tx, f"session:{session_id}", before, changed.metadata, actor=actor
-            )
+    changed = await db.one(Session, SQL["change"], params)
     if changed is None:
         await get(db, session_id, access=access)
         raise ChangedError(f"Session {session_id} has changed")

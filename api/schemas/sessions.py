@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from api.errors import SENTENCE
 from api.schemas.common import Metadata, Payload, SessionId, Text
 from graph.first_words import SOURCE, TITLE, without_title
+from graph.message_json import NOT_ADDRESSABLE, is_addressable
 from store import media
 from store.errors import BadRequestError
 from store.feedback import Feedback
@@ -33,6 +34,16 @@ Name = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(max_length=255)]
 #: Longer than any that LangChain, or a chat front end, makes.
 MessageId = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+def _addressable(message_id: str) -> str:
+    if not is_addressable(message_id):
+        raise PydanticCustomError(SENTENCE, NOT_ADDRESSABLE)
+    return message_id
+
+
+#: Of a message that is to be.
+NewMessageId = Annotated[MessageId, AfterValidator(_addressable)]
 
 
 def _content_block(block: JsonObject) -> JsonObject:
@@ -250,9 +261,9 @@ class MessageSend(Payload):
             description="The message that this one follows: a branch; null: none. Else the last."
         ),
     ] = None
-    id: Annotated[MessageId | None, Field(description="The new message's; else one is made.")] = (
-        None
-    )
+    id: Annotated[
+        NewMessageId | None, Field(description="The new message's; else one is made.")
+    ] = None
     attachments: Annotated[list[str] | None, Field(max_length=20, description="Ids of files.")] = (
         None
     )

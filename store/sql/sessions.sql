@@ -170,12 +170,19 @@ WITH before AS MATERIALIZED (
         changed_keys(
             was || jsonb_build_object('expires_at', expired_at),
             metadata || jsonb_build_object('expires_at', expires_at)
-        ) AS keys
+        ) AS keys, thread_owner(was) AS was_of, thread_owner(metadata) AS is_of
 ), told AS (
     INSERT INTO outbox (name, thread_id, data)
     SELECT 'session.updated', id, jsonb_build_object('changed', keys)
     FROM changed
     WHERE keys IS NOT NULL
+), moved AS (
+    -- As `audit.record_move`.
+    INSERT INTO audit (act, actor, owner, subject, details)
+    SELECT 'owner.changed', %(actor)s, left(was_of, %(most)s), 'session:' || id,
+        jsonb_build_object('to', left(is_of, %(most)s))
+    FROM changed
+    WHERE was_of <> is_of
 )
 SELECT id, user_id, name, chat_type, status, metadata, thread_status, message_count, expires_at,
     etag, create_time, update_time
