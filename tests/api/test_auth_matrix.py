@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.app import create_app
 from api.bootstrap import Services
+from api.compat import unserved
 from api.identity.auth import OPEN_PATHS
 from api.routes import unsupported
 from api.settings import Settings
@@ -646,9 +647,10 @@ def _flat(routes: Any) -> Iterator[Route | WebSocketRoute]:
 def _guarded(routes: list[str]) -> list[str]:
     """The routes that tell of somebody's things, and are built."""
     others = {f"{method} /docs/oauth2-redirect" for method in ("GET", "HEAD")}
-    for route in unsupported.router.routes:
-        assert isinstance(route, Route)
-        others |= {f"{method} {route.path}" for method in route.methods or ()}
+    for router in (unsupported.router, unserved.fufan, unserved.chatchat):
+        for route in router.routes:
+            assert isinstance(route, Route)
+            others |= {f"{method} {route.path}" for method in route.methods or ()}
     return [name for name in routes if name.split()[1] not in OPEN_PATHS and name not in others]
 
 
