@@ -259,6 +259,7 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         Middleware(
             BodyLimit,
             max_body_bytes=services.settings.request_body_max_bytes,
+            max_json_bytes=services.settings.json_body_max_bytes,
             held=HeldBodies(services.settings.json_bodies_max_bytes),
         ),
         Middleware(WithoutContext),

@@ -213,7 +213,7 @@ def _engine(ground: _Ground) -> _Engine:
     settings, graphs, db, place = ground.settings, ground.graphs, ground.db, ground.place
     registry, events = ground.registry, ground.events
     endings, executor = Endings(db), _executor(ground)
-    urgency, room = _shares(settings, graphs, db)
+    urgency, room = _shares(settings, graphs, db, callers_are_known=ground.authority is not None)
     titles = Titles(db=db, place=place, model=_title_model(graphs))
     runs = Runs(
         db=db, registry=registry, executor=executor, events=events, endings=endings,
@@ -347,7 +347,7 @@ def _quotas(settings: Settings, db: Database) -> Quotas:
 
 
 def _shares(
-    settings: Settings, graphs: GraphConfig, db: Database
+    settings: Settings, graphs: GraphConfig, db: Database, *, callers_are_known: bool
 ) -> tuple[Priorities | FairShares | None, QueueRoom | None]:
     """Who decides which runs begin first, and how many may wait."""
     most, all_together = settings.limit_queued_runs, settings.limit_queued_runs_in_all
@@ -358,7 +358,8 @@ def _shares(
             priorities.load(graphs.priority, graphs.path.parent, db, most_running=running),
             room,
         )
-    is_fair = settings.fair_shares or running or room
+    is_fair = callers_are_known if settings.fair_shares is None else settings.fair_shares
+    is_fair = is_fair or running is not None or room is not None
     return (FairShares(db, most_running=running) if is_fair else None), room
 
 

@@ -273,7 +273,7 @@ async def _working(
         # In a process that serves nobody else too: its graphs may call it.
         open_app(services := replace(opened, peers=peers)) as app,
     ):
-        _report(services)
+        report(services)
         _collect_seldom()
         async with (
             services.worker.working(),
@@ -500,7 +500,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _report(services: Services) -> None:
+def report(services: Services) -> None:
     """Say what of the configuration is not done, and what it opens."""
     _report_config(services.graphs)
     for name in variables_without_effect():
@@ -517,6 +517,8 @@ def _report(services: Services) -> None:
         )
     if services.graphs.http.cors.allow_credentials and "*" in allowed_origins(services):
         log.warning("http.cors lets every web page use a browser's credentials")
+    if services.authority is not None and not services.settings.limits_callers:
+        log.info("no limits are set: one caller's flood slows the others, see docs/limits.md")
 
 
 def _report_config(graphs: GraphConfig) -> None:
