@@ -7,6 +7,8 @@ from typing import Any
 
 import uvicorn
 
+from api.processes import sockets
+
 
 class _Server(uvicorn.Server):
     """uvicorn that says when it is up."""
@@ -23,7 +25,9 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
     """Serve an ASGI application on a free port of loopback; its URL."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_config=None)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, lifespan="off", log_config=None, **sockets.OPTIONS
+    )
     server = _Server(config)
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(60):

@@ -31,6 +31,7 @@ from api.bootstrap import Services, identity_kinds, load_graphs, mount_prefix, o
 from api.browsers import is_loopback_host
 from api.console import build_ui as ui_builder, check as check_command, keys as keys_command
 from api.observability import logs
+from api.processes import sockets as sockets_of_clients
 from api.processes.connections import allow_connections
 from api.processes.embedded import EmbeddedServerError, Servers, embedded_servers
 from api.processes.peers import ALONE, Peers, placed
@@ -233,6 +234,7 @@ async def _serve(
             limit_concurrency=allow_connections(),
             timeout_keep_alive=75,
             timeout_graceful_shutdown=round(settings.shutdown_grace_seconds) + CLOSING_SECONDS,
+            **sockets_of_clients.OPTIONS,
         )
         await Server(config, services, on_start).serve(sockets)
     return watchdog.status

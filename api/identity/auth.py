@@ -20,6 +20,7 @@ from api.http.headers import HeaderFilter
 from api.identity.authority import Action, Authority, Resource
 from api.identity.permissions import is_granted
 from api.loopback import is_loopback
+from api.processes.sockets import LATE_PATH
 from graph.first_words import preferred_language
 from graph.user import User, act_for
 from store.access import EVERYTHING, ROLES, Access, Role
@@ -173,12 +174,8 @@ def _roles(action: Action, value: JsonObject) -> tuple[Role, ...]:
     return _OF_MEMBERS.get(action, ())
 
 
-#: Where who is calling may be said later than in the handshake: browsers cannot set its headers.
-LATE_PATH = "/api/ws"
-
-
 def is_late(scope: Scope) -> bool:
-    """Whether a request may say who sends it in its subprotocol, or once it is accepted."""
+    """Whether a request may say later who sends it than in its handshake: browsers cannot set its headers."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     return bool(scope["type"] == "websocket" and path == LATE_PATH)
 

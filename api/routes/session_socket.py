@@ -11,6 +11,7 @@ from api.deps import ServicesDep
 from api.errors import refuse, status_of
 from api.http.bodies import parse
 from api.identity.auth import Caller
+from api.processes.sockets import allow_large_frames
 from api.protocol.commands import envelope, failure
 from api.protocol.sockets import received
 from api.sessions.socket import SessionSocket
@@ -40,6 +41,7 @@ async def session_socket(websocket: WebSocket, services: ServicesDep) -> None:
     try:
         caller = await _caller(websocket)
         if caller is not None:
+            allow_large_frames(websocket.scope)
             await limits.enter(caller)
     except Error as exc:
         await refuse(websocket, exc)

@@ -16,6 +16,7 @@ from api import presence
 from api.app import create_app
 from api.bootstrap import Services, open_services
 from api.processes.embedded import Servers
+from api.processes.sockets import MAX_BYTES_OF_UNKNOWN
 from api.sessions import socket as session_socket
 from api.settings import Settings
 from store.rooms import Rooms
@@ -262,6 +263,33 @@ async def test_a_socket_says_who_it_is_in_its_subprotocol_or_first_frame_or_is_c
     assert await code(None, ADA, origin="https://evil.example") == 4403
     monkeypatch.setattr("api.routes.session_socket.AUTH_SECONDS", 0.1)
     assert await code(None) == 4401
+
+
+async def test_no_frame_is_inflated_and_a_stranger_sends_short_ones(
+    http: httpx.AsyncClient, url: str
+) -> None:
+    long = json.dumps({"id": 9, "method": "ping", "params": "x" * MAX_BYTES_OF_UNKNOWN})
+    async with connected(url, None, compression="deflate") as stranger:
+        assert stranger.socket.response is not None
+        assert "Sec-WebSocket-Extensions" not in stranger.socket.response.headers
+        await stranger.socket.send(long)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await stranger.socket.wait_closed()
+        assert stranger.socket.close_code == 1009
+    thread = (await http.post("/threads", json={}, headers=ADA)).json()["thread_id"]
+    stream = url.replace("http", "ws", 1) + f"/threads/{thread}/stream/events"
+    async with connect(stream, additional_headers=ADA, compression="deflate") as socket:
+        assert socket.response is not None
+        assert "Sec-WebSocket-Extensions" not in socket.response.headers
+
+    # Once it is known who sends it, a long one is read, by whatever way that was said.
+    for who, token in ((ADA, None), (None, "ada")):
+        async with connected(url, who) as client:
+            if token is not None:
+                await client.do("auth", token=token)
+            await client.do("ping")
+            await client.socket.send(long)
+            assert json.loads(await client.socket.recv())["error"] == "too_large"
 
 
 async def test_those_who_are_in_a_session_know_of_each_other_across_processes(
