@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -110,7 +110,9 @@ class Jobs:
         #: What came of tries, by kind and ``done``, ``again`` or ``given_up``.
         self.outcomes = Counter[tuple[str, str]]()
         #: Those that may be cut off, and when they are: what came of the others is being written down.
-        self._trying: dict[asyncio.Task[Any], asyncio.Timeout] = {}
+        self._trying: dict[asyncio.Task[None], asyncio.Timeout] = {}
+        #: Held while leases are renewed.
+        self._renewing = asyncio.Lock()
 
     @property
     def kinds(self) -> Collection[str]:
@@ -155,12 +157,14 @@ class Jobs:
         """
         while True:
             await asyncio.sleep(self._renew_seconds)
-            await self._renew()
+            async with self._renewing:
+                await self._renew()
 
     async def _renew(self) -> None:
-        held, asked_at = dict(self._tasks), _now()
+        held = {task: self._tasks[task] for task in self._trying}
         if not held:
             return
+        asked_at = _now()
         renewed = await self._renewed(held.values())
         for task, job in held.items():
             fence = self._trying.get(task)
@@ -258,6 +262,9 @@ class Jobs:
             raise
         finally:
             self._trying.pop(task, None)
+        async with self._renewing:
+            # One that is under way would put off the next attempt.
+            pass
         try:
             if failure is None:
                 await jobs.done(self._db, job)

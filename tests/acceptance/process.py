@@ -85,7 +85,7 @@ class ServerProcess:
     def wait_until_up(self) -> None:
         """Return when it answers."""
         self.wait_until_printed(READY)
-        assert httpx.get(f"{self.url}/ok", timeout=5).json()["ok"] is True
+        assert httpx.get(f"{self.url}/ok", timeout=30).json()["ok"] is True
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit status."""

@@ -21,7 +21,7 @@ KEEP_ALIVE = {"SSE_HEARTBEAT_SECONDS": "0.5"}
 #: Longer than the lease.
 KEEP_ALIVES = 10
 #: The process ends soon after a loop of it is stuck.
-STUCK = {"LOOP_STUCK_SECONDS": "3", "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": "30"}
+STUCK = {"LOOP_STUCK_SECONDS": "6", "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": "30"}
 #: Routes of an author's, one of which does not come back.
 ROUTES = """\
 import time
@@ -56,7 +56,7 @@ async def test_a_process_whose_graphs_are_blocked_answers_and_keeps_its_run(
     streaming = await _stream(blocked, thread_id, gate.port, "job", graph_id)
     await gate.arrived("job:block")
 
-    async with httpx.AsyncClient(base_url=blocked.url, timeout=5) as http:
+    async with httpx.AsyncClient(base_url=blocked.url, timeout=30) as http:
         for _ in range(KEEP_ALIVES):
             await streaming.keep_alive()
             assert (await http.get("/ok?check_db=1")).status_code == 200

@@ -81,7 +81,10 @@ async def test_a_cron_fires_each_of_its_times_once_though_a_server_is_killed(
         await in_time(receiver, before + 3)
         await clients(other).crons.update(cron["cron_id"], enabled=False)
         times = _times(variables["DATABASE_URL"])
-        heard = await in_time(receiver, len(times))
+        heard = await in_time(receiver, 1)
+        # The one that was killed may have told of some that it could not note: they are told twice.
+        while len({body["run_id"] for body in heard}) < len(times):
+            heard = await in_time(receiver, len(heard) + 1)
 
     # One a second, each once, but for those that were missed while the dead one had them in hand.
     assert len(times) >= 6

@@ -206,7 +206,7 @@ async def test_ctrl_c_lets_a_run_finish_and_stops_everything_that_was_started(
         asked = {"assistant_id": "chat", "input": says(f"hold {gate.port} middle one two")}
         received: list[Frame] = []
         async with (
-            httpx.AsyncClient(base_url=server.url) as http,
+            httpx.AsyncClient(base_url=server.url, timeout=30) as http,
             http.stream("POST", f"/threads/{thread_id}/runs/stream", json=asked) as response,
         ):
             async for frame in frames(response):

@@ -237,7 +237,7 @@ def test_a_script_needs_nothing_but_the_database(
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['from a script']"
-    page = httpx.get(f"{server.url}/api/sessions/{id_}/messages").json()["data"]
+    page = httpx.get(f"{server.url}/api/sessions/{id_}/messages", timeout=30).json()["data"]
     assert [row["content"] for row in page] == ["from a script"]
 
 

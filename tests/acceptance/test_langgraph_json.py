@@ -49,9 +49,9 @@ def test_a_project_is_served_and_what_of_it_is_not_is_said(
     config: Path, variables: dict[str, str]
 ) -> None:
     with serving(config, variables) as server:
-        hello = httpx.get(f"{server.url}/my/hello").json()
+        hello = httpx.get(f"{server.url}/my/hello", timeout=30).json()
         broken = {"assistant_id": "broken", "input": {}}
-        refused = httpx.post(f"{server.url}/my/runs/wait", json=broken)
+        refused = httpx.post(f"{server.url}/my/runs/wait", json=broken, timeout=30)
         assert _runs(f"{server.url}/my") == "hello"
         status = server.stop()
 
@@ -104,9 +104,13 @@ def test_what_images_of_the_official_cli_have_in_their_environment_is_enough(
     }
     with serving(tmp_path / "none.json", {**variables, **sections}) as server:
         assert _runs(server.url) == "hello"
-        assert httpx.get(f"{server.url}/hello").status_code == 200
-        assert httpx.post(f"{server.url}/store/items/search", json={}).status_code == 404
-        thread = httpx.post(f"{server.url}/threads", json={}).json()
-        kept = httpx.get(f"{server.url}/threads/{thread['thread_id']}?include=ttl").json()
+        assert httpx.get(f"{server.url}/hello", timeout=30).status_code == 200
+        assert (
+            httpx.post(f"{server.url}/store/items/search", json={}, timeout=30).status_code == 404
+        )
+        thread = httpx.post(f"{server.url}/threads", json={}, timeout=30).json()
+        kept = httpx.get(
+            f"{server.url}/threads/{thread['thread_id']}?include=ttl", timeout=30
+        ).json()
 
     assert kept["ttl"]["ttl_minutes"] == 60

@@ -73,7 +73,7 @@ async def test_an_application_and_threadwell_are_one(urls: tuple[str, str]) -> N
 
 async def test_before_it_lives_it_says_so(tmp_path: Path) -> None:
     app = runpy.run_path(str(EXAMPLES / "outside/app.py"))["app"]
-    async with serving(app) as url, httpx.AsyncClient(base_url=url) as http:
+    async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
         answer = await http.get("/threadwell/ok")
 
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")

@@ -342,6 +342,6 @@ async def test_without_the_setting_none_of_it_is_there(services: Services) -> No
     plain = create_app(
         type(services)(**{n: getattr(services, n) for n in services.__slots__} | {"settings": off})
     )
-    async with serving(plain) as url, httpx.AsyncClient(base_url=url) as http:
+    async with serving(plain) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
         for path in ("/api/conversations", "/chat/chat", "/api/users/login", "/api/pairs"):
             assert (await http.post(path, json={})).status_code == 404, path

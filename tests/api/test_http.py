@@ -201,7 +201,7 @@ class _BrokenStates:
 async def _broken(services: Services, error: Exception) -> httpx.Response:
     broken: Any = _BrokenStates(error)
     transport = httpx.ASGITransport(create_app(replace(services, states=broken)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as http:
         path = "/threads/00000000-0000-7000-8000-000000000000/state"
         return await http.get(path, headers=ORIGIN)
 

@@ -257,8 +257,8 @@ async def test_a_webhook_may_be_a_path_of_this_server_which_asks_it_who_it_is(
         bad = await http.post("/my/runs/wait", json={**body, "webhook": "hooks"}, headers=name)
 
         async def is_tried() -> bool:
-            left = await db.tuples("SELECT payload ->> 'url', attempt FROM job", {})
-            return left == [("/threads", 1)] and any("a=1" in line for line in site.history)
+            left = await db.tuples("SELECT payload ->> 'url', attempt > 0 FROM job", {})
+            return left == [("/threads", True)] and any("a=1" in line for line in site.history)
 
         await until(is_tried)
         threads = await http.post("/my/threads/search", json={}, headers=name)
@@ -518,7 +518,7 @@ async def test_an_answer_that_nobody_reads_is_not_made_ahead() -> None:
                 full.set()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    client = httpx.AsyncClient(transport=loopback.Transport(), base_url="http://api")
+    client = httpx.AsyncClient(transport=loopback.Transport(), base_url="http://api", timeout=30)
     with loopback.serving(app):
         async with client as http, http.stream("GET", "/") as answer:
             await asyncio.wait_for(full.wait(), 10)
@@ -538,7 +538,9 @@ async def test_an_answer_that_breaks_off_is_an_error_and_so_is_a_server_that_is_
             await send({"type": "http.response.body", "body": b"x", "more_body": True})
         raise LookupError
 
-    async with httpx.AsyncClient(transport=loopback.Transport(), base_url="http://api") as http:
+    async with httpx.AsyncClient(
+        transport=loopback.Transport(), base_url="http://api", timeout=30
+    ) as http:
         with loopback.serving(app):
             for path in ("/begun", "/not-begun"):
                 with pytest.raises(httpx.RemoteProtocolError):

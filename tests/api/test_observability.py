@@ -243,7 +243,7 @@ async def watched(
 ) -> AsyncIterator[Watched]:
     quick = settings.model_copy(
         update={
-            "lease_seconds": 3.0, "heartbeat_seconds": 0.5, "database_pool_timeout_seconds": 0.5,
+            "lease_seconds": 3.0, "heartbeat_seconds": 0.5, "database_pool_timeout_seconds": 2.0,
         }
     )  # fmt: skip
     with network_to(database_url) as postgres, network_to_redis(servers.redis_url) as redis:
@@ -319,7 +319,7 @@ async def test_a_process_that_has_no_redis_says_so(settings: Settings, database_
     async with (
         open_services(settings, database_url=database_url, redis_url="") as services,
         serving(create_app(services)) as url,
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
     ):
         assert (await http.get("/ready")).json() == {
             "ready": True,
@@ -330,17 +330,17 @@ async def test_a_process_that_has_no_redis_says_so(settings: Settings, database_
 async def test_a_slow_statement_is_logged_by_name_and_without_what_is_in_it(
     database_url: str,
 ) -> None:
-    async with open_database(database_url, slow_query_seconds=0.05) as db:
+    async with open_database(database_url, slow_query_seconds=1.0) as db:
         with structlog.testing.capture_logs() as logged:
             await db.tuples("SELECT 1, %(word)s::text", {"word": "secret"})
             await db.tuples(
-                "SELECT   pg_sleep(0.1),\n %(word)s::text -- " + 200 * "x", {"word": "secret"}
+                "SELECT   pg_sleep(1.1),\n %(word)s::text -- " + 200 * "x", {"word": "secret"}
             )
         slow = [line for line in logged if line["event"] == "slow query"]
         assert len(slow) == db.meter.slow_count == 1
-    assert slow[0]["query"].startswith("SELECT pg_sleep(0.1), %(word)s::text --")
+    assert slow[0]["query"].startswith("SELECT pg_sleep(1.1), %(word)s::text --")
     assert len(slow[0]["query"]) == 120
-    assert slow[0]["seconds"] >= 0.1
+    assert slow[0]["seconds"] >= 1.1
     assert "secret" not in str(slow)
 
 
@@ -362,7 +362,7 @@ def test_whichever_of_several_processes_is_asked_tells_what_all_of_them_count(
         ours = f"http://127.0.0.1:{port}"
         for _ in range(8):
             # Each on a connection of its own, so by either process.
-            answer = httpx.get(f"{server.url}/metrics")
+            answer = httpx.get(f"{server.url}/metrics", timeout=30)
             found = read(answer.text)
             processes = {
                 sample.labels["process"]
@@ -373,8 +373,8 @@ def test_whichever_of_several_processes_is_asked_tells_what_all_of_them_count(
             assert processes == {"0", "1"}
             assert value(found, "lg_api_workers_max") == 14
         headers = {"authorization": f"Bearer {TOKEN}"}
-        assert httpx.get(f"{ours}/metrics").status_code == 401
-        assert httpx.get(f"{ours}/metrics", headers=headers).status_code == 200
-        assert httpx.get(f"{ours}/ready").json()["ready"] is True
-        assert httpx.get(f"{ours}/info").status_code == 404
+        assert httpx.get(f"{ours}/metrics", timeout=30).status_code == 401
+        assert httpx.get(f"{ours}/metrics", headers=headers, timeout=30).status_code == 200
+        assert httpx.get(f"{ours}/ready", timeout=30).json()["ready"] is True
+        assert httpx.get(f"{ours}/info", timeout=30).status_code == 404
         assert server.stop() == 0

@@ -75,7 +75,7 @@ async def page(directory: Path, url: str) -> AsyncIterator[Any]:
 
 async def _target(port_file: Path, url: str) -> str:
     """Where the page is talked to, once it is there."""
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         while True:
             if port := _port(port_file):
                 targets = (await http.get(f"http://127.0.0.1:{port}/json")).json()

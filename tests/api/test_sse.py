@@ -42,7 +42,7 @@ async def test_a_stream_is_kept_alive_while_it_says_nothing() -> None:
 
     async with (
         serving(_stream(frames())) as url,
-        httpx.AsyncClient() as http,
+        httpx.AsyncClient(timeout=30) as http,
         http.stream("GET", url) as answer,
     ):
         silent = await _read_until(answer, lambda read: read.count(HEARTBEAT) == 2)
@@ -63,7 +63,7 @@ async def test_a_client_that_leaves_ends_the_stream_wherever_it_waits() -> None:
         finally:
             closed.set()
 
-    async with serving(_stream(frames())) as url, httpx.AsyncClient() as http:
+    async with serving(_stream(frames())) as url, httpx.AsyncClient(timeout=30) as http:
         async with http.stream("GET", url) as answer:
             await _read_until(answer, lambda read: read == b"first.")
         async with asyncio.timeout(SECONDS):

@@ -169,7 +169,7 @@ async def test_a_trace_goes_on_in_the_process_that_executes_the_run(
         await _socket(front.url)
         receiver.wait_for(lambda: _is_all_told(receiver))
         # Of a process that serves nobody.
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
             metrics = (await http.get("/metrics")).text
             assert (await http.get("/ready")).json()["ready"] is True
         assert 'threadwell_runs_ended_total{process="0",status="error"} 1.0' in metrics

@@ -226,7 +226,7 @@ async def test_a_copy_is_served_and_nobody_outside_hears_of_it(place: Path) -> N
             }
 
             with started_by(["bash", "-euc", COMMANDS["drill"]], variables) as copy:
-                async with httpx.AsyncClient(base_url=copy.url) as http:
+                async with httpx.AsyncClient(base_url=copy.url, timeout=30) as http:
                     answer = await http.get(f"/threads/{thread_id}")
                     assert answer.json()["thread_id"] == thread_id
                     await asyncio.to_thread(beaten, restored, times=5)

@@ -83,7 +83,7 @@ async def test_what_readme_says_is_done_and_works(
     id_ = said.splitlines()[-1]
     assert '"response":' in said
     assert "event: " in said
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
         page = (await http.get(f"/api/sessions/{id_}/messages")).json()["data"]
     assert [row["role"] for row in page] == ["user", "assistant"] * 2
 

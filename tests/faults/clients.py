@@ -79,7 +79,7 @@ class Client:
 
 async def new_thread(url: str) -> str:
     """Make a thread; its id."""
-    async with httpx.AsyncClient(base_url=url, verify=False) as http:
+    async with httpx.AsyncClient(base_url=url, verify=False, timeout=30) as http:
         return str((await http.post("/threads", json={})).json()["thread_id"])
 
 

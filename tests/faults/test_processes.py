@@ -442,7 +442,7 @@ async def test_with_the_default_lease_a_lost_run_is_taken_up_within_25_seconds(
         doomed.wait_until_up()
         heir.wait_until_up()
         async with (
-            httpx.AsyncClient(base_url=doomed.url) as there,
+            httpx.AsyncClient(base_url=doomed.url, timeout=30) as there,
             httpx.AsyncClient(base_url=heir.url, timeout=30) as http,
         ):
             thread_id, run_id = await begin_here(there, steps(gate, "job"))

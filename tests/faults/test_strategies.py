@@ -1,6 +1,7 @@
 """Runs that meet on one thread, asked for by many clients of two servers at once."""
 
 import asyncio
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -324,12 +325,14 @@ async def test_delayed_runs_begin_when_they_are_due_and_in_that_order(
     cluster: Cluster, http: Http, gate: Gate
 ) -> None:
     thread_id = await new_thread(http)
-    delays = [1.5, 0.5, None, 1.0, None]
+    # From now on, and not from when each is asked for, which takes its time on a busy machine.
+    began = time.monotonic()
+    delays = [8.0, 6.0, None, 7.0, None]
 
     runs = [
         (await ask(http[n % 2], thread_id, "alone", input={"gate": gate.port}, **more)).json()
         for n, delay in enumerate(delays)
-        for more in [{"after_seconds": delay} if delay else {}]
+        for more in [{"after_seconds": began + delay - time.monotonic()} if delay else {}]
     ]
 
     assert await settled(cluster, thread_id) == "idle"

@@ -282,6 +282,43 @@ async def test_a_job_that_takes_longer_than_a_lease_is_kept_by_its_process(db: D
     assert process.outcomes == {("a", "done"): 1}
 
 
+async def test_a_lease_that_is_being_renewed_as_a_try_fails_does_not_put_off_the_next_one(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, fails, goes_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    tried: list[int] = []
+    renew = jobs.renew
+
+    async def renew_late(*args: Any, **more: Any) -> set[int]:
+        under_way.set()
+        await goes_on.wait()
+        return await renew(*args, **more)
+
+    async def fail_once(job: Job) -> None:
+        tried.append(job.attempt)
+        if job.attempt == 1:
+            await under_way.wait()
+            fails.set()
+            raise JobFailedError("no")
+
+    monkeypatch.setattr(jobs, "renew", renew_late)
+    await put(db)
+    async with working(db, fail_once, renew_seconds=0.01) as process:
+        await fails.wait()
+
+        async def is_over() -> bool:
+            return not process._trying
+
+        await until(is_over)
+        # What came of it would be written down by now, if it did not wait.
+        for _ in range(20):
+            await db.ping()
+        goes_on.set()
+        await all_done(db)
+
+    assert tried == [1, 2]
+
+
 @pytest.mark.parametrize("failure", [None, JobFailedError("never", for_good=True)])
 async def test_a_process_whose_job_another_has_taken_up_writes_nothing_of_it(
     db: Database, failure: Exception | None

@@ -17,6 +17,7 @@ from store.access import EVERYTHING
 from store.database import Database
 from store.endings import CANCELLED, ROLLED_BACK, WORKER_LOST
 from store.errors import InvalidInputError
+from tests.acceptance.process import free_port
 from tests.graph import sample_graphs
 from tests.graph.engines import HERE, Gate, Process, gated, process, soon, until
 from tests.receiver import Receiver, receiving
@@ -296,11 +297,8 @@ async def test_a_receiver_that_is_not_there_is_told_when_it_is(
     db: Database, graphs: dict[str, Any], gate: Gate
 ) -> None:
     gate.opened.set()
-    probe = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    host, port = probe.sockets[0].getsockname()
-    probe.close()
-    await probe.wait_closed()
-    async with process(db, graphs, pauses_seconds=[0.05] * 20) as one:
+    host, port = "127.0.0.1", free_port()
+    async with process(db, graphs, pauses_seconds=[0.05] * 400) as one:
         await one.submit(await one.thread(), webhook=f"http://{host}:{port}/")
 
         async def refused() -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from store.events import Event, EventId, EventLog, Gap, ThreadWriter, open_event_log
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 Seen = list[EventId | Gap]
 
@@ -24,7 +24,7 @@ async def replicas(
 ) -> AsyncIterator[tuple[EventLog, ...]]:
     """Event logs that share their streams, as processes do."""
     prefix = options.pop("prefix", names())
-    async with asyncio.timeout(60), _open_all(redis_url, count, prefix, options) as logs:
+    async with asyncio.timeout(120), _open_all(redis_url, count, prefix, options) as logs:
         yield tuple(logs)
 
 

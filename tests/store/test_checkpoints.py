@@ -20,7 +20,7 @@ from store.database import Database
 from store.errors import InvalidInputError, LeaseLostError, UnavailableError
 from tests.store.graphs import ask, config, create_thread, leased, take_lease, talk
 
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 60
 
 
 def question(text: str = "hello") -> Any:

@@ -16,7 +16,16 @@ from store.events import (
     parse_event_id,
 )
 from store.streams import open_streams
-from tests.store.event_logs import emit, ids, names, positions, read, replicas, until
+from tests.store.event_logs import (
+    DEADLINE_SECONDS,
+    emit,
+    ids,
+    names,
+    positions,
+    read,
+    replicas,
+    until,
+)
 
 
 async def stream_length(redis_url: str, prefix: str) -> int:
@@ -459,8 +468,9 @@ async def test_more_threads_are_followed_than_fit_on_one_connection(servers: Ser
 
 
 async def test_a_thread_is_heard_of_at_once_though_the_hub_waits_for_others(
-    servers: Servers,
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("store.hub.BLOCK_SECONDS", 3600.0)
     async with (
         replicas(servers.redis_url) as (here, there),
         Redis.from_url(servers.redis_url) as redis,
@@ -472,7 +482,10 @@ async def test_a_thread_is_heard_of_at_once_though_the_hub_waits_for_others(
         other = asyncio.create_task(read(there, "other", START, (1, 1)))
         await until(waits)
         writer = here.writer("t", 1, "r")
-        async with asyncio.timeout(2), aclosing(there.follow("t", START)) as items:
+        async with (
+            asyncio.timeout(DEADLINE_SECONDS),
+            aclosing(there.follow("t", START)) as items,
+        ):
             for number in range(1, 11):
                 emit(writer, 1)
                 assert positions(await anext(items)) == [(1, number)]
