@@ -16,7 +16,7 @@ from store import audit, jobs, threads
 from store.access import EVERYTHING, Access, looking_for
 from store.cipher import TEXT_MARK, Cipher
 from store.database import Database, repeated
-from store.errors import ChangedError, GoneError, NotFoundError
+from store.errors import AlreadyExistsError, ChangedError, GoneError, NotFoundError
 from store.models import JsonObject, Session
 from store.ordering import Order, among, first, ordered
 from store.retention import Life
@@ -110,9 +110,12 @@ async def create(
     Raises:
         AlreadyExistsError: The id is taken.
     """
-    await threads.create(
-        db, session_id, metadata=metadata, expires_at=expires_at, life=life, access=access
-    )
+    try:
+        await threads.create(
+            db, session_id, metadata=metadata, expires_at=expires_at, life=life, access=access
+        )
+    except AlreadyExistsError:
+        raise AlreadyExistsError(f"Session {session_id} already exists") from None
     return await get(db, session_id, access=EVERYTHING)
 
 

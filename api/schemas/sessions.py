@@ -11,7 +11,9 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag as Case,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -312,10 +314,12 @@ class MessageEdit(Payload):
         json_schema_extra={"examples": [{"content": "Name a river of Europe."}]}
     )
 
-    content: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[ContentBlock], Field(min_length=1, max_length=100)]
-    )
+    content: Annotated[
+        Annotated[str, Field(min_length=1), Case("text")]
+        | Annotated[list[ContentBlock], Field(min_length=1, max_length=100), Case("blocks")],
+        # Or what is wrong would be told of both.
+        Discriminator(lambda given: "blocks" if isinstance(given, list) else "text"),
+    ]
 
 
 class HeadMove(Payload):
