@@ -62,12 +62,6 @@ SELECT thread_id, metadata, status, message_count, expires_at, created_at, updat
 FROM thread
 {in_order}
 
--- name: visible
--- Not asked itself: how many PostgreSQL expects there to be.
-SELECT
-FROM thread
-WHERE metadata @> ANY(%(visible)s::jsonb[])
-
 -- name: named
 -- By the index of the parts of names; what has all the parts of a text need not have the text.
 SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
