@@ -28,9 +28,14 @@ def read_ui(section: Any) -> dict[str, str]:
     if not isinstance(section, Mapping):
         raise InvalidInputError("`ui` must be an object")
     for name, entry in section.items():
-        # It is a folder of the bundles, and a segment of their URL.
-        if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+        if not _is_segment(name):
             raise InvalidInputError(f"`ui` has the name {name!r}, which is no segment of a path")
         if not isinstance(entry, str) or not entry:
             raise InvalidInputError(f"`ui.{name}` must be the path of a file")
     return dict(section)
+
+
+def _is_segment(name: str) -> bool:
+    """Whether a name can be that of a folder of the bundles, and a part of their URL."""
+    is_special = name in ("", ".", "..") or any(sign in name for sign in "/\\\0")
+    return not is_special and len(name.encode()) <= 255

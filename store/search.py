@@ -126,15 +126,27 @@ class SessionHit:
     content: str
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """
+    The sessions to look in.
+
+    Attributes:
+        session_ids: None if they are too many to be named.
+        is_small: Whether they are few, and have few messages.
+    """
+
+    session_ids: list[str] | None
+    is_small: bool
+
+
 @dataclass(slots=True)
 class _Walk:
     """A way through the hits, the newest first."""
 
     db: Database
     params: JsonObject
-    #: The sessions that are visible, if they can be named.
-    session_ids: list[str] | None
-    is_small: bool
+    scope: Scope
     #: How many hits are ranked together.
     size: int
     deadline: float
@@ -153,17 +165,17 @@ class _Walk:
 
     async def window(self, before: int, size: int) -> tuple[list[tuple[int, str]], int | None]:
         """The newest hits below a number, and the number that more are below; None if none are."""
-        if self.session_ids == [] or before <= 1 or not self.question.phrases:
+        if self.scope.session_ids == [] or before <= 1 or not self.question.phrases:
             return [], None
         asked = {
             **self.params,
-            "session_ids": self.session_ids,
+            "session_ids": self.scope.session_ids,
             "before": before,
             "window": size,
             "widest": self.widest,
             "seconds": self.deadline - time.monotonic(),
         }
-        if self.is_small:
+        if self.scope.is_small:
             hits = await self.db.tuples(_SQL["in_sessions"], asked, prepare=False)
             return hits, hits[-1][0] if len(hits) == size else None
         steps = await self.db.tuples(_SQL["in_segments"], asked, prepare=False)
@@ -225,7 +237,13 @@ async def messages(
 
 
 async def sessions(
-    db: Database, question: Query, *, names: bool = True, access: Access, limit: int = 1000
+    db: Database,
+    question: Query,
+    *,
+    names: bool = True,
+    scope: Scope | None = None,
+    access: Access,
+    limit: int = 1000,
 ) -> list[SessionHit]:
     """
     The visible sessions whose names or messages have all that was asked for, in one of them.
@@ -233,6 +251,7 @@ async def sessions(
     Args:
         question: Without phrases it finds nothing.
         names: Whether they are looked for in names as well.
+        scope: That of what is visible, if it is known.
         limit: Sessions at the most: those with the newest hits. Nothing older is found than what
             0.3 seconds of search reach.
 
@@ -246,6 +265,7 @@ async def sessions(
         question,
         filters=Filters(),
         names=names,
+        scope=scope,
         is_first=True,
         seconds=_SESSIONS_SECONDS,
         access=access,
@@ -274,14 +294,18 @@ async def _walk(
     *,
     filters: Filters,
     names: bool = False,
+    scope: Scope | None = None,
     is_first: bool,
     seconds: float,
     access: Access,
 ) -> _Walk:
     if is_first:
         await _index_visible(db, access)
-    session_ids, is_small = await _scope(db, filters.session_id, access)
-    is_looked_up = session_ids is None and {} not in access.visible
+    if filters.session_id is not None:
+        scope = Scope([filters.session_id], is_small=True)
+    elif scope is None:
+        scope = await scope_of(db, access)
+    is_looked_up = scope.session_ids is None and {} not in access.visible
     names_of_terms = _names(db.cipher)
     params = {
         "query": question.tsquery(*names_of_terms),
@@ -295,22 +319,19 @@ async def _walk(
     deadline = time.monotonic() + seconds
     asked_for = max(1, question.size) * max(1, len(names_of_terms))
     widest = min(max(1, _WIDEST // asked_for**3), _LOOKED_UP_WIDEST if is_looked_up else _WIDEST)
-    return _Walk(db, params, session_ids, is_small, size, deadline, question, widest)
+    return _Walk(db, params, scope, size, deadline, question, widest)
 
 
-async def _scope(
-    db: Database, session_id: str | None, access: Access
-) -> tuple[list[str] | None, bool]:
-    """The sessions to look in, None if they are too many to be named; and whether they are few."""
-    if session_id is not None:
-        return [session_id], True
+async def scope_of(db: Database, access: Access) -> Scope:
+    """The sessions that somebody sees."""
     if {} in access.visible:
-        return None, False
+        return Scope(None, is_small=False)
     params = {"visible": access.array, "limit": _NAMED_SESSIONS + 1}
     rows = await db.tuples(_SQL["scope"], params, prepare=False)
     if len(rows) > _NAMED_SESSIONS:
-        return None, False
-    return [id_ for id_, _ in rows], sum(count for _, count in rows) <= _COMPARED_MESSAGES
+        return Scope(None, is_small=False)
+    messages_count = sum(count for _, count in rows)
+    return Scope([id_ for id_, _ in rows], is_small=messages_count <= _COMPARED_MESSAGES)
 
 
 async def _ranked(

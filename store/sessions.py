@@ -16,7 +16,7 @@ from store import audit, jobs, threads
 from store.access import EVERYTHING, Access, looking_for
 from store.cipher import TEXT_MARK, Cipher
 from store.database import Database, repeated
-from store.errors import ChangedError, GoneError, NotFoundError
+from store.errors import AlreadyExistsError, ChangedError, GoneError, NotFoundError
 from store.models import JsonObject, Session
 from store.ordering import Order, among, first, ordered
 from store.retention import Life
@@ -24,6 +24,8 @@ from store.sql import load
 
 SQL = load("sessions")
 
+#: What a session is called that nobody gave a name, as by ``session_name`` of the database.
+UNNAMED: Final = "新对话"
 #: The kind of the jobs that have titles made by the model.
 TITLE_JOB: Final = "title"
 #: How long it is known that a session was purged.
@@ -108,9 +110,12 @@ async def create(
     Raises:
         AlreadyExistsError: The id is taken.
     """
-    await threads.create(
-        db, session_id, metadata=metadata, expires_at=expires_at, life=life, access=access
-    )
+    try:
+        await threads.create(
+            db, session_id, metadata=metadata, expires_at=expires_at, life=life, access=access
+        )
+    except AlreadyExistsError:
+        raise AlreadyExistsError(f"Session {session_id} already exists") from None
     return await get(db, session_id, access=EVERYTHING)
 
 
@@ -137,6 +142,7 @@ async def list_page(
     pinned_first: bool = False,
     after: Place | None = None,
     limit: int,
+    sees_many: bool = True,
     access: Access,
 ) -> tuple[list[Session], bool]:
     """
@@ -146,6 +152,7 @@ async def list_page(
         pinned_first: Those that are pinned come before all others, each in the order.
         after: The last session that the client has.
         limit: Rows at the most.
+        sees_many: False has all names that are visible compared, which for few of them is faster.
 
     Returns:
         The page, and whether there is more.
@@ -157,6 +164,8 @@ async def list_page(
         parts = [True, False] if after is None or after.pinned else [False]
     conditions, query = _conditions(db.cipher, which, access, SQL["list"])
     place = (_COLUMNS[sort_by], order)
+    # Sealed names have no parts in the index.
+    by_index = bool(which.title) and sees_many and not db.cipher.is_on
     rows: list[Session] = []
     for pinned in parts:
         begun = after if not pinned_first or (after and after.pinned == pinned) else None
@@ -167,8 +176,8 @@ async def list_page(
             "limit": limit + 1 - len(rows),
             "offset": 0,
         }
-        if which.title and not db.cipher.is_on:
-            rows += await _named(db, query, params, place)
+        if by_index:
+            rows += await _named(db, which, query, params, place)
         else:
             rows += await _all(db, ordered(query, *place, tie_break="thread_id"), params)
         if len(rows) > limit:
@@ -177,7 +186,11 @@ async def list_page(
 
 
 async def _named(
-    db: Database, query: LiteralString, params: JsonObject, place: tuple[str, Order]
+    db: Database,
+    which: Filter,
+    query: LiteralString,
+    params: JsonObject,
+    place: tuple[str, Order],
 ) -> list[Session]:
     """
     Sessions with a text in their names.
@@ -191,8 +204,13 @@ async def _named(
     found = await _all(db, among("thread", latest, matching), params)
     if len(found) == params["limit"]:
         return found
+    candidates = SQL["named"]
+    if which.title and which.title in UNNAMED:
+        candidates += " UNION ALL " + SQL["unnamed"]
+    if which.ids:
+        candidates += " UNION ALL " + SQL["found"]
     every = ordered(SQL["every"], *place, tie_break="thread_id")
-    return await _all(db, among("thread", SQL["named"], every), params)
+    return await _all(db, among("thread", candidates, every), params)
 
 
 async def _all(db: Database, query: LiteralString, params: JsonObject) -> list[Session]:

@@ -2,33 +2,23 @@
 
 import json
 from html import escape
-from typing import Annotated, Final
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import HTMLResponse
 
-from api.browsers import is_of_this_machine
+from api.browsers import host_of, is_of_this_machine
 from api.deps import ServicesDep
 from api.http.bodies import JsonRoute
 from api.schemas.ui import ComponentLoad
 from api.ui_bundles import SCRIPT, STYLES, Bundle
-from store.errors import NotFoundError
+from store.errors import InvalidInputError, NotFoundError
 
 router = APIRouter(prefix="/ui", tags=["ui"], route_class=JsonRoute)
 
-_EXAMPLE: Final = (
-    '<link rel="stylesheet" href="http://127.0.0.1:2024/ui/agent/entrypoint.css" />\n'
-    '<script src="http://127.0.0.1:2024/ui/agent/entrypoint.js" '
-    "onload='__LGUI_agent.render(&quot;weather&quot;, \"{{shadowRootId}}\")'></script>"
-)
 
-
-@router.post(
-    "/{graph_id}",
-    response_class=HTMLResponse,
-    responses={200: {"content": {"text/html": {"example": _EXAMPLE}}}},
-)
+@router.post("/{graph_id}", response_class=HTMLResponse)
 async def load_component(
     graph_id: str, asked: ComponentLoad, request: Request, services: ServicesDep
 ) -> Response:
@@ -84,9 +74,13 @@ def _html(bundle: Bundle, component: str, base_url: str) -> str:
 
 def _base_url(request: Request) -> str:
     """This server, as the request came to it: the page may be another server's."""
-    url = request.base_url
-    if url.scheme == "http" and not is_of_this_machine(url.hostname or ""):
+    authority = request.headers.get("host", "")
+    host = host_of(authority)
+    if host is None:
+        raise InvalidInputError("The Host of this request is no host")
+    scheme, root_path = request.scope["scheme"], request.scope.get("root_path", "")
+    if scheme == "http" and not is_of_this_machine(host):
         # A proxy may have taken TLS away and not said so. The page's own scheme is right then, but not for
         # this machine, which pages with TLS load from without.
-        return f"//{url.netloc}{url.path}"
-    return str(url)
+        return f"//{authority}{root_path}/"
+    return f"{scheme}://{authority}{root_path}/"

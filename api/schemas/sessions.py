@@ -11,7 +11,9 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag as Case,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -28,7 +30,7 @@ from store.feedback import Feedback
 from store.files import File
 from store.models import JsonObject, Message, Session
 from store.search import Place
-from store.sessions import Counts, Filter, Place as ListPlace, SortBy
+from store.sessions import UNNAMED, Counts, Filter, Place as ListPlace, SortBy
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(max_length=255)]
@@ -60,8 +62,6 @@ ContentBlock = Annotated[JsonObject, AfterValidator(_content_block)]
 
 #: Keys of a session's metadata that only the server sets; stripped of what clients send.
 SERVER_KEYS = frozenset({"deleted_at", TITLE, SOURCE})
-#: What a session is called that nobody gave a name; given as a name it is none.
-UNNAMED = "新对话"
 MAX_TAGS = 50
 #: How far ahead a session may end.
 MAX_LIFE = timedelta(days=36525)
@@ -314,10 +314,12 @@ class MessageEdit(Payload):
         json_schema_extra={"examples": [{"content": "Name a river of Europe."}]}
     )
 
-    content: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[ContentBlock], Field(min_length=1, max_length=100)]
-    )
+    content: Annotated[
+        Annotated[str, Field(min_length=1), Case("text")]
+        | Annotated[list[ContentBlock], Field(min_length=1, max_length=100), Case("blocks")],
+        # Or what is wrong would be told of both.
+        Discriminator(lambda given: "blocks" if isinstance(given, list) else "text"),
+    ]
 
 
 class HeadMove(Payload):

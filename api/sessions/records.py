@@ -94,7 +94,8 @@ async def list_page(services: Services, caller: Caller, asked: SessionList) -> P
     access = await caller.may("threads", "search", value, shared=asked.shared is not False)
     if asked.shared:
         access = Access.of_memberships(caller.identity)
-    snippets = await _said(services, asked.q, access) if asked.q else {}
+    scope = await search.scope_of(services.db, access) if asked.q else None
+    snippets = await _said(services, asked.q, scope, access) if asked.q else {}
     which, sort_by = asked.filter(snippets), asked.sort_by()
     page, more = await sessions.list_page(
         services.db,
@@ -104,20 +105,23 @@ async def list_page(services: Services, caller: Caller, asked: SessionList) -> P
         pinned_first=asked.begins_with_pinned(),
         after=place,
         limit=asked.limit,
+        sees_many=scope is None or scope.session_ids is None,
         access=access,
     )
     counts = await sessions.counts(services.db, which, access=access) if asked.counts else None
     return Page(page, snippets, _following(page[-1], sort_by) if more else None, counts)
 
 
-async def _said(services: Services, q: str, access: Access) -> dict[str, str | None]:
+async def _said(
+    services: Services, q: str, scope: search.Scope | None, access: Access
+) -> dict[str, str | None]:
     """The sessions in which these words were said, each with the place; None if in the name alone."""
     question = terms.query(q)
     if services.graphs.checkpointer is not None or question.size > MAX_TERMS:
         return {}  # names are all that is looked at
     # A name is found by any part of it; one that is encrypted, by its words.
     names = services.db.cipher.is_on
-    found = await search.sessions(services.db, question, names=names, access=access)
+    found = await search.sessions(services.db, question, names=names, scope=scope, access=access)
     return {
         hit.session_id: None if hit.message_id is None else terms.snippet(hit.content, question)
         for hit in found

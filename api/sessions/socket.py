@@ -31,9 +31,10 @@ from api.sessions.runs import ask, stop
 from api.sse import GOES_ON
 from graph.encode import dumps
 from graph.protocol_events import Numbering
+from graph.requests import answered_ids
 from store import messages, sessions, threads
 from store.access import Access
-from store.errors import InvalidInputError, NotFoundError, UnavailableError
+from store.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from store.events import START, Event, EventId, Gap, parse_event_id
 from store.models import JsonObject
 
@@ -347,6 +348,11 @@ class SessionSocket(CommandSocket):
             if not isinstance(interrupt_id, str):
                 raise InvalidInputError("interrupt_id must be a text")
             value = {interrupt_id: value}
+            if not answered_ids({"resume": value}):
+                # Else the graph would be told all of this as its answer.
+                raise ConflictError(
+                    "The session does not ask that any more", code="not_interrupted"
+                )
         return await self._ask(session_id, {"resume": value}, None)
 
     async def _ask(self, session_id: str, asked: JsonObject, key: str | None) -> JsonObject:

@@ -63,8 +63,7 @@ FROM thread
 {in_order}
 
 -- name: named
--- By the index of the parts of names; what has all the parts of a text need not have the text. Threads
--- without a name are not in it: they are looked for if the text is in what those are called.
+-- By the index of the parts of names; what has all the parts of a text need not have the text.
 SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
 FROM thread
 JOIN thread_name USING (thread_id)
@@ -72,13 +71,17 @@ JOIN thread_name USING (thread_id)
 {and_asked_for}
     AND parts @@ name_query(%(part)s::text) AND session_name(metadata) ILIKE %(title)s::text
     AND session_name(metadata) <> session_name('{}')
-UNION ALL
+
+-- name: unnamed
+-- Threads without a name are not in that index.
 SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
 FROM thread
 {in_order}
 {and_asked_for}
-    AND session_name('{}') ILIKE %(title)s::text AND session_name(metadata) = session_name('{}')
-UNION ALL
+    AND session_name(metadata) = session_name('{}')
+
+-- name: found
+-- By something else than their names.
 SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
 FROM thread
 {in_order}

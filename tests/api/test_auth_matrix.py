@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.app import create_app
 from api.bootstrap import Services
+from api.compat import unserved
 from api.identity.auth import OPEN_PATHS
 from api.settings import Settings
 from graph.requests import system_assistant_id
@@ -648,6 +649,10 @@ def _flat(routes: Any) -> Iterator[Route | WebSocketRoute]:
 def _guarded(routes: list[str]) -> list[str]:
     """The routes that tell of somebody's things."""
     others = {f"{method} /docs/oauth2-redirect" for method in ("GET", "HEAD")}
+    for router in (unserved.fufan, unserved.chatchat):
+        for route in router.routes:
+            assert isinstance(route, Route)
+            others |= {f"{method} {route.path}" for method in route.methods or ()}
     return [name for name in routes if name.split()[1] not in OPEN_PATHS and name not in others]
 
 

@@ -196,7 +196,8 @@ async def test_what_is_not_understood_or_not_the_callers_is_answered_and_the_soc
     http: httpx.AsyncClient, url: str
 ) -> None:
     of_eve = await a_session(http, who=EVE)
-    mine = await a_session(http)
+    mine, asking = await a_session(http), await a_session(http, "ask_user")
+    await http.post(f"/api/sessions/{asking}/messages", json={"query": "x"}, headers=ADA)
     async with connected(url) as client:
         for method, params, code in (
             ("session.subscribe", {"session_id": of_eve}, "not_found"),
@@ -214,6 +215,8 @@ async def test_what_is_not_understood_or_not_the_callers_is_answered_and_the_soc
             ("run.stop", {"session_id": of_eve}, "not_found"),
             ("input.respond", {"session_id": mine}, "invalid_input"),
             ("input.respond", {"session_id": mine, "value": "x"}, "not_interrupted"),
+            ("input.respond", {"session_id": asking, "value": "x", "interrupt_id": "y"},
+             "not_interrupted"),
             ("typing", {"session_id": mine}, "not_found"),
             ("explode", {}, "unknown_command"),
         ):  # fmt: skip

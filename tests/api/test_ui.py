@@ -125,13 +125,15 @@ async def test_no_name_of_a_component_gets_out_of_its_place(serve: Serve, name: 
     assert answer.text.isascii()
 
 
-async def test_a_host_that_is_none_stays_in_its_attribute(serve: Serve) -> None:
+async def test_a_host_that_is_none_gets_into_no_page(serve: Serve) -> None:
+    hosts = ("x'\"><script>alert(1)</script>", "[", "a b", "a/b", "a@b", "")
     async with serve() as http:
-        answer = await http.post(
-            "/ui/my%20agent", json=ASKED, headers={"host": "x'\"><script>alert(1)</script>"}
-        )
+        answers = [
+            await http.post("/ui/my%20agent", json=ASKED, headers={"host": host}) for host in hosts
+        ]
 
-    assert [tag for tag, _ in Page(answer.text).elements] == ["link", "script"]
+    assert [one.status_code for one in answers] == [422] * len(hosts)
+    assert {one.json()["detail"] for one in answers} == {"The Host of this request is no host"}
 
 
 async def test_files_of_bundles_are_everybodys_and_nothing_else_is(serve: Serve) -> None:
@@ -206,6 +208,7 @@ async def test_strict_wants_every_bundle(serve: Serve) -> None:
         ({"ui": ["./ui.tsx"]}, "`ui` must be an object"),
         ({"ui": {"a/b": "./ui.tsx"}}, "`ui` has the name 'a/b', which is no segment of a path"),
         ({"ui": {"..": "./ui.tsx"}}, "`ui` has the name '..', which is no segment of a path"),
+        ({"ui": {256 * "x": "./ui.tsx"}}, "`ui` has the name 'x+', which is no segment of a path"),
         ({"ui": {"a": {"path": "./ui.tsx"}}}, "`ui.a` must be the path of a file"),
         ({"ui_config": {"shared": "react"}}, "`ui_config.shared`: Input should be a valid list"),
     ],
