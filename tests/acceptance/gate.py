@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
 
 
