@@ -63,7 +63,7 @@ from api.routes import (
     stats,
     system,
     threads,
-    unsupported,
+    ui,
     users,
 )
 from graph.http_section import Http
@@ -104,7 +104,7 @@ ROUTERS = (
     session_socket.router,
     users.router,
     audit.router,
-    unsupported.router,
+    ui.router,
 )
 
 #: Which ``http.disable_*`` of langgraph.json a path belongs to: the first prefix that it has.
@@ -259,6 +259,7 @@ def _middleware(services: Services, http: Http) -> list[Middleware]:
         Middleware(
             BodyLimit,
             max_body_bytes=services.settings.request_body_max_bytes,
+            max_json_bytes=services.settings.json_body_max_bytes,
             held=HeldBodies(services.settings.json_bodies_max_bytes),
         ),
         Middleware(WithoutContext),

@@ -1,6 +1,6 @@
 """The composition root: what a process opens once, in the order in which it needs it."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +9,7 @@ import structlog
 from langchain_core.language_models import BaseChatModel
 from langgraph.store.base import BaseStore
 
-from api import loopback, prices, sdk_cache
+from api import loopback, prices, sdk_cache, ui_bundles
 from api.backing import add_indexes, admitted, backing_beside, backing_of_graphs, event_log
 from api.exchange.importing import Importer
 from api.exchange.jobs import ImportJobs
@@ -28,6 +28,7 @@ from api.processes.peers import Peers
 from api.quotas import Quotas
 from api.schemas.crons import cron_request
 from api.settings import Settings, environment, environment_sections, set_environment
+from api.ui_bundles import Bundle
 from graph import priorities
 from graph.agents import chat
 from graph.branches import Branches
@@ -106,6 +107,8 @@ class Services:
     worker: Worker
     authority: Authority | None
     prices: Prices
+    #: Of generative UI, by their names in langgraph.json.
+    ui: Mapping[str, Bundle]
     limits: Limits | None
     quotas: Quotas
     new_sessions: NewSessions
@@ -210,7 +213,7 @@ def _engine(ground: _Ground) -> _Engine:
     settings, graphs, db, place = ground.settings, ground.graphs, ground.db, ground.place
     registry, events = ground.registry, ground.events
     endings, executor = Endings(db), _executor(ground)
-    urgency, room = _shares(settings, graphs, db)
+    urgency, room = _shares(settings, graphs, db, callers_are_known=ground.authority is not None)
     titles = Titles(db=db, place=place, model=_title_model(graphs))
     runs = Runs(
         db=db, registry=registry, executor=executor, events=events, endings=endings,
@@ -270,6 +273,7 @@ def _services(ground: _Ground, engine: _Engine) -> Services:
         worker=worker,
         authority=ground.authority,
         prices=prices.load(settings.prices),
+        ui=ui_bundles.load(graphs),
         quotas=quotas,
         new_sessions=new_sessions,
         limits=ground.limits,
@@ -343,7 +347,7 @@ def _quotas(settings: Settings, db: Database) -> Quotas:
 
 
 def _shares(
-    settings: Settings, graphs: GraphConfig, db: Database
+    settings: Settings, graphs: GraphConfig, db: Database, *, callers_are_known: bool
 ) -> tuple[Priorities | FairShares | None, QueueRoom | None]:
     """Who decides which runs begin first, and how many may wait."""
     most, all_together = settings.limit_queued_runs, settings.limit_queued_runs_in_all
@@ -354,7 +358,8 @@ def _shares(
             priorities.load(graphs.priority, graphs.path.parent, db, most_running=running),
             room,
         )
-    is_fair = settings.fair_shares or running or room
+    is_fair = callers_are_known if settings.fair_shares is None else settings.fair_shares
+    is_fair = is_fair or running is not None or room is not None
     return (FairShares(db, most_running=running) if is_fair else None), room
 
 
@@ -441,8 +446,9 @@ async def load_graphs(settings: Settings) -> tuple[GraphConfig, Registry]:
     set_environment(graphs.env)
     loopback.install()
     registry = await Registry.load(graphs)
-    if settings.strict and (registry.failures or graphs.unsupported or graphs.missing):
-        raise InvalidInputError("\n".join(_faults(graphs, registry)))
+    if settings.strict and (faults := list(_faults(graphs, registry))):
+        said = f"{graphs.path} is not served as it is, and THREADWELL_STRICT is set:"
+        raise InvalidInputError("\n".join([said, *faults]))
     return graphs, registry
 
 
@@ -454,10 +460,13 @@ def mount_prefix(settings: Settings, graphs: GraphConfig) -> str:
 
 def _faults(graphs: GraphConfig, registry: Registry) -> Iterator[str]:
     """What `THREADWELL_STRICT` does not let pass, a line each."""
-    yield f"{graphs.path} is not served as it is, and THREADWELL_STRICT is set:"
     yield from (f"graph {graph_id!r}: {why}" for graph_id, why in registry.failures.items())
     yield from (f"key `{key}` is not supported" for key in graphs.unsupported)
     yield from (f"dependency {name!r} is not installed" for name in graphs.missing)
+    yield from (
+        f"ui {name!r} is not built: {ui_bundles.HOW_TO_BUILD}"
+        for name in ui_bundles.missing(graphs)
+    )
 
 
 def _timing(settings: Settings, graphs: GraphConfig) -> Timing:

@@ -27,8 +27,9 @@ ANY: Final = "*"
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 #: By which containers on this machine find it. Nobody can have a domain below `.internal`.
 _FROM_CONTAINERS = frozenset({"host.docker.internal", "host.containers.internal"})
-#: LangGraph Studio is served from this host, and from hosts of regions below it.
+#: LangGraph Studio is served from this host, and from hosts of regions below it; agent-chat-ui from that.
 STUDIO: Final = "smith.langchain.com"
+AGENT_CHAT: Final = "agentchat.vercel.app"
 
 
 class KnownHosts:
@@ -83,7 +84,7 @@ class KnownOrigins:
 
     Args:
         app: What is behind it.
-        origins: Those that may call; None: pages of this machine, and LangGraph Studio.
+        origins: Those that may call; None: pages of this machine, LangGraph Studio and agent-chat-ui.
         origin_regex: More of them.
         only_sockets: Check only WebSockets.
     """
@@ -163,6 +164,6 @@ def is_default_origin(origin: str) -> bool:
     host = host_of(authority)
     if host is None:
         return False
-    if scheme == "https" and (host == STUDIO or host.endswith(f".{STUDIO}")):
+    if scheme == "https" and (host in (STUDIO, AGENT_CHAT) or host.endswith(f".{STUDIO}")):
         return True
     return scheme in ("http", "https") and is_of_this_machine(host)

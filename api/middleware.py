@@ -238,12 +238,16 @@ class BodyLimit:
     Args:
         app: What is behind it.
         max_body_bytes: The largest body that is let through.
+        max_json_bytes: The largest that is read whole.
         held: What bodies that are read whole are counted in. What graphs ask their own server is not.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, held: HeldBodies) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, max_json_bytes: int, held: HeldBodies
+    ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.max_json_bytes = max_json_bytes
         self.held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -255,9 +259,8 @@ class BodyLimit:
         if not announced.isdecimal() or int(announced) > self.max_body_bytes:
             await response_to(self._too_large())(scope, receive, send)
             return
-        hold = Hold(self.held)
-        if not is_in_process(scope):
-            scope.setdefault("state", {})["hold"] = hold
+        hold = Hold(None if is_in_process(scope) else self.held, largest=self.max_json_bytes)
+        scope.setdefault("state", {})["hold"] = hold
         try:
             await self._let_through(scope, receive, send, hold)
         finally:

@@ -42,6 +42,7 @@ SECTIONS = {
     "LANGGRAPH_STORE": "store",
     "LANGGRAPH_THREAD_TTL": "checkpointer.ttl",
     "LANGGRAPH_UI": "ui",
+    "LANGGRAPH_UI_CONFIG": "ui_config",
     "LANGGRAPH_WEBHOOKS": "webhooks",
 }
 #: Settings of the official server that have no counterpart; docs/settings.md says why.
@@ -49,7 +50,6 @@ WITHOUT_EFFECT = (
     "BG_JOB_ISOLATED_LOOPS",
     "LANGGRAPH_AES_JSON_KEYS",
     "LANGGRAPH_CONFIG",
-    "LANGGRAPH_UI_CONFIG",
 )
 #: A name, or all below one, or an address; IPv6 without brackets.
 _HOST_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
@@ -161,8 +161,8 @@ class Settings(BaseSettings):
         default=("*",),
         about="Origins that browsers may call from, separated by commas; `*`: all. Takes precedence "
         "over `http.cors.allow_origins` in langgraph.json. If neither is set, and callers are not "
-        "authenticated, a server on loopback refuses pages other than those of this machine and of "
-        "LangGraph Studio. See docs/security.md.",
+        "authenticated, a server on loopback refuses pages other than those of this machine, "
+        "LangGraph Studio and agent-chat-ui. See docs/security.md.",
     )
     http_allowed_hosts: CommaSeparated = _env(
         "HTTP_ALLOWED_HOSTS",
@@ -208,8 +208,8 @@ class Settings(BaseSettings):
         "HTTP_MAX_JSON_BODIES_BYTES",
         default=128 * 1024 * 1024,
         about="Maximum bytes that a process holds at once of such bodies beyond 1 MiB each, until they are "
-        "answered; one alone may have more. Others wait, the smaller ones first, and are 503 "
-        "`overloaded` after 10 s. Bodies up to 1 MiB are not counted.",
+        "answered; those of one caller half of it, but one alone may have more. Others wait, the smaller ones "
+        "first, and are 503 `overloaded` after 10 s. Bodies up to 1 MiB are not counted.",
         ge=1,
     )
     translate_everything: bool = _env(
@@ -567,11 +567,11 @@ class Settings(BaseSettings):
         about="The same for all identities of one process together; more is 503. 0: no limit.",
         ge=0,
     )
-    fair_shares: bool = _env(
+    fair_shares: bool | None = _env(
         "FAIR_SHARES",
-        default=False,
+        default=None,
         about="Schedule runs fairly across identities: one that has many waiting does not delay the "
-        "others. Setting any of the next three turns it on, too.",
+        "others. Unset: only where callers are authenticated. Setting any of the next three turns it on, too.",
     )
     limit_runs: int = _env(
         "LIMIT_RUNS",
@@ -680,6 +680,17 @@ class Settings(BaseSettings):
     def deleted_session_seconds(self) -> float | None:
         """How long a deleted session can be restored; None for ever."""
         return self.deleted_session_days * 86_400.0 if self.deleted_session_days else None
+
+    @property
+    def limits_callers(self) -> bool:
+        """Whether a setting bounds what one identity may ask for at a time, or all."""
+        return bool(
+            self.limit_requests_per_second
+            or self.limit_requests
+            or self.limit_streams
+            or self.limit_runs
+            or self.limit_queued_runs
+        )
 
     @property
     def logs_error_texts(self) -> bool:

@@ -10,7 +10,7 @@ from api import limits
 from api.bootstrap import Services
 from api.identity.auth import Caller
 from api.schemas.runs import RunCreateStateless
-from graph.requests import RunRequest
+from graph.requests import Admission, RunRequest
 from graph.runs import Submitted
 from store import threads
 from store.access import EVERYTHING, Access
@@ -55,28 +55,35 @@ async def submit(
 
 
 async def admit(
-    services: Services, caller: Caller, request: RunRequest, *, thread_id: str
-) -> Access:
+    services: Services,
+    caller: Caller,
+    request: RunRequest,
+    *,
+    thread_id: str,
+    is_first: bool = False,
+) -> tuple[RunRequest, Access]:
     """
     See that a run would be taken in, ahead of what is made for it; the caller will follow it.
 
-    Submit it then as one that is ``admitted``, or what was made for it might be left without it.
+    Args:
+        is_first: Its thread is still to be made.
 
     Returns:
-        The threads that it may run on.
+        What to submit then: it is not refused any more by who was asked here. And the threads that it may
+        run on.
 
     Raises: as `submit`.
     """
     await limits.follow()
-    # What handlers change, they change again when it is submitted.
-    allowed = await allow(services, caller, deepcopy(request), thread_id=thread_id)
+    # Handlers change a copy: if somebody else makes meanwhile what is to be made, they are asked again.
+    asked = replace(deepcopy(request), if_not_exists="create" if is_first else "reject")
+    allowed = await allow(services, caller, asked, thread_id=thread_id)
+    access, assistant_access = allowed.access, allowed.assistant_access
     await services.runs.admit(
-        allowed.request,
-        thread_id=thread_id,
-        access=allowed.access,
-        assistant_access=allowed.assistant_access,
+        allowed.request, thread_id=thread_id, access=access, assistant_access=assistant_access
     )
-    return allowed.access
+    admission = Admission(access, assistant_access)
+    return replace(allowed.request, if_not_exists="reject", admitted=admission), access
 
 
 async def submit_batch(
@@ -126,6 +133,9 @@ async def allow(
         InvalidInputError: The assistant is no assistant's id and no graph's name.
         PermissionDeniedError: The caller may not create runs, or not read the assistant.
     """
+    if request.admitted is not None:
+        access, assistant_access = request.admitted.access, request.admitted.assistant_access
+        return Allowed(request=request, access=access, assistant_access=assistant_access)
     assistant_id = services.runs.assistant_id(request.assistant_id)
     request = replace(
         request,

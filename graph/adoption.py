@@ -22,7 +22,7 @@ from langgraph.constants import END, START
 from langgraph.errors import InvalidUpdateError
 
 from graph.factory import AnyGraph
-from graph.message_json import REFUSALS
+from graph.message_json import REFUSALS, require_addressable
 from graph.schema import ending_node
 from store.errors import CONTENT_ERRORS, InvalidInputError
 from store.models import JsonObject
@@ -70,6 +70,7 @@ def message_of(fields: JsonObject) -> BaseMessage:
     Raises:
         InvalidInputError: They make none.
     """
+    require_addressable(fields["id"])
     role = fields["role"]
     kept = {name: fields[name] for name in _FIELDS[role] if fields.get(name) is not None}
     if role == "tool":

@@ -104,14 +104,7 @@ class Branches:
         """
 
         def values(graph: AnyGraph, newest: JsonObject) -> JsonObject:
-            channel = _channel(graph)
-            listed = newest.get(channel) or []
-            if message_id is None:
-                return {**newest, channel: []}
-            _, position = identified(listed).get(message_id, (None, None))
-            if position is None:
-                raise no_state(message_id)
-            return {**newest, channel: listed[: position + 1]}
+            return _up_to(graph, newest, message_id)
 
         begun = await self._states.begin_anew(
             thread_id, values, is_answered=is_answered, first=first, access=access
@@ -185,20 +178,25 @@ class Branches:
 
         Raises:
             NotFoundError: There is no such thread or message that is visible.
-            ConflictError: No checkpoint is kept that ends with it: ``no_state``.
+            ConflictError: No checkpoint is kept that ends with it, nor does the model see it: ``no_state``.
         """
         if message_id is None:
             message_id = await branches.last(self._db, thread_id, access=access)
         if message_id is None:
             raise ConflictError("The session has no messages", code="no_messages")
         place = await branches.state_after(self._db, thread_id, message_id, access=access)
-        if place.checkpoint_id is None:
-            raise no_state(message_id)
         await branches.copy_line(
-            self._db, thread_id, new, checkpoint_id=place.checkpoint_id, access=access
+            self._db,
+            thread_id,
+            new,
+            message_id=message_id,
+            checkpoint_id=place.checkpoint_id,
+            access=access,
         )
         is_known = False
         try:
+            if place.checkpoint_id is None:
+                await self._begin_copy(thread_id, message_id, new.thread_id)
             await self._executor.project(new.thread_id)
             await branches.know(self._db, new.thread_id)
             is_known = True
@@ -208,6 +206,17 @@ class Branches:
                 await threads.delete(self._db, new.thread_id, access=EVERYTHING)
         with suppress(ThreadBusyError):  # somebody talks there already: their run settles it
             await self._states.settle(new.thread_id, access=EVERYTHING)
+
+    async def _begin_copy(self, source_id: str, message_id: str, thread_id: str) -> None:
+        """Begin a thread with what the model sees of another one now, up to a message."""
+        newest = await self._states.get(source_id, access=EVERYTHING)
+        # Of its checkpoint, as `begin_anew`.
+        seen = await self._states.get(source_id, checkpoint=newest["checkpoint"], access=EVERYTHING)
+
+        def values(graph: AnyGraph, _: JsonObject) -> JsonObject:
+            return _up_to(graph, seen["values"], message_id)
+
+        await self._states.begin_anew(thread_id, values, is_answered=True, access=EVERYTHING)
 
     async def _answers_since(self, found: Message, calls: set[str]) -> list[str]:
         """The answers to a message's calls in the whole history, whether or not the model sees them."""
@@ -307,6 +316,18 @@ def _channel(graph: AnyGraph) -> str:
     if channel is None or not appends(graph, channel):
         raise UnsupportedError("This graph's messages cannot be changed one by one")
     return channel
+
+
+def _up_to(graph: AnyGraph, values: JsonObject, message_id: str | None) -> JsonObject:
+    """The values of a state with the messages up to one, or with none."""
+    channel = _channel(graph)
+    listed = values.get(channel) or []
+    if message_id is None:
+        return {**values, channel: []}
+    _, position = identified(listed).get(message_id, (None, None))
+    if position is None:
+        raise no_state(message_id)
+    return {**values, channel: listed[: position + 1]}
 
 
 def no_state(message_id: str | None) -> ConflictError:

@@ -88,8 +88,10 @@ class CustomSaver(BaseCheckpointSaver[Any]):
     def attend(self, channels: Mapping[str, Any]) -> None:
         """Nothing is made of a graph's channels here."""
 
-    async def heads(self, thread_ids: Sequence[str]) -> list[CheckpointTuple]:
-        """The newest checkpoint of each thread that has one."""
+    async def heads(
+        self, thread_ids: Sequence[str], *, as_json: bool = False
+    ) -> list[CheckpointTuple]:
+        """The newest checkpoint of each thread that has one; its messages are made in any case."""
 
         async def read(inner: Inner) -> list[CheckpointTuple]:
             found = [await inner.aget_tuple(_head(thread_id)) for thread_id in thread_ids]

@@ -5,22 +5,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import orjson
 from dotenv import dotenv_values
 from pydantic import ValidationError
 
-from graph.http_section import Http
+from graph.http_section import Http, Section
 from graph.persistence import StoreConfig, checkpointer_path, is_target, store_config
+from graph.ui_section import UiConfig, read_ui
 from graph.webhook_config import WebhookConfig, read_webhooks
 from store.errors import InvalidInputError
 from store.retention import Life
 
+AnySection = TypeVar("AnySection", bound=Section)
+
 _READ_KEYS = frozenset(
     {
         "graphs", "env", "dependencies", "checkpointer", "http", "auth", "store", "webhooks",
-        "priority", "encryption",
+        "priority", "encryption", "ui", "ui_config",
     }
 )  # fmt: skip
 _AUTH_KEYS = frozenset({"path", "disable_studio_auth", "openapi", "cache"})
@@ -124,6 +127,9 @@ class GraphConfig:
     """Who keeps the keys that everything is encrypted with, as a target."""
     priority: str | None
     """Who decides which waiting runs begin first, as a target."""
+    ui: Mapping[str, str]
+    """The file of each name's components of generative UI."""
+    ui_config: UiConfig
     unsupported: tuple[str, ...]
     """Keys of the file that change nothing here, and should."""
     ignored: tuple[str, ...]
@@ -146,7 +152,8 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
     sections = sections or {}
     raw = _merged({} if "graphs" in sections and not path.exists() else _read(path), sections)
     checkpointer = _object(path, raw, "checkpointer")
-    http = _http(path, raw.get("http") or {})
+    http = _section(path, "http", Http, raw)
+    ui_config = _section(path, "ui_config", UiConfig, raw)
     store = store_config(path, raw.get("store"))
     dependencies = _dependencies(path, raw.get("dependencies") or [])
     return GraphConfig(
@@ -164,7 +171,11 @@ def load_config(path: Path, sections: Mapping[str, Any] | None = None) -> GraphC
         auth=_auth(path, raw.get("auth")),
         encryption=_encryption(path, raw),
         priority=_priority(path, raw),
-        unsupported=tuple(sorted({*_unsupported(raw, checkpointer, http), *store.unsupported})),
+        ui=_ui(path, raw.get("ui")),
+        ui_config=ui_config,
+        unsupported=tuple(
+            sorted({*_unsupported(raw, checkpointer, http, ui_config), *store.unsupported})
+        ),
         ignored=tuple(sorted(_BUILD_KEYS & raw.keys())),
         raw=raw,
     )
@@ -213,13 +224,20 @@ def _object(path: Path, raw: Mapping[str, Any], key: str, within: str = "") -> d
     return found
 
 
-def _http(path: Path, section: Any) -> Http:
+def _section(path: Path, key: str, kind: type[AnySection], raw: Mapping[str, Any]) -> AnySection:
     try:
-        return Http.model_validate(section)
+        return kind.model_validate(raw.get(key) or {})
     except ValidationError as error:
         fault = error.errors()[0]
-        place = ".".join(("http", *(str(part) for part in fault["loc"])))
+        place = ".".join((key, *(str(part) for part in fault["loc"])))
         raise InvalidInputError(f"{path}: `{place}`: {fault['msg']}") from error
+
+
+def _ui(path: Path, section: Any) -> dict[str, str]:
+    try:
+        return read_ui(section)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error.message}") from error
 
 
 def _serde(path: Path, checkpointer: Mapping[str, Any]) -> Serde:
@@ -276,7 +294,7 @@ def _ttl(path: Path, checkpointer: Mapping[str, Any]) -> Ttl:
 
 
 def _unsupported(
-    raw: Mapping[str, Any], checkpointer: Mapping[str, Any], http: Http
+    raw: Mapping[str, Any], checkpointer: Mapping[str, Any], http: Http, ui_config: UiConfig
 ) -> tuple[str, ...]:
     known = {
         "checkpointer": (checkpointer, {"ttl", "serde", "path", "backend"}),
@@ -299,6 +317,7 @@ def _unsupported(
         if given[key] not in (None, False, "default")
     }
     others = {f"http.{key}" for key in http.unknown()}
+    others |= {f"ui_config.{key}" for key in ui_config.unknown()}
     asked = {key for key in raw.keys() - _READ_KEYS - _BUILD_KEYS if raw[key] is not None}
     return tuple(sorted({*asked, *named, *others}))
 

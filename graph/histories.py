@@ -15,6 +15,7 @@ from uuid import uuid4
 from langchain_core.messages import BaseMessage, RemoveMessage, convert_to_messages
 
 from graph.first_words import LOOK_AT_MESSAGES, begun
+from graph.message_json import require_addressable
 from graph.registry import Registry
 from graph.runs import Runs
 from graph.state import States
@@ -80,7 +81,10 @@ class Histories:
             NotFoundError: There is no such thread that is visible, or no graph to write by.
             ThreadBusyError: Runs went on for so long; nothing was written.
             BadRequestError: The graph keeps no messages, or refuses these.
+            InvalidInputError: No URL can name one of them by its id.
         """
+        for message in messages:
+            require_addressable(message.id)
         named = [m if m.id else m.model_copy(update={"id": str(uuid4())}) for m in messages]
         if named:
             await self._write(thread_id, lambda _: named, wait_seconds, access)

@@ -1,7 +1,7 @@
 """Messages that travelled as JSON."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.messages import (
     AIMessage,
@@ -20,8 +20,29 @@ _TYPES: dict[str, type[BaseMessage]] = {
     "system": SystemMessage,
     "tool": ToolMessage,
 }
+NOT_ADDRESSABLE: Final = "The id of a message must not be . or .., nor have these between slashes"
 #: What LangChain's classes raise of what is no message.
 REFUSALS = (AttributeError, KeyError, TypeError, ValueError)
+
+
+def is_addressable(message_id: str) -> bool:
+    """
+    Whether a URL can name a message by its id.
+
+    Clients resolve ``..`` before they send: who deletes a message of that id would delete its session.
+    """
+    return {".", ".."}.isdisjoint(message_id.split("/"))
+
+
+def require_addressable(message_id: str | None) -> None:
+    """
+    Refuse the id of a new message that no URL can name.
+
+    Raises:
+        InvalidInputError: It is one.
+    """
+    if message_id is not None and not is_addressable(message_id):
+        raise InvalidInputError(NOT_ADDRESSABLE)
 
 
 def decode(message: Mapping[str, Any]) -> BaseMessage:

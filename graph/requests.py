@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 from langgraph.types import Command, Send
 
 from graph.first_words import without_title
-from store.access import MEMBERS, UNDER_WAY
+from store.access import MEMBERS, UNDER_WAY, Access
 from store.errors import BadRequestError
 from store.models import JsonObject, MultitaskStrategy
 from store.runs import Setting
@@ -64,6 +64,14 @@ def system_assistant_id(graph_id: str) -> str:
     return str(uuid5(NAMESPACE, graph_id))
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Where a run may be that was taken in ahead of what is made for it: nobody is asked again."""
+
+    access: Access
+    assistant_access: Access
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRequest:
     """A run as a door decoded it; all of it is checked, none of it is merged."""
@@ -100,8 +108,8 @@ class RunRequest:
     temporary: bool = False
     #: Told when the run has ended.
     webhook: str | None = None
-    #: `Runs.admit` has found room for it: what was done for it since counts on that.
-    admitted: bool = False
+    #: It was allowed, and there was room for it: what was done for it since counts on that.
+    admitted: Admission | None = None
     #: The cron that it is a run of.
     cron_id: str | None = None
     #: That its client likes best, as ``zh``.

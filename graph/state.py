@@ -452,16 +452,16 @@ class States:
         thread = await threads.get(self._db, thread_id, access=access)
         return (await self.values_of([thread])).get(thread_id)
 
-    async def values_of(self, found: Sequence[Thread]) -> dict[str, Any]:
+    async def values_of(self, found: Sequence[Thread], *, as_json: bool = False) -> dict[str, Any]:
         """
         Read the values of many threads, by their ids, in one round trip.
 
-        Missing are threads without a checkpoint or with one that cannot be read, and those whose
+        With `as_json` they need have no more than their JSON, which takes less work. Missing are threads without a checkpoint or with one that cannot be read, and those whose
         graph is not served: a list of threads is answered all the same.
         """
         outputs = await self._outputs(found)
         values = {}
-        for head in await self._heads(list(outputs)):
+        for head in await self._heads(list(outputs), as_json=as_json):
             thread_id = head.config["configurable"]["thread_id"]
             with _listed(thread_id):
                 values[thread_id] = await self._output_of(head, outputs[thread_id])
@@ -549,9 +549,9 @@ class States:
             }
             return _Output(names, replayed)
 
-    async def _heads(self, thread_ids: list[str]) -> list[CheckpointTuple]:
+    async def _heads(self, thread_ids: list[str], *, as_json: bool) -> list[CheckpointTuple]:
         try:
-            return await self._saver.heads(thread_ids)
+            return await self._saver.heads(thread_ids, as_json=as_json)
         except CONTENT_ERRORS:
             # One of them cannot be read; which one shows when each is read alone.
             return [head for key in thread_ids for head in await self._readable_head(key)]

@@ -58,7 +58,7 @@ class ValueSearch:
         order: Order = "desc",
     ) -> list[tuple[Thread, Any]]:
         """
-        List the threads with their values.
+        List the threads with their values, which have no more than their JSON.
 
         Raises:
             InvalidInputError: Too many have to be looked at to say which ones they are.
@@ -119,7 +119,7 @@ class ValueSearch:
             status=wanted.status,
             access=wanted.access,
         )
-        values = await self._states.values_of(list(rows.values()))
+        values = await self._states.values_of(list(rows.values()), as_json=True)
         return [
             (rows[thread_id], values[thread_id])
             for thread_id in ids

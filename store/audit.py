@@ -101,7 +101,7 @@ async def record(
     """
     params = {
         "act": act,
-        "actor": None if actor is None else _text(actor),
+        "actor": named(actor),
         "owner": _text(owner),
         "subject": _text(subject),
         "details": _bounded(details or {}),
@@ -120,7 +120,7 @@ async def record_of_thread(
     """Record what is done to a session, as its owner's, while it is there; arguments as for `record`."""
     params = {
         "act": act,
-        "actor": None if actor is None else _text(actor),
+        "actor": named(actor),
         "thread_id": thread_id,
         "details": _bounded(details or {}),
         "most": TEXT_MAX,
@@ -206,6 +206,11 @@ async def trim(db: Database, *, keep_seconds: float, limit: int) -> int:
                 tx, "audit.trimmed", actor=None, owner="", subject="audit", details=details
             )
         return gone
+
+
+def named(actor: str | None) -> str | None:
+    """Who acted, as the log keeps it."""
+    return None if actor is None else _text(actor)
 
 
 def _text(value: str) -> str:

@@ -80,13 +80,24 @@ async def last(db: Database, session_id: str, *, access: Access) -> str | None:
 
 
 async def copy_line(
-    db: Database, source_id: str, new: NewThread, *, checkpoint_id: str, access: Access
+    db: Database,
+    source_id: str,
+    new: NewThread,
+    *,
+    message_id: str,
+    checkpoint_id: str | None,
+    access: Access,
 ) -> None:
     """
     Make a thread of a checkpoint of another one, and of those that it came of.
 
     It is of the same graph and has the other one's config. Its messages are to be made of its
     checkpoints, and its status is to be settled, by the caller.
+
+    Args:
+        message_id: With which it is to end.
+        checkpoint_id: None if none ends with it: then the thread has the messages as they are shown, and a
+            state is to be made for it by the caller.
 
     Raises:
         NotFoundError: There is no such thread that is visible.
@@ -96,6 +107,7 @@ async def copy_line(
         db.cipher,
         source=source_id,
         target=new.thread_id,
+        message_id=message_id,
         checkpoint_id=checkpoint_id,
         visible=access.array,
     )

@@ -13,6 +13,7 @@ import copy
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
+from inspect import signature
 from typing import Any, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -334,6 +335,10 @@ class Saver(CheckpointReader):
         await super().aprune(thread_ids, strategy=strategy)
         if strategy == "delete":
             await whole_threads.forget_context(self.database, thread_ids)
+
+
+#: LangGraph looks for one of its parameters at the beginning of each run: it is told at once.
+Saver.aput_writes.__signature__ = signature(Saver.aput_writes)  # type: ignore[attr-defined]
 
 
 @asynccontextmanager

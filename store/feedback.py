@@ -83,7 +83,7 @@ async def delete(
         "visible": access.array,
     }
     if not await db.tuples(SQL["delete"], params):
-        raise _not_found(message_id)
+        raise NotFoundError(f"There is no feedback of yours on message {message_id}")
 
 
 async def of_messages(

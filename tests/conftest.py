@@ -84,9 +84,12 @@ def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[No
 
 
 @pytest.fixture(scope="session", autouse=True)
-def uncached_loggers() -> Iterator[None]:
-    """No logger keeps how a test had logs written: later ones, that read them, would see none."""
+def logs_of_tests() -> Iterator[None]:
+    """Logs are quickly written, and no logger keeps how a test had them: later ones would see none."""
     with pytest.MonkeyPatch.context() as patch:
+        # By default a traceback has the locals of each frame, which takes seconds to write.
+        by_default = structlog.get_config()["processors"][-1]
+        patch.setattr(by_default, "exception_formatter", structlog.dev.plain_traceback)
         configure = structlog.configure
         patch.setattr(
             structlog,

@@ -10,7 +10,7 @@ import orjson
 
 from tests.serving import serving
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,16 @@ Thin: what they do is done by the functions behind `/api/sessions`. Off unless `
 names them. docs/existing-project.md says what differs.
 """
 
-from api.compat import accounts, chatchat, conversations, fufan, pairs
+from api.compat import accounts, chatchat, conversations, fufan, pairs, unserved
 
 #: By the names of `THREADWELL_COMPAT`.
 COMPAT_ROUTERS = {
-    "fufan": (conversations.router, accounts.router, fufan.router, pairs.router),
-    "chatchat": (chatchat.router, pairs.router),
+    "fufan": (
+        conversations.router,
+        accounts.router,
+        fufan.router,
+        pairs.router,
+        unserved.fufan,
+    ),
+    "chatchat": (chatchat.router, pairs.router, unserved.chatchat),
 }

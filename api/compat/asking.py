@@ -1,6 +1,5 @@
 """How the question of an old front end becomes a run, within a session or without one."""
 
-from contextlib import suppress
 from typing import Any
 
 from api.bootstrap import Services
@@ -8,7 +7,7 @@ from api.identity.auth import Caller
 from api.schemas.sessions import MessageSend, SessionCreate
 from api.session_events import MODES
 from api.sessions import records
-from api.sessions.runs import admit_first, ask
+from api.sessions.runs import admit_first, ask, submit_first
 from api.submissions import submit
 from graph.requests import RunRequest
 from graph.runs import Submitted
@@ -43,10 +42,12 @@ async def ask_in_session(
             raise
     assistant_id = model if _is_graph(services, model) else None
     new = SessionCreate(id=session_id, chat_type=chat_type, assistant_id=assistant_id)
-    seen_by = await admit_first(services, caller, session_id, body, new.attributes())
-    with suppress(AlreadyExistsError):  # somebody else has made it meanwhile
+    first, seen_by = await admit_first(services, caller, session_id, body, new.attributes())
+    try:
         await records.create(services, caller, new, seen_by=seen_by)
-    return await ask(services, caller, session_id, body, admitted=True)
+    except AlreadyExistsError:  # somebody else has made it meanwhile
+        return await ask(services, caller, session_id, body)
+    return await submit_first(services, caller, session_id, first)
 
 
 async def ask_without_session(

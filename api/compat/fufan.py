@@ -24,7 +24,10 @@ CHATS: dict[str, tuple[str, Callable[[], Plain]]] = {
         "real_time_search",
         lambda: Plain(has_id=False, sources=("docs", "search")),
     ),
-    "/chat/recommend_chat": ("recommend_base_chat", lambda: Plain(key="answer", has_id=False)),
+    "/chat/recommend_chat": (
+        "recommend_base_chat",
+        lambda: Plain(key="answer", has_id=False, sources=("recommend course",)),
+    ),
     "/chat/agent_chat": (
         "agent_chat",
         lambda: Plain(key="answer", has_id=False, is_agent=True),

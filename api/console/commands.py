@@ -24,12 +24,12 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from api import metrics, operators
+from api import metrics, operators, ui_bundles
 from api.app import allowed_origins, open_app
 from api.backing import admitted, cipher_of, opened_cipher
 from api.bootstrap import Services, identity_kinds, load_graphs, mount_prefix, open_services
 from api.browsers import is_loopback_host
-from api.console import check as check_command, keys as keys_command
+from api.console import build_ui as ui_builder, check as check_command, keys as keys_command
 from api.observability import logs
 from api.processes.connections import allow_connections
 from api.processes.embedded import EmbeddedServerError, Servers, embedded_servers
@@ -38,6 +38,7 @@ from api.processes.supervisor import BACKLOG, Supervisor, listen
 from api.processes.watchdog import FIRST, GRAPHS, Watchdog, watching
 from api.settings import (
     Settings,
+    environment,
     environment_sections,
     overridden,
     variables_without_effect,
@@ -272,7 +273,7 @@ async def _working(
         # In a process that serves nobody else too: its graphs may call it.
         open_app(services := replace(opened, peers=peers)) as app,
     ):
-        _report(services)
+        report(services)
         _collect_seldom()
         async with (
             services.worker.working(),
@@ -453,6 +454,12 @@ async def _import(settings: Settings, servers: Servers, importer: Any, plan: Any
         return await importer.run(services, plan, tell=importer.show_progress)
 
 
+def build_ui(settings: Settings) -> None:
+    """Bundle the components of generative UI for browsers."""
+    graphs = load_config(settings.config, environment_sections())
+    print(ui_builder.build(graphs, environment()))  # noqa: T201 - the command's answer
+
+
 def keys(settings: Settings, *, action: str, key_id: str | None, **options: Any) -> None:
     """Make, list or revoke API keys."""
     plan = keys_command.plan(action, key_id, **options)
@@ -493,13 +500,15 @@ def _exit(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _report(services: Services) -> None:
+def report(services: Services) -> None:
     """Say what of the configuration is not done, and what it opens."""
     _report_config(services.graphs)
     for name in variables_without_effect():
         log.warning("an environment variable of the official server has no effect here", name=name)
     for graph_id, reason in services.registry.failures.items():
         log.error("graph not loaded", graph_id=graph_id, reason=reason)
+    for name in ui_bundles.missing(services.graphs):
+        log.error("ui not built", ui=name, reason=ui_bundles.HOW_TO_BUILD)
     auth = services.graphs.auth
     if auth and not auth.disable_studio_auth:
         log.warning(
@@ -508,6 +517,8 @@ def _report(services: Services) -> None:
         )
     if services.graphs.http.cors.allow_credentials and "*" in allowed_origins(services):
         log.warning("http.cors lets every web page use a browser's credentials")
+    if services.authority is not None and not services.settings.limits_callers:
+        log.info("no limits are set: one caller's flood slows the others, see docs/limits.md")
 
 
 def _report_config(graphs: GraphConfig) -> None:

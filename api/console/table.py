@@ -97,6 +97,10 @@ COMMANDS: Final[dict[str, Command]] = {
             },
         },
     ),
+    "build-ui": Command(
+        about="bundle the components that `ui` of langgraph.json names, by Node.js",
+        run=commands.build_ui,
+    ),
     "keys": Command(
         about="make, list and revoke API keys",
         run=commands.keys,

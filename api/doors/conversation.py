@@ -5,7 +5,7 @@ Every door begins its runs here, by `api.submissions`, as sessions do.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -32,6 +32,7 @@ from api.sessions.runs import (
 )
 from api.submissions import admit, submit
 from graph.encode import dumps
+from graph.message_json import is_addressable
 from graph.requests import RunRequest
 from graph.runs import Submitted
 from graph.snapshots import open_interrupts
@@ -166,18 +167,34 @@ async def begin(services: Services, caller: Caller, asked: Asked) -> Submitted:
             "Conversations that are kept: not with the checkpointer that langgraph.json names"
         )
     session_id = session_id_of(asked.session_id, caller)
-    session, run = await _session(services, caller, asked, session_id)
-    run_id = await _claim(services, caller, session, asked)
-    return await _answer(services, caller, session, asked, replace(run, run_id=run_id))
+    session, first = await _session(services, caller, asked, session_id)
+    run = _run(services, asked, session.metadata)
+    run = replace(run, run_id=await _claim(services, caller, session, asked))
+    return await _answer(services, caller, session, asked, run, first)
 
 
 async def _answer(
-    services: Services, caller: Caller, session: Session, asked: Asked, run: RunRequest
+    services: Services,
+    caller: Caller,
+    session: Session,
+    asked: Asked,
+    run: RunRequest,
+    first: RunRequest | None,
 ) -> Submitted:
-    """The run that answers, once what else is answered in the session is stopped."""
+    """
+    The run that answers, once what else is answered in the session is stopped.
+
+    Args:
+        run: It without its input.
+        first: It as it was taken in before the session was made for it, which counts unless somebody else
+            speaks there first.
+    """
 
     async def make() -> Submitted:
-        request = await _request(services, caller, session, asked, run)
+        if first is not None and not is_busy:
+            request = replace(first, run_id=run.run_id or first.run_id)
+        else:
+            request = await _request(services, caller, session, asked, run)
         return await submit(services, caller, request, thread_id=session.id, attached=True)
 
     for left in reversed(range(ATTEMPTS if asked.on_busy == "interrupt" else 1)):
@@ -198,37 +215,50 @@ async def _answer(
 
 async def _session(
     services: Services, caller: Caller, asked: Asked, session_id: str
-) -> tuple[Session, RunRequest]:
-    """The session, made if it is not there, and a run of it whose input is yet to come."""
+) -> tuple[Session, RunRequest | None]:
+    """The session; if it is made for the request, with the run that was taken in before."""
     access = await caller.may("threads", "read", {"thread_id": session_id})
     try:
-        session = await sessions.get(services.db, session_id, access=access)
+        return await sessions.get(services.db, session_id, access=access), None
     except NotFoundError:
         if asked.answers:
             # One that is made for this has asked nothing.
             raise
         return await _made(services, caller, asked, session_id, access)
-    return session, _run(services, asked, session.metadata)
 
 
 async def _made(
     services: Services, caller: Caller, asked: Asked, session_id: str, access: Access
-) -> tuple[Session, RunRequest]:
-    """As `_session`, of one that is made for the run, unless that is refused."""
+) -> tuple[Session, RunRequest | None]:
+    """As `_session`, of one that is made for the request, unless the run is refused."""
     attributes = _attributes(asked, session_id)
-    run = _run(services, asked, attributes)
-    said = {**asked.fields, "messages": asked.messages}
-    first = replace(run, input=said, if_not_exists="create")
-    may_run = await admit(services, caller, first, thread_id=session_id)
-    await require_keepable(services, caller, asked.messages)
+    new = asked.messages if asked.added else reconcile([], sent(asked.messages)).new
+    said = [_with_id(message, known=()) for message in new]
+    run = replace(
+        _run(services, asked, attributes),
+        input={**asked.fields, "messages": said},
+        session={"user_message_id": said[-1]["id"]},
+    )
+    first, may_run = await admit(services, caller, run, thread_id=session_id, is_first=True)
+    given = _messages_in(first.input)
+    await require_keepable(services, caller, given)
     try:
         session = await services.new_sessions.make(
             caller, session_id, attributes, seen_by=(access, may_run)
         )
     except AlreadyExistsError:
         # By somebody else meanwhile: it is found now; not theirs, it is not.
-        session = await sessions.get(services.db, session_id, access=access)
-    return session, replace(_run(services, asked, session.metadata), admitted=True)
+        return await sessions.get(services.db, session_id, access=access), None
+    for message in given:
+        await with_files_kept(services, caller, session_id, message, access=access)
+    return session, first
+
+
+def _messages_in(given: Any) -> list[JsonObject]:
+    """The messages in the input of a run; handlers of an author's may have made anything of it."""
+    listed = given.get("messages") if isinstance(given, dict) else None
+    listed = listed if isinstance(listed, list) else []
+    return [message for message in listed if isinstance(message, dict) and "content" in message]
 
 
 def _run(services: Services, asked: Asked, metadata: JsonObject) -> RunRequest:
@@ -325,15 +355,14 @@ async def _request(
     if step.again:
         run = replace(run, session={"user_message_id": step.after})
         return await _following(services, caller, session, step, run, access)
-    if not run.admitted and any(has_files(message) for message in step.new):
+    if any(has_files(message) for message in step.new):
         await require_speaker(services, caller, session, run, step.new[-1]["content"])
     said = await _said(services, caller, session.id, step, access)
     run = replace(run, session={"user_message_id": said[-1]["id"]})
     # Whole before it is gone back for it: else it might be refused only thereafter.
     whole = replace(run, input={**asked.fields, "messages": said})
     run = await _following(services, caller, session, step, whole, access)
-    fields = await _new_fields(services, session.id, asked.fields, run.checkpoint)
-    return replace(run, input={**fields, "messages": said})
+    return await _without_known(services, session.id, asked.fields, run)
 
 
 async def _step(services: Services, session_id: str, asked: Asked) -> Step:
@@ -365,35 +394,49 @@ async def _named(services: Services, session_id: str, asked: Asked) -> Step | No
 async def _said(
     services: Services, caller: Caller, session_id: str, step: Step, access: Access
 ) -> list[JsonObject]:
-    """The messages that the graph is given: each with an id, and none that the session knows already."""
-    ids = [message["id"] for message in step.new if message.get("id")]
+    """The messages that the graph is given, their files kept."""
+    new = [
+        await with_files_kept(services, caller, session_id, message, access=access)
+        for message in step.new
+    ]
+    return await _with_ids(services, session_id, new)
+
+
+async def _with_ids(
+    services: Services, session_id: str, new: Sequence[JsonObject]
+) -> list[JsonObject]:
+    """Messages with an id each, and none that the session knows already."""
+    ids = [message["id"] for message in new if message.get("id")]
     known = await messages.known_ids(services.db, session_id, ids) if ids else set()
-    new = []
-    for message in step.new:
-        said = await with_files_kept(services, caller, session_id, message, access=access)
-        is_new = said.get("id") and said["id"] not in known
-        new.append(said if is_new else {**said, "id": str(uuid7())})
-    return new
+    return [_with_id(message, known=known) for message in new]
 
 
-async def _new_fields(
-    services: Services, session_id: str, fields: JsonObject, checkpoint: JsonObject | None
-) -> JsonObject:
-    """What the state that a run begins from does not have yet of what a client sends."""
-    if not fields:
-        return {}
+def _with_id(message: JsonObject, *, known: Collection[str]) -> JsonObject:
+    """A message with the id that its client gave it, if it can have it, or with a new one."""
+    id_ = message.get("id") or ""
+    is_usable = id_ != "" and id_ not in known and is_addressable(id_)
+    return message if is_usable else {**message, "id": str(uuid7())}
+
+
+async def _without_known(
+    services: Services, session_id: str, fields: JsonObject, run: RunRequest
+) -> RunRequest:
+    """A run without those fields of its input that the state which it begins from has already."""
+    if not fields or not isinstance(run.input, dict):
+        return run
     known: Any = {}
     # Of a graph that is not served any more nothing is known, and another may answer.
     with suppress(NotFoundError):
-        state = await services.states.get(session_id, checkpoint=checkpoint, access=EVERYTHING)
+        state = await services.states.get(session_id, checkpoint=run.checkpoint, access=EVERYTHING)
         # As clients are told it.
         known = orjson.loads(dumps(state["values"] or {}))
     known = known if isinstance(known, dict) else {}
-    return {
+    new = {
         key: value
-        for key, value in fields.items()
-        if key not in known or not is_same(known[key], value)
+        for key, value in run.input.items()
+        if key not in fields or key not in known or not is_same(known[key], value)
     }
+    return replace(run, input=new)
 
 
 def is_same(one: Any, other: Any) -> bool:

@@ -17,7 +17,8 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.types import Message
 
-from api.http.held import SMALL_BYTES, STALLED_SECONDS, Hold
+from api.http.addresses import address_of
+from api.http.held import SMALL_BYTES, Hold
 from store.errors import InvalidInputError, OverloadedError, TooLargeError
 from store.json import without_nul
 
@@ -39,19 +40,19 @@ def bounded(request: Request) -> Request:
 
     Reading it raises `TooLargeError` then, and `OverloadedError` if there is no room for it, or it stalls.
     """
-    most = request.app.state.services.settings.json_body_max_bytes
+    hold: Hold = request.state.hold
+    most = hold.largest
     given = request.headers.get("content-length", "")
     announced = int(given) if given.isdecimal() else 0
-    hold: Hold | None = getattr(request.state, "hold", None)
     received, is_read = 0, False
 
     async def require_room() -> None:
         size = max(received, announced)
         if size > most:
             raise TooLargeError(f"The request body is larger than {most} bytes")
-        if size > SMALL_BYTES and hold is not None and not hold.is_taken:
+        if size > SMALL_BYTES and not hold.is_taken:
             # One that does not say how large it gets may get as large as any.
-            await hold.take(announced or most)
+            await hold.take(announced or most, _sender(request))
 
     async def receive() -> Message:
         nonlocal received, is_read
@@ -60,7 +61,7 @@ def bounded(request: Request) -> Request:
             return await request.receive()
         # Before it is sent, if it is announced.
         await require_room()
-        message = await _next(request, hold)
+        message = await _next(request, hold, received)
         received += len(message.get("body", b""))
         await require_room()
         is_read = not message.get("more_body", False)
@@ -69,15 +70,19 @@ def bounded(request: Request) -> Request:
     return Request(request.scope, receive)
 
 
-async def _next(request: Request, hold: Hold | None) -> Message:
-    if hold is None or not hold.is_taken:
-        return await request.receive()
+async def _next(request: Request, hold: Hold, received: int) -> Message:
     try:
-        async with asyncio.timeout(STALLED_SECONDS):
+        async with asyncio.timeout_at(hold.next_is_due(received)):
             return await request.receive()
     except TimeoutError:
         # What it has room for others wait for.
         raise OverloadedError("The request body has stalled") from None
+
+
+def _sender(request: Request) -> str:
+    """Whose part a body counts for: the caller's, or the address's while nobody is known."""
+    caller = getattr(request.state, "caller", None)
+    return getattr(caller, "identity", "") or f"address {address_of(request)}"
 
 
 def parse(raw: bytes) -> Any:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from api.errors import response_to
+from api.http.bodies import bounded
 from api.http.headers import HeaderFilter
 from api.identity.authority import Action, Authority, Resource
 from api.identity.permissions import is_granted
@@ -269,7 +270,7 @@ class Authentication:
             return Caller(request_id=request_id, headers=headers, language=language)
         is_http = scope["type"] == "http"
         user = await self._authority.authenticate(
-            Request(scope, receive) if is_http else HTTPConnection(scope),
+            bounded(Request(scope, receive)) if is_http else HTTPConnection(scope),
             path_params=lambda: _path_params(scope),
         )
         return Caller(

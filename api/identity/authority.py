@@ -353,7 +353,8 @@ async def _body(connection: HTTPConnection) -> Any:
 
     Raises:
         InvalidInputError: It is nested too deep for any route.
-        TooLargeError: It has more values than any route takes.
+        TooLargeError: It is larger, or has more values, than any route takes.
+        OverloadedError: There is no room for it, or it stalls.
     """
     if not isinstance(connection, Request):
         return None

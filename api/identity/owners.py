@@ -6,7 +6,6 @@ langgraph.json names an `Auth`, that counts and nothing of this.
 """
 
 import hashlib
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,6 +17,7 @@ import structlog
 from starlette.requests import HTTPConnection
 
 from api.errors import RefusedError
+from api.http.addresses import address_of
 from api.identity.authority import Action, Resource
 from api.identity.forwarded import ForwardedUsers
 from api.identity.issuer_keys import SigningKeys, source_of
@@ -118,7 +118,7 @@ class Owners:
         text = _said(connection)
         user = self._known.find(text)
         if user is None:
-            address = _address(connection)
+            address = address_of(connection)
             # Behind a proxy that is not trusted, an address is everybody's.
             if not self._known.was_right(text):
                 self._failures.check(address)
@@ -399,24 +399,6 @@ class _Failures:
             await record(
                 self._db, act, actor="", owner="", subject=f"address:{address}", details=details
             )
-
-
-def _address(connection: HTTPConnection) -> str:
-    """
-    Where a request comes from; for IPv6 the network, of which anybody has many addresses.
-
-    Proxies that listen for both write IPv4 as ``::ffff:192.0.2.1``: all of it would be one network.
-    """
-    host = connection.client.host if connection.client else ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return "elsewhere"
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.version == 4:
-        return str(address)
-    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 @asynccontextmanager

@@ -87,7 +87,7 @@ async def _values(services: ServicesDep, page: list[Thread], body: ThreadSearch)
     """The values of a page of threads, if anything of them is shown."""
     paths = (body.extract or {}).values()
     if body.select is None or "values" in body.select or any(map(_is_of_values, paths)):
-        return await services.states.values_of(page)
+        return await services.states.values_of(page, as_json=True)
     return {}
 
 
@@ -265,6 +265,6 @@ def thread_json(thread: Thread, values: Any) -> JsonObject:
 async def _thread_response(
     services: ServicesDep, thread: Thread, life: Lifetime | None = None
 ) -> Response:
-    values = await services.states.values_of([thread])
+    values = await services.states.values_of([thread], as_json=True)
     shown = thread_json(thread, values.get(thread.thread_id))
     return json_response(shown | {"ttl": asdict(life)} if life else shown)

@@ -11,7 +11,9 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag as Case,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -21,18 +23,29 @@ from pydantic_core import PydanticCustomError
 from api.errors import SENTENCE
 from api.schemas.common import Metadata, Payload, SessionId, Text
 from graph.first_words import SOURCE, TITLE, without_title
+from graph.message_json import NOT_ADDRESSABLE, is_addressable
 from store import media
 from store.errors import BadRequestError
 from store.feedback import Feedback
 from store.files import File
 from store.models import JsonObject, Message, Session
 from store.search import Place
-from store.sessions import Counts, Filter, Place as ListPlace, SortBy
+from store.sessions import UNNAMED, Counts, Filter, Place as ListPlace, SortBy
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Label = Annotated[str, Field(max_length=255)]
 #: Longer than any that LangChain, or a chat front end, makes.
 MessageId = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+def _addressable(message_id: str) -> str:
+    if not is_addressable(message_id):
+        raise PydanticCustomError(SENTENCE, NOT_ADDRESSABLE)
+    return message_id
+
+
+#: Of a message that is to be.
+NewMessageId = Annotated[MessageId, AfterValidator(_addressable)]
 
 
 def _content_block(block: JsonObject) -> JsonObject:
@@ -49,8 +62,6 @@ ContentBlock = Annotated[JsonObject, AfterValidator(_content_block)]
 
 #: Keys of a session's metadata that only the server sets; stripped of what clients send.
 SERVER_KEYS = frozenset({"deleted_at", TITLE, SOURCE})
-#: What a session is called that nobody gave a name; given as a name it is none.
-UNNAMED = "新对话"
 MAX_TAGS = 50
 #: How far ahead a session may end.
 MAX_LIFE = timedelta(days=36525)
@@ -252,9 +263,9 @@ class MessageSend(Payload):
             description="The message that this one follows: a branch; null: none. Else the last."
         ),
     ] = None
-    id: Annotated[MessageId | None, Field(description="The new message's; else one is made.")] = (
-        None
-    )
+    id: Annotated[
+        NewMessageId | None, Field(description="The new message's; else one is made.")
+    ] = None
     attachments: Annotated[list[str] | None, Field(max_length=20, description="Ids of files.")] = (
         None
     )
@@ -303,10 +314,12 @@ class MessageEdit(Payload):
         json_schema_extra={"examples": [{"content": "Name a river of Europe."}]}
     )
 
-    content: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[ContentBlock], Field(min_length=1, max_length=100)]
-    )
+    content: Annotated[
+        Annotated[str, Field(min_length=1), Case("text")]
+        | Annotated[list[ContentBlock], Field(min_length=1, max_length=100), Case("blocks")],
+        # Or what is wrong would be told of both.
+        Discriminator(lambda given: "blocks" if isinstance(given, list) else "text"),
+    ]
 
 
 class HeadMove(Payload):

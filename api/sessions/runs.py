@@ -19,7 +19,7 @@ from api.bootstrap import Services
 from api.identity.auth import Caller
 from api.schemas.sessions import MessageSend, Regenerate, attachment_block
 from api.session_events import MODES
-from api.sessions.once import claim, known_run, made_or_found, once
+from api.sessions.once import claim, known_run, made_or_found, once, session_busy
 from api.submissions import admit, allow, submit
 from graph.branches import no_state
 from graph.following import ENDED
@@ -53,14 +53,12 @@ async def ask(
     body: MessageSend,
     *,
     idempotency_key: str | None = None,
-    admitted: bool = False,
 ) -> Submitted:
     """
     Start a run of the session's graph with the user's message, or with the answer to its question.
 
     Args:
         idempotency_key: Makes this one with every other request of the caller that has it.
-        admitted: The session was made for it, after `admit_first`.
 
     Raises:
         NotFoundError: There is no such session, message to follow, or graph to answer.
@@ -71,7 +69,7 @@ async def ask(
     access = await caller.may("threads", "read", {"thread_id": session_id})
     session = await sessions.get(services.db, session_id, access=access)
     key = await claim(services, caller, session, idempotency_key, _payload(body), access=access)
-    request = replace(_request(services, session.metadata, body, key), admitted=admitted)
+    request = _request(services, session.metadata, body, key)
     saying = partial(_say, services, caller, session, body, request, access)
     return await once(services, session, key, saying)
 
@@ -91,34 +89,46 @@ async def _say(
         request = replace(request, command={"resume": body.resume}, strict_resume=True)
     else:
         message = await _message(services, caller, session, body, request, access)
-        asked = {"user_message_id": message["id"]}
-        request = replace(request, input={"messages": [message]}, session=asked)
+        is_once = body.id is not None and request.run_id is None
+        request = _saying(request, message)
         if body.branches:
             request = await _following(services, caller, session, body, request, access)
-        if body.id is not None and request.run_id is None:
-            return await _submit_once(services, caller, session, request, body.id)
+        if is_once:
+            return await _submit_once(services, caller, session, request, message["id"])
     return await submit(services, caller, request, thread_id=session.id, attached=True)
 
 
 async def admit_first(
     services: Services, caller: Caller, session_id: str, body: MessageSend, metadata: JsonObject
-) -> list[Access]:
+) -> tuple[RunRequest, list[Access]]:
     """
-    See that `ask` would take in a question as the first of a session, before that is made.
+    Take in a text as the first message of a session, before that is made.
 
     Args:
         metadata: Of the session.
 
     Returns:
-        What is to find the session, once it is there.
+        The run, for `submit_first`; and what is to find the session, once it is there.
 
     Raises: as `ask`.
     """
-    said = {"messages": [{"role": "user", "content": body.query}]}
-    request = _request(services, metadata, body, None)
-    first = replace(request, input=said, if_not_exists="create")
+    request = _saying(_request(services, metadata, body, None), _message_of(body, body.query or ""))
     may_read = await caller.may("threads", "read", {"thread_id": session_id})
-    return [may_read, await admit(services, caller, first, thread_id=session_id)]
+    first, may_run = await admit(services, caller, request, thread_id=session_id, is_first=True)
+    return first, [may_read, may_run]
+
+
+async def submit_first(
+    services: Services, caller: Caller, session_id: str, first: RunRequest
+) -> Submitted:
+    """
+    Start the run that `admit_first` gave, once its session is made.
+
+    Raises:
+        ThreadBusyError: Somebody else was quicker to ask something there.
+    """
+    with session_busy():
+        return await submit(services, caller, first, thread_id=session_id, attached=True)
 
 
 async def regenerate(
@@ -220,6 +230,12 @@ def first_graph(services: Services) -> str:
 # --------------------------------------------------------------------------- what is said
 
 
+def _saying(request: RunRequest, message: JsonObject) -> RunRequest:
+    """A run that is given the user's message."""
+    asked = {"user_message_id": message["id"]}
+    return replace(request, input={"messages": [message]}, session=asked)
+
+
 async def _message(
     services: Services,
     caller: Caller,
@@ -230,9 +246,13 @@ async def _message(
 ) -> JsonObject:
     """The user's message, as the graph is given it."""
     await _require_unsaid(services, session, body.id)
+    return _message_of(body, await _content(services, caller, session, body, request, access))
+
+
+def _message_of(body: MessageSend, content: str | list[JsonObject]) -> JsonObject:
     message: JsonObject = {
         "role": "user",
-        "content": await _content(services, caller, session, body, request, access),
+        "content": content,
         # Or the graph would give it one, which nobody knew before it was kept.
         "id": body.id or str(uuid7()),
     }
@@ -375,11 +395,11 @@ async def begin_anew(
             raise AlreadyExistsError(f"Run {request.run_id} exists already")
         await _require_unsaid(services, session, own_id)
 
-    access = await admit(services, caller, request, thread_id=session.id)
+    admitted, access = await admit(services, caller, request, thread_id=session.id)
     await services.branches.begin_anew(
         session.id, message_id, is_answered=is_answered, first=require_new, access=access
     )
-    return replace(request, admitted=True)
+    return admitted
 
 
 # --------------------------------------------------------------------------- once only

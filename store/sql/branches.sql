@@ -157,12 +157,12 @@ WHERE t.thread_id = %(target)s AND %(ttl_minutes)s::double precision IS NOT NULL
 -- name: copy_line
 -- A checkpoint and those that it came of, with what they are made of: not what was written to it
 -- itself, which is of what came after. Messages come that are older than any of them; all others are
--- made of the checkpoints.
+-- made of the checkpoints. Without a checkpoint it is the messages up to one.
 WITH RECURSIVE line AS (
     SELECT c.checkpoint_id, c.parent_checkpoint_id
     FROM checkpoints AS c
     WHERE c.thread_id = %(source)s AND c.checkpoint_ns = ''
-        AND c.checkpoint_id = %(checkpoint_id)s
+        AND c.checkpoint_id = %(checkpoint_id)s::text
     UNION
     SELECT c.checkpoint_id, c.parent_checkpoint_id
     FROM line AS l
@@ -174,7 +174,7 @@ WITH RECURSIVE line AS (
     FROM checkpoints AS c
     WHERE c.thread_id = %(source)s
         AND CASE WHEN c.checkpoint_ns = '' THEN c.checkpoint_id
-            ELSE nullif(c.metadata -> 'parents' ->> '', %(checkpoint_id)s) END
+            ELSE nullif(c.metadata -> 'parents' ->> '', %(checkpoint_id)s::text) END
             IN (SELECT checkpoint_id FROM line)
 ), copied_checkpoints AS (
     INSERT INTO checkpoints
@@ -203,7 +203,7 @@ WITH RECURSIVE line AS (
     FROM of_line AS l
     JOIN checkpoint_writes AS w ON w.thread_id = %(source)s
         AND w.checkpoint_ns = l.checkpoint_ns AND w.checkpoint_id = l.checkpoint_id
-    WHERE w.checkpoint_id <> %(checkpoint_id)s
+    WHERE w.checkpoint_id <> %(checkpoint_id)s::text
 ), copied_messages AS (
     INSERT INTO message
         (id, conversation_id, role, content, message_type, meta_data, create_time, update_time,
@@ -213,7 +213,12 @@ WITH RECURSIVE line AS (
         m.checkpoint_id, m.last_checkpoint_id
     FROM message AS m
     WHERE m.conversation_id = %(source)s AND m.on_branch
-        AND m.checkpoint_id < (SELECT min(checkpoint_id) FROM line)
+        AND (
+            m.checkpoint_id < (SELECT min(checkpoint_id) FROM line)
+            OR (%(checkpoint_id)s::text IS NULL AND m.seq <= (
+                SELECT seq FROM message WHERE conversation_id = %(source)s AND id = %(message_id)s
+            ))
+        )
 ), copied_deletions AS (
     INSERT INTO message_deletion (conversation_id, message_id, deleted_at)
     SELECT %(target)s, d.message_id, d.deleted_at

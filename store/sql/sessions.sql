@@ -62,9 +62,14 @@ SELECT thread_id, metadata, status, message_count, expires_at, created_at, updat
 FROM thread
 {in_order}
 
+-- name: visible
+-- Not asked itself: how many PostgreSQL expects there to be.
+SELECT
+FROM thread
+WHERE metadata @> ANY(%(visible)s::jsonb[])
+
 -- name: named
--- By the index of the parts of names; what has all the parts of a text need not have the text. Threads
--- without a name are not in it: they are looked for if the text is in what those are called.
+-- By the index of the parts of names; what has all the parts of a text need not have the text.
 SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
 FROM thread
 JOIN thread_name USING (thread_id)
@@ -72,13 +77,17 @@ JOIN thread_name USING (thread_id)
 {and_asked_for}
     AND parts @@ name_query(%(part)s::text) AND session_name(metadata) ILIKE %(title)s::text
     AND session_name(metadata) <> session_name('{}')
-UNION ALL
+
+-- name: unnamed
+-- Threads without a name are not in that index.
 SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
 FROM thread
 {in_order}
 {and_asked_for}
-    AND session_name('{}') ILIKE %(title)s::text AND session_name(metadata) = session_name('{}')
-UNION ALL
+    AND session_name(metadata) = session_name('{}')
+
+-- name: found
+-- By something else than their names.
 SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
 FROM thread
 {in_order}
@@ -161,12 +170,19 @@ WITH before AS MATERIALIZED (
         changed_keys(
             was || jsonb_build_object('expires_at', expired_at),
             metadata || jsonb_build_object('expires_at', expires_at)
-        ) AS keys
+        ) AS keys, thread_owner(was) AS was_of, thread_owner(metadata) AS is_of
 ), told AS (
     INSERT INTO outbox (name, thread_id, data)
     SELECT 'session.updated', id, jsonb_build_object('changed', keys)
     FROM changed
     WHERE keys IS NOT NULL
+), moved AS (
+    -- As `audit.record_move`.
+    INSERT INTO audit (act, actor, owner, subject, details)
+    SELECT 'owner.changed', %(actor)s, left(was_of, %(most)s), 'session:' || id,
+        jsonb_build_object('to', left(is_of, %(most)s))
+    FROM changed
+    WHERE was_of <> is_of
 )
 SELECT id, user_id, name, chat_type, status, metadata, thread_status, message_count, expires_at,
     etag, create_time, update_time

@@ -444,6 +444,32 @@ async def test_a_conversation_that_came_in_one_piece_branches_anywhere(
     assert texts(await said(http, session_id)) == contents(state["values"]) == ["anew", "(1) anew"]
 
 
+@pytest.mark.parametrize("graph", GRAPHS)
+async def test_a_conversation_that_came_in_one_piece_is_forked_anywhere(
+    graph: str, http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = (await client.threads.create(graph_id=graph))["thread_id"]
+    given = [{"type": "human", "content": f"{n}", "id": f"m{n}"} for n in range(4)]
+    await client.threads.update_state(session_id, {"messages": given}, as_node="model")
+    shown = await said(http, session_id)
+    path = f"/api/sessions/{session_id}/fork"
+
+    forked = (await http.post(path, json={"message_id": "m1"})).json()
+    await http.put(f"/api/sessions/{session_id}/head", json={"message_id": "m1"})
+    # The model does not see it any more.
+    refused = await http.post(path, json={"message_id": "m2"})
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_state")
+    of_this = {"forked_from": {"session_id": session_id}}
+    assert await client.threads.count(metadata=of_this) == 1
+    assert (await ask(http, forked["id"], "on")).json()["response"] == "(3) on"
+    copied = await said(http, forked["id"], branch="all")
+    assert texts(copied) == ["0", "1", "on", "(3) on"]
+    assert [row["create_time"] for row in copied[:2]] == [row["create_time"] for row in shown[:2]]
+    edited = await ask(http, forked["id"], "edited", parent_id="m0")
+    assert edited.json()["response"] == "(2) edited"
+
+
 async def test_a_stopped_answer_stays_as_far_as_it_came(
     http: httpx.AsyncClient, replica: ServerProcess, gate: Gate
 ) -> None:
@@ -530,13 +556,14 @@ async def test_pages_lie_before_and_after_a_message(http: httpx.AsyncClient) -> 
 
 
 async def test_the_same_key_is_one_run_and_one_answer(
-    http: httpx.AsyncClient, gate: Gate, sql: Sql
+    http: httpx.AsyncClient, replica: ServerProcess, gate: Gate, sql: Sql
 ) -> None:
     gate.hold("once")
     session_id = await session(http)
     path, key = f"/api/sessions/{session_id}/messages", {"Idempotency-Key": "k1"}
     body = {"query": f"hold {gate.port} once one"}
-    asked = [asyncio.create_task(http.post(path, json=body, headers=key)) for _ in range(3)]
+    urls = (path, path, f"{replica.url}{path}")
+    asked = [asyncio.create_task(http.post(url, json=body, headers=key)) for url in urls]
     await gate.arrived("once")
 
     other = await http.post(path, json={"query": "something else"}, headers=key)
@@ -581,12 +608,16 @@ async def test_the_key_of_a_refused_request_may_come_again(
 
 
 async def test_of_two_sends_at_once_one_waits_for_its_turn_and_nothing_is_lost(
-    http: httpx.AsyncClient, gate: Gate
+    http: httpx.AsyncClient, replica: ServerProcess, client: LangGraphClient, gate: Gate
 ) -> None:
     gate.hold("turn")
     session_id = await session(http)
-    query = f"hold {gate.port} turn one"
-    sends = [asyncio.create_task(ask(http, session_id, query)) for _ in range(2)]
+    path, query = f"/api/sessions/{session_id}/messages", f"hold {gate.port} turn one"
+    # To two processes.
+    sends = [
+        asyncio.create_task(http.post(url, json={"query": query}))
+        for url in (path, f"{replica.url}{path}")
+    ]
     done, _ = await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
     gate.release("turn")
     answers = sorted([await send for send in sends], key=lambda answer: answer.status_code)
@@ -595,6 +626,11 @@ async def test_of_two_sends_at_once_one_waits_for_its_turn_and_nothing_is_lost(
     assert [answer.status_code for answer in answers] == [200, 409]
     assert answers[1].json()["code"] == "session_busy"
     assert texts(await said(http, session_id)) == [query, "(1) one"]
+    # Who was refused says it again.
+    assert (await ask(http, session_id, "two")).json()["response"] == "(3) two"
+    line = [query, "(1) one", "two", "(3) two"]
+    assert texts(await said(http, session_id)) == line
+    assert contents((await client.threads.get_state(session_id))["values"]) == line
 
 
 async def test_a_message_that_waits_is_not_taken_twice(http: httpx.AsyncClient, gate: Gate) -> None:
@@ -692,6 +728,17 @@ async def test_a_thousand_turns_take_a_small_multiple_of_what_was_said(
     assert count == 2 * turns
     assert stored["checkpoints"]["count"] <= 300
     assert stored["total_bytes"] < 4 * said_bytes
+    # And not by the server's word alone.
+    columns = {
+        "checkpoints": "pg_column_size(checkpoint) + pg_column_size(metadata)",
+        "checkpoint_blobs": "octet_length(blob)",
+        "checkpoint_writes": "octet_length(blob)",
+    }
+    measured = [
+        sql(f"SELECT coalesce(sum({size}), 0) FROM {table} WHERE thread_id = %s", session_id)
+        for table, size in columns.items()
+    ]
+    assert sum(int(size) for [(size,)] in measured) < 4 * said_bytes
     shown = await said(http, session_id, order="desc", limit=100)
     assert len(shown) == 100
     edited = await ask(http, session_id, "edited", parent_id=shown[51]["id"])

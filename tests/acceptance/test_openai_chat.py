@@ -145,7 +145,7 @@ async def test_a_client_of_sessions_need_not_send_what_was_said(
 
 
 async def test_editing_and_regenerating_in_open_webui_make_siblings_and_tasks_leave_nothing(
-    ai: AsyncOpenAI, http: httpx.AsyncClient
+    ai: AsyncOpenAI, http: httpx.AsyncClient, sql: Sql
 ) -> None:
     front = Front(ai)
     one = await front.send([user("one")], message="u1", reply="a1")
@@ -174,6 +174,18 @@ async def test_editing_and_regenerating_in_open_webui_make_siblings_and_tasks_le
             "three", "(5) three",
         ]
     )  # fmt: skip
+    rows = (await http.get(f"/api/sessions/{front.chat_id}/messages?branch=all")).json()["data"]
+    texts = {row["id"]: row["content"] for row in rows}
+    siblings = sorted(
+        [texts[id_] for id_ in row["sibling_ids"]]
+        for row in rows
+        if row["id"] == row["sibling_ids"][0]
+    )
+    assert siblings == [
+        ["(1) eins"], ["(1) one"], ["(3) two"], ["(3) zwei", "(3) zwei"], ["(5) three"],
+        ["one", "eins"], ["three"], ["two", "zwei"],
+    ]  # fmt: skip
+    assert sql("SELECT content FROM message WHERE content LIKE '%% this chat%%'") == []
     session = (await http.get(f"/api/sessions/{front.chat_id}")).json()
     assert session["user_id"] == "ada"
 

@@ -19,7 +19,7 @@ from tests.openai_server import OpenAIServer, Reply, openai_server
 SAID = "How do I export\n my   conversations?"
 TITLE = "How do I export my conversations?"
 PORT = free_port()
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")

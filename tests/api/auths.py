@@ -99,6 +99,8 @@ async def anything(ctx: Auth.types.AuthContext, value: dict[str, Any]) -> Any:
         value["kwargs"]["input"]["messages"][-1]["content"] += told
     if kind == "but":
         return ctx.action != told
+    if kind == "once" and ctx.action == "create_run":
+        return sum(seen.get("action") == "create_run" for seen in SEEN) == 1
     return json.loads(told) if kind == "filter" else None
 
 

@@ -154,6 +154,22 @@ async def test_authenticate_is_told_all_that_there_is_and_the_route_gets_it_too(
     assert (second["token"], second["body"]) == (b"t", None)
 
 
+async def test_a_stranger_has_no_larger_body_read_and_not_for_ever(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`authenticate` asks for the body: it is read before anybody knows who sent it."""
+    monkeypatch.setattr("api.http.held.STALLED_SECONDS", 0.05)
+    for size, status in ((64 * 1024 * 1024 + 1, 413), (2_000_000, 503), (5, 503)):
+        reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
+        writer.write(
+            f"POST /threads HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
+        )
+        answer = await reader.readuntil(b"}")
+        writer.close()
+
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode()), size
+
+
 @pytest.mark.parametrize(
     ("token", "fields", "permissions", "extra"),
     [

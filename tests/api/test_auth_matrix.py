@@ -22,8 +22,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.app import create_app
 from api.bootstrap import Services
+from api.compat import unserved
 from api.identity.auth import OPEN_PATHS
-from api.routes import unsupported
 from api.settings import Settings
 from graph.requests import system_assistant_id
 from store.access import EVERYTHING
@@ -57,7 +57,7 @@ OF_ADA = frozenset(
 ADA, EVE, BOB = ({"authorization": f"Bearer {name}"} for name in ("ada", "eve", "bob"))
 KINDS = ("custom", "built in")
 EVENTS = "text/event-stream"
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 60.0
 
 
 class Http(httpx.AsyncClient):
@@ -406,6 +406,9 @@ CASES: dict[str, list[Case]] = {
     # Whoever has the token may: that is what it is for. Without it there is nothing.
     "GET /api/shares/{token}": [Case(path="/api/shares/{share_id}", owner=404)],
     "POST /api/shares/{token}/clone": [Case(path="/api/shares/{share_id}/clone", owner=404)],
+    # Nobody's: they are of langgraph.json.
+    "POST /ui/{graph_id}": [Case(body={"name": "x"}, path="/ui/ask", owner=404)],
+    "GET /ui/{graph_id}/{file}": [Case(path="/ui/ask/entrypoint.js", owner=404)],
     "GET /api/sessions/{session_id}/export": [Case(), Case(params={"format": "markdown"})],
     "GET /api/sessions/export": [Case(200, says=UNKNOWN)],
     "POST /api/sessions/import": [
@@ -563,8 +566,8 @@ BUILT_IN: dict[str, list[Case]] = {
     "POST /store/namespaces": [Case(200, {}, says="eve"), Case(403, {"prefix": ["ada"]})],
 }
 
-#: What needs no name, because a path of it is a secret of its own.
-CAPABILITIES = ("GET /api/shares/{token}",)
+#: What needs no name: a path of it is a secret of its own, or a page's element asks for it.
+CAPABILITIES = ("GET /api/shares/{token}", "GET /ui/{graph_id}/{file}")
 
 #: What takes from the world what others are about: the owner tries it last, in this order.
 LAST = [
@@ -644,11 +647,12 @@ def _flat(routes: Any) -> Iterator[Route | WebSocketRoute]:
 
 
 def _guarded(routes: list[str]) -> list[str]:
-    """The routes that tell of somebody's things, and are built."""
+    """The routes that tell of somebody's things."""
     others = {f"{method} /docs/oauth2-redirect" for method in ("GET", "HEAD")}
-    for route in unsupported.router.routes:
-        assert isinstance(route, Route)
-        others |= {f"{method} {route.path}" for method in route.methods or ()}
+    for router in (unserved.fufan, unserved.chatchat):
+        for route in router.routes:
+            assert isinstance(route, Route)
+            others |= {f"{method} {route.path}" for method in route.methods or ()}
     return [name for name in routes if name.split()[1] not in OPEN_PATHS and name not in others]
 
 

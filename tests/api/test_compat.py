@@ -162,7 +162,7 @@ async def test_each_of_fufans_modes_has_its_own_stream(http: httpx.AsyncClient) 
         {"text": "it is 42", "message_id": ids[0]}, {"docs": ["42"], "message_id": ids[0]},
     ]  # fmt: skip
     assert search == [{"text": "it is 42"}, {"docs": ["42"]}, {"search": ["42"]}]
-    assert recommended == [{"answer": "it is 42"}]
+    assert recommended == [{"answer": "it is 42"}, {"recommend course": ["42"]}]
     assert agent == [
         {"tools": ["calculate: 42"]}, {"answer": "it is 42"}, {"final_answer": "it is 42"},
     ]  # fmt: skip
@@ -211,6 +211,21 @@ async def test_what_fails_or_is_wrong_is_said_and_never_a_fault(http: httpx.Asyn
     assert (whole.status_code, whole.json()["code"]) == (502, "run_failed")
     for refused, status in ((odd, 422), (unsaid, 422), (empty, 422), (strange, 404)):
         assert refused.status_code == status, refused.text
+
+
+async def test_knowledge_bases_are_said_to_be_none_of_this_server_s(
+    http: httpx.AsyncClient,
+) -> None:
+    refused = [
+        await http.get("/api/knowledge-bases/ada"),
+        await http.post("/api/knowledge_base/create_knowledge_base", json={"a": 1}),
+        await http.delete("/api/knowledge_base/delete_knowledge_base?id=1"),
+        await http.get("/api/knowledge_base/list_files"),
+        await http.get("/knowledge_base/list_knowledge_bases"),
+        await http.post("/knowledge_base/upload_docs", files={"files": b"x"}),
+    ]
+
+    assert {(a.status_code, a.json()["code"]) for a in refused} == {(501, "unsupported")}
 
 
 async def test_chatchats_conversations_are_made_as_they_are_used(

@@ -29,6 +29,7 @@ from store.access import EVERYTHING
 from store.errors import ThreadBusyError
 from store.events import Event
 from store.models import JsonObject, Message, Run
+from tests.api import auths
 
 #: Its state has more than messages.
 FINDS = {"finds": "tests.acceptance.graphs:finds"}
@@ -589,6 +590,42 @@ class TestOfRunsThatAreRefused:
         assert made.status_code == 200, made.text
 
 
+class TestOfHandlersThatAllowOnce:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        config = json.loads(settings.config.read_text())
+        config["auth"] = {"path": "tests.api.auths:auth"}
+        settings.config.write_text(json.dumps(config))
+        return settings.model_copy(update={"compat": ("chatchat",)})
+
+    async def test_what_something_is_made_for_is_asked_of_them_once(
+        self, http: httpx.AsyncClient, services: Services
+    ) -> None:
+        async def post(path: str, body: dict[str, Any]) -> None:
+            auths.SEEN.clear()
+            answer = await http.post(path, json=body, headers=headers)
+            assert answer.status_code == 200, (path, answer.text)
+
+        headers = {"authorization": "Bearer once:"}
+        for path, body in first_messages():
+            await post(path, body)
+        made = await services.db.tuples(
+            "SELECT t.thread_id, count(r.run_id) FROM thread t LEFT JOIN run r USING (thread_id)"
+            " GROUP BY t.thread_id",
+            {},
+        )
+        # The state from which another first message goes on is made for it too.
+        session_id = made[0][0]
+        keep = {"thread_ids": [session_id], "strategy": "keep_latest"}
+        assert (await http.post("/threads/prune", json=keep, headers=headers)).status_code == 200
+        path = f"/api/sessions/{session_id}/messages"
+        await post(path, {"query": "y", "parent_id": None})
+        shown = (await http.get(path, headers=headers)).json()["data"]
+
+        assert [count for _, count in made] == [1] * len(first_messages())
+        assert shown[0]["content"] == "y"
+
+
 class TestWithoutAnyGraph:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
@@ -626,6 +663,41 @@ def first_messages() -> list[tuple[str, dict[str, Any]]]:
         ("/chat/chat", {"query": "x", "conversation_id": new[3]}),
         ("/chat/chat/completions", {"conversation_id": new[4], "messages": [said]}),
     ]
+
+
+async def test_no_message_gets_an_id_that_leads_out_of_its_path(http: httpx.AsyncClient) -> None:
+    """A client that deletes such a message sends the deletion of the session."""
+    session_id = (await http.post("/api/sessions", json={"assistant_id": "chat"})).json()["id"]
+    path = f"/api/sessions/{session_id}"
+    said = {"id": "..", "role": "user", "content": "x"}
+    file = {"format": "threadwell", "version": 1, "session": {}, "messages": [said]}
+    parts = [{"type": "text", "text": "x"}]
+    agents = {"threadId": session_id, "runId": "r", "messages": [{**said, "id": "a/../.."}]}
+    headers = {"x-conversation-id": session_id, "x-openwebui-user-message-id": "."}
+
+    refused = [
+        await http.post(f"{path}/messages", json={"query": "x", "id": id_})
+        for id_ in (".", "..", "a/../b", "../..")
+    ]
+    refused.append(await http.post(f"{path}/context", json={"messages": [said]}))
+    refused.append(await http.post("/api/sessions/import", json=file))
+    taken = [
+        await http.post("/agui", json=agents),
+        await http.post("/api/ai/chat", json={
+            "id": session_id, "messages": [{"id": "..", "role": "user", "parts": parts}],
+        }),
+        await http.post("/v1/chat/completions", headers=headers, json={
+            "model": "chat", "messages": [{"role": "user", "content": "y"}],
+        }),
+        await http.post(f"{path}/messages", json={"query": "x", "id": "a..b/c."}),
+    ]  # fmt: skip
+    ids = [row["id"] for row in (await http.get(f"{path}/messages?branch=all")).json()["data"]]
+
+    assert [answer.status_code for answer in refused] == [422] * 6, [a.text for a in refused]
+
+    assert [answer.status_code for answer in taken] == [200] * 4, [a.text for a in taken]
+    assert "a..b/c." in ids
+    assert {".", ".."}.isdisjoint(part for id_ in ids for part in id_.split("/")), ids
 
 
 KEY = {"idempotency-key": "k"}

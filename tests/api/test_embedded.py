@@ -25,7 +25,7 @@ with embedded_servers(Path(sys.argv[1]), durable=False):
     print("up", flush=True)
     sys.stdin.read()
 """
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture

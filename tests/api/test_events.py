@@ -24,7 +24,7 @@ from tests.receiver import Heard, Receiver, receiving
 from tests.serving import serving
 
 ADA, EVE = {"authorization": "Bearer ada"}, {"authorization": "Bearer eve"}
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 #: What deleting a session is told as.
 DELETED = "session.deleted"
 

@@ -24,8 +24,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.app import create_app
 from api.bootstrap import Services, open_services
+from api.http.addresses import address_of
 from api.identity.keys import KNOWN_SECONDS, Keys, issue
-from api.identity.owners import Owners, _address
+from api.identity.owners import Owners
 from api.processes.embedded import Servers
 from api.settings import Settings
 from graph.user import label_of
@@ -583,7 +584,7 @@ async def test_the_description_says_how_to_say_who_one_is(doors: Doors) -> None:
 
 def test_ipv4_is_told_apart_where_a_proxy_writes_it_as_ipv6() -> None:
     def of(host: str) -> str:
-        return _address(HTTPConnection({"type": "http", "client": (host, 1)}))
+        return address_of(HTTPConnection({"type": "http", "client": (host, 1)}))
 
     assert of("::ffff:192.0.2.1") == of("192.0.2.1") == "192.0.2.1"
     assert of("::ffff:192.0.2.1") != of("::ffff:192.0.2.2")

@@ -19,11 +19,11 @@ ZH = {"accept-language": "zh-CN,zh;q=0.9,en;q=0.8"}
 
 #: What is told at the start, to jobs and logs, to graphs, or in the words of another protocol.
 ELSEWHERE = re.compile(
-    r"api/(a2a/\w+|backing|bootstrap|custom_app|prices|sdk_cache|settings|console/(commands|keys)|http/jsonrpc|identity/permissions|protocol/(commands|socket|stream)"
+    r"api/(a2a/\w+|backing|bootstrap|custom_app|prices|sdk_cache|settings|console/(build_ui|commands|keys)|http/jsonrpc|identity/permissions|protocol/(commands|socket|stream)"
     r"|processes/(embedded|shared_server|supervisor|unprivileged)|doors/\w+|compat/\w+"
     r"|routes/(a2a|mcp|openai\w*|protocol))\.py"
     r"|graph/(agents/\w+|config|crons|custom|encryption|factory|http_section|jobs|persistence|priorities"
-    r"|protocol_events|user|webhook_config)\.py"
+    r"|protocol_events|ui_section|user|webhook_config)\.py"
     r"|store/(cache|chatchat|events|lane|migrate|rings|urls|vectors|sql/__init__)\.py"
 )
 #: Errors that no request is answered with, and texts that are another's.

@@ -15,10 +15,12 @@ from langgraph_sdk import get_client
 from langgraph_sdk.errors import RateLimitError
 from openai import AsyncOpenAI, RateLimitError as OpenAIRateLimitError
 from psycopg.conninfo import conninfo_to_dict
+from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed
 
 from api.app import create_app
 from api.bootstrap import Services, open_services
+from api.console import commands
 from api.limits import IdentityLimits
 from api.processes.embedded import Servers
 from api.settings import Settings
@@ -30,7 +32,7 @@ from tests.serving import serving
 
 GRAPHS = {name: f"tests.graph.sample_graphs:{name}" for name in ("chat", "endless")}
 ASK = {"assistant_id": "endless", "input": {"messages": [["user", "hi"]]}}
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -325,6 +327,38 @@ async def test_without_limits_nothing_stands_in_the_way(
         assert IdentityLimits not in stack
         answer = await one.http.get("/api/sessions", headers=someone())
         assert not [name for name in answer.headers if "ratelimit" in name]
+        with capture_logs() as logs:
+            commands.report(one.services)
+        assert [entry["event"] for entry in logs if "docs/limits.md" in entry["event"]]
+    async with processes(config, servers, database_url, 1, limit_streams=9) as (one,):
+        with capture_logs() as logs:
+            commands.report(one.services)
+        assert not [entry for entry in logs if "docs/limits.md" in entry["event"]]
+
+
+@pytest.mark.parametrize(("given", "places"), [({}, {0, 1}), ({"fair_shares": False}, {3})])
+async def test_where_callers_are_known_their_runs_begin_in_turn_unless_it_is_said_otherwise(
+    config: Path, servers: Servers, database_url: str, given: dict[str, Any], places: set[int]
+) -> None:
+    flood, ada = someone(), someone()
+    async with processes(config, servers, database_url, 1, slots=1, **given) as [one]:
+
+        async def asked(who: dict[str, str], graph: str) -> str:
+            thread = (await one.http.post("/threads", json={}, headers=who)).json()["thread_id"]
+            run = {**ASK, "assistant_id": graph}
+            made = await one.http.post(f"/threads/{thread}/runs", json=run, headers=who)
+            return str(made.headers["content-location"])
+
+        under_way = await asked(flood, "endless")
+        waiting = [await asked(who, "chat") for who in (flood, flood, flood, ada)]
+        for path in (f"{under_way}/cancel?wait=true", *(f"{path}/join" for path in waiting)):
+            method = "GET" if path.endswith("join") else "POST"
+            who = ada if waiting[3] in path else flood
+            assert (await one.http.request(method, path, headers=who)).status_code == 200, path
+        begun = await one.services.db.tuples("SELECT run_id::text FROM run ORDER BY started_at", {})
+
+    order = [run_id for (run_id,) in begun if run_id not in under_way]
+    assert order.index(waiting[3].rpartition("/")[2]) in places
 
 
 async def test_many_processes_on_one_port_let_exactly_the_burst_through(

@@ -24,7 +24,7 @@ __all__ = ["config"]
 
 ADA, EVE = {"authorization": "Bearer ada"}, {"authorization": "Bearer eve"}
 MARK = "whatadasaid"
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from tests.graph.flood import PIECES
 from tests.serving import serving
 
 ADA, EVE = {"authorization": "Bearer ada"}, {"authorization": "Bearer eve"}
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 UNKNOWN = "00000000-0000-7000-8000-00000000dead"
 
 

@@ -106,6 +106,25 @@ async def test_wrong_attributes_are_refused_and_change_nothing(http: httpx.Async
     assert (await http.get(f"/api/sessions/{before['id']}")).json() == before
 
 
+async def test_what_is_wrong_is_told_in_words_of_sessions(http: httpx.AsyncClient) -> None:
+    id_ = (await created(http))["id"]
+    message = f"/api/sessions/{id_}/messages/m"
+
+    told = [
+        (await http.post("/api/sessions", json={"id": id_.upper()})).json()["detail"],
+        (await http.patch(message, json={"content": []})).json()["detail"],
+        (await http.patch(message, json={"content": 1})).json()["detail"],
+        (await http.delete(f"{message}/feedback")).json()["detail"],
+    ]
+
+    assert told == [
+        f"Session {id_} already exists",
+        "content.blocks: List should have at least 1 item after validation, not 0",
+        "content.text: Input should be a valid string",
+        "There is no feedback of yours on message m",
+    ]
+
+
 async def test_sessions_are_found_by_what_they_are(http: httpx.AsyncClient) -> None:
     await created(http, name="one", user_id="ada", tags=["a", "b"], folder="x")
     await created(http, name="two", user_id="ada", tags=["a"], chat_type="t")

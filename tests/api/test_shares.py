@@ -19,7 +19,7 @@ from store import shares
 from tests.acceptance.sse import Frame, frames
 from tests.graph.engines import until
 
-DEADLINE_SECONDS = 30
+DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture

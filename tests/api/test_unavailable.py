@@ -20,7 +20,7 @@ POOL_SECONDS = 2.0
 #: These need no database, or wait for it: for a thread that may not be there yet.
 ALWAYS = {
     "/", "/ok", "/info", "/metrics", "/threads/{thread_id}/stream/events", "/v1/models",
-    "/v1/models/{model}",
+    "/v1/models/{model}", "/ui/{graph_id}", "/ui/{graph_id}/{file}",
 }  # fmt: skip
 #: These are never anything but an error.
 NEVER = {("get", "/mcp"), ("delete", "/mcp")}

@@ -37,7 +37,9 @@ def test_a_flood_of_one_does_not_slow_the_first_token_of_another(
     tmp_path: Path, graph: str
 ) -> None:
     found: dict[str, dict[str, list[float]]] = {}
-    for name, limits in (("without limits", {}), ("with limits", LIMITS)):
+    for name, limits in (
+        ("in turn", {"FAIR_SHARES": "false"}), ("by default", {}), ("with limits", LIMITS),
+    ):  # fmt: skip
         directory = tmp_path / name.replace(" ", "_")
         directory.mkdir()
         with serving(project(directory), limits, data_dir=directory / "data") as server:

@@ -22,7 +22,7 @@ def test_every_route_of_other_projects_is_documented_and_no_other() -> None:
     documented = {
         found.partition("?")[0]
         for found in re.findall(
-            r"`((?:GET|POST|PUT|DELETE) /(?:api|chat)/[^`]*|POST /chat[^`]*)`", PAGE
+            r"`((?:GET|POST|PUT|DELETE) /(?:api|chat|knowledge_base)/[^`]*|POST /chat[^`]*)`", PAGE
         )
     }
 

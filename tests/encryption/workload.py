@@ -23,7 +23,7 @@ CLEAR = "plainlyvisible4242tag"
 
 ADA = {"authorization": f"Bearer {CLEAR}"}
 UNKNOWN = "00000000-0000-7000-8000-00000000dead"
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 @dataclass

@@ -13,7 +13,7 @@ from graph import attachments
 from graph.attachments import Attachment, FileRoom, Inflating, attach
 
 IDS = [f"00000000-0000-7000-8000-00000000000{number}" for number in range(4)]
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 class Files:

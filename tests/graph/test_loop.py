@@ -11,7 +11,7 @@ import pytest
 from graph.loop import PROMPT_EVENTS, Backing, GraphLoop, Outbox, open_graph_loop
 from tests.store.event_logs import until
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 NOTHING = cast("Backing", object())
 
 

@@ -1,7 +1,7 @@
 // A browser without a window, and a component that does nothing but use the hook.
 import { Window } from "happy-dom";
 
-const window = new Window({ url: "http://127.0.0.1/" });
+export const window = new Window({ url: "http://127.0.0.1/" });
 for (const name of ["document", "HTMLElement", "Node", "Element", "Event", "sessionStorage"]) {
   globalThis[name] = window[name];
 }
@@ -13,16 +13,18 @@ window.fetch = globalThis.fetch;
 const { act, createElement } = await import("react");
 const { createRoot } = await import("react-dom/client");
 
-// Show a component that uses the hook with these options; `now` is what it last returned.
-export async function show(useStream, options) {
-  const shown = { now: undefined };
+// Show a component that uses the hook with these options; `now` is what it last returned. It renders
+// what `render` makes of that, into `element`.
+export async function show(useStream, options, render = () => null) {
+  const element = window.document.body.appendChild(window.document.createElement("div"));
+  const shown = { now: undefined, element };
   const listeners = new Set();
   function App() {
     shown.now = useStream(options);
     queueMicrotask(() => listeners.forEach((listener) => listener()));
-    return null;
+    return render(shown.now);
   }
-  const root = createRoot(window.document.createElement("div"));
+  const root = createRoot(element);
   // With its effects: a hook that is used before them forgets what it was told.
   globalThis.IS_REACT_ACT_ENVIRONMENT = true;
   await act(async () => root.render(createElement(App)));

@@ -8,7 +8,7 @@ from typing import Any
 
 from store.events import Event, EventId, EventLog, Gap, ThreadWriter, open_event_log
 
-DEADLINE_SECONDS = 40.0
+DEADLINE_SECONDS = 60.0
 
 Seen = list[EventId | Gap]
 

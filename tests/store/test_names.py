@@ -10,7 +10,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from api.processes.embedded import Servers
 from store import sessions, threads
-from store.access import EVERYTHING
+from store.access import EVERYTHING, Access
 from store.cipher import KeyRing
 from store.database import Database, open_database
 from store.sessions import Filter, Place
@@ -36,6 +36,8 @@ NAMES = st.one_of(
         ]
     ),
 )
+#: Who sees all, few, and many but not all.
+ACCESSES = [EVERYTHING, Access(({"user_id": "u"},)), Access(({"user_id": "u"}, {"user_id": "v"}))]
 PARTS = st.one_of(st.text(LETTERS, min_size=1, max_size=5), st.sampled_from(["xaB", "tw1:", "Y P"]))
 
 
@@ -56,14 +58,14 @@ class Listed:
             names
         )
 
-    def plainly(self, which: Filter) -> list[str]:
+    def plainly(self, which: Filter, access: Access) -> list[str]:
         """Those that a look at each name finds, in the order of the list."""
         looked_at = """
             SELECT thread_id
             FROM thread
             WHERE (session_name(metadata) ILIKE %(pattern)s OR thread_id = ANY(%(ids)s))
                 AND coalesce(metadata ->> 'status', 'active') = %(status)s
-                AND metadata @> %(attributes)s::jsonb
+                AND metadata @> %(attributes)s::jsonb AND metadata @> ANY(%(visible)s::jsonb[])
             ORDER BY metadata @> '{"pinned": true}' DESC, updated_at DESC, thread_id DESC
         """
         params = {
@@ -71,21 +73,22 @@ class Listed:
             "ids": list(which.ids),
             "status": which.status,
             "attributes": json.dumps(which.attributes),
+            "visible": access.array,
         }
         return [id_ for (id_,) in self._runner.run(self._db.tuples(looked_at, params))]
 
-    def paged(self, which: Filter) -> list[str]:
+    def paged(self, which: Filter, access: Access) -> list[str]:
         """Those that are listed, page by page."""
-        return self._runner.run(_paged(self._db, which))
+        return self._runner.run(_paged(self._db, which, access))
 
 
-async def _paged(db: Database, which: Filter) -> list[str]:
+async def _paged(db: Database, which: Filter, access: Access) -> list[str]:
     found: list[str] = []
     after: Place | None = None
     is_more = True
     while is_more:
         page, is_more = await sessions.list_page(
-            db, which, pinned_first=True, after=after, limit=400, access=EVERYTHING
+            db, which, pinned_first=True, after=after, limit=400, access=access
         )
         found += [one.id for one in page]
         if page:
@@ -98,7 +101,8 @@ async def _paged(db: Database, which: Filter) -> list[str]:
 def listed(servers: Servers, template: str) -> Iterator[Listed]:
     fill: LiteralString = """
         INSERT INTO thread (thread_id, metadata, updated_at)
-        SELECT 'new-' || i, jsonb_build_object('name', 'Late ' || i), now() + make_interval(secs => i)
+        SELECT 'new-' || i, jsonb_build_object('user_id', 'v', 'name', 'Late ' || i),
+            now() + make_interval(secs => i)
         FROM generate_series(1, %(latest)s) AS i
         UNION ALL
         SELECT id, CASE id
@@ -113,14 +117,23 @@ def listed(servers: Servers, template: str) -> Iterator[Listed]:
         opening = open_database(url)
         db = runner.run(opening.__aenter__())
         runner.run(db.execute(fill, {"latest": LATEST, "few": FEW}))
+        # It is expected how many somebody sees.
+        runner.run(db.execute("ANALYZE thread", {}))
         yield Listed(runner, db)
         runner.run(opening.__aexit__(None, None, None))
 
 
 @settings(max_examples=40, deadline=None)
-@example(dict.fromkeys(FEW), "对话", "active", {}, [])
-@example(dict.fromkeys(FEW, "Some Name"), "e n", "active", {"user_id": "u"}, ["old-0", "new-7"])
-@example(dict.fromkeys(FEW, "x" * 600), "xxxx", "archived", {}, [])
+@example(dict.fromkeys(FEW), "对话", "active", {}, [], EVERYTHING)
+@example(
+    dict.fromkeys(FEW, "Some Name"),
+    "e n",
+    "active",
+    {"user_id": "u"},
+    ["old-0", "new-7"],
+    ACCESSES[2],
+)
+@example(dict.fromkeys(FEW, "x" * 600), "xxxx", "archived", {}, [], EVERYTHING)
 @given(
     st.fixed_dictionaries(dict.fromkeys(FEW, NAMES)),
     st.one_of(
@@ -130,6 +143,7 @@ def listed(servers: Servers, template: str) -> Iterator[Listed]:
     st.sampled_from(["active", "archived", "deleted"]),
     st.sampled_from([{}, {"user_id": "u"}]),
     st.lists(st.sampled_from(["old-0", "old-1", "new-7", "none"]), max_size=2),
+    st.sampled_from(ACCESSES),
 )
 def test_a_list_by_a_part_of_a_name_has_just_those_that_a_look_at_each_name_finds(
     listed: Listed,
@@ -138,6 +152,7 @@ def test_a_list_by_a_part_of_a_name_has_just_those_that_a_look_at_each_name_find
     status: str,
     attributes: dict[str, str],
     ids: list[str],
+    access: Access,
 ) -> None:
     """Of names that were just given, changed and taken away."""
     if isinstance(asked, tuple):
@@ -148,7 +163,7 @@ def test_a_list_by_a_part_of_a_name_has_just_those_that_a_look_at_each_name_find
 
     listed.name(names)
 
-    assert listed.paged(which) == listed.plainly(which)
+    assert listed.paged(which, access) == listed.plainly(which, access)
 
 
 async def test_of_a_sealed_name_no_part_is_kept_and_its_session_is_found_by_its_id(
@@ -161,7 +176,7 @@ async def test_of_a_sealed_name_no_part_is_kept_and_its_session_is_found_by_its_
             await sessions.create(db, id_, metadata={"name": "Secret"}, access=EVERYTHING)
         await sessions.update(db, "clear", changes={"name": "Hidden"}, access=EVERYTHING)
 
-        found = await _paged(db, Filter(title="ecre", ids=["sealed"]))
+        found = await _paged(db, Filter(title="ecre", ids=["sealed"]), EVERYTHING)
 
         parts = await db.tuples("SELECT DISTINCT parts::text FROM thread_name", {})
     assert found == ["sealed"]

@@ -10,7 +10,7 @@ from store.errors import LeaseLostError, UnavailableError
 from store.writer import CheckpointWriter, open_writer
 from tests.store.graphs import create_thread, take_lease
 
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 60.0
 
 
 def writes(thread_id: str, task: str, *, epoch: int | None = None, size: int = 100) -> Entry:
