@@ -47,7 +47,8 @@ async def test_a_stateless_run_leaves_nothing_behind(
             assert names[0] == "metadata"
         assert set(rows_of(sql, run["thread_id"]).values()) == {0}
 
-    assert all_threads(sql) == before
+    # Those of other tests may go meanwhile.
+    assert all_threads(sql) <= before
 
 
 @pytest.mark.parametrize("kind", ["plain", "private"])
@@ -60,7 +61,8 @@ async def test_a_stateless_run_that_fails_leaves_nothing_behind(
     failed = (await http.post("/runs/wait", json=body)).json()
 
     assert list(failed) == ["__error__"]
-    assert all_threads(sql) == before
+    # Those of other tests may go meanwhile.
+    assert all_threads(sql) <= before
 
 
 async def test_a_stateless_run_that_is_kept_is_a_thread_to_go_on_with(

@@ -10,7 +10,7 @@ import httpx
 
 from tests.acceptance.sse import Frame, frames
 
-DEADLINE_SECONDS = 40.0
+DEADLINE_SECONDS = 60.0
 
 
 class Client:

@@ -16,7 +16,7 @@ Http = list[httpx.AsyncClient]
 
 async def until(holds: Callable[[], Any]) -> None:
     """Wait for something in PostgreSQL that nobody tells of."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
