@@ -633,17 +633,11 @@ def routes(services: Services) -> list[str]:
 
 
 def _routes(services: Services) -> Iterator[str]:
-    for route in _flat(create_app(services).routes):
-        methods = route.methods or () if isinstance(route, Route) else ("WEBSOCKET",)
-        yield from (f"{method} {route.path}" for method in methods)
-
-
-def _flat(routes: Any) -> Iterator[Route | WebSocketRoute]:
-    for route in routes:
-        if hasattr(route, "original_router"):
-            yield from _flat(route.original_router.routes)
-        elif isinstance(route, Route | WebSocketRoute):
-            yield route
+    for route in create_app(services).routes:
+        if isinstance(route, Route):
+            yield from (f"{method} {route.path}" for method in route.methods or ())
+        elif isinstance(route, WebSocketRoute):
+            yield f"WEBSOCKET {route.path}"
 
 
 def _guarded(routes: list[str]) -> list[str]:

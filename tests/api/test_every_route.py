@@ -43,7 +43,8 @@ def routes(services: Services) -> list[tuple[str, str]]:
     """Every method and path of the application."""
     return sorted(
         (method, route.path)
-        for route in _flat(create_app(services).routes)
+        for route in create_app(services).routes
+        if isinstance(route, APIRoute)
         for method in route.methods or ()
     )
 
@@ -54,14 +55,6 @@ async def thread_id(run: Run) -> str:
     thread_id = "00000000-0000-7000-8000-00000000abcd"
     await run(thread_id, "ask", {"text": "a"})
     return thread_id
-
-
-def _flat(routes: Any) -> Iterator[APIRoute]:
-    for route in routes:
-        if isinstance(route, APIRoute):
-            yield route
-        elif hasattr(route, "original_router"):
-            yield from _flat(route.original_router.routes)
 
 
 def _paths(path: str) -> Iterator[str]:
