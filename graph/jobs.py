@@ -86,7 +86,7 @@ class Jobs:
         kinds: What it does.
         lease_seconds: How long after it was last heard of what it does is taken up by others.
         renew_seconds: Between two times that it is heard of. So long before a lease ends that could not
-            be renewed, it stops working at the job.
+            be renewed, but no longer than `SLACK_SECONDS`, it stops working at the job.
     """
 
     def __init__(
@@ -101,7 +101,6 @@ class Jobs:
         self._kinds = kinds
         self._lease_seconds = lease_seconds
         self._renew_seconds = renew_seconds
-        self._fence_seconds = lease_seconds - renew_seconds
         self._longest = {name: kind.timeout_seconds + SLACK_SECONDS for name, kind in kinds.items()}
         self._bounded = {name: kind for name, kind in kinds.items() if kind.most is not None}
         self._due = asyncio.Event()
@@ -156,9 +155,10 @@ class Jobs:
             UnavailableError: PostgreSQL did not answer.
         """
         while True:
-            await asyncio.sleep(self._renew_seconds)
+            # First: whoever begins anew, because it failed, has no time to lose.
             async with self._renewing:
                 await self._renew()
+            await asyncio.sleep(self._renew_seconds)
 
     async def _renew(self) -> None:
         held = {task: self._tasks[task] for task in self._trying}
@@ -169,7 +169,13 @@ class Jobs:
         for task, job in held.items():
             fence = self._trying.get(task)
             if fence is not None and not fence.expired() and job.job_id in renewed:
-                fence.reschedule(asked_at + self._fence_seconds)
+                fence.reschedule(self._fence_at(job, asked_at))
+
+    def _fence_at(self, job: Job, asked_at: float) -> float:
+        """When work at a job has to stop whose lease, as `jobs.claim` gives it, began no sooner than this."""
+        doubled = self._lease_seconds * 2.0 ** min(job.attempt - 1, 9)
+        lease_seconds = min(doubled, self._longest[job.kind])
+        return asked_at + lease_seconds - min(self._renew_seconds, SLACK_SECONDS)
 
     async def _renewed(self, held: Iterable[Job]) -> set[int]:
         return await jobs.renew(
@@ -233,9 +239,9 @@ class Jobs:
         return SLOTS - len(self._tasks)
 
     def _begin(self, claimed: Sequence[Job], asked_at: float) -> None:
-        fence_at = asked_at + self._fence_seconds
         for job in claimed:
-            task = asyncio.create_task(self._do(job, fence_at), name=f"job {job.job_id}")
+            work = self._do(job, self._fence_at(job, asked_at))
+            task = asyncio.create_task(work, name=f"job {job.job_id}")
             self._tasks[task] = job
             task.add_done_callback(self._end)
 
@@ -262,13 +268,10 @@ class Jobs:
             raise
         finally:
             self._trying.pop(task, None)
-        async with self._renewing:
-            # One that is under way would put off the next attempt.
-            pass
         try:
             if failure is None:
-                await jobs.done(self._db, job)
-                self.outcomes[job.kind, "done"] += 1
+                if await jobs.done(self._db, job):
+                    self.outcomes[job.kind, "done"] += 1
             else:
                 await self._fail(job, failure)
         except UnavailableError as exc:
@@ -302,12 +305,16 @@ class Jobs:
             log.error("job given up", **facts, reason=failure.message)
             if give_up := self._kinds[job.kind].give_up:
                 await give_up(job, failure.message)
-            await jobs.done(self._db, job)
-            self.outcomes[job.kind, "given_up"] += 1
+            if await jobs.done(self._db, job):
+                self.outcomes[job.kind, "given_up"] += 1
             return
         pause = pauses[job.attempt - 1] * random.uniform(*SPREAD)
+        async with self._renewing:
+            # A renewal that is under way would put off the next attempt.
+            pass
+        if not await jobs.again(self._db, job, delay_seconds=pause):
+            return
         log.warning("job is tried again", **facts, seconds=round(pause, 1), reason=failure.message)
-        await jobs.again(self._db, job, delay_seconds=pause)
         self.outcomes[job.kind, "again"] += 1
         asyncio.get_running_loop().call_later(pause, self.wake)
 

@@ -160,15 +160,15 @@ def _opened(cipher: Cipher, job: Job) -> Job:
     return replace(job, payload=opened)
 
 
-async def done(db: Database, job: Job) -> None:
-    """Forget a job, unless it was lost and is somebody else's."""
-    await db.execute(SQL["done"], {"job_id": job.job_id, "attempt": job.attempt})
+async def done(db: Database, job: Job) -> bool:
+    """Forget a job; False if it was lost and is somebody else's, or gone."""
+    return bool(await db.execute(SQL["done"], {"job_id": job.job_id, "attempt": job.attempt}))
 
 
-async def again(db: Database, job: Job, *, delay_seconds: float) -> None:
-    """Have a job done again after a pause, unless it was lost and is somebody else's."""
+async def again(db: Database, job: Job, *, delay_seconds: float) -> bool:
+    """Have a job done again after a pause; False if it was lost and is somebody else's, or gone."""
     params = {"job_id": job.job_id, "attempt": job.attempt, "delay_seconds": delay_seconds}
-    await db.execute(SQL["again"], params)
+    return bool(await db.execute(SQL["again"], params))
 
 
 async def hand_back(db: Database, job: Job) -> None:

@@ -44,7 +44,8 @@ async def hand_back(db: Database, claimed: Claim) -> GivenUp | None:
     Give up a run unfinished, for another worker to resume from its last checkpoint.
 
     It counts as no attempt. A run that somebody wants stopped ends instead; one that is to leave
-    no trace stays ``running``, under a new epoch, for the caller to `undo` and `discard`.
+    no trace stays ``running``, under a new epoch, for the caller to undo and discard,
+    see `store.rollback`.
 
     Returns:
         None if the run was not ours any more.
@@ -65,7 +66,7 @@ async def reap(
 
     A run goes back to the queue, or ends: as it was being cancelled, or with ``error`` after its
     last attempt. One that is to leave no trace is ``running`` under its new epoch, as one of
-    `worker_id`: the caller is to `undo` and `discard` it.
+    `worker_id`: the caller is to undo and discard it, see `store.rollback`.
 
     Args:
         worker_id: Who asks; it is alive.

@@ -38,8 +38,12 @@ def build(graphs: GraphConfig, environment: Mapping[str, str]) -> Path:
     bundler = _bundler(root)
     with TemporaryDirectory(prefix=f".{FOLDER}-", dir=root) as made:
         _run(bundler, Path(made, FOLDER), graphs, environment)
-        shutil.rmtree(root / FOLDER, ignore_errors=True)
-        return Path(made, FOLDER).rename(root / FOLDER)
+        try:
+            if (root / FOLDER).exists():
+                shutil.rmtree(root / FOLDER)
+            return Path(made, FOLDER).rename(root / FOLDER)
+        except OSError as error:
+            raise InvalidInputError(f"{root / FOLDER} cannot be replaced: {error}") from error
 
 
 def _bundler(root: Path) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import structlog
@@ -15,6 +16,7 @@ from graph.webhook_config import WebhookConfig
 from graph.webhooks import open_webhooks
 from store import jobs, webhooks
 from store.database import Database, open_database
+from store.errors import UnavailableError
 from store.jobs import Job
 from tests.graph.engines import DEADLINE_SECONDS, until
 
@@ -349,6 +351,33 @@ async def test_a_process_whose_job_another_has_taken_up_writes_nothing_of_it(
     assert (found, given_up) == ([(2, True)], [])
 
 
+async def test_a_renewal_that_failed_is_tried_again_at_once_and_a_later_attempt_has_longer(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def hang(job: Job) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    await put(db)
+    await db.execute("UPDATE job SET attempt = 2", {})
+    async with working(db, hang, timeout_seconds=1000.0, renew_seconds=3600.0) as process:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await begun.wait()
+        [fence] = process._trying.values()
+        ends_at = fence.when()
+        failing = AsyncMock(side_effect=UnavailableError("it is away"))
+        monkeypatch.setattr(jobs, "renew", failing)
+        with pytest.raises(UnavailableError):
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await process.renew_forever()
+
+    # The third attempt's lease is four times the first one's minute; of it, 15 seconds are to spare.
+    assert ends_at is not None
+    assert ends_at - asyncio.get_running_loop().time() > 3 * 60
+
+
 async def test_a_process_that_cannot_renew_a_lease_stops_before_another_may_begin(
     db: Database,
 ) -> None:
@@ -362,7 +391,7 @@ async def test_a_process_that_cannot_renew_a_lease_stops_before_another_may_begi
 
     await put(db)
     with structlog.testing.capture_logs() as logs:
-        async with working(db, hang, lease_seconds=3600.2, renew_seconds=3600.0) as process:
+        async with working(db, hang, lease_seconds=15.2, renew_seconds=15.0) as process:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await stopped.wait()
             await until(idle(process))
