@@ -456,8 +456,9 @@ class States:
         """
         Read the values of many threads, by their ids, in one round trip.
 
-        With `as_json` they need have no more than their JSON, which takes less work. Missing are threads without a checkpoint or with one that cannot be read, and those whose
-        graph is not served: a list of threads is answered all the same.
+        With `as_json` messages may be plain dicts, as in JSON, which takes less work. Missing are threads
+        without a checkpoint or with one that cannot be read, and those whose graph is not served: a list of
+        threads is answered all the same.
         """
         outputs = await self._outputs(found)
         values = {}

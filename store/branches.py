@@ -89,7 +89,7 @@ async def copy_line(
     access: Access,
 ) -> None:
     """
-    Make a thread of a checkpoint of another one, and of those that it came of.
+    Make a thread of a checkpoint of another one, and of those that it came of; or of its messages alone.
 
     It is of the same graph and has the other one's config. Its messages are to be made of its
     checkpoints, and its status is to be settled, by the caller.

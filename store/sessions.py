@@ -177,7 +177,7 @@ async def list_page(
             "offset": 0,
         }
         if by_index:
-            rows += await _named(db, which, query, params, place)
+            rows += await _named(db, query, params, place)
         else:
             rows += await _all(db, ordered(query, *place, tie_break="thread_id"), params)
         if len(rows) > limit:
@@ -186,17 +186,14 @@ async def list_page(
 
 
 async def _named(
-    db: Database,
-    which: Filter,
-    query: LiteralString,
-    params: JsonObject,
-    place: tuple[str, Order],
+    db: Database, query: LiteralString, params: JsonObject, place: tuple[str, Order]
 ) -> list[Session]:
     """
     Sessions with a text in their names.
 
     One that many have is soon found in the order of the list, one that few have by its index. PostgreSQL
-    cannot tell which, so they are first looked for among the threads that come first.
+    cannot tell which, so they are first looked for among the threads that come first: each query reads some
+    rows under the name of the table ``thread``.
     """
     latest = first(SQL["in_order"], *place, tie_break="thread_id")
     matching = ordered(query, *place, tie_break="thread_id")
@@ -204,13 +201,13 @@ async def _named(
     found = await _all(db, among("thread", latest, matching), params)
     if len(found) == params["limit"]:
         return found
-    candidates = SQL["named"]
-    if which.title and which.title in UNNAMED:
-        candidates += " UNION ALL " + SQL["unnamed"]
-    if which.ids:
-        candidates += " UNION ALL " + SQL["found"]
-    every = ordered(SQL["every"], *place, tie_break="thread_id")
-    return await _all(db, among("thread", candidates, every), params)
+    candidates = SQL["by_name"]
+    if params["part"] in UNNAMED:
+        candidates += " UNION ALL " + SQL["without_name"]
+    if params["ids"]:
+        candidates += " UNION ALL " + SQL["by_id"]
+    page = ordered(SQL["session"], *place, tie_break="thread_id")
+    return await _all(db, among("thread", candidates, page), params)
 
 
 async def _all(db: Database, query: LiteralString, params: JsonObject) -> list[Session]:

@@ -1,5 +1,7 @@
 """
-Lists of messages as JSON shows them, told from their bytes: to make the messages is most of the work of a list of threads.
+Lists of messages as JSON shows them, told from their bytes.
+
+To make the messages is most of the work of a list of threads.
 
 LangChain's messages are encoded as their attributes, and decoded by giving these to their classes. Those check
 them, and most often take them as they are. Here is said of which they do; all others are decoded. Pure.
@@ -58,7 +60,9 @@ def _refuse(code: int, data: bytes) -> None:
 
 def _is_taken(module: str, name: str, attributes: dict[str, Any]) -> bool:
     """Whether a class of messages makes of its attributes just these."""
-    names, type_ = _CLASSES.get((module, name), ([], None))
+    if (known := _CLASSES.get((module, name))) is None:
+        return False
+    names, type_ = known
     if list(attributes) != names or attributes["type"] != type_ or not _is_common(attributes):
         return False
     if name == "ToolMessage":

@@ -89,7 +89,7 @@ BEGIN
             FROM thread
             WHERE thread_id > last_id
             ORDER BY thread_id
-            LIMIT 1000
+            LIMIT 100
             FOR KEY SHARE
         ), named AS (
             INSERT INTO thread_name (thread_id, parts)

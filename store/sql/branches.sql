@@ -157,7 +157,7 @@ WHERE t.thread_id = %(target)s AND %(ttl_minutes)s::double precision IS NOT NULL
 -- name: copy_line
 -- A checkpoint and those that it came of, with what they are made of: not what was written to it
 -- itself, which is of what came after. Messages come that are older than any of them; all others are
--- made of the checkpoints. Without a checkpoint it is the messages up to one.
+-- made of the checkpoints. Without a checkpoint all messages come, up to `message_id`.
 WITH RECURSIVE line AS (
     SELECT c.checkpoint_id, c.parent_checkpoint_id
     FROM checkpoints AS c

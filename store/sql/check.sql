@@ -227,8 +227,9 @@ FROM thread AS t
 LEFT JOIN thread_name AS n ON n.thread_id = t.thread_id
 WHERE t.thread_id > %(after)s AND (%(last)s::text IS NULL OR t.thread_id <= %(last)s)
     AND (%(only)s::text[] IS NULL OR t.thread_id = ANY(%(only)s))
-    AND session_name(t.metadata) <> session_name('{}')
-    AND n.parts IS DISTINCT FROM name_parts(session_name(t.metadata))
+    AND n.parts IS DISTINCT FROM CASE
+        WHEN session_name(t.metadata) <> session_name('{}') THEN name_parts(session_name(t.metadata))
+    END
 
 -- name: heads
 -- Of threads whose messages are those of their heads, what these are and which graph made them.
@@ -315,8 +316,14 @@ FROM thread AS t
 WHERE t.thread_id = %(thread_id)s
 
 -- name: index_name
+WITH unnamed AS (
+    DELETE FROM thread_name AS n
+    USING thread AS t
+    WHERE t.thread_id = %(thread_id)s AND n.thread_id = t.thread_id
+        AND session_name(t.metadata) = session_name('{}')
+)
 INSERT INTO thread_name (thread_id, parts)
 SELECT thread_id, name_parts(session_name(metadata))
 FROM thread
-WHERE thread_id = %(thread_id)s
+WHERE thread_id = %(thread_id)s AND session_name(metadata) <> session_name('{}')
 ON CONFLICT (thread_id) DO UPDATE SET parts = EXCLUDED.parts

@@ -62,7 +62,7 @@ SELECT thread_id, metadata, status, message_count, expires_at, created_at, updat
 FROM thread
 {in_order}
 
--- name: named
+-- name: by_name
 -- By the index of the parts of names; what has all the parts of a text need not have the text.
 SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
 FROM thread
@@ -72,23 +72,23 @@ JOIN thread_name USING (thread_id)
     AND parts @@ name_query(%(part)s::text) AND session_name(metadata) ILIKE %(title)s::text
     AND session_name(metadata) <> session_name('{}')
 
--- name: unnamed
--- Threads without a name are not in that index.
+-- name: without_name
+-- Threads without a name are not in the index of names.
 SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
 FROM thread
 {in_order}
 {and_asked_for}
     AND session_name(metadata) = session_name('{}')
 
--- name: found
--- By something else than their names.
+-- name: by_id
+-- Found by something else than their names.
 SELECT thread_id, metadata, status, message_count, expires_at, created_at, updated_at
 FROM thread
 {in_order}
 {and_asked_for}
     AND thread_id = ANY(%(ids)s::text[]) AND NOT session_name(metadata) ILIKE %(title)s::text
 
--- name: every
+-- name: session
 {session}
 
 -- name: counts

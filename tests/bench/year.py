@@ -4,6 +4,8 @@ from typing import Final, LiteralString
 
 import psycopg
 
+from tests.bench.words import index_names
+
 #: Sessions are begun all year round; each is taken up ten times, a day and more apart, for five messages.
 _SITTING: Final = 5
 
@@ -195,3 +197,4 @@ def fill(database_url: str, template: str) -> None:
             if connection.execute(is_done, params).fetchone() is None:
                 for statement in statements:
                     connection.execute(statement, params)
+        index_names(connection)

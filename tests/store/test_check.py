@@ -182,6 +182,17 @@ async def test_what_a_busy_thread_hides_is_put_right_with_it_and_that_is_in_the_
     assert told == [("invariants.repaired", {"thread_busy": 1, "leftover_blobs": 1})]
 
 
+async def test_a_name_that_was_taken_away_leaves_the_index_of_names(
+    sound: Database, saver: Saver
+) -> None:
+    await sound.execute("INSERT INTO thread_name VALUES ('edited', name_parts('secret'))", {})
+
+    repaired = await found_by(checking(sound, saver), repair=True)
+
+    assert [(found.kind, found.is_repaired) for found in repaired] == [("name_not_indexed", True)]
+    assert await sound.tuples("SELECT thread_id FROM thread_name", {}) == [("talk",)]
+
+
 async def _said(db: Database) -> Any:
     return await db.tuples(
         "SELECT conversation_id, id, content, seq, position FROM message ORDER BY 1, 4", {}

@@ -85,8 +85,8 @@ WINDOW = among(
 CANDIDATES = ordered(load("threads")["candidates"], "updated_at", "desc", tie_break="thread_id")
 NAMED = among(
     "thread",
-    load("sessions")["named"],
-    ordered(load("sessions")["every"], "updated_at", "desc", tie_break="thread_id"),
+    load("sessions")["by_name"],
+    ordered(load("sessions")["session"], "updated_at", "desc", tie_break="thread_id"),
 )
 FILTERED = among("thread", load("threads")["search"], _sorted_by("updated_at"))
 
