@@ -580,6 +580,9 @@ async def open_database(
                 idle_transaction_seconds=idle_transaction_seconds,
                 lock_seconds=_SHARED_LOCK_SECONDS,
             )
+            # All that is asked here is asked by keys. A plan is kept, and one that was made while a table was
+            # empty would read all of it, however large it has become.
+            await connection.execute("SET enable_seqscan = off")
         return connection
 
     patience_seconds = statement_timeout_seconds + PATIENCE_SECONDS
