@@ -19,7 +19,7 @@ from graph.adoption import end_with
 from graph.executor import Executor
 from graph.factory import AnyGraph
 from graph.schema import messages_channel
-from graph.snapshots import interrupts_of
+from graph.snapshots import CORRECTED_AS, interrupts_of
 from graph.state import States
 from graph.stopped import appends
 from store import branches, messages, threads
@@ -35,8 +35,12 @@ from store.threads import NewThread
 Change = Callable[[dict[str, Any]], list[Any]]
 #: Of the path of a task that is next by its node's name, and not by a ``Send``.
 _BY_NAME: Final = "__pregel_pull"
+#: What is not in the name of a node.
+_BETWEEN_NODES: Final = "|"
 #: Messages that are read at a time.
 _PAGE = 500
+#: Updates in a row that are looked behind, for the nodes that led to what is next.
+_UPDATES = 50
 
 
 class Branches:
@@ -120,7 +124,7 @@ class Branches:
         Raises:
             NotFoundError: There is no such message that is visible.
             ConflictError: The model does not see it: ``not_in_context``; or the graph waits for an
-                answer: ``session_interrupted``.
+                answer: ``session_interrupted``; or a part of the next step is done: ``step_unfinished``.
             Error: Others as `go_to`.
         """
         found = await messages.get(self._db, thread_id, message_id, access=access)
@@ -235,10 +239,7 @@ class Branches:
         async def apply(graph: AnyGraph, config: RunnableConfig) -> RunnableConfig:
             channel = _channel(graph)
             snapshot = await graph.aget_state(config)
-            if interrupts_of(snapshot):
-                raise ConflictError(
-                    "The session waits for an answer: give it first", code="session_interrupted"
-                )
+            _require_whole_step(snapshot)
             changes = change(
                 {
                     id_: message
@@ -264,39 +265,69 @@ async def _go_on_with(
     Change messages as the nodes that made the state, so that what is next is next thereafter.
 
     The edges of these nodes lead on again: conditional edges see the change. What a ``Command`` of theirs
-    said is next is said again, unless tool calls are taken out that wait to be made.
+    said is next is said again, unless one of them has conditional edges, or tool calls are taken out that
+    wait to be made.
     """
     saver = cast("Saver", graph.checkpointer)
     found = await saver.aget_tuple(snapshot.config)
-    last = await _last_nodes(graph, saver, found)
+    last = await _last_nodes(graph, snapshot, found)
     goto: list[str | Send] = []
-    if not _withdraws_calls(snapshot.values.get(channel) or [], changes):
+    # What is next does not tell who said so: where there are conditional edges, they may have.
+    is_decided_anew = any(_has_conditional_edges(graph, name) for name in last)
+    if not is_decided_anew and not _withdraws_calls(snapshot.values.get(channel) or [], changes):
         goto += [task.name for task in snapshot.tasks if task.path[0] == _BY_NAME]
-        # A ``Send`` does not tell who sent it: where there are conditional edges, they did.
-        if found and not any(_has_conditional_edges(graph, name) for name in last):
-            goto += found.checkpoint["channel_values"].get(TASKS) or []
+        goto += (found.checkpoint["channel_values"].get(TASKS) or []) if found else []
     said = cast("Any", Command(update={channel: changes}, goto=goto))
     if not last:
         # Then LangGraph knows which.
         return await graph.aupdate_state(config, said)
     updates = [StateUpdate(said, last[0]), *(StateUpdate(None, name) for name in last[1:])]
-    return await graph.abulk_update_state(config, [updates])
+    marked: RunnableConfig = {**config, "metadata": {CORRECTED_AS: _BETWEEN_NODES.join(last)}}
+    return await graph.abulk_update_state(marked, [updates])
 
 
-async def _last_nodes(graph: AnyGraph, saver: Saver, found: CheckpointTuple | None) -> list[str]:
-    """The nodes of the step that led to a state, whatever was changed since; none if that is not known."""
-    ran = found
-    while ran and ran.parent_config and ran.metadata.get("source") == "update":
-        ran = await saver.aget_tuple(ran.parent_config)
-    if ran and ran.parent_config and ran.metadata.get("source") == "loop":
-        before = await graph.aget_state(ran.parent_config)
-        # With the durability `exit` not every step has its checkpoint.
-        if (before.metadata or {}).get("step") == ran.metadata["step"] - 1:
-            return sorted({task.name for task in before.tasks})
+async def _last_nodes(
+    graph: AnyGraph, snapshot: StateSnapshot, found: CheckpointTuple | None
+) -> list[str]:
+    """The nodes that led to what is next in a state, in a step or by an update; none if not known."""
+    at = snapshot
+    for _ in range(_UPDATES):
+        about = at.metadata or {}
+        if not at.parent_config or about.get("source") not in ("loop", "update"):
+            break
+        corrected = str(about.get(CORRECTED_AS, "")).split(_BETWEEN_NODES)
+        if graph.nodes.keys() >= set(corrected):
+            return corrected
+        before = await graph.aget_state(at.parent_config)
+        if about.get("source") == "loop":
+            # With the durability `exit` not every step has its checkpoint.
+            if (before.metadata or {}).get("step") == about["step"] - 1:
+                return sorted({task.name for task in before.tasks})
+            break
+        # A client's, as a node that was next: LangGraph keeps it as the result of its task.
+        written = sorted({task.name for task in before.tasks if task.result is not None})
+        if written:
+            return written
+        if sorted(before.next) != sorted(at.next):
+            break
+        at = before
     # What a ``Send`` began is not in it.
     seen = found.checkpoint["versions_seen"] if found else {}
     spoke = {name: max(of.values()) for name, of in seen.items() if of and name in graph.nodes}
-    return [name for name in spoke if spoke[name] == max(spoke.values())]
+    return sorted(name for name in spoke if spoke[name] == max(spoke.values()))
+
+
+def _require_whole_step(snapshot: StateSnapshot) -> None:
+    """Check that nothing of the next step is done, or waits for an answer: it would be lost."""
+    if interrupts_of(snapshot):
+        raise ConflictError(
+            "The session waits for an answer: give it first", code="session_interrupted"
+        )
+    if any(task.result is not None for task in snapshot.tasks):
+        raise ConflictError(
+            "A part of the session's next step is done: let a run without input finish it first",
+            code="step_unfinished",
+        )
 
 
 def _has_conditional_edges(graph: AnyGraph, node: str) -> bool:

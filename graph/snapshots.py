@@ -1,7 +1,7 @@
 """A state as LangGraph gives it, as the JSON that clients get."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Interrupt, PregelTask, StateSnapshot
@@ -10,6 +10,9 @@ from graph.encode import plain
 from store.models import JsonObject, ThreadStatus
 
 _CHECKPOINT_KEYS = ("thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map")
+
+#: In the metadata of a corrected state, for the next correction: the nodes as which it was written.
+CORRECTED_AS: Final = "corrected_as"
 
 #: The state of a thread on which no graph ever ran.
 EMPTY = StateSnapshot({}, (), {"configurable": {}}, None, None, None, (), ())
@@ -23,7 +26,7 @@ def state_json(snapshot: StateSnapshot) -> JsonObject:
         "values": snapshot.values,
         "next": snapshot.next,
         "tasks": [_task_json(task) for task in snapshot.tasks],
-        "metadata": snapshot.metadata,
+        "metadata": _shown(snapshot.metadata),
         "created_at": snapshot.created_at,
         "checkpoint": checkpoint,
         "parent_checkpoint": parent,
@@ -79,6 +82,13 @@ def interrupt_of(asked: JsonObject) -> Interrupt:
     """An interrupt, of its JSON."""
     schema = asked.get("response_schema")
     return Interrupt(value=asked["value"], id=asked["id"], response_schema=schema)
+
+
+def _shown(metadata: Mapping[str, Any] | None) -> JsonObject | None:
+    """The metadata of a state without what is nobody's but ours."""
+    if metadata is None:
+        return None
+    return {key: value for key, value in metadata.items() if key != CORRECTED_AS}
 
 
 def _task_json(task: PregelTask) -> JsonObject:

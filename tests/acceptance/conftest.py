@@ -48,6 +48,8 @@ GRAPHS = (
     "choir",
     "duet",
     "trio",
+    "half",
+    "route",
     "parts_by_edges",
     "parts_by_command",
     "ask_in_chat",

@@ -437,6 +437,43 @@ def _work_in_parts(*, edges: bool) -> Any:
     return builder.compile()
 
 
+def _plan_halves(state: MessagesState) -> Command[Any]:
+    port = int(state["messages"][0].text)
+    return Command(goto=[Send("work", {"part": part, "gate": port}) for part in "ab"])
+
+
+async def _work_or_fail(state: Any) -> dict[str, Any]:
+    if state["part"] == "b":
+        await report(state["gate"], "b")
+        raise ValueError("b is broken")
+    return {"messages": [("ai", "a")]}
+
+
+def _half() -> Any:
+    """Two parts that are sent to workers, of which one fails when it may go on."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("plan", _plan_halves)
+    builder.add_node("work", _work_or_fail)
+    builder.add_edge(START, "plan")
+    return builder.compile()
+
+
+def _by_the_question(state: MessagesState) -> str:
+    return "refund" if "refund" in state["messages"][0].text else "greet"
+
+
+def _route() -> Any:
+    """A node after which the question decides, and one after each of both ways."""
+    builder = StateGraph(MessagesState)
+    for name in ("read", "greet", "refund", "close"):
+        builder.add_node(name, _sing(name))
+    builder.add_edge(START, "read")
+    builder.add_conditional_edges("read", _by_the_question, ["greet", "refund"])
+    builder.add_edge("greet", "close")
+    builder.add_edge("refund", "close")
+    return builder.compile()
+
+
 class Finding(MessagesState, total=False):
     topic: str
     steps: Annotated[list[str], operator.add]
@@ -483,5 +520,7 @@ ask_in_chat = _chain(MessagesState, ("ask", _ask_in_chat))
 choir = _chain(MessagesState, ("both", _answer_twice))
 duet = _duet()
 trio = _trio()
+half = _half()
+route = _route()
 parts_by_edges = _work_in_parts(edges=True)
 parts_by_command = _work_in_parts(edges=False)

@@ -343,6 +343,78 @@ async def test_what_was_sent_to_a_node_is_sent_to_it_still_after_a_correction(
     assert texts(await said(http, session_id)) == ["five", "plan", "a", "b", "sum"]
 
 
+async def test_a_correction_that_decides_otherwise_runs_the_other_way_alone(
+    http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = await session(http, assistant_id="route")
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "refund me", "id": "q"}]}
+    path = f"/api/sessions/{session_id}/messages/q"
+    stop = ["refund", "greet"]
+    await client.runs.wait(session_id, "route", input=asked, interrupt_before=stop)
+    before = await client.threads.get_state(session_id)
+
+    await http.patch(path, json={"content": "hello"})
+    once = await client.threads.get_state(session_id)
+    await http.patch(path, json={"content": "refund me after all"})
+    twice = await client.threads.get_state(session_id)
+    await http.patch(path, json={"content": "hello"})
+    await client.runs.wait(session_id, "route", input=None)
+
+    assert (before["next"], once["next"], twice["next"]) == (["refund"], ["greet"], ["refund"])
+    assert texts(await said(http, session_id)) == ["hello", "read", "greet", "close"]
+
+
+async def test_what_a_client_wrote_as_a_node_is_not_done_by_it_after_a_correction(
+    http: httpx.AsyncClient, client: LangGraphClient
+) -> None:
+    session_id = await session(http, assistant_id="route")
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "refund me", "id": "q"}]}
+    path = f"/api/sessions/{session_id}/messages/q"
+    await client.runs.wait(session_id, "route", input=asked, interrupt_before=["refund"])
+
+    for text in ("by hand", "and again"):
+        by_hand = {"messages": [{"role": "assistant", "content": text}]}
+        await client.threads.update_state(session_id, by_hand, as_node="refund")
+    before = await client.threads.get_state(session_id)
+    corrected = [await http.patch(path, json={"content": text}) for text in ("hello", "hi")]
+    state = await client.threads.get_state(session_id)
+    await client.runs.wait(session_id, "route", input=None)
+
+    assert [answer.status_code for answer in corrected] == [200, 200], corrected
+    assert state["next"] == ["close"]
+    # What is kept for the next correction is not shown.
+    assert set(state["metadata"] or ()) == set(before["metadata"] or ())
+    assert texts(await said(http, session_id)) == ["hi", "read", "by hand", "and again", "close"]
+
+
+async def test_in_the_middle_of_a_step_nothing_is_corrected(
+    http: httpx.AsyncClient, client: LangGraphClient, gate: Gate
+) -> None:
+    gate.hold("b")
+    session_id = await session(http, assistant_id="half")
+    path = f"/api/sessions/{session_id}/messages"
+    asking = asyncio.create_task(http.post(path, json={"query": f"{gate.port}"}))
+    await gate.arrived("b")
+    while not any(task["result"] for task in (await client.threads.get_state(session_id))["tasks"]):
+        assert not asking.done()
+    gate.release("b")
+    failed = await asking
+    before = await client.threads.get_state(session_id)
+    [question] = await said(http, session_id)
+
+    refused = [
+        await http.patch(f"{path}/{question['id']}", json={"content": "x"}),
+        await http.delete(f"{path}/{question['id']}"),
+    ]
+    after = await client.threads.get_state(session_id)
+
+    assert failed.status_code == 502, failed.text
+    assert before["next"] == ["work"]
+    assert {(a.status_code, a.json()["code"]) for a in refused} == {(409, "step_unfinished")}
+    assert after["checkpoint"] == before["checkpoint"]
+    assert contents(after["values"]) == [f"{gate.port}", "a"]
+
+
 @pytest.mark.parametrize("graph", ["parts_by_edges", "parts_by_command"])
 async def test_what_is_deleted_before_its_tools_are_called_calls_none(
     graph: str, http: httpx.AsyncClient, client: LangGraphClient
