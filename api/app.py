@@ -15,13 +15,14 @@ from starlette.types import Scope
 
 from api import __version__, custom_app, errors, loopback
 from api.bootstrap import Services, mount_prefix
-from api.browsers import ANY, KnownHosts, KnownOrigins, is_loopback_host
+from api.browsers import ANY, KnownHosts, KnownOrigins
 from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.description import describe
 from api.http.headers import TRACING, HeaderFilter
 from api.http.held import HeldBodies
 from api.http.languages import Languages
+from api.http.origins import is_loopback_host
 from api.http.problems import Problems
 from api.identity.auth import Authentication, is_open
 from api.identity.openapi import secure
@@ -278,6 +279,7 @@ def _of_pages(services: Services, http: Http) -> Iterator[Middleware]:
     yield Middleware(
         KnownOrigins,
         origins=None if is_bare and not are_origins_set(services) else allowed_origins(services),
+        names=[name for name in names if name != ANY],
         origin_regex=http.cors.allow_origin_regex,
         only_sockets=asks_all,
     )
