@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from starlette.requests import HTTPConnection
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
@@ -18,8 +19,11 @@ from websockets.typing import Origin
 from api.app import create_app
 from api.bootstrap import Services
 from api.browsers import KnownHosts, KnownOrigins
+from api.errors import RefusedError
 from api.http.origins import is_default_origin
+from api.identity.authority import AuthHandlers
 from api.settings import Settings
+from tests.api import auths
 from tests.serving import serving
 
 EVIL = "https://evil.example"
@@ -321,3 +325,36 @@ class TestWithStudiosUser(TestWithAuthentication):
             ):  # fmt: skip
                 answer = await http.post("/threads", json={}, headers={**studio, **more})
                 assert answer.status_code == status, more
+        # Also where it listens on more than loopback, and asks everybody else who they are.
+        async with serve(host="0.0.0.0") as http:
+            for more, status in (
+                ({"origin": EVIL}, 401), ({"host": "evil.example"}, 401), ({}, 200),
+                ({"origin": "null"}, 401), ({"host": "192.0.2.7"}, 401),
+                ({"origin": "https://smith.langchain.com"}, 200),
+                ({"origin": EVIL, **ADA}, 200), ({"host": "chat.example.com", **ADA}, 200),
+            ):  # fmt: skip
+                answer = await http.post("/threads", json={}, headers={**studio, **more})
+                assert answer.status_code == status, more
+
+    async def test_a_studio_of_an_origin_that_somebody_allowed_is_studio(self) -> None:
+        """Others do not come so far."""
+        headers = [
+            (b"x-auth-scheme", b"langsmith"),
+            (b"host", b"localhost"),
+            (b"origin", b"https://own.example"),
+        ]
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "headers": headers,
+            "client": ("127.0.0.1", 1),
+        }
+        for are_origins_set in (True, False):
+            authority = AuthHandlers(auths.owners, are_origins_set=are_origins_set)
+            asked = authority.authenticate(HTTPConnection(scope), path_params=dict)
+            if are_origins_set:
+                assert (await asked).identity == "langgraph-studio-user"
+            else:
+                with pytest.raises(RefusedError):
+                    await asked
