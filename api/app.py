@@ -14,14 +14,15 @@ from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from api import __version__, custom_app, errors, loopback
-from api.bootstrap import Services, mount_prefix
-from api.browsers import ANY, KnownHosts, KnownOrigins, is_loopback_host
+from api.bootstrap import Services, are_origins_set, mount_prefix
+from api.browsers import ANY, KnownHosts, KnownOrigins
 from api.compat import COMPAT_ROUTERS
 from api.custom_app import CustomApp, Theirs, chooser, with_theirs
 from api.description import describe
 from api.http.headers import TRACING, HeaderFilter
 from api.http.held import HeldBodies
 from api.http.languages import Languages
+from api.http.origins import is_loopback_host
 from api.http.problems import Problems
 from api.identity.auth import Authentication, is_open
 from api.identity.openapi import secure
@@ -277,7 +278,10 @@ def _of_pages(services: Services, http: Http) -> Iterator[Middleware]:
         yield Middleware(KnownHosts, names=names, only_loopback=not names)
     yield Middleware(
         KnownOrigins,
-        origins=None if is_bare and not are_origins_set(services) else allowed_origins(services),
+        origins=None
+        if is_bare and not are_origins_set(settings, services.graphs)
+        else allowed_origins(services),
+        names=[name for name in names if name != ANY],
         origin_regex=http.cors.allow_origin_regex,
         only_sockets=asks_all,
     )
@@ -319,13 +323,6 @@ def _around(
         yield Middleware(CustomApp, theirs=custom, is_theirs=is_theirs)
     # What fails in ours is answered here: it is nothing for their handlers.
     yield Middleware(LastResort)
-
-
-def are_origins_set(services: Services) -> bool:
-    """Whether somebody said which origins browsers may call from."""
-    cors = services.graphs.http.cors
-    is_in_file = cors.allow_origins is not None or cors.allow_origin_regex is not None
-    return is_in_file or "cors_allow_origins" in services.settings.model_fields_set
 
 
 def allowed_origins(services: Services) -> list[str]:

@@ -405,7 +405,12 @@ async def _authority(
     """Who decides who may what: an `Auth` of the user's, or what is built in; None for nobody."""
     if graphs.auth:
         clear_keys = db.cipher.clear_keys if isinstance(db.cipher, KeyRing) else None
-        yield load_authority(graphs.auth, graphs.path.parent, clear_keys=clear_keys)
+        yield load_authority(
+            graphs.auth,
+            graphs.path.parent,
+            clear_keys=clear_keys,
+            are_origins_set=are_origins_set(settings, graphs),
+        )
         return
     kinds = await identity_kinds(settings, db)
     if not kinds:
@@ -456,6 +461,13 @@ def mount_prefix(settings: Settings, graphs: GraphConfig) -> str:
     """The path below which everything is served; empty for none."""
     given = settings.mount_prefix
     return graphs.http.mount_prefix if given is None else given
+
+
+def are_origins_set(settings: Settings, graphs: GraphConfig) -> bool:
+    """Whether somebody said which origins browsers may call from."""
+    cors = graphs.http.cors
+    is_in_file = cors.allow_origins is not None or cors.allow_origin_regex is not None
+    return is_in_file or "cors_allow_origins" in settings.model_fields_set
 
 
 def _faults(graphs: GraphConfig, registry: Registry) -> Iterator[str]:

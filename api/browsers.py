@@ -7,9 +7,7 @@ name has been led to 127.0.0.1 (DNS rebinding), and a page of an origin that is 
 a plain form.
 """
 
-import re
 from collections.abc import Collection
-from ipaddress import ip_address
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -18,26 +16,42 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from api.errors import RefusedError, refuse, response_to
+from api.http.origins import (
+    host_of,
+    is_address,
+    is_default_origin,
+    is_loopback_host,
+    is_of_this_machine,
+)
 from api.identity.auth import deny, is_open
 from api.loopback import is_in_process
 from store.errors import PermissionDeniedError
 
 ANY: Final = "*"
-#: `Host`, or an origin after its scheme, in lower case: a name or an address, and perhaps a port.
-_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 #: By which containers on this machine find it. Nobody can have a domain below `.internal`.
 _FROM_CONTAINERS = frozenset({"host.docker.internal", "host.containers.internal"})
-#: LangGraph Studio is served from this host, and from hosts of regions below it; agent-chat-ui from that.
-STUDIO: Final = "smith.langchain.com"
-AGENT_CHAT: Final = "agentchat.vercel.app"
+#: What a page may send to what is open to everybody.
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Names:
+    """Names of this server: `*.example.com` is all below it."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._exact = frozenset(name for name in names if name[:2] != "*.")
+        self._endings = tuple(name[1:] for name in names if name.startswith("*."))
+
+    def __contains__(self, host: str) -> bool:
+        return host in self._exact or host.endswith(self._endings)
 
 
 class KnownHosts:
     """
     Refuses a request whose `Host` is no name of this server, with 421, before anything of it is read.
 
-    The names of this machine, and those by which its containers know it, are always known. What comes over no network
-    is not checked.
+    The names of this machine, and those by which its containers know it, are always known. Who leads a name elsewhere
+    needs a name, and a browser: an address passes, and so does a request without `Host`. What comes over no network is
+    not checked.
 
     Args:
         app: What is behind it.
@@ -47,8 +61,7 @@ class KnownHosts:
 
     def __init__(self, app: ASGIApp, *, names: Collection[str], only_loopback: bool) -> None:
         self.app = app
-        self._exact = _FROM_CONTAINERS.union(name for name in names if name[:2] != "*.")
-        self._endings = tuple(name[1:] for name in names if name.startswith("*."))
+        self._names = Names(_FROM_CONTAINERS.union(names))
         self._only_loopback = only_loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,9 +82,11 @@ class KnownHosts:
 
     def _is_known(self, scope: Scope) -> bool:
         given = Headers(scope=scope).getlist("host")
+        if not given:
+            return True
         host = host_of(given[0]) if len(given) == 1 else None
         return host is not None and (
-            is_of_this_machine(host) or host in self._exact or host.endswith(self._endings)
+            is_address(host) or is_of_this_machine(host) or host in self._names
         )
 
 
@@ -80,11 +95,12 @@ class KnownOrigins:
     Refuses a request of a page whose origin may not call, with 403.
 
     CORS alone keeps such a page from reading an answer, but not from sending a request that browsers ask no
-    leave for: a form, a text, a WebSocket. What is open to everybody is open to every page.
+    leave for: a form, a text, a WebSocket. What everybody may read every page may.
 
     Args:
         app: What is behind it.
-        origins: Those that may call; None: pages of this machine, LangGraph Studio and agent-chat-ui.
+        origins: Those that may call; None: pages of this machine and of `names`, and LangChain's hosted front ends.
+        names: Names of this server, under which it may serve a page of its own.
         origin_regex: More of them.
         only_sockets: Check only WebSockets.
     """
@@ -94,11 +110,13 @@ class KnownOrigins:
         app: ASGIApp,
         *,
         origins: Collection[str] | None,
+        names: Collection[str] = (),
         origin_regex: str | None = None,
         only_sockets: bool = False,
     ) -> None:
         self.app = app
         self._are_default = origins is None
+        self._names = Names(names)
         self._cors = CORSMiddleware(
             app, allow_origins=origins or (), allow_origin_regex=origin_regex
         )
@@ -106,7 +124,7 @@ class KnownOrigins:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if not is_from_network(scope) or is_open(scope) or self._may_call(scope):
+        if not is_from_network(scope) or _is_open_to_read(scope) or self._may_call(scope):
             await self.app(scope, receive, send)
             return
         error = PermissionDeniedError("This origin is not allowed: see CORS_ALLOW_ORIGINS")
@@ -123,47 +141,28 @@ class KnownOrigins:
         if origin.partition("://")[2] == headers.get("host"):
             # The server's own page, such as /docs.
             return True
-        if self._are_default and is_default_origin(origin):
+        if self._are_default and (is_default_origin(origin) or self._is_named(origin)):
             return True
         return self._cors.is_allowed_origin(origin)
 
+    def _is_named(self, origin: str) -> bool:
+        scheme, _, authority = origin.partition("://")
+        host = host_of(authority)
+        return scheme in ("http", "https") and host is not None and host in self._names
+
+
+def _is_open_to_read(scope: Scope) -> bool:
+    return is_open(scope) and scope["method"] in _READING
+
 
 def is_from_network(scope: Scope) -> bool:
-    """Whether a request came by a connection, so to an address: clients of ASGI have a name there."""
+    """
+    Whether this is a request, or a WebSocket, that came over a network.
+
+    uvicorn puts the address that it came to into ``server``. Clients that call the application without a
+    network, such as `httpx.ASGITransport`, put a name there.
+    """
+    if scope["type"] not in ("http", "websocket") or is_in_process(scope):
+        return False
     came_to = scope.get("server")
-    try:
-        if came_to is not None:
-            ip_address(came_to[0])
-    except ValueError:
-        return False
-    return not is_in_process(scope)
-
-
-def host_of(authority: str) -> str | None:
-    """The name or address of a `Host`, without port and brackets; None if it is no such thing."""
-    found = _AUTHORITY.fullmatch(authority.lower())
-    return found[1].strip("[]") if found else None
-
-
-def is_loopback_host(host: str) -> bool:
-    """Whether who listens on an address is reached from this machine alone."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def is_of_this_machine(host: str) -> bool:
-    """Whether a browser finds a host on its own machine, whatever a name server says of it."""
-    return host.endswith(".localhost") or is_loopback_host(host)
-
-
-def is_default_origin(origin: str) -> bool:
-    """Whether a page may call a server on its machine that says nothing of origins."""
-    scheme, _, authority = origin.partition("://")
-    host = host_of(authority)
-    if host is None:
-        return False
-    if scheme == "https" and (host in (STUDIO, AGENT_CHAT) or host.endswith(f".{STUDIO}")):
-        return True
-    return scheme in ("http", "https") and is_of_this_machine(host)
+    return came_to is None or is_address(came_to[0])

@@ -38,6 +38,7 @@ from store.errors import (
     QuotaError,
     RunFailedError,
     RunTimeoutError,
+    StalledError,
     TooLargeError,
     TooManyAttemptsError,
     UnavailableError,
@@ -64,6 +65,7 @@ STATUSES: dict[type[Error], HTTPStatus] = {
     QuotaError: HTTPStatus.FORBIDDEN,
     RunFailedError: HTTPStatus.BAD_GATEWAY,
     RunTimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
+    StalledError: HTTPStatus.REQUEST_TIMEOUT,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TooManyAttemptsError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -82,10 +84,10 @@ SENTENCE = "sentence"
 
 class RefusedError(PermissionDeniedError):
     """
-    A request that an author's code refused, with the status that it chose.
+    A request that is refused with a status of its own: one that an author's code chose, or 421 of `KnownHosts`.
 
     Args:
-        status: 400 or more; anything else is a fault of that code.
+        status: 400 or more; anything else is a fault of the author's code, and becomes 500.
         headers: Of the answer, such as ``WWW-Authenticate``.
     """
 

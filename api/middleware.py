@@ -15,9 +15,10 @@ from uuid_utils import uuid4
 from api.errors import BrokenOffError, error_response, internal_error_response, response_to
 from api.http.headers import HeaderFilter
 from api.http.held import HeldBodies, Hold
-from api.identity.auth import METRICS_PATH, OPEN_PATHS
+from api.identity.auth import METRICS_PATH, OPEN_PATHS, is_late
 from api.loopback import is_in_process
 from api.observability.http_meter import HttpMeter, is_event_stream
+from api.processes.sockets import allow_large_frames
 from store.errors import Error, InvalidInputError, TooLargeError, UnsupportedError
 
 log = structlog.stdlib.get_logger(__name__)
@@ -253,6 +254,8 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
+            if not is_late(scope):
+                allow_large_frames(scope)
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "0")

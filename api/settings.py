@@ -161,13 +161,13 @@ class Settings(BaseSettings):
         default=("*",),
         about="Origins that browsers may call from, separated by commas; `*`: all. Takes precedence "
         "over `http.cors.allow_origins` in langgraph.json. If neither is set, and callers are not "
-        "authenticated, a server on loopback refuses pages other than those of this machine, "
-        "LangGraph Studio and agent-chat-ui. See docs/security.md.",
+        "authenticated, a server on loopback refuses pages other than those of this machine, of "
+        "`HTTP_ALLOWED_HOSTS` and LangChain's hosted front ends. See docs/security.md.",
     )
     http_allowed_hosts: CommaSeparated = _env(
         "HTTP_ALLOWED_HOSTS",
         default=(),
-        about="Names of this server that `Host` may have beside those of this machine, separated by commas: "
+        about="Names of this server that `Host` may have beside those of this machine and IP addresses, separated by commas: "
         "`chat.example.com`, `*.example.com` for all below it, `*` for any. Empty: checked only where callers "
         "are not authenticated and the server listens on loopback. See docs/security.md.",
     )

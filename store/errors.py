@@ -114,6 +114,12 @@ class TooLargeError(Error):
     default_code = "too_large"
 
 
+class StalledError(Error):
+    """The input does not come, or too slowly; nothing was done."""
+
+    default_code = "body_stalled"
+
+
 class TooManyAttemptsError(Error):
     """It was tried too often; later it may be tried again."""
 

@@ -28,8 +28,8 @@ from api import metrics, operators, ui_bundles
 from api.app import allowed_origins, open_app
 from api.backing import admitted, cipher_of, opened_cipher
 from api.bootstrap import Services, identity_kinds, load_graphs, mount_prefix, open_services
-from api.browsers import is_loopback_host
 from api.console import build_ui as ui_builder, check as check_command, keys as keys_command
+from api.http.origins import is_loopback_host
 from api.observability import logs
 from api.processes import sockets as sockets_of_clients
 from api.processes.connections import allow_connections

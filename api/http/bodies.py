@@ -19,7 +19,7 @@ from starlette.types import Message
 
 from api.http.addresses import address_of
 from api.http.held import SMALL_BYTES, Hold
-from store.errors import InvalidInputError, OverloadedError, TooLargeError
+from store.errors import InvalidInputError, StalledError, TooLargeError, WrongTypeError
 from store.json import without_nul
 
 #: What says nothing of what a function is called with, and all that may be asked for to be `Arguments`.
@@ -42,8 +42,14 @@ def bounded(request: Request) -> Request:
     """
     The request, whose body is to be read whole: one beyond `HTTP_MAX_JSON_BODY_BYTES` is not.
 
-    Reading it raises `TooLargeError` then, and `OverloadedError` if there is no room for it, or it stalls.
+    Reading it raises `TooLargeError` then, `OverloadedError` if there is no room for it, and `StalledError` if it
+    stalls.
+
+    Raises:
+        WrongTypeError: `authenticate` wanted to see it, and did not because it says that it is a file.
     """
+    if getattr(request.state, "body_is_unseen", False):
+        raise WrongTypeError("This route reads JSON, and the Content-Type says that a file is sent")
     hold: Hold = request.state.hold
     most = hold.largest
     given = request.headers.get("content-length", "")
@@ -80,7 +86,7 @@ async def _next(request: Request, hold: Hold, received: int) -> Message:
             return await request.receive()
     except TimeoutError:
         # What it has room for others wait for.
-        raise OverloadedError("The request body has stalled") from None
+        raise StalledError("The request body has stalled") from None
 
 
 def _sender(request: Request) -> str:

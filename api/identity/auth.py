@@ -1,6 +1,6 @@
 """Who is calling, and what they may do."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -321,15 +321,8 @@ class _Rereading:
 
 def _path_params(scope: Scope) -> Mapping[str, Any]:
     """What the path of a request says, by the route that it will come to."""
-    for route in _flat(scope["app"].routes):
+    for route in scope["app"].routes:
         match, child = route.matches(scope)
         if match is Match.FULL:
             return dict(child.get("path_params", {}))
     return {}
-
-
-def _flat(routes: Iterable[Any]) -> Iterator[Any]:
-    """The routes of an application and of the routers in it."""
-    for route in routes:
-        inner = getattr(route, "original_router", None)
-        yield from [route] if inner is None else _flat(inner.routes)

@@ -25,6 +25,7 @@ from starlette.requests import HTTPConnection, Request
 
 from api.errors import RefusedError
 from api.http.bodies import parse
+from api.http.origins import host_of, is_default_origin, is_of_this_machine
 from api.identity import filters
 from api.identity.identities import Known, user_from
 from graph.config import AuthEntry, Cache
@@ -118,17 +119,25 @@ PARAMETERS = frozenset(
 #: How many calls of a sync `authenticate` go on at a time. One that hangs keeps its place, so that
 #: those that are given up do not pile up as threads.
 SYNC_AT_ONCE = 32
+#: Types of bodies that `authenticate` is not shown.
+_FILES = frozenset({"application/octet-stream", "application/zip"})
+_HERE = ("127.0.0.1", "::1")
 _IDS = ("thread_id", "run_id", "assistant_id", "cron_id")
 
 
 def load_authority(
-    entry: AuthEntry, root: Path, *, clear_keys: frozenset[str] | None = None
+    entry: AuthEntry,
+    root: Path,
+    *,
+    clear_keys: frozenset[str] | None = None,
+    are_origins_set: bool = False,
 ) -> Authority:
     """
     Import the `Auth` that langgraph.json names. Runs the author's module.
 
     Args:
         clear_keys: As for `AuthHandlers`.
+        are_origins_set: As for `AuthHandlers`.
 
     Raises:
         InvalidInputError: It cannot be imported, or is none that could authenticate anybody: a
@@ -141,6 +150,7 @@ def load_authority(
             cache=entry.cache,
             openapi=entry.openapi,
             clear_keys=clear_keys,
+            are_origins_set=are_origins_set,
         )
     except (Exception, SystemExit) as exc:
         why = exc.message if isinstance(exc, InvalidInputError) else reason(exc)
@@ -155,6 +165,8 @@ class AuthHandlers:
         studio: Whether Studio on this machine is let in as a user of its own.
         clear_keys: The keys of metadata that a filter may look at, because they are not encrypted;
             None for all.
+        are_origins_set: Somebody said which origins may call, so a request of another does not come here; without it
+            Studio is a page of this machine or one of LangChain's.
 
     Raises:
         InvalidInputError: It is no `Auth`, has no `authenticate`, or one that wants what nobody has.
@@ -168,6 +180,7 @@ class AuthHandlers:
         cache: Cache | None = None,
         openapi: Mapping[str, Any] | None = None,
         clear_keys: frozenset[str] | None = None,
+        are_origins_set: bool = False,
     ) -> None:
         if not isinstance(auth, Auth):
             raise InvalidInputError(f"it is a {type(auth).__name__}")
@@ -178,6 +191,7 @@ class AuthHandlers:
         self._auth: Auth = auth
         self._clear_keys = clear_keys
         self._studio = studio
+        self._are_origins_set = are_origins_set
         self._authenticate = authenticate
         self._wanted = _wanted(authenticate)
         self._known = Known(cache) if cache else None
@@ -200,7 +214,7 @@ class AuthHandlers:
             BadRequestError: It raised a ValueError.
             UnavailableError: It took too long.
         """
-        if self._studio and _is_studio(connection):
+        if self._studio and _is_studio(connection, of_any_origin=self._are_origins_set):
             return studio_user()
         if self._known and (user := self._known.find(connection)):
             return user
@@ -354,9 +368,14 @@ async def _body(connection: HTTPConnection) -> Any:
     Raises:
         InvalidInputError: It is nested too deep for any route.
         TooLargeError: It is larger, or has more values, than any route takes.
-        OverloadedError: There is no room for it, or it stalls.
+        OverloadedError: There is no room for it.
+        StalledError: It does not come.
     """
     if not isinstance(connection, Request):
+        return None
+    if _is_file(connection):
+        # No JSON, and larger than what is read whole. A route that reads it as JSON all the same must not.
+        connection.state.body_is_unseen = True
         return None
     try:
         return parse(await connection.body())
@@ -366,18 +385,31 @@ async def _body(connection: HTTPConnection) -> Any:
         return None
 
 
-def _is_studio(connection: HTTPConnection) -> bool:
+def _is_file(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind.startswith("multipart/") or kind in _FILES
+
+
+def _is_studio(connection: HTTPConnection, *, of_any_origin: bool) -> bool:
     """
     Whether Studio sends a request: a page that is opened beside the server.
 
     Its header proves nothing, so it is believed only on this machine. Behind a proxy that is the
-    proxy's, which uvicorn knows by what such a one adds.
+    proxy's, which uvicorn knows by what such a one adds. Any page of a browser on this machine may send it too: so
+    its origin is to be one of Studio's, and `Host` no name that was led here.
     """
-    if connection.headers.get("x-auth-scheme") != "langsmith":
+    headers = connection.headers
+    if headers.get("x-auth-scheme") != "langsmith":
         return False
-    forwarded = any(name in connection.headers for name in ("forwarded", "x-forwarded-for"))
-    host = connection.client.host if connection.client else ""
-    return host in ("127.0.0.1", "::1") and not forwarded
+    if any(name in headers for name in ("forwarded", "x-forwarded-for")):
+        return False
+    hosts = headers.getlist("host")
+    host = host_of(hosts[0]) if len(hosts) == 1 else None
+    if host is None or not is_of_this_machine(host):
+        return False
+    origin = headers.get("origin")
+    is_studios = of_any_origin or origin is None or is_default_origin(origin)
+    return is_studios and connection.client is not None and connection.client.host in _HERE
 
 
 @contextmanager

@@ -24,7 +24,8 @@ class Sockets(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         """Begin with a handshake."""
         super().handle_connect(event)
-        if event.path.partition("?")[0].endswith(LATE_PATH) and not self.handshake_complete:
+        # Which application this path is in, `api.middleware.BodyLimit` knows.
+        if not self.handshake_complete and self.scope["path"].endswith(LATE_PATH):
             most, self.conn.max_message_size = self.conn.max_message_size, MAX_BYTES_OF_UNKNOWN
 
             def allow() -> None:
@@ -38,6 +39,6 @@ OPTIONS: Final[dict[str, Any]] = {"ws": Sockets, "ws_per_message_deflate": False
 
 
 def allow_large_frames(scope: Scope) -> None:
-    """Let a client send as long frames as any, now that it is known."""
-    if allow := scope["state"].get(_ALLOW):
+    """Let a client send as long frames as any: it is known, or its route asks who it is before it is accepted."""
+    if allow := scope.get("state", {}).get(_ALLOW):
         allow()

@@ -41,7 +41,6 @@ async def session_socket(websocket: WebSocket, services: ServicesDep) -> None:
     try:
         caller = await _caller(websocket)
         if caller is not None:
-            allow_large_frames(websocket.scope)
             await limits.enter(caller)
     except Error as exc:
         await refuse(websocket, exc)
@@ -52,7 +51,7 @@ async def session_socket(websocket: WebSocket, services: ServicesDep) -> None:
 
 async def _caller(websocket: WebSocket) -> Caller | None:
     """
-    Accept the socket and find out whose it is; None if the client has left meanwhile.
+    Find out whose the socket is, and accept it; None if the client has left meanwhile.
 
     By the token beside the subprotocol ``bearer``; by the headers of the handshake, if they say so;
     else by the first frame, ``{"id": 1, "method": "auth", "params": {"token": "…"}}``.
@@ -61,20 +60,22 @@ async def _caller(websocket: WebSocket) -> Caller | None:
         AuthenticationError: It is not said, or not known.
         Error: It is refused.
     """
-    state = websocket.scope["state"]
     offered = [one.strip() for one in websocket.scope.get("subprotocols") or ()]
-    await websocket.accept(subprotocol=BEARER if BEARER in offered else None)
-    if "caller" in state:
-        return cast("Caller", state["caller"])
-    knock = cast("Knock", state["knock"])
-    if BEARER in offered and len(offered) > 1:
-        return await knock(next(one for one in offered if one != BEARER))
+    protocol = BEARER if BEARER in offered else None
+    token = next((one for one in offered if one != BEARER), None) if protocol else None
+    state = websocket.scope["state"]
+    known, knock = state.get("caller"), cast("Knock", state.get("knock"))
     try:
-        return await knock(None)
+        caller: Caller = known or await knock(token)
     except Error as exc:
-        if status_of(exc) not in (400, 401):
+        await websocket.accept(protocol)
+        if token is not None or status_of(exc) not in (400, 401):
             raise
-    return await _by_first_frame(websocket, knock)
+        return await _by_first_frame(websocket, knock)
+    # Before it is accepted: a client may send a long frame at once.
+    allow_large_frames(websocket.scope)
+    await websocket.accept(protocol)
+    return caller
 
 
 async def _by_first_frame(websocket: WebSocket, knock: Knock) -> Caller | None:
@@ -100,6 +101,7 @@ async def _by_first_frame(websocket: WebSocket, knock: Knock) -> Caller | None:
         answer = failure(number, exc.code, exc.message)
         await websocket.send_text(dumps(answer).decode())
         raise
+    allow_large_frames(websocket.scope)
     result = {"identity": caller.identity}
     answer = {"type": "success", "id": number, "result": result}
     await websocket.send_text(dumps(answer).decode())

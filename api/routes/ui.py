@@ -8,9 +8,9 @@ from urllib.parse import quote
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import HTMLResponse
 
-from api.browsers import host_of, is_of_this_machine
 from api.deps import ServicesDep
 from api.http.bodies import JsonRoute
+from api.http.origins import host_of, is_of_this_machine
 from api.schemas.ui import ComponentLoad
 from api.ui_bundles import SCRIPT, STYLES, Bundle
 from store.errors import InvalidInputError, NotFoundError

@@ -159,7 +159,7 @@ async def test_a_stranger_has_no_larger_body_read_and_not_for_ever(
 ) -> None:
     """`authenticate` asks for the body: it is read before anybody knows who sent it."""
     monkeypatch.setattr("api.http.held.STALLED_SECONDS", 0.05)
-    for size, status in ((64 * 1024 * 1024 + 1, 413), (2_000_000, 503), (5, 503)):
+    for size, status in ((64 * 1024 * 1024 + 1, 413), (2_000_000, 408), (5, 408)):
         reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
         writer.write(
             f"POST /threads HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
@@ -168,6 +168,27 @@ async def test_a_stranger_has_no_larger_body_read_and_not_for_ever(
         writer.close()
 
         assert answer.startswith(f"HTTP/1.1 {status} ".encode()), size
+
+
+async def test_a_file_is_not_read_for_authenticate(ask: Ask, http: httpx.AsyncClient) -> None:
+    """`authenticate` asks for the body; a file is none that it could read, and may be larger than JSON."""
+    for kind in ("multipart/form-data; boundary=b", "Application/Octet-Stream", "application/zip"):
+        reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
+        head = f"POST /api/files HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\n"
+        # Nothing of it is sent.
+        writer.write(f"{head}Content-Length: {64 * 1024 * 1024 + 1}\r\n\r\n".encode())
+        answer = await reader.readuntil(b"}")
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 401 "), kind
+    auths.SEEN.clear()
+    kept = await ask("POST", "/api/files", "me", files={"file": ("a.txt", b"hello")})
+    assert kept.status_code == 200
+    assert [seen["body"] for seen in auths.SEEN if "path" in seen] == [None]
+    # Nobody gets JSON past it under another name.
+    for path in ("/threads", "/mcp"):
+        told = {"content-type": "application/octet-stream"}
+        refused = await ask("POST", path, "me", content=b"{}", headers=told)
+        assert (refused.status_code, refused.json().get("code")) == (415, "unsupported_type"), path
 
 
 @pytest.mark.parametrize(

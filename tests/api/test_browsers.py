@@ -11,14 +11,19 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from starlette.requests import HTTPConnection
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
 from api.app import create_app
 from api.bootstrap import Services
-from api.browsers import is_default_origin
+from api.browsers import KnownHosts, KnownOrigins
+from api.errors import RefusedError
+from api.http.origins import is_default_origin
+from api.identity.authority import AuthHandlers
 from api.settings import Settings
+from tests.api import auths
 from tests.serving import serving
 
 EVIL = "https://evil.example"
@@ -70,18 +75,16 @@ async def test_a_name_that_was_led_to_this_machine_reaches_nothing(
     async with serve() as http:
         for host in (
             "host: evil.example", "Host: evil.example:2024", "host: localhost.evil.example",
-            "host: evil-localhost", "host: 127.0.0.1.evil.example", "host: 192.168.0.7:2024",
-            "host: 128.0.0.1", "host: [::2]", "host: 2130706433", "host: 0x7f.1", "host: localhost.",
+            "host: evil-localhost", "host: 127.0.0.1.evil.example", "host: 2130706433", "host: 0x7f.1", "host: localhost.",
             "host: user@localhost", "host: localhost:x", "host: localhost, evil.example",
             "host: localhost/x", "host: ::1", "host: \xe9", "host:",
         ):  # fmt: skip
             status, told = await _answer(http, host)
             assert (status, told["code"]) == (421, "misdirected_request"), host
             assert told.keys() == {"detail", "code"}
-        # Two of them, or none: which one a browser or a proxy means nobody knows.
+        # Two of them: which one a browser or a proxy means nobody knows.
         for headers in (["host: localhost", "host: evil.example"], ["host: localhost"] * 2):
             assert (await _answer(http, *headers))[0] in (400, 421), headers
-        assert (await _answer(http, "x: y", version="1.0"))[0] == 421
         # As a page of it would: of one origin, by any method, and also what is open to everybody.
         own = {"host": "evil.example:2024", "origin": "http://evil.example:2024"}
         for method, path in (("GET", "/ok"), ("GET", "/threads/x"), ("POST", "/threads/search")):
@@ -92,8 +95,12 @@ async def test_a_name_that_was_led_to_this_machine_reaches_nothing(
         for host in (
             "localhost", "LocalHost:9", "a.b.localhost:80", "127.0.0.1", "127.9.8.7:1", "[::1]:2024",
             "host.docker.internal:2024",
+            # Whoever leads a name elsewhere needs a name. Probes call by the address of a pod.
+            "192.168.0.7:2024", "128.0.0.1", "[::2]",
         ):  # fmt: skip
             assert await _status(http, host) == 200, host
+        # As health checkers of HTTP/1.0 do; browsers always send one.
+        assert (await _answer(http, "x: y", version="1.0"))[0] != 421
 
 
 async def _count(http: httpx.AsyncClient) -> int:
@@ -121,7 +128,7 @@ async def test_a_socket_is_not_opened_by_a_name_that_was_led_here(serve: Serve) 
 async def test_a_server_has_the_names_that_a_setting_gives_it(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HTTP_ALLOWED_HOSTS", "Chat.example.com, *.tunnel.example,192.0.2.7")
+    monkeypatch.setenv("HTTP_ALLOWED_HOSTS", "Chat.example.com, *.tunnel.example")
     names = Settings().http_allowed_hosts
     # Also where it listens on more than loopback.
     for host in ("127.0.0.1", "0.0.0.0"):
@@ -129,6 +136,7 @@ async def test_a_server_has_the_names_that_a_setting_gives_it(
             for name in ("chat.example.com", "CHAT.example.com:443", "a.b.tunnel.example"):
                 assert await _status(http, name) == 200, name
             assert await _status(http, "192.0.2.7:80") == await _status(http, "localhost") == 200
+            assert (await _answer(http, "x: y", version="1.0"))[0] != 421
             for name in ("example.com", "tunnel.example", "atunnel.example", "x.chat.example.com"):
                 assert await _status(http, name) == 421, name
     async with serve(http_allowed_hosts=("*",)) as http:
@@ -188,12 +196,15 @@ async def test_a_page_of_another_origin_starts_and_reads_nothing(serve: Serve) -
         )
         for path in ("/ok", "/info", "/openapi.json"):
             assert (await http.get(path, headers={"origin": EVIL})).status_code == 200, path
+            # An application of the user's may have a route for it that does something.
+            assert (await http.post(path, headers={"origin": EVIL})).status_code == 403, path
         own = str(http.base_url).rstrip("/")
         for origin in (
             own,
             "http://localhost:3000",
             "https://smith.langchain.com",
             "https://agentchat.vercel.app",
+            "https://dev.agentinbox.ai",
         ):
             told = {"origin": origin, **TEXT}
             assert (await http.post("/runs", content=run, headers=told)).status_code == 200, origin
@@ -219,6 +230,38 @@ async def test_a_page_of_another_origin_starts_and_reads_nothing(serve: Serve) -
 )  # fmt: skip
 def test_pages_of_this_machine_and_studio_may_call(origin: str, may: bool) -> None:
     assert is_default_origin(origin) is may
+
+
+async def test_a_page_of_a_server_behind_a_proxy_may_call_it(serve: Serve) -> None:
+    """Its proxy may pass on the name without the port that the origin has."""
+    async with serve(http_allowed_hosts=("chat.example.com", "*.tunnel.example", "*")) as http:
+        for origin, status in (
+            ("https://chat.example.com:8443", 200), ("http://a.tunnel.example", 200),
+            ("https://a.chat.example.com", 403), (EVIL, 403), ("ftp://a.tunnel.example", 403),
+        ):  # fmt: skip
+            told = {"origin": origin, "host": "chat.example.com", **TEXT}
+            answer = await http.post("/threads", content="{}", headers=told)
+            assert answer.status_code == status, origin
+    async with serve(
+        http_allowed_hosts=("chat.example.com",), cors_allow_origins=("https://good.example",)
+    ) as http:
+        told = {"origin": "https://chat.example.com:8443", "host": "chat.example.com", **TEXT}
+        assert (await http.post("/threads", content="{}", headers=told)).status_code == 403
+
+
+async def test_what_is_no_request_passes() -> None:
+    passed: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        passed.append(scope["type"])
+
+    async def nothing(*_: Any) -> Any:
+        return {}
+
+    hosts = KnownHosts(app, names=("a.example",), only_loopback=False)
+    for guard in (hosts, KnownOrigins(app, origins=None)):
+        await guard({"type": "lifespan"}, nothing, nothing)
+    assert passed == ["lifespan", "lifespan"]
 
 
 async def test_origins_that_somebody_names_are_those_that_may_call(serve: Serve) -> None:
@@ -282,3 +325,36 @@ class TestWithStudiosUser(TestWithAuthentication):
             ):  # fmt: skip
                 answer = await http.post("/threads", json={}, headers={**studio, **more})
                 assert answer.status_code == status, more
+        # Also where it listens on more than loopback, and asks everybody else who they are.
+        async with serve(host="0.0.0.0") as http:
+            for more, status in (
+                ({"origin": EVIL}, 401), ({"host": "evil.example"}, 401), ({}, 200),
+                ({"origin": "null"}, 401), ({"host": "192.0.2.7"}, 401),
+                ({"origin": "https://smith.langchain.com"}, 200),
+                ({"origin": EVIL, **ADA}, 200), ({"host": "chat.example.com", **ADA}, 200),
+            ):  # fmt: skip
+                answer = await http.post("/threads", json={}, headers={**studio, **more})
+                assert answer.status_code == status, more
+
+    async def test_a_studio_of_an_origin_that_somebody_allowed_is_studio(self) -> None:
+        """Others do not come so far."""
+        headers = [
+            (b"x-auth-scheme", b"langsmith"),
+            (b"host", b"localhost"),
+            (b"origin", b"https://own.example"),
+        ]
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "headers": headers,
+            "client": ("127.0.0.1", 1),
+        }
+        for are_origins_set in (True, False):
+            authority = AuthHandlers(auths.owners, are_origins_set=are_origins_set)
+            asked = authority.authenticate(HTTPConnection(scope), path_params=dict)
+            if are_origins_set:
+                assert (await asked).identity == "langgraph-studio-user"
+            else:
+                with pytest.raises(RefusedError):
+                    await asked

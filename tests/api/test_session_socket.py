@@ -10,11 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount, WebSocketRoute
+from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 
 from api import presence
 from api.app import create_app
 from api.bootstrap import Services, open_services
+from api.custom_app import Theirs
+from api.identity.auth import Authentication, Caller
 from api.processes.embedded import Servers
 from api.processes.sockets import MAX_BYTES_OF_UNKNOWN
 from api.sessions import socket as session_socket
@@ -293,6 +298,56 @@ async def test_no_frame_is_inflated_and_a_stranger_sends_short_ones(
             await client.do("ping")
             await client.socket.send(long)
             assert json.loads(await client.socket.recv())["error"] == "too_large"
+
+
+async def test_a_long_frame_may_be_the_first_thing_that_a_known_client_sends(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    knock, accept = Authentication._let_in, WebSocket.accept
+
+    async def slow(authentication: Authentication, scope: Any, token: str | None) -> Caller:
+        caller = await knock(authentication, scope, token)
+        happened.append("known")
+        return caller
+
+    async def accepted(socket: WebSocket, *args: Any, **more: Any) -> None:
+        happened.append("accepted")
+        await accept(socket, *args, **more)
+
+    monkeypatch.setattr(Authentication, "_let_in", slow)
+    monkeypatch.setattr(WebSocket, "accept", accepted)
+    long = json.dumps({"id": 9, "method": "ping", "params": "x" * MAX_BYTES_OF_UNKNOWN})
+    for who, more in ((ADA, {}), (None, {"subprotocols": ["bearer", "ada"]})):
+        happened.clear()
+        async with connected(url, who, **more) as client:
+            await client.socket.send(long)
+            assert json.loads(await client.socket.recv())["error"] == "too_large"
+        # However long it takes to know it: what a client sends comes after.
+        assert happened == ["known", "accepted"]
+
+
+async def test_frames_are_short_on_our_own_socket_alone_however_its_path_is_written(
+    services: Services,
+) -> None:
+    long = "x" * (MAX_BYTES_OF_UNKNOWN + 1)
+
+    async def echo(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text(str(len(await socket.receive_text())))
+
+    routes: list[Any] = [Mount("/x", routes=[WebSocketRoute("/api/ws", echo)])]
+    app = create_app(services, custom=Theirs(Starlette(routes=routes)))
+    async with serving(app) as url:
+        address = url.replace("http", "ws", 1)
+        async with connect(address + "/x/api/ws", additional_headers=ADA) as theirs:
+            await theirs.send(long)
+            assert await theirs.recv() == str(len(long))
+        async with connect(address + "/api/%77s") as ours:
+            await ours.send(long)
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await ours.wait_closed()
+            assert ours.close_code == 1009
 
 
 async def test_those_who_are_in_a_session_know_of_each_other_across_processes(

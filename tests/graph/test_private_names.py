@@ -1,5 +1,5 @@
 """
-What we use of LangGraph and LangChain that is private there: an upgrade that takes a name fails here, with it.
+What we use of LangGraph, LangChain and uvicorn that is private there: an upgrade that takes a name fails here, with it.
 
 pyproject.toml bounds their versions for that reason; a bound is raised once these pass.
 """
@@ -52,6 +52,7 @@ NAMES = [
     "langgraph_sdk:Priority._assign_handler",
     "langgraph_sdk.runtime:_ExecutionRuntime",
     "langgraph_sdk.runtime:_ReadRuntime",
+    "uvicorn.protocols.websockets.websockets_sansio_impl:WebSocketsSansIOProtocol.handle_connect",
 ]
 #: The same, of what has them once it is made.
 ATTRIBUTES: list[tuple[type[Any], str]] = [
@@ -67,6 +68,7 @@ BOUNDED = {
     "langgraph-checkpoint",
     "langgraph-checkpoint-postgres",
     "langgraph-sdk",
+    "uvicorn",
 }
 
 

@@ -391,8 +391,8 @@ async def test_a_large_body_that_does_not_come_keeps_nobody_waiting(
             monkeypatch.setattr("api.http.held.STALLED_SECONDS", 3.0)
         answer = await large.half_sent(size, dribbles=dribbles)
 
-        assert answer.startswith(b"HTTP/1.1 503 "), size
-        assert b'"code":"overloaded"' in answer
+        assert answer.startswith(b"HTTP/1.1 408 "), size
+        assert b'"code":"body_stalled"' in answer
         await large.until_held(0)
 
 
