@@ -75,8 +75,7 @@ async def admit(
     Raises: as `submit`.
     """
     await limits.follow()
-    # Handlers change a copy: if somebody else makes meanwhile what is to be made, they are asked again.
-    asked = replace(deepcopy(request), if_not_exists="create" if is_first else "reject")
+    asked = replace(request, if_not_exists="create" if is_first else "reject")
     allowed = await allow(services, caller, asked, thread_id=thread_id)
     access, assistant_access = allowed.access, allowed.assistant_access
     await services.runs.admit(
@@ -156,23 +155,28 @@ async def allow(
 
 
 def _value(request: RunRequest, thread_id: str | None) -> JsonObject:
-    """What a handler of ``threads.create_run`` sees, and may change."""
+    """
+    What a handler of ``threads.create_run`` sees, and may change.
+
+    It is a copy: of a request that they are asked about again, they are not to change it twice.
+    """
+    kwargs = {
+        "input": request.input,
+        "command": request.command,
+        "config": request.config,
+        "context": request.context,
+    }
     return {
         "thread_id": thread_id,
         "assistant_id": request.assistant_id,
         "run_id": request.run_id,
         "status": "pending",
-        "metadata": dict(request.metadata),
+        "metadata": deepcopy(request.metadata),
         "prevent_insert_if_inflight": request.multitask_strategy == "reject",
         "multitask_strategy": request.multitask_strategy,
         "if_not_exists": request.if_not_exists,
         "after_seconds": request.after_seconds,
-        "kwargs": {
-            "input": request.input,
-            "command": request.command,
-            "config": request.config,
-            "context": request.context,
-        },
+        "kwargs": deepcopy(kwargs),
     }
 
 

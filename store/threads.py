@@ -168,6 +168,11 @@ async def exists(db: Database, thread_id: str) -> bool:
     return bool(await db.tuples(SQL["exists"], {"thread_id": thread_id}))
 
 
+async def is_unused(db: Database, thread_id: str) -> bool:
+    """Whether a thread has had no run and has no state, for the server's own use."""
+    return bool(await db.tuples(SQL["is_unused"], {"thread_id": thread_id}))
+
+
 async def epoch(db: Database, thread_id: str) -> int:
     """The newest epoch of a thread, 0 if it is not there; asks nobody who may know."""
     rows = await db.tuples(SQL["epoch"], {"thread_id": thread_id})

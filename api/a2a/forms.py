@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from api.http.jsonrpc import INVALID_PARAMS, RpcError
 from graph.encode import plain
+from graph.message_json import NOT_ADDRESSABLE, is_addressable
 from store.chains import Chain
 from store.models import JsonObject, Message, RunStatus
 
@@ -81,9 +82,12 @@ def received(params: JsonObject) -> Received:
         else:
             blocks.append(block)
     texts = [block["text"] for block in blocks if block["type"] == "text"]
+    message_id = _text_of(message, "messageId") or str(uuid4())
+    if not is_addressable(message_id):
+        raise RpcError(INVALID_PARAMS, NOT_ADDRESSABLE)
     return Received(
         message=message,
-        message_id=_text_of(message, "messageId") or str(uuid4()),
+        message_id=message_id,
         context_id=_text_of(message, "contextId"),
         task_id=_text_of(message, "taskId"),
         content="\n".join(texts) if len(texts) == len(blocks) else blocks,

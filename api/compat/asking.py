@@ -7,7 +7,7 @@ from api.identity.auth import Caller
 from api.schemas.sessions import MessageSend, SessionCreate
 from api.session_events import MODES
 from api.sessions import records
-from api.sessions.runs import admit_first, ask, submit_first
+from api.sessions.runs import admit_first, answering, ask, submit_first
 from api.submissions import submit
 from graph.requests import RunRequest
 from graph.runs import Submitted
@@ -42,10 +42,14 @@ async def ask_in_session(
             raise
     assistant_id = model if _is_graph(services, model) else None
     new = SessionCreate(id=session_id, chat_type=chat_type, assistant_id=assistant_id)
-    first, seen_by = await admit_first(services, caller, session_id, body, new.attributes())
+    attributes = new.attributes()
+    first, seen_by = await admit_first(services, caller, session_id, body, attributes)
     try:
-        await records.create(services, caller, new, seen_by=seen_by)
+        session = await records.create(services, caller, new, seen_by=seen_by)
     except AlreadyExistsError:  # somebody else has made it meanwhile
+        return await ask(services, caller, session_id, body)
+    if answering(services, session.metadata) != answering(services, attributes):
+        # Handlers made it another assistant's, and of that nobody was asked.
         return await ask(services, caller, session_id, body)
     return await submit_first(services, caller, session_id, first)
 

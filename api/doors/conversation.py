@@ -168,8 +168,10 @@ async def begin(services: Services, caller: Caller, asked: Asked) -> Submitted:
         )
     session_id = session_id_of(asked.session_id, caller)
     session, first = await _session(services, caller, asked, session_id)
-    run = _run(services, asked, session.metadata)
-    run = replace(run, run_id=await _claim(services, caller, session, asked))
+    run_id = await _claim(services, caller, session, asked, first)
+    if first is not None and run_id not in (None, first.run_id):
+        first = None  # another request with the key came meanwhile, and that is the run's id
+    run = replace(_run(services, asked, session.metadata), run_id=run_id)
     return await _answer(services, caller, session, asked, run, first)
 
 
@@ -191,9 +193,8 @@ async def _answer(
     """
 
     async def make() -> Submitted:
-        if first is not None and not is_busy:
-            request = replace(first, run_id=run.run_id or first.run_id)
-        else:
+        request = await _still_first(services, caller, session, first)
+        if request is None:
             request = await _request(services, caller, session, asked, run)
         return await submit(services, caller, request, thread_id=session.id, attached=True)
 
@@ -240,8 +241,7 @@ async def _made(
         session={"user_message_id": said[-1]["id"]},
     )
     first, may_run = await admit(services, caller, run, thread_id=session_id, is_first=True)
-    given = _messages_in(first.input)
-    await require_keepable(services, caller, given)
+    await require_keepable(services, caller, _messages_in(first.input))
     try:
         session = await services.new_sessions.make(
             caller, session_id, attributes, seen_by=(access, may_run)
@@ -249,9 +249,26 @@ async def _made(
     except AlreadyExistsError:
         # By somebody else meanwhile: it is found now; not theirs, it is not.
         return await sessions.get(services.db, session_id, access=access), None
-    for message in given:
-        await with_files_kept(services, caller, session_id, message, access=access)
+    if _run(services, asked, session.metadata).assistant_id != run.assistant_id:
+        # Handlers made it another assistant's, and of that nobody was asked.
+        return session, None
     return session, first
+
+
+async def _still_first(
+    services: Services, caller: Caller, session: Session, first: RunRequest | None
+) -> RunRequest | None:
+    """The run that was taken in before its session was made, its files kept; None if it is not the first."""
+    if first is None or not await threads.is_unused(services.db, session.id):
+        return None
+    given = [message for message in _messages_in(first.input) if has_files(message)]
+    if not given:
+        return first
+    access = await caller.may("threads", "read", {"thread_id": session.id})
+    for message in given:
+        await with_files_kept(services, caller, session.id, message, access=access)
+    # That takes a while.
+    return first if await threads.is_unused(services.db, session.id) else None
 
 
 def _messages_in(given: Any) -> list[JsonObject]:
@@ -285,12 +302,20 @@ def _require_words(asked: Asked) -> None:
         raise InvalidInputError("The last message must be the user's")
 
 
-async def _claim(services: Services, caller: Caller, session: Session, asked: Asked) -> str | None:
-    """The id of the run that the key of a request stands for, in this session."""
+async def _claim(
+    services: Services, caller: Caller, session: Session, asked: Asked, first: RunRequest | None
+) -> str | None:
+    """
+    The id of the run that the key of a request stands for, in this session.
+
+    Args:
+        first: The run that was taken in before the session was made: a new key stands for that.
+    """
     access = await caller.may("threads", "read", {"thread_id": session.id})
     said = [asked.messages, asked.model, asked.about, asked.answers, asked.fields]
     payload = dumps([*said, asked.parent_id] if asked.parent_id else said)
-    return await claim(services, caller, session, asked.key or None, payload, access=access)
+    key, run_id = asked.key or None, first.run_id if first else None
+    return await claim(services, caller, session, key, payload, run_id=run_id, access=access)
 
 
 async def _pass_through(services: Services, caller: Caller, asked: Asked) -> Submitted:

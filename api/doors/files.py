@@ -48,7 +48,7 @@ async def with_files_kept(
         sender = caller.identity
         await files.send(services.db, [file.file_id], session_id, owner=sender, access=access)
         blocks.append(attachment_block(file))
-    message["content"] = blocks
+    content[:] = blocks
     return message
 
 
@@ -69,12 +69,12 @@ def has_files(message: JsonObject) -> bool:
     return any(_encoded(block) is not None for block in _blocks(message))
 
 
-def _blocks(message: JsonObject) -> list[JsonObject]:
+def _blocks(message: JsonObject) -> list[Any]:
     content = message["content"]
     return content if isinstance(content, list) else []
 
 
-def _file(block: JsonObject) -> UploadFile | None:
+def _file(block: Any) -> UploadFile | None:
     """The file that a block holds; None of one that holds none, or names it by a URL."""
     text = _encoded(block)
     if text is None:
@@ -86,7 +86,9 @@ def _file(block: JsonObject) -> UploadFile | None:
     return UploadFile(BytesIO(data), filename=_filename(block))
 
 
-def _encoded(block: JsonObject) -> str | None:
+def _encoded(block: Any) -> str | None:
+    if not isinstance(block, dict):
+        return None  # a text: LangChain takes it, and handlers of an author's may put it there
     kind = str(block.get("type"))
     inner = block.get(kind)
     within: dict[str, Any] = inner if isinstance(inner, dict) else {}

@@ -36,6 +36,7 @@ async def claim(
     key: str | None,
     payload: bytes,
     *,
+    run_id: str | None = None,
     access: Access,
 ) -> str | None:
     """
@@ -43,6 +44,7 @@ async def claim(
 
     Args:
         payload: What is asked: another one with the same key is refused.
+        run_id: What a new key stands for, if its run has an id already.
 
     Raises:
         NotFoundError: There is no such session that is visible.
@@ -56,7 +58,7 @@ async def claim(
         caller=caller.identity,
         key=key,
         payload_hash=hashlib.sha256(payload).digest(),
-        run_id=str(uuid7()),
+        run_id=run_id or str(uuid7()),
         access=access,
     )
 

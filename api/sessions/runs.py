@@ -88,13 +88,28 @@ async def _say(
             raise ConflictError("The session asks nothing", code="not_interrupted")
         request = replace(request, command={"resume": body.resume}, strict_resume=True)
     else:
-        message = await _message(services, caller, session, body, request, access)
         is_once = body.id is not None and request.run_id is None
-        request = _saying(request, message)
-        if body.branches:
-            request = await _following(services, caller, session, body, request, access)
         if is_once:
-            return await _submit_once(services, caller, session, request, message["id"])
+            run_id = str(uuid5(_RUN_OF_MESSAGE, f"{session.id}\n{body.id}"))
+            request = replace(request, run_id=run_id)
+        message = await _message(services, caller, session, body, request, access)
+        request = _saying(request, message)
+        if is_once:
+            return await _submit_once(services, caller, session, body, request, access)
+    return await _submit(services, caller, session, body, request, access)
+
+
+async def _submit(
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    request: RunRequest,
+    access: Access,
+) -> Submitted:
+    """Submit a run, from the state that the message is to follow."""
+    if body.resume is None and body.branches:
+        request = await _following(services, caller, session, body, request, access)
     return await submit(services, caller, request, thread_id=session.id, attached=True)
 
 
@@ -201,12 +216,22 @@ def _request(
 ) -> RunRequest:
     return RunRequest(
         run_id=run_id,
-        assistant_id=named(metadata, "assistant_id", "graph_id") or first_graph(services),
+        assistant_id=answering(services, metadata),
         config={"configurable": {"model": body.model}} if body.model else {},
         stream_modes=MODES,
         multitask_strategy=body.on_busy,
         session={},
     )
+
+
+def answering(services: Services, metadata: JsonObject) -> str:
+    """
+    The assistant or graph that answers in a session with this metadata.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    return named(metadata, "assistant_id", "graph_id") or first_graph(services)
 
 
 def named(metadata: JsonObject, *keys: str) -> str | None:
@@ -412,7 +437,12 @@ def _payload(body: MessageSend | Regenerate, *asked_of: str) -> bytes:
 
 
 async def _submit_once(
-    services: Services, caller: Caller, session: Session, request: RunRequest, message_id: str
+    services: Services,
+    caller: Caller,
+    session: Session,
+    body: MessageSend,
+    request: RunRequest,
+    access: Access,
 ) -> Submitted:
     """
     Submit a run with a message that the client named, unless one that is in flight has it.
@@ -420,10 +450,10 @@ async def _submit_once(
     Raises:
         AlreadyExistsError: One is.
     """
-    run_id = str(uuid5(_RUN_OF_MESSAGE, f"{session.id}\n{message_id}"))
+    message_id, run_id = str(body.id), str(request.run_id)
     for _ in range(_ATTEMPTS):
         asked = replace(request, run_id=run_id)
-        making = partial(submit, services, caller, asked, thread_id=session.id, attached=True)
+        making = partial(_submit, services, caller, session, body, asked, access)
         found = await made_or_found(services, session, run_id, making)
         if found.access is not None:
             return found

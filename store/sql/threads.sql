@@ -63,6 +63,12 @@ SELECT WHERE %(metadata)s::jsonb @> ANY(%(visible)s::jsonb[]);
 -- name: exists
 SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s;
 
+-- name: is_unused
+SELECT FROM thread AS t
+WHERE t.thread_id = %(thread_id)s
+    AND t.head_checkpoint_id IS NULL
+    AND NOT EXISTS (SELECT FROM run AS r WHERE r.thread_id = t.thread_id);
+
 -- name: every
 -- For who may see everything, or whose rows `search` looks through.
 SELECT thread_id, status, metadata, config, interrupts, error,

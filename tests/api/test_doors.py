@@ -590,7 +590,7 @@ class TestOfRunsThatAreRefused:
         assert made.status_code == 200, made.text
 
 
-class TestOfHandlersThatAllowOnce:
+class TestOfHandlers:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
         config = json.loads(settings.config.read_text())
@@ -606,9 +606,23 @@ class TestOfHandlersThatAllowOnce:
             answer = await http.post(path, json=body, headers=headers)
             assert answer.status_code == 200, (path, answer.text)
 
+        async def are_known() -> None:
+            """The run that they were asked about is the one that there is."""
+            asked = {
+                seen["value"]["run_id"] for seen in auths.SEEN if seen.get("action") == "create_run"
+            }
+            rows = await services.db.tuples(
+                "SELECT run_id::text FROM run WHERE run_id = ANY(%(ids)s::uuid[])",
+                {"ids": [*asked]},
+            )
+            assert len(asked) == len(rows) == 1
+
         headers = {"authorization": "Bearer once:"}
-        for path, body in first_messages():
+        for number, (path, body) in enumerate(first_messages()):
+            headers["idempotency-key"] = str(number)
             await post(path, body)
+            await are_known()
+        del headers["idempotency-key"]
         made = await services.db.tuples(
             "SELECT t.thread_id, count(r.run_id) FROM thread t LEFT JOIN run r USING (thread_id)"
             " GROUP BY t.thread_id",
@@ -619,11 +633,50 @@ class TestOfHandlersThatAllowOnce:
         keep = {"thread_ids": [session_id], "strategy": "keep_latest"}
         assert (await http.post("/threads/prune", json=keep, headers=headers)).status_code == 200
         path = f"/api/sessions/{session_id}/messages"
-        await post(path, {"query": "y", "parent_id": None})
+        await post(path, {"query": "y", "parent_id": None, "id": "m"})
+        await are_known()
         shown = (await http.get(path, headers=headers)).json()["data"]
 
         assert [count for _, count in made] == [1] * len(first_messages())
         assert shown[0]["content"] == "y"
+
+    async def test_what_they_change_of_a_message_with_a_file_they_change_once(
+        self, http: httpx.AsyncClient, services: Services
+    ) -> None:
+        """They are asked before its file is kept, too; what they add to its blocks is a text."""
+        headers = {"authorization": "Bearer says:!"}
+        new = str(uuid4())
+        there = {"id": str(uuid4()), "assistant_id": "chat"}
+        await http.post("/api/sessions", json=there, headers=headers)
+        file = {"type": "file", "mediaType": "image/gif", "url": "data:image/gif;base64,R0lGODlh"}
+        said = [{"id": "m", "role": "user", "parts": [file]}]
+        for session_id in (new, there["id"]):
+            asked = {"id": session_id, "messages": said}
+            answer = await http.post("/api/ai/chat", json=asked, headers=headers)
+            assert answer.status_code == 200, answer.text
+
+        rows = await services.db.tuples("SELECT kwargs FROM run", {})
+        contents = [kwargs["input"]["messages"][-1]["content"] for (kwargs,) in rows]
+        assert [[type(block) for block in blocks] for blocks in contents] == [[dict, str]] * 2
+        assert len(await services.db.tuples("SELECT FROM file", {})) == 2
+
+    async def test_the_assistant_that_they_give_a_session_answers_its_first_message_too(
+        self, http: httpx.AsyncClient, services: Services
+    ) -> None:
+        headers = {"authorization": "Bearer ada"}
+        new = await http.post("/assistants", json={"graph_id": "chat"}, headers=headers)
+        theirs = new.json()["assistant_id"]
+        headers["authorization"] = f"Bearer adds:{json.dumps({'assistant_id': theirs})}"
+        said = [{"id": "m", "role": "user", "parts": [{"type": "text", "text": "x"}]}]
+        for path, body in (
+            ("/api/ai/chat", {"id": str(uuid4()), "messages": said}),
+            ("/chat/chat", {"query": "x", "conversation_id": str(uuid4())}),
+        ):
+            answer = await http.post(path, json=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+
+        rows = await services.db.tuples("SELECT assistant_id::text FROM run", {})
+        assert rows == [(theirs,)] * 2
 
 
 class TestWithoutAnyGraph:
@@ -691,9 +744,14 @@ async def test_no_message_gets_an_id_that_leads_out_of_its_path(http: httpx.Asyn
         }),
         await http.post(f"{path}/messages", json={"query": "x", "id": "a..b/c."}),
     ]  # fmt: skip
+    sent = {"kind": "message", "role": "user", "messageId": "a/../..", "contextId": session_id}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "message/send"}
+    agent = {**call, "params": {"message": {**sent, "parts": [{"kind": "text", "text": "x"}]}}}
+    called = (await http.post("/a2a/chat", json=agent)).json()
     ids = [row["id"] for row in (await http.get(f"{path}/messages?branch=all")).json()["data"]]
 
     assert [answer.status_code for answer in refused] == [422] * 6, [a.text for a in refused]
+    assert called["error"]["code"] == -32602, called
 
     assert [answer.status_code for answer in taken] == [200] * 4, [a.text for a in taken]
     assert "a..b/c." in ids
@@ -998,3 +1056,38 @@ async def test_another_attempt_keeps_no_file_again(
     assert answer.status_code == 200, answer.text
     assert len(refused) == 2
     assert len(await services.db.tuples("SELECT 1 FROM file", {})) == 1
+
+
+@pytest.mark.parametrize("when", ["with_files_kept", "submit"])
+async def test_who_is_overtaken_in_a_session_that_they_made_adds_what_is_new_there(
+    when: str, http: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do, quicker = getattr(conversation, when), list[Any]()
+
+    async def do_late(*given: Any, **named: Any) -> Any:
+        if not quicker:
+            quicker.append(None)
+            quicker[0] = await complete([one], session_id)
+            if when == "submit":
+                raise ThreadBusyError("busy")
+        return await do(*given, **named)
+
+    async def complete(messages: list[Any], session_id: str, **headers: str) -> Any:
+        asked = {"model": "chat", "conversation_id": session_id, "messages": messages}
+        answer = await http.post("/v1/chat/completions", json=asked, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    session_id = str(uuid4())
+    one = {"role": "user", "content": "one"}
+    answered = (await complete([one], str(uuid4())))["choices"][0]["message"]["content"]
+    image = {"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lGODlh"}}
+    told = [one, {"role": "assistant", "content": answered}, {"role": "user", "content": [image]}]
+    monkeypatch.setattr(conversation, when, do_late)
+    late = [await complete(told, session_id, **KEY) for _ in range(2)]
+    shown = (await http.get(f"/api/sessions/{session_id}/messages")).json()["data"]
+
+    assert quicker[0]["choices"][0]["message"]["content"] == answered
+    assert late[0]["id"] == late[1]["id"]
+    assert [row["role"] for row in shown] == ["user", "assistant"] * 2
+    assert len(await services.db.tuples("SELECT FROM file", {})) == 1
