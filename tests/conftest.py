@@ -30,7 +30,8 @@ from store.migrate import migrate
 TEST_SECONDS = 300.0
 UNBOUNDED = ("bench", "fuzz", "package")
 # Of `make test`, which runs tests in several processes: each of these folders runs in one of them,
-# for its tests share servers, or what is installed for them. They begin first; the files of the others fill what time is left.
+# for its tests share servers, or what is installed for them. They begin first; the files of the others
+# fill what time is left.
 WHOLE = (
     "tests/faults",
     "tests/acceptance",
