@@ -633,7 +633,7 @@ class TestOfHandlers:
         keep = {"thread_ids": [session_id], "strategy": "keep_latest"}
         assert (await http.post("/threads/prune", json=keep, headers=headers)).status_code == 200
         path = f"/api/sessions/{session_id}/messages"
-        await post(path, {"query": "y", "parent_id": None, "id": "m"})
+        await post(path, {"query": "y", "parent_id": None, "id": "another"})
         await are_known()
         shown = (await http.get(path, headers=headers)).json()["data"]
 
