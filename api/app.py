@@ -281,7 +281,7 @@ def _of_pages(services: Services, http: Http) -> Iterator[Middleware]:
         origins=None
         if is_bare and not are_origins_set(settings, services.graphs)
         else allowed_origins(services),
-        names=[name for name in names if name != ANY],
+        names=names,
         origin_regex=http.cors.allow_origin_regex,
         only_sockets=asks_all,
     )
