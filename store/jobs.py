@@ -110,7 +110,7 @@ async def claim_apart(
     due = [job_id for (job_id,) in await db.tuples(SQL["due_apart"], params)]
     if not due:
         return None
-    claim = {"job_ids": due, "lease": lease_seconds, "longest": longest_seconds}
+    claim = {"job_ids": due, "lease": lease_seconds, "longest": {kind: longest_seconds}}
     return list(_readable(db.cipher, await db.all(Job, SQL["claim_these"], claim)))
 
 

@@ -11,15 +11,8 @@ VALUES (
 )
 RETURNING pg_notify('threadwell', %(signal)s);
 
--- name: claim
-WITH next AS MATERIALIZED (
-    SELECT job_id
-    FROM job
-    WHERE due_at <= now() AND kind = ANY(%(kinds)s::text[])
-    ORDER BY due_at, job_id
-    LIMIT %(slots)s
-    FOR UPDATE SKIP LOCKED
-)
+-- part: taken
+-- What taking up the jobs in `next` makes of them: their rows are locked.
 UPDATE job
 SET attempt = attempt + 1,
     due_at = now() + make_interval(secs => least(
@@ -29,6 +22,17 @@ SET attempt = attempt + 1,
 FROM next
 WHERE job.job_id = next.job_id
 RETURNING job.job_id, kind, payload, attempt, created_at;
+
+-- name: claim
+WITH next AS MATERIALIZED (
+    SELECT job_id
+    FROM job
+    WHERE due_at <= now() AND kind = ANY(%(kinds)s::text[])
+    ORDER BY due_at, job_id
+    LIMIT %(slots)s
+    FOR UPDATE SKIP LOCKED
+)
+{taken}
 
 -- name: due_apart
 -- Of one kind: the one that is due longest of each user. What is alike with as many under way as there
@@ -64,14 +68,7 @@ WITH next AS MATERIALIZED (
     ORDER BY due_at, job_id
     FOR UPDATE SKIP LOCKED
 )
-UPDATE job
-SET attempt = attempt + 1,
-    due_at = now() + make_interval(secs => least(
-        %(lease)s::double precision * 2 ^ least(attempt, 9), %(longest)s::double precision
-    ))
-FROM next
-WHERE job.job_id = next.job_id
-RETURNING job.job_id, kind, payload, attempt, created_at;
+{taken}
 
 -- name: renew
 -- Whoever has one locked meanwhile may wait for another of them: the next time will do.
